@@ -1,0 +1,78 @@
+"""From a configuration to the objects a run needs."""
+
+from __future__ import annotations
+
+import torch
+
+from mmcore.config import RunConfig, parse_section
+from mmcore.data.spec import DATASETS, DatasetSource, DatasetSpec
+from mmcore.errors import UsageError
+from mmcore.methods.base import METHODS, Context, Method, Need
+from mmcore.model import build_model
+from mmcore.seeding import seed_process
+from mmcore.transforms import BatchTransforms, build_transforms
+
+
+def build_source(config: RunConfig) -> DatasetSource:
+    """Returns the source of the configuration's data set, with its options."""
+    source = DATASETS.get(config.dataset.name)
+    return source(parse_section(source.Config, config.dataset.options, "dataset.options"))
+
+
+def complete_config(config: RunConfig) -> RunConfig:
+    """Returns the configuration with the data set's own choices (encoders, transforms) written out.
+
+    Raises:
+        ConfigError: An encoder or transform of a modality the data set does not have, among others.
+    """
+    source, data = build_source(config), config.to_dict()
+    encoders = source.default_encoders()
+    data["model"]["encoders"] = {**encoders, **data["model"]["encoders"]}
+    defaults, given = source.default_transforms(), data["dataset"]["transforms"]
+    data["dataset"]["transforms"] = {
+        name: {**defaults.get(name, {}), **given.get(name, {})} for name in dict.fromkeys([*defaults, *given])
+    }
+    completed = RunConfig.parse(data)
+    build_run_transforms(completed, source.spec())
+    return completed
+
+
+def build_method(config: RunConfig, spec: DatasetSpec, device: torch.device | str = "cpu") -> Method:
+    """Builds encoders, projections, heads and fusion; equal configurations give equal initial values.
+
+    Raises:
+        ConfigError: A modality, encoder or setting that does not fit the data set.
+    """
+    method_class = METHODS.get(config.method["name"])
+    settings = {key: value for key, value in config.method.items() if key != "name"}
+    method_config = parse_section(method_class.Config, settings, "method")
+    modalities = method_class.used_modalities(method_config, spec.modality_names)
+    seed_process(config.seed, "model")
+    model = build_model(
+        spec,
+        config.model.encoders,
+        equal_features=Need.EQUAL_FEATURES in method_class.needs(method_config),
+        projection_dim=config.model.projection_dim,
+        modalities=modalities,
+    )
+    method = method_class(model, method_config, Context(modalities, spec.num_classes, config.trainer.max_epochs))
+    dtype = torch.float64 if config.trainer.precision == "float64" else torch.float32
+    return method.to(device=device, dtype=dtype)
+
+
+def build_run_transforms(config: RunConfig, spec: DatasetSpec) -> BatchTransforms:
+    """Builds the transforms that run on the device."""
+    return build_transforms(spec, {}, config.dataset.transforms)
+
+
+def resolve_device(name: str) -> torch.device:
+    """Returns the device `auto`, `cpu` or `cuda` stands for on this process.
+
+    Raises:
+        UsageError: `cuda` where there is none.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UsageError("trainer.device is cuda, but this process sees no GPU; use auto or cpu")
+    if name == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", torch.cuda.current_device())

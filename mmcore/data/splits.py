@@ -1,0 +1,226 @@
+"""Protocols: which samples train, validate and test.
+
+Every assignment is a pure function of the data set and the protocol: groups and samples are ordered by a hash
+of (seed, key), never by a generator whose stream could change.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from mmcore.config import ProtocolConfig
+from mmcore.data.spec import SPLITS, SplitRules
+from mmcore.errors import DataError, UsageError
+
+FRACTIONS = {"val": 0.2, "test": 0.2}
+"""What a hashed split takes from the samples (or groups) for each split; the rest trains."""
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """Which rows of a prepared data set's index train, validate and test.
+
+    Attributes:
+        train: Row numbers (int64, ascending) into `PreparedDataset.index`.
+        val: The same for validation.
+        test: The same for the final test; the same rows as `val` under the `paper` protocol.
+        protocol: Resolved name: "group", "holdout", "cv" or "paper".
+        line: The protocol for people, as in "group (published rule)".
+        selects_on_test: True for `paper` alone: validation is the test split.
+    """
+
+    train: np.ndarray
+    val: np.ndarray
+    test: np.ndarray
+    protocol: str
+    line: str
+    selects_on_test: bool = False
+
+    def rows(self, split: str) -> np.ndarray:
+        """Returns the row numbers of "train", "val" or "test"."""
+        if split not in SPLITS:
+            raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
+        return getattr(self, split)
+
+
+def hashed_split(
+    keys: Sequence[str], labels: Sequence[int], fractions: Mapping[str, float] = FRACTIONS, seed: int = 0
+) -> list[str]:
+    """Assigns samples to splits by a seeded hash, stratified: within each class every split gets its share.
+
+    Args:
+        keys: What must stay together (a sample's id or its source); equal keys get equal splits.
+        labels: Class of each key; where samples of one key differ, the first counts.
+        fractions: Split -> its share of each class, for all but "train", which takes the rest.
+        seed: Another seed is another split.
+
+    Returns:
+        A split's name for each key.
+    """
+    chosen: dict[str, str] = {}
+    by_label: dict[int, list[str]] = {}
+    for key, label in dict(zip(reversed(keys), reversed(labels), strict=True)).items():
+        by_label.setdefault(label, []).append(key)
+    for members in by_label.values():
+        ordered = _hash_order(members, seed)
+        start = 0
+        for split, fraction in fractions.items():
+            stop = start + round(fraction * len(ordered))
+            chosen |= dict.fromkeys(ordered[start:stop], split)
+            start = stop
+    return [chosen.get(key, "train") for key in keys]
+
+
+def assign(index: pa.Table, rules: SplitRules, protocol: ProtocolConfig, name: str = "data set") -> Assignment:
+    """Returns which rows train, validate and test.
+
+    `holdout` keeps the published splits (a validation split that was not published is cut from train by hash);
+    `group` is group-disjoint, by the data set's own rule or by hash; `cv` tests fold i, validates on fold i+1;
+    `paper` validates on the published test split. The seed means nothing where the split is fixed, so another
+    one than 0 is refused there for `holdout`, and draws the groups by hash for `group`.
+
+    Args:
+        index: `PreparedDataset.index`.
+        rules: What the data set says about its splits.
+        protocol: The protocol asked for; "default" is the data set's own.
+        name: The data set, for messages.
+
+    Raises:
+        UsageError: The data set cannot do this protocol, or a fold or seed it has not.
+        DataError: A split would be empty.
+    """
+    table = _Rows(index)
+    resolved = rules.default_protocol if protocol.name == "default" else protocol.name
+    rule = {"holdout": _holdout, "group": _group, "cv": _cv, "paper": _paper}[resolved]
+    splits, line = rule(table, rules, protocol, name)
+    chosen = {split: np.flatnonzero(_kept(table, rules, split) & (splits == split)) for split in SPLITS}
+    if resolved == "paper":
+        chosen["val"] = chosen["test"]
+    for split, rows in chosen.items():
+        if len(rows) == 0:
+            raise DataError(f"{name}: protocol {line} leaves no samples for {split}")
+    return Assignment(**chosen, protocol=resolved, line=line, selects_on_test=resolved == "paper")
+
+
+class _Rows:
+    """The index's columns as arrays of one entry per row."""
+
+    def __init__(self, index: pa.Table):
+        self.labels = index["label"].to_numpy()
+        self.groups = index["group"].to_numpy()
+        self.sources = index["source"].to_numpy()
+        self.replicates = index["replicate"].to_numpy()
+        self.published = index["split"].to_numpy()
+
+    @property
+    def has_groups(self) -> bool:
+        """Whether at least one group holds several sources; replicates of one source are no group."""
+        return len(set(self.groups)) < len(set(self.sources))
+
+
+Splits = tuple[np.ndarray, str]
+
+
+def _holdout(rows: _Rows, rules: SplitRules, protocol: ProtocolConfig, name: str) -> Splits:
+    seed = protocol.seed
+    if not rules.published:
+        splits = hashed_split(rows.sources.tolist(), rows.labels.tolist(), FRACTIONS, seed)
+        return _array(splits), f"holdout (seed {seed})"
+    if "val" in rows.published:
+        if seed != 0:
+            raise UsageError(f"protocol.seed must be 0 for holdout: the splits of {name} are fixed, got {seed}; use cv")
+        return rows.published, "holdout (published splits)"
+    published = rows.published.copy()
+    train = np.flatnonzero(published == "train")
+    cut = hashed_split(rows.sources[train].tolist(), rows.labels[train].tolist(), {"val": FRACTIONS["val"]}, seed)
+    published[train] = cut
+    return published, f"holdout (published test, validation cut from train, seed {seed})"
+
+
+def _paper(rows: _Rows, rules: SplitRules, protocol: ProtocolConfig, name: str) -> Splits:
+    if not rules.published:
+        raise UsageError(f"protocol paper needs published splits, {name} has none: use holdout or cv")
+    return rows.published, "paper (published files, best epoch picked on test)"
+
+
+def _group(rows: _Rows, rules: SplitRules, protocol: ProtocolConfig, name: str) -> Splits:
+    if not rows.has_groups:
+        raise UsageError(f"protocol group needs groups, in {name} every sample is its own: use holdout or cv")
+    if rules.group_splits and protocol.seed == 0:
+        return _array([rules.group_splits.get(group, "train") for group in rows.groups]), "group (published rule)"
+    of_group = _hashed_groups(Counter(rows.groups.tolist()), protocol.seed, name)
+    return _array([of_group[group] for group in rows.groups]), f"group (seed {protocol.seed})"
+
+
+def _cv(rows: _Rows, rules: SplitRules, protocol: ProtocolConfig, name: str) -> Splits:
+    folds = protocol.folds or rules.folds
+    keys = rows.groups if rows.has_groups else rows.sources
+    kind = "groups" if rows.has_groups else "samples"
+    if protocol.fold >= folds:
+        raise UsageError(f"protocol.fold must be in [0, {folds - 1}] with {folds} folds, got {protocol.fold}")
+    if folds > len(set(keys)):
+        raise UsageError(f"protocol.folds must be at most {len(set(keys))}, the {kind} of {name}, got {folds}")
+    if rows.has_groups:
+        of_key = _balanced_folds(Counter(keys.tolist()), folds, protocol.seed)
+    else:
+        of_key = _stratified_folds(keys.tolist(), rows.labels.tolist(), folds, protocol.seed)
+    fold = np.array([of_key[key] for key in keys])
+    splits = np.full(len(fold), "train", dtype=object)
+    splits[fold == protocol.fold] = "test"
+    splits[fold == (protocol.fold + 1) % folds] = "val"
+    return splits, f"cv over {kind} (fold {protocol.fold} of {folds}, seed {protocol.seed})"
+
+
+def _kept(rows: _Rows, rules: SplitRules, split: str) -> np.ndarray:
+    limit = rules.replicates.get(split)
+    return np.ones(len(rows.labels), dtype=bool) if limit is None else rows.replicates < limit
+
+
+def _hashed_groups(sizes: Counter[str], seed: int, name: str) -> dict[str, str]:
+    """Fills test, then val, up to their share of the samples (one group at least), in hash order; the rest trains."""
+    if len(sizes) < 3:
+        raise UsageError(f"{name} has {len(sizes)} groups: protocol group needs 3 at least; use holdout or cv")
+    chosen: dict[str, str] = {}
+    waiting = _hash_order(sizes, seed)
+    for split, num_reserved in (("test", 2), ("val", 1)):
+        share = FRACTIONS[split] * sizes.total()
+        filled = 0
+        # Whole groups, as many as come nearest to the share; each later split keeps at least one.
+        while len(waiting) > num_reserved and (filled == 0 or filled + sizes[waiting[0]] / 2 <= share):
+            group = waiting.pop(0)
+            chosen[group] = split
+            filled += sizes[group]
+    return chosen | dict.fromkeys(waiting, "train")
+
+
+def _balanced_folds(sizes: Counter[str], folds: int, seed: int) -> dict[str, int]:
+    """Deals groups, largest first (ties in hash order), each to the fold with the fewest samples so far."""
+    filled = [0] * folds
+    chosen = {}
+    for group in sorted(_hash_order(sizes, seed), key=lambda group: -sizes[group]):
+        fold = filled.index(min(filled))
+        chosen[group] = fold
+        filled[fold] += sizes[group]
+    return chosen
+
+
+def _stratified_folds(keys: Sequence[str], labels: Sequence[int], folds: int, seed: int) -> dict[str, int]:
+    by_label: dict[int, list[str]] = {}
+    for key, label in dict(zip(keys, labels, strict=True)).items():
+        by_label.setdefault(label, []).append(key)
+    dealt = [key for label in sorted(by_label) for key in _hash_order(by_label[label], seed)]
+    return {key: place % folds for place, key in enumerate(dealt)}
+
+
+def _hash_order(keys: Mapping[str, int] | Sequence[str], seed: int) -> list[str]:
+    return sorted(keys, key=lambda key: hashlib.sha256(f"{seed}/{key}".encode()).digest())
+
+
+def _array(splits: list[str]) -> np.ndarray:
+    return np.array(splits, dtype=object)

@@ -1,0 +1,323 @@
+"""One optimizer update: backward, average over ranks, clip, step, mixed precision, growth.
+
+Gradients are averaged here and not by wrapping the model, since alternating phases, second gradients and growth
+break a wrapper's assumptions. The contract: k workers on their shares of a batch equal one worker on all of it.
+
+Reduction: each rank's loss is a mean over its own samples; gradients are weighted by the ranks' sample counts, so an
+empty shard (a placeholder, weight 0) adds zeros.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmcore import distributed
+from mmcore.batch import Batch
+from mmcore.config import RunConfig
+from mmcore.errors import CheckpointError, TrainingError
+from mmcore.methods.base import Method
+from mmcore.schedule import Schedule
+from mmcore.seeding import generator as seeded_generator
+
+PRECISIONS = {"float32": None, "float64": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class Engine:
+    """Updates a method's parameters.
+
+    Args:
+        method: The method; already on `device`.
+        config: The run.
+        device: Where the step runs.
+
+    Attributes:
+        step_index: Optimizer steps done, the phases of one batch counted once.
+        gradient_norms: Group -> gradient norm of the newest logged step, on the device.
+        log_step: Whether this step's gradient norms are wanted.
+    """
+
+    def __init__(self, method: Method, config: RunConfig, device: torch.device):
+        self.method = method
+        self.config = config
+        self.device = device
+        self.step_index = 0
+        self.log_step = False
+        self.gradient_norms: dict[str, Tensor] = {}
+        precision = resolve_precision(config.trainer.precision, device)
+        self._autocast_dtype = PRECISIONS[precision]
+        self._scaler = torch.amp.GradScaler(device.type) if precision == "float16" else None
+        self._groups = method.parameter_groups()
+        self._phases: dict[str, list[nn.Parameter]] = {}
+        self.optimizer = _build_optimizer(config, self._groups)
+        self.schedule = Schedule(config.schedule, config.trainer.max_epochs)
+        self._generators: dict[str, torch.Generator] = {}
+        self._nominal = config.trainer.batch_size / distributed.world_size()
+        self._weighted = distributed.is_distributed() or config.trainer.accumulate > 1
+        self._num_samples = 0
+        self._step_samples = 0
+        self._latch: dict[str, Tensor] = {}
+        self._terms: tuple[str, ...] = ()
+
+    # What a method uses
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Returns the context in which a method's losses are computed."""
+        if self._autocast_dtype is None:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=self._autocast_dtype)
+
+    def micro_batches(self, batch: Batch) -> Iterator[Batch]:
+        """Yields the parts whose gradients are summed into one step (the batch itself without accumulation).
+
+        Each part forms its own batch statistics.
+        """
+        self._step_samples = batch.num_samples
+        parts = self.config.trainer.accumulate
+        size = len(batch.labels)
+        if parts == 1 or batch.is_placeholder:
+            self._num_samples = batch.num_samples
+            yield batch
+            return
+        bounds = [size * index // parts for index in range(parts + 1)]
+        for start, stop in zip(bounds, bounds[1:], strict=False):
+            if stop > start:
+                self._num_samples = stop - start
+                yield batch.select(start, stop)
+
+    def backward(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Adds the gradient of the terms' sum; returns the terms, detached.
+
+        Args:
+            terms: Name -> scalar, a mean over this rank's samples.
+        """
+        loss = functools.reduce(torch.add, terms.values())
+        detached = {name: term.detach() for name, term in terms.items()}
+        self._watch(detached)
+        if self._weighted:
+            loss = loss * (self._num_samples / self._nominal)
+        (self._scaler.scale(loss) if self._scaler else loss).backward()
+        return detached
+
+    def reduce_gradients(self, phase: str) -> None:
+        """Averages the gradients of the phase's parameters over all samples of all ranks.
+
+        Every parameter of the phase then has a gradient (zeros where none came), every other one has none.
+        """
+        parameters = self._phase_parameters(phase)
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        if len(self.method.phases()) > 1:
+            wanted = {id(parameter) for parameter in parameters}
+            for parameter in self.method.parameters():
+                if id(parameter) not in wanted:
+                    parameter.grad = None
+        if self._weighted:
+            self._average([parameter.grad for parameter in parameters if parameter.grad is not None])
+        if self._scaler:
+            self._scaler.unscale_(self.optimizer)
+
+    def step(self) -> None:
+        """Clips by modality if asked for, updates the parameters and clears their gradients."""
+        if self.log_step:
+            self.gradient_norms |= {
+                name: torch.nn.utils.get_total_norm(gradients)
+                for name, group in self._groups.items()
+                if (gradients := [parameter.grad for parameter in group if parameter.grad is not None])
+            }
+        if self.config.optimizer.clip_norm is not None:
+            for parameters in self._clip_groups():
+                torch.nn.utils.clip_grad_norm_(parameters, self.config.optimizer.clip_norm)
+        if self._scaler:
+            self._scaler.step(self.optimizer)
+            self._scaler.update()
+        else:
+            self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def gradients(self, loss: Tensor, parameters: list[nn.Parameter]) -> list[Tensor]:
+        """Returns the gradients of a mean over this rank's samples, averaged over all; `grad` is left alone.
+
+        The graph is kept, so that further gradients of the same forward pass can follow.
+        """
+        found = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+        gradients = [
+            torch.zeros_like(parameter) if gradient is None else gradient
+            for parameter, gradient in zip(parameters, found, strict=True)
+        ]
+        if self._weighted:
+            for gradient in gradients:
+                gradient.mul_(self._num_samples / self._nominal)
+            self._average(gradients)
+        return gradients
+
+    def mean(self, statistic: Tensor) -> Tensor:
+        """Returns a batch statistic (a mean over this rank's samples, any shape) averaged over all ranks' samples."""
+        if not distributed.is_distributed():
+            return statistic
+        total, num_samples = self.total(statistic)
+        return total / num_samples
+
+    def total(self, statistic: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the sum over all ranks' samples behind a batch mean, and the number of those samples (a scalar)."""
+        weighted = statistic.detach().flatten() * self._num_samples
+        packed = torch.cat([weighted, torch.full_like(weighted[:1], self._num_samples)])
+        distributed.all_reduce_sum([packed])
+        return packed[:-1].reshape(statistic.shape), packed[-1]
+
+    def generator(self, name: str) -> torch.Generator:
+        """Returns the CPU generator of that name: the same numbers on every rank, its state in the checkpoint."""
+        if name not in self._generators:
+            self._generators[name] = seeded_generator(self.config.seed, "engine", name)
+        return self._generators[name]
+
+    def grow(self, module: nn.Module, group: str) -> None:
+        """Takes a new module's parameters into training: same values on every rank, current learning rate.
+
+        Args:
+            module: Already a part of the method.
+            group: Parameter group they join, `head/<modality>` for example.
+        """
+        module.to(self.device)
+        parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        distributed.broadcast_(list(module.state_dict().values()))
+        self._add_to_optimizer(group, parameters)
+        self._phases.clear()
+        self.schedule.forget_best()
+
+    # What the trainer uses
+
+    @property
+    def learning_rate(self) -> float:
+        """The current learning rate."""
+        return self.optimizer.param_groups[0]["lr"]
+
+    def end_epoch(self, epoch: int, val_loss: float) -> None:
+        """Lets the schedule see the finished epoch (from 0) and its fused validation loss."""
+        factor = self.schedule.after_epoch(epoch, val_loss)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.optimizer.lr * factor
+
+    def check_finite(self) -> None:
+        """Looks at the latch and at the weights; waits for the device.
+
+        Raises:
+            TrainingError: A loss or a weight was not finite; names the step and the loss terms.
+        """
+        if self._latch and (step := int(self._latch["step"])) >= 0:
+            values = dict(zip(self._terms, self._latch["terms"].tolist(), strict=True))
+            listed = ", ".join(f"{name} = {value:g}" for name, value in values.items())
+            raise TrainingError(
+                f"the loss is not finite at step {step} ({listed}): a smaller optimizer.lr "
+                f"(now {self.learning_rate:g}) or optimizer.clip_norm usually helps"
+            )
+        norm = torch.nn.utils.get_total_norm([parameter.detach() for parameter in self.method.parameters()])
+        if not torch.isfinite(norm):
+            raise TrainingError(
+                f"the weights are not finite after step {self.step_index}: a smaller optimizer.lr "
+                f"(now {self.learning_rate:g}) or optimizer.clip_norm usually helps"
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns optimizer state by parameter name, schedule, scaler, generators and the step."""
+        names = {parameter: name for name, parameter in self.method.named_parameters()}
+        return {
+            "step": self.step_index,
+            "lr": self.learning_rate,
+            "optimizer": {names[parameter]: dict(state) for parameter, state in self.optimizer.state.items()},
+            "schedule": self.schedule.state_dict(),
+            "scaler": self._scaler.state_dict() if self._scaler else {},
+            "generators": {name: generator.get_state() for name, generator in self._generators.items()},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores what `state_dict` returned; the method must already have the checkpoint's structure.
+
+        Raises:
+            CheckpointError: The optimizer's state belongs to other parameters.
+        """
+        self._groups = {}
+        self.optimizer = _build_optimizer(self.config, groups := self.method.parameter_groups())
+        self._groups = groups
+        self._phases.clear()
+        parameters = dict(self.method.named_parameters())
+        if unknown := sorted(set(state["optimizer"]) - set(parameters)):
+            raise CheckpointError(f"the checkpoint's optimizer knows parameters the model has not: {unknown[:3]}")
+        for name, entry in state["optimizer"].items():
+            on_device = {
+                key: value.to(parameters[name].device) if isinstance(value, Tensor) and value.dim() else value
+                for key, value in entry.items()
+            }
+            self.optimizer.state[parameters[name]] = on_device
+        for group in self.optimizer.param_groups:
+            group["lr"] = state["lr"]
+        self.step_index = state["step"]
+        self.schedule.load_state_dict(state["schedule"])
+        if self._scaler:
+            self._scaler.load_state_dict(state["scaler"])
+        for name, generator_state in state["generators"].items():
+            self.generator(name).set_state(generator_state.cpu())
+
+    # Parts
+
+    def _phase_parameters(self, phase: str) -> list[nn.Parameter]:
+        if phase not in self._phases:
+            self._phases[phase] = self.method.phase_parameters(phase)
+        return self._phases[phase]
+
+    def _average(self, gradients: list[Tensor]) -> None:
+        """Turns sums weighted by (samples / nominal) into means over all samples of all ranks, in place."""
+        count = torch.tensor([self._step_samples / self._nominal], device=self.device, dtype=gradients[0].dtype)
+        distributed.all_reduce_sum([*gradients, count])
+        for gradient in gradients:
+            gradient.div_(count)
+
+    def _watch(self, terms: dict[str, Tensor]) -> None:
+        """Latches the first step whose loss is not finite, without waiting for the device."""
+        values = torch.stack([term.float() for term in terms.values()])
+        if not self._latch or tuple(terms) != self._terms:
+            self._terms = tuple(terms)
+            step = self._latch.get("step", torch.full((), -1, device=self.device, dtype=torch.int64))
+            self._latch = {"step": step, "terms": torch.zeros_like(values)}
+        bad = ~torch.isfinite(values.sum()) & (self._latch["step"] < 0)
+        self._latch["terms"] = torch.where(bad, values, self._latch["terms"])
+        self._latch["step"] = torch.where(bad, self.step_index, self._latch["step"])
+
+    def _clip_groups(self) -> list[list[nn.Parameter]]:
+        by_modality: dict[str, list[nn.Parameter]] = {}
+        for name, parameters in self._groups.items():
+            by_modality.setdefault(name.rpartition("/")[2], []).extend(parameters)
+        return list(by_modality.values())
+
+    def _add_to_optimizer(self, group: str, parameters: list[nn.Parameter]) -> None:
+        entry = next((entry for entry in self.optimizer.param_groups if entry["name"] == group), None)
+        if entry is None:
+            lr = self.learning_rate
+            self.optimizer.add_param_group({"params": parameters, "name": group, "lr": lr})
+        else:
+            entry["params"].extend(parameters)
+        self._groups.setdefault(group, []).extend(parameters)
+
+
+def resolve_precision(precision: str, device: torch.device) -> str:
+    """Returns the precision `auto` stands for: bfloat16 on GPUs, else float32."""
+    if precision != "auto":
+        return precision
+    return "bfloat16" if device.type == "cuda" else "float32"
+
+
+def _build_optimizer(config: RunConfig, groups: dict[str, list[nn.Parameter]]) -> torch.optim.Optimizer:
+    settings = config.optimizer
+    entries = [{"params": list(parameters), "name": name} for name, parameters in groups.items()]
+    if settings.name == "sgd":
+        return torch.optim.SGD(
+            entries, lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
+        )
+    optimizer = torch.optim.Adam if settings.name == "adam" else torch.optim.AdamW
+    return optimizer(entries, lr=settings.lr, betas=(0.9, 0.999), weight_decay=settings.weight_decay)

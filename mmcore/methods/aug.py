@@ -1,0 +1,287 @@
+"""AUG: classifiers are added to the modality that lags behind, as in boosting.
+
+Paper: "AUG", NeurIPS 2025 (arXiv 2502.20120), equations (2)-(6), §3.3 and Algorithm 1. Released code:
+github njustkmg/NeurIPS25-AUG at 841d079, first drop 966dbf5 (read for facts; nothing of it is here).
+
+Every modality has n classifiers on its encoder: Layer 1 (D -> 256) of its own, ReLU, Layer 2 (256 -> K) shared by all
+classifiers of all modalities. The newest learns what the others leave: ε; the sum of all and the sum without the
+newest learn the label: ε_all, ε_pre. Every t_N epochs the modality whose training score falls behind the strongest's
+gets one more. The modalities meet in Layer 2 only; there is no fused loss.
+
+Rulings and deviations (each with a test in tests/core/methods/test_aug.py):
+  1. One classifier: a single cross-entropy (C1); the letter of Eq. 5 would count it twice.
+  2. Logits are summed and softmaxed once (C2): a sum of probabilities exceeds 1.
+  3. Residual term (1 - λ p_y)·CE of the newest, p_y detached, from the sum of the others (C3); the paper's residual
+     label can turn negative, then the loss has no lower bound.
+  4. Score: mean over the epoch's training samples of softmax(sum of logits)_y (C4).
+  5. Growth: the weakest grows if s_strong > σ·s_weak + τ (C5); the paper's text leaves no dead zone, its Algorithm 1
+     grows the wrong modality.
+  6. Checked every t_N epochs, after evaluation (C6), never after the last epoch, where a new head could not learn.
+  7. Added classifiers are trained (C7); in the released code they are not in the optimizer.
+  8. One step on the sum over the modalities (C8).
+  9. Inference: mean of the modalities' logits (C10).
+
+Shape legend: B samples, K classes, D features, H hidden units, M modalities, n classifiers of a modality.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import torch
+import torch.nn.functional as F
+from annotated_types import Ge, Le
+from torch import Tensor, nn
+
+from mmcore.batch import Batch
+from mmcore.config import Section
+from mmcore.errors import ConfigError
+from mmcore.methods.base import FUSED, METHODS, Context, EpochStats, Method
+
+if TYPE_CHECKING:
+    from mmcore.engine import Engine
+    from mmcore.model import MultimodalModel
+
+
+class AugConfig(Section):
+    """Settings of AUG; defaults follow the paper (spec rulings C1-C11).
+
+    Attributes:
+        residual_weight: λ of the residual label, in [0, 1]; 0: the newest learns the plain label.
+        check_every_epochs: t_N, in epochs of the paper's schedule.
+        schedule_epochs: Length of that schedule; t_N is scaled to the run's `trainer.max_epochs`.
+        sigma: σ, factor on the weak score before it is compared.
+        tau: τ, the dead zone.
+        hidden: H, width between Layer 1 and Layer 2.
+        max_classifiers: Most classifiers of one modality; none: no cap.
+        first_loss: With one classifier: `single` cross-entropy or `double` (Eq. 5 to the letter).
+        residual: `soft` (1 - λ p_y), or `literal`, 1 - λ Σ_j p_jy clamped at 0.
+        score: What is compared: `confidence`, or `entropy` or `loss`, of which the largest is the weakest.
+        growth: `difference` (§3.3), `ratio` (App. C.7, released: s_strong / s_weak > σ + τ), or `share` (first code
+            drop: every modality under 2/7 of the sum).
+        check_first_epoch: Also after the first epoch (released).
+        added_classifiers: `trained`, or `frozen` (released).
+        update: One step on the `joint` loss, or `alternating`, a step per modality (released).
+        second_layer: `shared` by the modalities or `private` to each (control).
+        fusion_weights: Modality -> weight of its logits at inference; none: the mean.
+    """
+
+    residual_weight: Annotated[float, Ge(0), Le(1)] = 0.5
+    check_every_epochs: Annotated[int, Ge(1)] = 20
+    schedule_epochs: Annotated[int, Ge(1)] = 200
+    sigma: Annotated[float, Ge(1)] = 1.0
+    tau: Annotated[float, Ge(0)] = 0.01
+    hidden: Annotated[int, Ge(1)] = 256
+    max_classifiers: Annotated[int, Ge(1)] | None = None
+    first_loss: Literal["single", "double"] = "single"
+    residual: Literal["soft", "literal"] = "soft"
+    score: Literal["confidence", "entropy", "loss"] = "confidence"
+    growth: Literal["difference", "ratio", "share"] = "difference"
+    check_first_epoch: bool = False
+    added_classifiers: Literal["trained", "frozen"] = "trained"
+    update: Literal["joint", "alternating"] = "joint"
+    second_layer: Literal["shared", "private"] = "shared"
+    fusion_weights: dict[str, Annotated[float, Ge(0)]] | None = None
+
+
+def scaled_interval(check_every_epochs: int, schedule_epochs: int, max_epochs: int) -> int:
+    """Returns t_N in epochs of this run: scaled with its length, at least 1, at most a quarter of it."""
+    scaled = round(check_every_epochs * max_epochs / schedule_epochs)
+    return max(1, min(scaled, max_epochs // 4))
+
+
+def residual_factor(previous_logits: Tensor, labels: Tensor, weight: float) -> Tensor:
+    """Returns 1 - λ p_y per sample, (B,), with p the softmax of the summed logits (B, K) of the older classifiers."""
+    probability = previous_logits.detach().softmax(dim=1).gather(1, labels[:, None])[:, 0]
+    return 1 - weight * probability
+
+
+def literal_residual_factor(each_logits: Tensor, labels: Tensor, weight: float) -> Tensor:
+    """Returns 1 - λ Σ_j p_jy per sample, (B,), clamped at 0, from the logits (B, n, K) of the older classifiers."""
+    probabilities = each_logits.detach().softmax(dim=2)
+    index = labels[:, None, None].expand(-1, each_logits.shape[1], 1)
+    return (1 - weight * probabilities.gather(2, index).sum(dim=(1, 2))).clamp(min=0)
+
+
+def batch_score(logits: Tensor, labels: Tensor, score: str) -> Tensor:
+    """Returns a modality's score, a mean over the batch: confidence in the label, entropy, or loss."""
+    logits = logits.detach().float() if logits.dtype != torch.float64 else logits.detach()
+    log_probabilities = logits.log_softmax(dim=1)
+    if score == "entropy":
+        return -(log_probabilities.exp() * log_probabilities).sum(dim=1).mean()
+    label_log_probability = log_probabilities.gather(1, labels[:, None])[:, 0]
+    return -label_log_probability.mean() if score == "loss" else label_log_probability.exp().mean()
+
+
+def modalities_to_grow(scores: Sequence[float], config: AugConfig) -> list[int]:
+    """Returns the indices of the modalities that get a classifier (§3.3; `AugConfig.growth`).
+
+    Args:
+        scores: One per modality, means over the epoch.
+        config: The rule, σ, τ, and whether a large score is strong (confidence) or weak (entropy, loss).
+    """
+    if config.growth == "share":
+        return [index for index, score in enumerate(scores) if score < 2 / 7 * sum(scores)]
+    high, low = max(scores), min(scores)
+    weakest = scores.index(low if config.score == "confidence" else high)
+    grows = high > config.sigma * low + config.tau
+    if config.growth == "ratio":
+        grows = high > (config.sigma + config.tau) * low
+    return [weakest] if grows else []
+
+
+@METHODS.register("aug")
+class Aug(Method):
+    """AUG for any number of modalities. A missing modality is seen as zeros.
+
+    State (buffers): per modality, the sum of its training scores in this epoch and the samples behind it.
+    """
+
+    Config = AugConfig
+
+    def __init__(self, model: MultimodalModel, config: AugConfig, context: Context):
+        super().__init__(model, config, context)
+        names = context.modalities
+        if config.fusion_weights is not None and set(config.fusion_weights) != set(names):
+            raise ConfigError([f"method.fusion_weights must have a weight for each of {', '.join(names)}, "
+                               f"got {sorted(config.fusion_weights)}"])  # fmt: skip
+        self.first_layers = nn.ModuleDict(
+            {name: nn.ModuleList([nn.Linear(model.num_features[name], config.hidden)]) for name in names}
+        )
+        keys = ["shared"] if config.second_layer == "shared" else list(names)
+        self.second_layers = nn.ModuleDict({key: nn.Linear(config.hidden, context.num_classes) for key in keys})
+        self.interval = scaled_interval(config.check_every_epochs, config.schedule_epochs, context.max_epochs)
+        self.score_sum: Tensor
+        self.score_count: Tensor
+        self.register_buffer("score_sum", torch.zeros(len(names)))
+        self.register_buffer("score_count", torch.zeros(len(names)))
+
+    def phases(self) -> tuple[str, ...]:
+        """Returns one phase, or one per modality with `update: alternating`."""
+        return ("joint",) if self.config.update == "joint" else self.context.modalities
+
+    def phase_parameters(self, phase: str) -> list[nn.Parameter]:
+        """Returns all parameters, or those the phase's modality predicts with."""
+        if phase == "joint":
+            return super().phase_parameters(phase)
+        second = self.second_layers["shared" if self.config.second_layer == "shared" else phase]
+        groups = self.parameter_groups()
+        own = [*groups.get(f"encoder/{phase}", []), *groups[f"head/{phase}"]]
+        return [*own, *second.parameters()]
+
+    def losses(self, batch: Batch, phase: str, engine: Engine) -> dict[str, Tensor]:
+        """Returns each modality's loss, equation (5); in an alternating phase, of that modality alone."""
+        names = self.context.modalities if phase == "joint" else (phase,)
+        features = self.model.encode(batch, names)
+        terms, scores = {}, []
+        for name in names:
+            hidden = self._hidden(name, features[name])
+            everything, loss = self._loss(name, hidden, batch.labels)
+            terms[name] = loss
+            scores.append(batch_score(everything, batch.labels, self.config.score))
+        self._add_scores(names, torch.stack(scores), engine)
+        return terms
+
+    def predict(self, batch: Batch) -> dict[str, Tensor]:
+        """Returns each modality's summed logits and their (weighted) mean, (B, K)."""
+        features = self.model.encode(batch)
+        logits = {}
+        for name, values in features.items():
+            hidden = self._hidden(name, values)
+            logits[name] = self._logits(name, hidden.sum(dim=1), hidden.shape[1])
+        weights = self.config.fusion_weights or dict.fromkeys(logits, 1 / len(logits))
+        fused = torch.stack([weights[name] * values for name, values in logits.items()]).sum(dim=0)
+        return {FUSED: fused, **logits}
+
+    def diagnostics(self) -> dict[str, Tensor]:
+        """Returns each modality's classifier count and score so far in this epoch, and strongest ÷ weakest score."""
+        scores = self.score_sum / self.score_count
+        values = {f"score/{name}": scores[index] for index, name in enumerate(self.context.modalities)}
+        for name, layers in self.first_layers.items():
+            values[f"classifiers/{name}"] = scores.new_tensor(float(len(layers)))
+        return values | {"score_ratio": scores.max() / scores.min()}
+
+    def end_epoch(self, stats: EpochStats, engine: Engine) -> None:
+        """Grows the weakest modality where the rule says so, and starts the next epoch's scores."""
+        num_done = stats.epoch + 1
+        is_due = num_done % self.interval == 0 or (self.config.check_first_epoch and stats.epoch == 0)
+        if is_due and num_done < self.context.max_epochs:
+            for index in modalities_to_grow((self.score_sum / self.score_count).tolist(), self.config):
+                self._add_classifier(self.context.modalities[index], engine)
+        self.score_sum.zero_()
+        self.score_count.zero_()
+
+    def structure(self) -> dict[str, Any]:
+        """Returns the number of classifiers of each modality."""
+        return {"classifiers": {name: len(layers) for name, layers in self.first_layers.items()}}
+
+    def rebuild(self, structure: dict[str, Any]) -> None:
+        """Builds as many classifiers as the checkpoint has."""
+        for name, count in structure["classifiers"].items():
+            while len(self.first_layers[name]) < count:
+                self.first_layers[name].append(self._new_layer(name))
+
+    def head_modules(self) -> dict[str, nn.Module]:
+        """Returns each modality's first layers; the second belongs to all."""
+        return dict(self.first_layers.items())
+
+    def _hidden(self, name: str, features: Tensor) -> Tensor:
+        """Returns the hidden units of all classifiers of a modality, (B, n, H), by one matrix product."""
+        layers = self.first_layers[name]
+        weight = torch.cat([layer.weight for layer in layers])
+        bias = torch.cat([layer.bias for layer in layers])
+        return F.linear(features, weight, bias).relu().unflatten(1, (len(layers), -1))
+
+    def _logits(self, name: str, hidden: Tensor, count: int) -> Tensor:
+        """Returns Layer 2 of the summed hidden units of `count` classifiers: the sum of their logits."""
+        layer = self.second_layers["shared" if self.config.second_layer == "shared" else name]
+        return F.linear(hidden, layer.weight, count * layer.bias)
+
+    def _loss(self, name: str, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns a modality's summed logits (B, K) and its loss."""
+        count = hidden.shape[1]
+        everything = self._logits(name, hidden.sum(dim=1), count)
+        loss = F.cross_entropy(everything, labels)
+        if count == 1:
+            return everything, 2 * loss if self.config.first_loss == "double" else loss
+        newest = self._logits(name, hidden[:, -1], 1)
+        previous = self._logits(name, hidden[:, :-1].sum(dim=1), count - 1)
+        if self.config.residual == "soft":
+            factor = residual_factor(previous, labels, self.config.residual_weight)
+        else:
+            each = self._logits(name, hidden[:, :-1], 1)
+            factor = literal_residual_factor(each, labels, self.config.residual_weight)
+        residual = (factor * F.cross_entropy(newest, labels, reduction="none")).mean()
+        return everything, residual + loss + F.cross_entropy(previous, labels)
+
+    @torch.no_grad()
+    def _add_scores(self, names: Sequence[str], scores: Tensor, engine: Engine) -> None:
+        totals, count = engine.total(scores)
+        for name, total in zip(names, totals, strict=True):
+            index = self.context.modalities.index(name)
+            self.score_sum[index] += total
+            self.score_count[index] += count
+
+    def _add_classifier(self, name: str, engine: Engine) -> None:
+        layers = self.first_layers[name]
+        if self.config.max_classifiers is not None and len(layers) >= self.config.max_classifiers:
+            return
+        layer = self._new_layer(name)
+        _initialise(layer, engine.generator("growth"))
+        layers.append(layer)
+        engine.grow(layer, f"head/{name}")
+
+    def _new_layer(self, name: str) -> nn.Linear:
+        first = self.first_layers[name][0]
+        layer = nn.Linear(first.in_features, first.out_features, dtype=first.weight.dtype, device=first.weight.device)
+        return layer.requires_grad_(self.config.added_classifiers == "trained")
+
+
+def _initialise(layer: nn.Linear, generator: torch.Generator) -> None:
+    """Gives a linear layer PyTorch's default initial values, drawn on the CPU from `generator`."""
+    bound = 1 / math.sqrt(layer.in_features)
+    for parameter in (layer.weight, layer.bias):
+        values = torch.empty(parameter.shape, dtype=parameter.dtype).uniform_(-bound, bound, generator=generator)
+        parameter.data.copy_(values)

@@ -1,0 +1,185 @@
+"""The interface of a balancing method.
+
+A method owns its heads and its fusion, and holds the model whose encoders they stand on. Its state is buffers,
+so that a checkpoint holds it. It never touches device, rank, precision or the optimizer: what it needs of
+those is the `Engine`'s.
+
+Shape legend: B samples of this rank's shard, K classes, D features, M modalities.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel
+from torch import Tensor, nn
+
+from mmcore.batch import Batch
+from mmcore.config import Section
+from mmcore.registry import Registry
+
+if TYPE_CHECKING:
+    from mmcore.engine import Engine
+    from mmcore.model import MultimodalModel
+
+FUSED = "fused"
+"""Key of the multimodal prediction in what `Method.predict` returns."""
+
+
+class Need(Enum):
+    """What a method asks of the model it is given."""
+
+    EQUAL_FEATURES = auto()
+    """Features of all modalities have one size D; they are projected where the encoders' differ."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a method may know of the run.
+
+    Attributes:
+        modalities: Names of the modalities, in their fixed order.
+        num_classes: K.
+        max_epochs: Length of the run.
+    """
+
+    modalities: tuple[str, ...]
+    num_classes: int
+    max_epochs: int
+
+
+@dataclass(frozen=True)
+class EpochStats:
+    """What a method is told at the end of an epoch (after evaluation).
+
+    Attributes:
+        epoch: Index from 0.
+        metrics: The epoch's row, for example `val/fused/accuracy`.
+    """
+
+    epoch: int
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+class Method(nn.Module):
+    """Base of all methods.
+
+    Class attributes:
+        Config: The method's own settings; their names are keys of the run's `method` section.
+    """
+
+    Config: ClassVar[type[BaseModel]] = Section
+
+    def __init__(self, model: MultimodalModel, config: Any, context: Context):
+        super().__init__()
+        self.model = model
+        self.config = config
+        self.context = context
+
+    @classmethod
+    def needs(cls, config: Any) -> frozenset[Need]:
+        """Returns what the model must provide under `config`."""
+        return frozenset()
+
+    @classmethod
+    def used_modalities(cls, config: Any, modalities: Sequence[str]) -> tuple[str, ...]:
+        """Returns the modalities the model must encode under `config`: all, unless the method says otherwise.
+
+        Raises:
+            ConfigError: `config` names a modality the data set does not have.
+        """
+        return tuple(modalities)
+
+    @classmethod
+    def variants(cls, modalities: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Returns what a comparison runs for this method: suffix of the row's name -> settings of `Config`."""
+        return {"": {}}
+
+    def losses(self, batch: Batch, phase: str, engine: Engine) -> dict[str, Tensor]:
+        """Returns the phase's loss terms, each a mean over this rank's samples; they are summed."""
+        raise NotImplementedError
+
+    def predict(self, batch: Batch) -> dict[str, Tensor]:
+        """Returns logits (B, K): `FUSED`, and each modality that has a head of its own."""
+        raise NotImplementedError
+
+    def phases(self) -> tuple[str, ...]:
+        """Returns the sub-steps of one step, each with its own backward and optimizer step."""
+        return ("joint",)
+
+    def phase_parameters(self, phase: str) -> list[nn.Parameter]:
+        """Returns the parameters a phase updates; they have a gradient on every rank, zeros where none came."""
+        return [parameter for parameter in self.parameters() if parameter.requires_grad]
+
+    def adjust_gradients(self, batch: Batch, phase: str, engine: Engine) -> None:
+        """Changes gradients, unscaled and averaged over ranks, before clipping and the step."""
+
+    def train_step(self, batch: Batch, engine: Engine) -> dict[str, Tensor]:
+        """Does one step; returns the loss terms, detached, on the device."""
+        logged: dict[str, Tensor] = {}
+        for phase in self.phases():
+            for micro_batch in engine.micro_batches(batch):
+                with engine.autocast():
+                    terms = self.losses(micro_batch, phase, engine)
+                logged |= engine.backward(terms)
+            engine.reduce_gradients(phase)
+            self.adjust_gradients(batch, phase, engine)
+            engine.step()
+        return logged
+
+    def diagnostics(self) -> dict[str, Tensor]:
+        """Returns scalars of the method's state to log, on the device: λ, scores, counts."""
+        return {}
+
+    def end_epoch(self, stats: EpochStats, engine: Engine) -> None:
+        """Updates what changes by the epoch; `engine.grow(module, group)` adds parameters."""
+
+    def structure(self) -> dict[str, Any]:
+        """Returns, as JSON values, what must be built before a checkpoint's weights fit (see `rebuild`)."""
+        return {}
+
+    def rebuild(self, structure: dict[str, Any]) -> None:
+        """Builds the modules a checkpoint's `structure` tells of, with values that the weights then replace."""
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Returns every trainable parameter of model and method by group.
+
+        Groups are `encoder/<modality>`, `head/<modality>` and `fusion`; parameters of modules listed in
+        `head_modules` belong to their modality, all others of the method to `fusion`.
+        """
+        groups = dict(self.model.parameter_groups())
+        heads = {modality: list(module.parameters()) for modality, module in self.head_modules().items()}
+        groups |= {f"head/{modality}": parameters for modality, parameters in heads.items()}
+        taken = {id(parameter) for parameters in groups.values() for parameter in parameters}
+        groups["fusion"] = [parameter for parameter in self.parameters() if id(parameter) not in taken]
+        trainable = {name: [p for p in parameters if p.requires_grad] for name, parameters in groups.items()}
+        return {name: parameters for name, parameters in trainable.items() if parameters}
+
+    def head_modules(self) -> dict[str, nn.Module]:
+        """Returns modality -> the module that is its own head (none by default)."""
+        return {}
+
+
+METHODS: Registry[Method] = Registry("method", "equipoise.methods", "mmcore.methods")
+
+
+def linear_heads(model: MultimodalModel, modalities: Sequence[str], num_classes: int) -> nn.ModuleDict:
+    """Returns one linear head (D_m -> K) per modality."""
+    return nn.ModuleDict({name: nn.Linear(model.num_features[name], num_classes) for name in modalities})
+
+
+def unimodal_losses(logits: Mapping[str, Tensor], labels: Tensor) -> dict[str, Tensor]:
+    """Returns the cross-entropy of each modality's logits (B, K) against `labels` (B,)."""
+    return {name: F.cross_entropy(values, labels) for name, values in logits.items()}
+
+
+def mean_logits(logits: Mapping[str, Tensor]) -> Tensor:
+    """Returns the mean of several (B, K) logits, (B, K)."""
+    return torch.stack(list(logits.values())).mean(dim=0)
+
+

@@ -1,0 +1,272 @@
+"""IPRM: rebalancing by geodesic mixing of the modalities' features.
+
+Paper: "IPRM", IJCAI 2025, pp. 3552-3560, equations (1)-(4) and Algorithm 1. Released code:
+github njustkmg/IJCAI25-IPRM at 0bb457f (read for facts; nothing of it is here).
+
+Each step runs the encoders once and the mixed head twice. The probing pass, without gradients, mixes the normalised
+features with the running weight λ_t and measures how far each modality's own prediction is from the mixed one. The
+rebalanced pass mixes with λ̂_t, the share that follows from these divergences: the modality *nearer* to the mixed
+prediction gets the larger weight. It may look the wrong way round for a rebalancing method; paper and code agree on it.
+
+Rulings and deviations (each with a test in tests/core/methods/test_iprm.py):
+  1. θ by atan2 and a fixed path near θ = π, since the paper's arccos is NaN or worthless in float32 there.
+  2. Features are normalised as z / sqrt(‖z‖² + 1e-8): a zero feature has a bounded gradient.
+  3. Divergences are clamped at 0; if both are 0, λ̂ = 1/2 (C14).
+  4. λ at inference is λ_T, the last probed value (C12); the logits are the sum of the modalities' own heads and the
+     mean of the mixed heads (C13), as in the released code; the paper gives none.
+  5. More than two modalities: one mixed head per pair, cross-entropies summed (C15, the paper's Tri-CLS).
+  6. Every modality has its own head (C16); the released code sends the third through the second's.
+  7. Learning rate on plateau of the validation loss (C17), a matter of the run's schedule.
+
+Shape legend: B samples, K classes, D features, M modalities, P pairs of modalities.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import torch
+import torch.nn.functional as F
+from annotated_types import Ge, Le
+from torch import Tensor, nn
+
+from mmcore.batch import Batch
+from mmcore.config import Section
+from mmcore.methods.base import FUSED, METHODS, Context, Method, Need, linear_heads, unimodal_losses
+
+if TYPE_CHECKING:
+    from mmcore.engine import Engine
+    from mmcore.model import MultimodalModel
+
+Fraction = Annotated[float, Ge(0), Le(1)]
+
+NORM_EPSILON = 1e-8
+SMALL_SINE = 1e-4
+SMALL_DIVERGENCE = 1e-12
+
+
+class IprmConfig(Section):
+    """Settings of IPRM; defaults follow the paper (spec rulings C12-C16).
+
+    Attributes:
+        alpha: Weight of the old value in the running average of λ, equation (4). 0: λ_{t+1} = ω_t (the ablation
+            without the average); 1: λ stays 1/2 in the probing pass.
+        mixing: The path between two features: along the sphere, equation (1), or straight (ablation L-Mixup).
+        passes: `two` as in Algorithm 1; `one` learns in the first pass already, with λ_t (ablation One-Pass).
+        fixed_weight: Replaces λ and λ̂ by a constant; 0.5 is IPRM without its adaptation.
+        pair_heads: Mixed heads of more than two modalities: `per_pair` (Tri-CLS), or `single`, shared, one random
+            pair a step (Single-CLS).
+        third_head: `own`, or `shared`: the third modality predicts through the second's head (released code).
+        inference_weight: λ at inference: `last` probed, `next` (λ_{T+1}), or a number.
+        predict: `all` heads summed, or the `mixed` heads alone.
+    """
+
+    alpha: Fraction = 0.8
+    mixing: Literal["geodesic", "linear"] = "geodesic"
+    passes: Literal["two", "one"] = "two"
+    fixed_weight: Fraction | None = None
+    pair_heads: Literal["per_pair", "single"] = "per_pair"
+    third_head: Literal["own", "shared"] = "own"
+    inference_weight: Literal["last", "next"] | Fraction = "last"
+    predict: Literal["all", "mixed"] = "all"
+
+
+def normalise(features: Tensor) -> Tensor:
+    """Returns features (..., D) scaled to norm 1; near zero the norm goes to 0 instead, with a bounded gradient."""
+    return features / torch.sqrt(features.square().sum(dim=-1, keepdim=True) + NORM_EPSILON)
+
+
+def slerp(first: Tensor, second: Tensor, weight: Tensor) -> Tensor:
+    """Mixes unit vectors along the great circle: equation (1) of the paper.
+
+    f(x̄, ȳ, λ) = sin(λθ)/sin θ · x̄ + sin((1-λ)θ)/sin θ · ȳ with θ the angle between x̄ and ȳ.
+
+    Args:
+        first: x̄, (..., D), norm 1.
+        second: ȳ, (..., D), norm 1.
+        weight: λ in [0, 1], the share of `first`; a scalar or broadcastable to (..., 1).
+
+    Returns:
+        (..., D), norm 1; `first` at λ = 1, `second` at λ = 0. Where the two point in opposite directions there is no
+        unique great circle: the path goes through a fixed direction orthogonal to `first`.
+    """
+    # atan2 keeps its precision at both ends, where arccos of a rounded dot product is NaN or a step function.
+    difference = torch.linalg.vector_norm(first - second, dim=-1, keepdim=True)
+    total = torch.linalg.vector_norm(first + second, dim=-1, keepdim=True)
+    angle = 2 * torch.atan2(difference, total)
+    sine = torch.sin(angle)
+    is_line = sine < SMALL_SINE
+    # The inner where keeps the unused branch finite, so that its gradient is 0 and not NaN.
+    safe_angle = torch.where(is_line, math.pi / 2, angle)
+    safe_sine = torch.sin(safe_angle)
+    first_share = torch.where(is_line, weight, torch.sin(weight * safe_angle) / safe_sine)
+    second_share = torch.where(is_line, 1 - weight, torch.sin((1 - weight) * safe_angle) / safe_sine)
+    mixed = first_share * first + second_share * second
+    return torch.where(is_line & (difference > total), _half_circle(first, weight), mixed)
+
+
+def _half_circle(first: Tensor, weight: Tensor) -> Tensor:
+    """Returns the point at the angle (1 - λ)π from `first`, through the basis vector least aligned with it."""
+    index = first.detach().abs().argmin(dim=-1, keepdim=True)
+    basis = torch.zeros_like(first).scatter(-1, index, 1.0)
+    side = basis - (basis * first).sum(dim=-1, keepdim=True) * first
+    side = normalise(side)
+    angle = (1 - weight) * math.pi
+    return torch.cos(angle) * first + torch.sin(angle) * side
+
+
+def linear_mix(first: Tensor, second: Tensor, weight: Tensor) -> Tensor:
+    """Returns λ x̄ + (1 - λ) ȳ, the ablation L-Mixup."""
+    return weight * first + (1 - weight) * second
+
+
+def mean_divergence(logits: Tensor, mixed_logits: Tensor) -> Tensor:
+    """Returns the mean over samples of KL(p ‖ p̄), not under 0 (a rounded one can be).
+
+    Args:
+        logits: (B, K), of p, the modality's own prediction.
+        mixed_logits: (B, K), of p̄, the mixed prediction.
+    """
+    log_p, log_mixed = logits.log_softmax(dim=1), mixed_logits.log_softmax(dim=1)
+    return (log_p.exp() * (log_p - log_mixed)).sum(dim=1).mean().clamp(min=0)
+
+
+def rebalanced_weight(first_divergence: Tensor, second_divergence: Tensor) -> Tensor:
+    """Returns ω, the first modality's share, equations (2) and (3): the *other's* part of both divergences.
+
+    In [0, 1]; 1/2 where both are 0.
+    """
+    total = first_divergence + second_divergence
+    is_zero = total < SMALL_DIVERGENCE
+    share = second_divergence / torch.where(is_zero, 1.0, total)
+    return torch.where(is_zero, 0.5, share).clamp(0, 1)
+
+
+def running_weight(old: Tensor, share: Tensor, alpha: float) -> Tensor:
+    """Returns λ_{t+1} = α λ_t + (1 - α) ω_t, equation (4)."""
+    return alpha * old + (1 - alpha) * share
+
+
+@METHODS.register("iprm")
+class Iprm(Method):
+    """IPRM for any number of modalities. A missing modality is seen as zeros: its normalised feature is then near 0.
+
+    State (buffers): per pair, λ of the last probing pass, λ for the next, the last two divergences.
+    """
+
+    Config = IprmConfig
+
+    def __init__(self, model: MultimodalModel, config: IprmConfig, context: Context):
+        super().__init__(model, config, context)
+        names = context.modalities
+        self.pairs = list(itertools.combinations(names, 2))
+        own = [name for name in names if not (config.third_head == "shared" and name in names[2:3])]
+        self.heads = linear_heads(model, own, context.num_classes)
+        size = next(iter(model.num_features.values()))
+        keys = ["any"] if config.pair_heads == "single" else [pair_key(*pair) for pair in self.pairs]
+        self.mixed_heads = nn.ModuleDict({key: nn.Linear(size, context.num_classes) for key in keys})
+        self.weight: Tensor
+        self.next_weight: Tensor
+        self.divergence: Tensor
+        self.register_buffer("weight", torch.full((len(self.pairs),), 0.5))
+        self.register_buffer("next_weight", torch.full((len(self.pairs),), 0.5))
+        self.register_buffer("divergence", torch.zeros(len(self.pairs), 2))
+
+    @classmethod
+    def needs(cls, config: IprmConfig) -> frozenset[Need]:
+        """Returns equal feature sizes: two vectors on one sphere."""
+        return frozenset({Need.EQUAL_FEATURES})
+
+    def losses(self, batch: Batch, phase: str, engine: Engine) -> dict[str, Tensor]:
+        """Returns each modality's cross-entropy and that of the mixed prediction of each pair.
+
+        With `pair_heads: single`, of one pair drawn for the step, the same on every rank.
+        """
+        features = self.model.encode(batch)
+        logits = {name: self._own_head(name)(values) for name, values in features.items()}
+        directions = {name: normalise(_full_precision(values)) for name, values in features.items()}
+        terms = unimodal_losses(logits, batch.labels)
+        indices = range(len(self.pairs))
+        if self.config.pair_heads == "single":
+            indices = [int(torch.randint(len(self.pairs), (), generator=engine.generator("pairs")))]
+        shares = self._probe(indices, directions, logits, engine)
+        for index, share in zip(indices, shares, strict=True):
+            mixed = self._mixed_logits(index, directions, share)
+            terms[f"mixed/{pair_key(*self.pairs[index])}"] = F.cross_entropy(mixed, batch.labels)
+        return terms
+
+    def predict(self, batch: Batch) -> dict[str, Tensor]:
+        """Returns each modality's logits and the fused ones, (B, K)."""
+        features = self.model.encode(batch)
+        logits = {name: self._own_head(name)(values) for name, values in features.items()}
+        directions = {name: normalise(_full_precision(values)) for name, values in features.items()}
+        weights = self._inference_weights()
+        mixed = torch.stack([self._mixed_logits(i, directions, weights[i]) for i in range(len(self.pairs))]).mean(dim=0)
+        fused = mixed if self.config.predict == "mixed" else torch.stack([*logits.values(), mixed]).sum(dim=0)
+        return {FUSED: fused, **logits}
+
+    def diagnostics(self) -> dict[str, Tensor]:
+        """Returns λ (the first modality's share) and both divergences of every pair."""
+        values: dict[str, Tensor] = {}
+        for index, (first, second) in enumerate(self.pairs):
+            key = pair_key(first, second)
+            values[f"lambda/{key}"] = self.weight[index]
+            values[f"kl/{key}/{first}"] = self.divergence[index, 0]
+            values[f"kl/{key}/{second}"] = self.divergence[index, 1]
+        return values
+
+    def head_modules(self) -> dict[str, nn.Module]:
+        """Returns the modalities' own heads."""
+        return dict(self.heads.items())
+
+    @torch.no_grad()
+    def _probe(
+        self, indices: range | list[int], directions: dict[str, Tensor], logits: dict[str, Tensor], engine: Engine
+    ) -> list[Tensor]:
+        """Does the probing pass for some pairs; updates their λ and returns the λ̂ each is to be mixed with."""
+        divergences = []
+        for index in indices:
+            mixed = _full_precision(self._mixed_logits(index, directions, self.next_weight[index]))
+            own = [_full_precision(logits[name]) for name in self.pairs[index]]
+            divergences.append(torch.stack([mean_divergence(values, mixed) for values in own]))
+        averaged = engine.mean(torch.stack(divergences))
+        shares = []
+        for index, (first, second) in zip(indices, averaged, strict=True):
+            probed = self.next_weight[index].clone()
+            share = rebalanced_weight(first, second).to(probed.dtype)
+            self.divergence[index] = torch.stack([first, second]).to(probed.dtype)
+            self.weight[index] = probed
+            self.next_weight[index] = running_weight(probed, share, self.config.alpha)
+            shares.append(self._fixed(probed) if self.config.passes == "one" else self._fixed(share))
+        return shares
+
+    def _fixed(self, share: Tensor) -> Tensor:
+        return share if self.config.fixed_weight is None else torch.full_like(share, self.config.fixed_weight)
+
+    def _inference_weights(self) -> Tensor:
+        if self.config.fixed_weight is not None:
+            return self._fixed(self.weight)
+        if isinstance(self.config.inference_weight, float):
+            return torch.full_like(self.weight, self.config.inference_weight)
+        return self.weight if self.config.inference_weight == "last" else self.next_weight
+
+    def _mixed_logits(self, index: int, directions: dict[str, Tensor], share: Tensor) -> Tensor:
+        first, second = (directions[name] for name in self.pairs[index])
+        mix = slerp if self.config.mixing == "geodesic" else linear_mix
+        head = self.mixed_heads["any" if self.config.pair_heads == "single" else pair_key(*self.pairs[index])]
+        return head(mix(first, second, share.to(first.dtype)))
+
+    def _own_head(self, name: str) -> nn.Module:
+        return self.heads[name] if name in self.heads else self.heads[self.context.modalities[1]]
+
+
+def pair_key(first: str, second: str) -> str:
+    """Returns the name of a pair of modalities."""
+    return f"{first}+{second}"
+
+
+def _full_precision(values: Tensor) -> Tensor:
+    """Returns half-precision values as float32; others as they are (norms, angles and logarithms need it)."""
+    return values.float() if values.dtype in {torch.float16, torch.bfloat16} else values

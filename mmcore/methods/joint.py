@@ -1,0 +1,53 @@
+"""Joint training: one fusion head on all encoders, its cross-entropy alone.
+
+The naive baseline ("Concat", "Sum", "Weight", "Affine", "Gated" in the papers' tables), in which one modality usually
+does the work.
+
+Shape legend: B samples, K classes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from mmcore.batch import Batch
+from mmcore.config import Section
+from mmcore.methods.base import FUSED, METHODS, Context, Method, Need
+from mmcore.methods.fusion import FusionName, build_fusion, fusion_needs
+
+if TYPE_CHECKING:
+    from mmcore.engine import Engine
+    from mmcore.model import MultimodalModel
+
+
+class JointConfig(Section):
+    """The fusion head."""
+
+    fusion: FusionName = "concat"
+
+
+@METHODS.register("joint")
+class Joint(Method):
+    """Trains the fusion head's cross-entropy. A missing modality is seen as zeros."""
+
+    Config = JointConfig
+
+    def __init__(self, model: MultimodalModel, config: JointConfig, context: Context):
+        super().__init__(model, config, context)
+        self.fusion = build_fusion(config.fusion, model.num_features, context.num_classes)
+
+    @classmethod
+    def needs(cls, config: JointConfig) -> frozenset[Need]:
+        """Returns equal feature sizes for the fusion heads that add features up."""
+        return fusion_needs(config.fusion)
+
+    def losses(self, batch: Batch, phase: str, engine: Engine) -> dict[str, Tensor]:
+        """Returns the fused cross-entropy."""
+        return {FUSED: F.cross_entropy(self.fusion(self.model.encode(batch)), batch.labels)}
+
+    def predict(self, batch: Batch) -> dict[str, Tensor]:
+        """Returns the fusion head's logits (B, K)."""
+        return {FUSED: self.fusion(self.model.encode(batch))}

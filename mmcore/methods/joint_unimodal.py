@@ -1,0 +1,67 @@
+"""Joint training with a head per modality: the fused cross-entropy plus every modality's own.
+
+The rung between `joint` and the balancing methods; much of what these gain over `joint` is already here.
+
+Shape legend: B samples, K classes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmcore.batch import Batch
+from mmcore.config import Section
+from mmcore.methods.base import FUSED, METHODS, Context, Method, Need, linear_heads, unimodal_losses
+from mmcore.methods.fusion import FusionName, build_fusion, fusion_needs
+
+if TYPE_CHECKING:
+    from mmcore.engine import Engine
+    from mmcore.model import MultimodalModel
+
+
+class JointUnimodalConfig(Section):
+    """The fusion head, and what the fused prediction is: its logits, or all heads' logits summed (as IPRM predicts)."""
+
+    fusion: FusionName = "concat"
+    predict: Literal["fused", "sum"] = "fused"
+
+
+@METHODS.register("joint_unimodal")
+class JointUnimodal(Method):
+    """Sums the fused and the unimodal cross-entropies. A missing modality is seen as zeros."""
+
+    Config = JointUnimodalConfig
+
+    def __init__(self, model: MultimodalModel, config: JointUnimodalConfig, context: Context):
+        super().__init__(model, config, context)
+        self.fusion = build_fusion(config.fusion, model.num_features, context.num_classes)
+        self.heads = linear_heads(model, context.modalities, context.num_classes)
+
+    @classmethod
+    def needs(cls, config: JointUnimodalConfig) -> frozenset[Need]:
+        """Returns equal feature sizes for the fusion heads that add features up."""
+        return fusion_needs(config.fusion)
+
+    def losses(self, batch: Batch, phase: str, engine: Engine) -> dict[str, Tensor]:
+        """Returns the fused cross-entropy and each modality's."""
+        fused, logits = self._logits(batch)
+        return {FUSED: F.cross_entropy(fused, batch.labels), **unimodal_losses(logits, batch.labels)}
+
+    def predict(self, batch: Batch) -> dict[str, Tensor]:
+        """Returns the fused logits and each modality's, (B, K)."""
+        fused, logits = self._logits(batch)
+        if self.config.predict == "sum":
+            fused = torch.stack([fused, *logits.values()]).sum(dim=0)
+        return {FUSED: fused, **logits}
+
+    def head_modules(self) -> dict[str, nn.Module]:
+        """Returns the modalities' heads."""
+        return dict(self.heads.items())
+
+    def _logits(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        features = self.model.encode(batch)
+        return self.fusion(features), {name: self.heads[name](values) for name, values in features.items()}

@@ -1,0 +1,69 @@
+"""Open registries of methods, encoders and data sets.
+
+A user's own package adds to them without touching this repository, through an entry point:
+
+    [project.entry-points."equipoise.methods"]
+    my_method = "my_package.my_method:MyMethod"
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from importlib.metadata import entry_points
+from typing import Generic, TypeVar
+
+from mmcore.errors import unknown_name
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """Names and the classes behind them.
+
+    Args:
+        kind: What an entry is called in messages, for example "method".
+        group: Entry-point group through which other packages add entries.
+        builtins: Package whose import registers this project's own entries.
+    """
+
+    def __init__(self, kind: str, group: str, builtins: str):
+        self.kind = kind
+        self._group = group
+        self._builtins = builtins
+        self._entries: dict[str, type[T]] = {}
+        self._loaded = False
+
+    def register(self, name: str) -> Callable[[type[T]], type[T]]:
+        """Returns a class decorator that enters the class under `name`."""
+
+        def enter(entry: type[T]) -> type[T]:
+            if self._entries.setdefault(name, entry) is not entry:
+                raise ValueError(f"{self.kind} '{name}' is registered twice")
+            return entry
+
+        return enter
+
+    def get(self, name: str) -> type[T]:
+        """Returns the class registered as `name`.
+
+        Raises:
+            UsageError: No such entry; the message names the nearest one.
+        """
+        self._load()
+        if name not in self._entries:
+            raise unknown_name(self.kind, name, self._entries)
+        return self._entries[name]
+
+    def names(self) -> list[str]:
+        """Returns all registered names, sorted."""
+        self._load()
+        return sorted(self._entries)
+
+    def _load(self) -> None:
+        if self._loaded:
+            return
+        importlib.import_module(self._builtins)
+        for point in entry_points(group=self._group):
+            self.register(point.name)(point.load())
+        self._loaded = True

@@ -1,0 +1,136 @@
+"""Where a run's rows go: a JSONL file and TensorBoard in the run's folder, and whoever started the run.
+
+A row is one epoch: a flat mapping of names to floats, `epoch` (finished epochs, from 1) among them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from mmcore.config import RunConfig
+
+METRICS_FILE = "metrics.jsonl"
+
+Row = dict[str, float]
+
+
+class Reporter(Protocol):
+    """Who is told of every epoch; it may end the run by raising or by ending the process."""
+
+    def report(self, metrics: Row) -> None:
+        """Takes one epoch's row, in order; after a resume the last row may come again."""
+
+
+class PlainReporter:
+    """Keeps the rows in a list; for notebooks and tests."""
+
+    def __init__(self) -> None:
+        self.rows: list[Row] = []
+
+    def report(self, metrics: Row) -> None:
+        """Appends the row, unless that epoch was reported before."""
+        if not self.rows or metrics["epoch"] > self.rows[-1]["epoch"]:
+            self.rows.append(metrics)
+
+
+def read_rows(run_dir: Path) -> list[Row]:
+    """Returns the rows of a run, one per epoch; a half-written last line is left out."""
+    path = run_dir / METRICS_FILE
+    rows: dict[float, Row] = {}
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        rows[row["epoch"]] = row
+    return [rows[epoch] for epoch in sorted(rows)]
+
+
+class RunLog:
+    """Writes a run's rows to `metrics.jsonl` and to TensorBoard; only rank 0 has one.
+
+    An epoch written before (by the run this one resumes) is not written again.
+
+    Args:
+        run_dir: The run's folder.
+        config: Searched and fixed values for TensorBoard's HParams table.
+        monitor: Name of the metric shown there.
+    """
+
+    def __init__(self, run_dir: Path, config: RunConfig, monitor: str):
+        from torch.utils.tensorboard import SummaryWriter
+
+        run_dir.mkdir(parents=True, exist_ok=True)
+        self._path = run_dir / METRICS_FILE
+        rows = read_rows(run_dir)
+        self._last_epoch = rows[-1]["epoch"] if rows else 0.0
+        self._monitor = monitor
+        self._writer = SummaryWriter(str(run_dir))
+        if not rows:
+            self._write_hparams(config)
+
+    def write(self, row: Row) -> None:
+        """Appends a row."""
+        if row["epoch"] <= self._last_epoch:
+            return
+        self._last_epoch = row["epoch"]
+        with self._path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        for name, value in row.items():
+            if name != "epoch":
+                self._writer.add_scalar(tensorboard_tag(name), value, int(row["epoch"]))
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Marks the run as ended in the HParams table and closes the files."""
+        from torch.utils.tensorboard.summary import hparams
+
+        self._file_writer.add_summary(hparams({}, {})[2])
+        self._writer.close()
+
+    def _write_hparams(self, config: RunConfig) -> None:
+        from torch.utils.tensorboard.summary import hparams
+
+        shown = {name: value for name, value in flatten(hyper_parameters(config)).items() if value is not None}
+        experiment, start, _ = hparams(shown, {tensorboard_tag(self._monitor): 0.0})
+        self._file_writer.add_summary(experiment)
+        self._file_writer.add_summary(start)
+
+    @property
+    def _file_writer(self) -> Any:
+        return self._writer._get_file_writer()
+
+
+def tensorboard_tag(name: str) -> str:
+    """Returns the tag under which curves that compare stand side by side: the metric first, then whose it is."""
+    parts = name.split("/")
+    if parts[0] in {"train", "val"} and len(parts) == 3:
+        return f"{parts[2]}/{parts[0]}_{parts[1]}"
+    return name
+
+
+def hyper_parameters(config: RunConfig) -> dict[str, Any]:
+    """Returns what tells runs apart: method, optimizer, schedule's name, length, batch and seed."""
+    data = config.to_dict()
+    return {
+        "dataset": config.dataset.name,
+        "method": data["method"],
+        "optimizer": data["optimizer"],
+        "schedule": config.schedule.name,
+        "trainer": {"max_epochs": config.trainer.max_epochs, "batch_size": config.trainer.batch_size},
+        "seed": config.seed,
+    }
+
+
+def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns nested mappings as one, with dotted keys; lists as text."""
+    flat: dict[str, Any] = {}
+    for key, value in data.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = str(value) if isinstance(value, list) else value
+    return flat

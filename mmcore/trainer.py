@@ -1,0 +1,355 @@
+"""The one training loop: fit -> train_epoch -> train_step -> evaluate.
+
+A step never waits for the device: loss terms and NaNs are collected there and read once an epoch.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mmcore import distributed, seeding
+from mmcore.batch import Batch
+from mmcore.checkpoint import CheckpointFolder
+from mmcore.config import RunConfig
+from mmcore.data.loader import Loader
+from mmcore.engine import Engine
+from mmcore.errors import CheckpointError
+from mmcore.methods.base import EpochStats, Method
+from mmcore.metrics import evaluate_logits
+from mmcore.probes import Probes
+from mmcore.reporting import PlainReporter, Reporter, Row, RunLog, flatten
+from mmcore.transforms import BatchTransforms
+
+MONITOR = "val/fused/accuracy"
+"""The metric by which the best epoch is picked: never one of the test split."""
+
+
+@dataclass
+class Evaluation:
+    """Predictions on a whole split and what they are worth.
+
+    Attributes:
+        metrics: "<head>/<metric>" -> value; heads are "fused" and the modalities.
+        logits: Head -> (N, K) on the CPU, in the order of `Loader.rows`.
+        labels: (N,) int64 on the CPU.
+    """
+
+    metrics: Row
+    logits: dict[str, Tensor]
+    labels: Tensor
+
+
+@dataclass
+class Progress:
+    """Where a run stands; all of it is in a checkpoint.
+
+    Attributes:
+        epoch: Finished epochs.
+        step_in_epoch: Finished steps of the running epoch.
+        totals: Loss term -> its sum over this epoch's samples, on the device.
+        num_samples: Samples behind `totals`.
+        best_row: The row of the best epoch.
+        last_row: The row of the last finished epoch.
+        seconds: Time spent in finished epochs.
+    """
+
+    epoch: int = 0
+    step_in_epoch: int = 0
+    totals: dict[str, Tensor] = field(default_factory=dict)
+    num_samples: int = 0
+    best_row: Row = field(default_factory=dict)
+    last_row: Row = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+class Trainer:
+    """Trains one method on one data set.
+
+    Args:
+        config: The run, complete (see `mmcore.build.complete_config`).
+        method: Built for it, on `device`.
+        loader: Serves this rank's batches.
+        transforms: Run on the device, by batch.
+        device: Where to train.
+        run_dir: Folder of checkpoints and logs, shared by all ranks; None: nothing is written.
+        reporter: Told of every epoch on every rank.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        method: Method,
+        loader: Loader,
+        transforms: BatchTransforms,
+        device: torch.device | str = "cpu",
+        run_dir: Path | None = None,
+        reporter: Reporter | None = None,
+    ):
+        self.config = config
+        self.device = torch.device(device)
+        self.method = method
+        self.loader = loader
+        self.transforms = transforms.to(self.device)
+        self.engine = Engine(method, config, self.device)
+        self.reporter: Reporter = reporter or PlainReporter()
+        self.progress = Progress()
+        self.notices: list[str] = []
+        self._dtype = torch.float64 if config.trainer.precision == "float64" else torch.float32
+        self.probes = Probes(method.model.num_features, method.context.num_classes, self._dtype).to(self.device)
+        if config.trainer.probes:
+            method.model.listener = self.probes.observe
+        self._checkpoints = None
+        self._log: RunLog | None = None
+        self._run_dir = run_dir
+        if run_dir is not None:
+            self._checkpoints = CheckpointFolder(run_dir / "checkpoints", config.trainer.keep_checkpoints)
+
+    def fit(self) -> Progress:
+        """Trains to the last epoch, going on from the newest valid checkpoint in the run's folder.
+
+        Raises:
+            TrainingError: A loss or weight is not finite; what was saved before stays.
+            CheckpointError: The folder belongs to a run of another configuration.
+        """
+        torch.set_num_threads(self.config.trainer.threads)
+        self.resume()
+        if self._run_dir is not None and distributed.rank() == 0:
+            self._log = RunLog(self._run_dir, self.config, MONITOR)
+        if self.progress.last_row:
+            self._report(self.progress.last_row)  # whoever started the run may have missed it
+        while self.progress.epoch < self.config.trainer.max_epochs:
+            start = time.perf_counter()
+            self.train_epoch()
+            self.end_epoch(start)
+        if self._log is not None:
+            self._log.close()
+        return self.progress
+
+    def train_epoch(self) -> None:
+        """Trains on what is left of the current epoch."""
+        progress = self.progress
+        self.method.train()
+        self.probes.train()
+        if progress.step_in_epoch == 0:
+            seeding.seed_process(self.config.seed, "epoch", progress.epoch, distributed.rank())
+        every = self.config.trainer.checkpoint_every_steps
+        for batch in self.loader.train_batches(progress.epoch, progress.step_in_epoch):
+            self.train_step(batch)
+            if every and progress.step_in_epoch % every == 0 and progress.step_in_epoch < self.loader.num_steps:
+                self.engine.check_finite()
+                self._save_resume_point(mid_epoch=True)
+
+    def train_step(self, batch: Batch) -> None:
+        """Does one optimizer step of the method (several, if it has several phases)."""
+        batch = self._on_device(batch, training=True)
+        progress, engine = self.progress, self.engine
+        engine.log_step = progress.step_in_epoch % self.config.trainer.log_every_steps == 0
+        terms = self.method.train_step(batch, engine)
+        if self.config.trainer.probes:
+            self.probes.step()
+        for name, term in terms.items():
+            if name not in progress.totals:
+                progress.totals[name] = torch.zeros_like(term)
+            progress.totals[name].add_(term, alpha=batch.num_samples)
+        progress.num_samples += batch.num_samples
+        progress.step_in_epoch += 1
+        engine.step_index += 1
+
+    def end_epoch(self, start: float) -> None:
+        """Evaluates, saves the best, lets schedule and method react, saves the resume point, reports.
+
+        In this order, so that no random new head is ever part of the best model.
+        """
+        progress, epoch = self.progress, self.progress.epoch
+        self.engine.check_finite()
+        row: Row = {"epoch": epoch + 1, "train/lr": self.engine.learning_rate, **self._training_values()}
+        evaluation = self.evaluate("val", full=epoch + 1 == self.config.trainer.max_epochs)
+        row |= {f"val/{name}": value for name, value in evaluation.metrics.items()}
+        row["time/epoch_s"] = time.perf_counter() - start
+        progress.epoch, progress.step_in_epoch, progress.last_row = epoch + 1, 0, row
+        progress.totals, progress.num_samples = {}, 0
+        progress.seconds += row["time/epoch_s"]
+        if not progress.best_row or row[MONITOR] > progress.best_row[MONITOR]:
+            progress.best_row = row
+            self._save_best()
+        self.engine.end_epoch(epoch, row["val/fused/loss"])
+        self.method.end_epoch(EpochStats(epoch, row), self.engine)
+        self._save_resume_point(mid_epoch=False)
+        self._report(row)
+
+    @torch.no_grad()
+    def evaluate(self, split: str, full: bool = True) -> Evaluation:
+        """Predicts a whole split, no sample dropped or counted twice, whatever the number of ranks.
+
+        Args:
+            split: "train", "val" or "test".
+            full: Also the metrics that cost more (mAP, calibration error, per class).
+        """
+        self.method.eval()
+        self.probes.eval()
+        parts: dict[str, list[Tensor]] = {}
+        labels: list[Tensor] = []
+        for batch in self.loader.eval_batches(split):
+            batch = self._on_device(batch, training=False)
+            with self.engine.autocast():
+                logits = self.method.predict(batch)
+            for name, values in {**logits, **self._probe_logits()}.items():
+                parts.setdefault(name, []).append(values.to(self._dtype))
+            labels.append(batch.labels)
+        gathered = self._gather(parts, labels)
+        return Evaluation(self._metrics(gathered, full), gathered, self._labels)
+
+    def resume(self) -> bool:
+        """Goes on from the newest valid checkpoint, if there is one; returns whether there was."""
+        if self._checkpoints is None:
+            return False
+        state, refused = self._checkpoints.newest_resume_point(self.device)
+        self.notices += [f"{message}; went back to an older one" for message in refused]
+        self._check_agreement(state)
+        if state is None:
+            return False
+        check_same_config(state["config"], self.config)
+        load_model(self.method, state)
+        self.engine.load_state_dict(state["engine"])
+        self.probes.load_full_state(state["probes"])
+        seeding.restore_state(state["rng"][distributed.rank() % len(state["rng"])])
+        self.progress = Progress(**state["progress"])
+        return True
+
+    def load_selected(self) -> int:
+        """Loads the weights that are to be tested, into a freshly built method; returns their epoch (from 1).
+
+        Raises:
+            CheckpointError: There is no valid one.
+        """
+        if self._checkpoints is None:
+            raise CheckpointError("this run keeps no checkpoints: give it a run folder")
+        if self.config.trainer.select == "best":
+            state = self._checkpoints.best(self.device)
+        else:
+            newest, refused = self._checkpoints.newest_resume_point(self.device)
+            if newest is None:
+                raise CheckpointError("; ".join(refused) or "there is no checkpoint yet")
+            state = newest
+        check_same_config(state["config"], self.config)
+        load_model(self.method, state)
+        self.probes.load_state_dict(state["probes"]["weights"])
+        return int(state["epoch"])
+
+    # Parts
+
+    def _on_device(self, batch: Batch, training: bool) -> Batch:
+        batch = self.transforms(batch.to(self.device, non_blocking=True), training)
+        if self._dtype == torch.float64:
+            inputs = {name: x.double() if x.is_floating_point() else x for name, x in batch.inputs.items()}
+            batch = batch.with_inputs(inputs)
+        return batch
+
+    def _probe_logits(self) -> dict[str, Tensor]:
+        if not self.config.trainer.probes:
+            return {}
+        return {f"{name}/probe": values for name, values in self.probes.logits.items()}
+
+    def _gather(self, parts: dict[str, list[Tensor]], labels: list[Tensor]) -> dict[str, Tensor]:
+        """Returns head -> (N, K) over all ranks; keeps the labels, (N,), beside it."""
+        names = distributed.broadcast_object(list(parts))  # a rank without a share knows no heads
+        num_classes = self.method.context.num_classes
+        empty = torch.zeros(0, num_classes, device=self.device, dtype=self._dtype)
+        own = {name: torch.cat(parts[name]) if parts else empty for name in names}
+        own_labels = torch.cat(labels) if labels else torch.zeros(0, device=self.device, dtype=torch.int64)
+        self._labels = distributed.gather_rows(own_labels).cpu()
+        return {name: distributed.gather_rows(values).cpu() for name, values in own.items()}
+
+    def _metrics(self, logits: dict[str, Tensor], full: bool) -> Row:
+        metrics: Row = {}
+        for name, values in logits.items():
+            if name.endswith("/probe"):
+                accuracy = (values.argmax(dim=1) == self._labels).double().mean()
+                metrics[f"{name}_accuracy"] = float(accuracy)
+                continue
+            metrics[f"{name}/loss"] = float(F.cross_entropy(values, self._labels))
+            found = evaluate_logits(values, self._labels, self.method.context.num_classes, full)
+            metrics |= {f"{name}/{metric}": float(value) for metric, value in found.items()}
+        return metrics
+
+    def _training_values(self) -> Row:
+        """Returns the epoch's mean loss terms, gradient norms and the method's own numbers, read in one go."""
+        progress = self.progress
+        names, count = list(progress.totals), progress.num_samples
+        sums = [*progress.totals.values()]
+        packed = torch.stack([*(value.double() for value in sums), torch.tensor(float(count), device=self.device)])
+        distributed.all_reduce_sum([packed])
+        means = packed[:-1] / packed[-1]
+        others = {f"train/{name}/gradient_norm": norm for name, norm in self.engine.gradient_norms.items()}
+        others |= {f"method/{name}": value for name, value in self.method.diagnostics().items()}
+        values = torch.cat([means, torch.stack([value.double() for value in others.values()])]).tolist()
+        keys = [f"train/{name}/loss" for name in names] + list(others)
+        return {"train/total/loss": sum(values[: len(names)]), **dict(zip(keys, values, strict=True))}
+
+    def _model_state(self) -> dict[str, Any]:
+        return {
+            "epoch": self.progress.epoch,
+            "step": self.engine.step_index,
+            "config": self.config.to_dict(),
+            "structure": self.method.structure(),
+            "method": self.method.state_dict(),
+            "probes": self.probes.full_state(),
+        }
+
+    def _save_best(self) -> None:
+        if self._checkpoints is not None and distributed.rank() == 0:
+            self._checkpoints.save_best(self._model_state())
+
+    def _save_resume_point(self, mid_epoch: bool) -> None:
+        if self._checkpoints is None:
+            return
+        rng = distributed.gather_objects(seeding.capture_state())
+        if distributed.rank() == 0:
+            state = self._model_state()
+            state |= {"mid_epoch": mid_epoch, "engine": self.engine.state_dict(), "rng": rng}
+            self._checkpoints.save({**state, "progress": dict(vars(self.progress))})
+
+    def _report(self, row: Row) -> None:
+        if self._log is not None:
+            self._log.write(row)
+        self.reporter.report(row)
+
+    def _check_agreement(self, state: dict[str, Any] | None) -> None:
+        own = -1 if state is None else state["step"]
+        steps = distributed.gather_objects(own)
+        if len(set(steps)) > 1:
+            raise CheckpointError(
+                f"the workers found different checkpoints (steps {steps}): {self._run_dir} must be a folder "
+                "that every worker sees"
+            )
+
+
+def load_model(method: Method, state: dict[str, Any]) -> None:
+    """Builds the structure a checkpoint tells of, then loads its weights."""
+    method.rebuild(state["structure"])
+    method.load_state_dict(state["method"])
+
+
+def check_same_config(stored: dict[str, Any], config: RunConfig) -> None:
+    """Raises a CheckpointError that lists the keys in which a checkpoint's configuration differs."""
+    old, new = flatten(stored), flatten(config.to_dict())
+    different = [
+        f"{key} = {old.get(key)!r} there, {new.get(key)!r} here"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
+    ]
+    if different:
+        raise CheckpointError(
+            "the run's folder holds a checkpoint of another configuration: "
+            + "; ".join(different)
+            + ". Use another folder or the same configuration"
+        )
+
+

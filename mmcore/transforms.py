@@ -1,0 +1,339 @@
+"""What is cheap or random is done here, by batch, on the batch's device: crop, flip, normalise, log-spectrogram.
+
+Everything is a pure function of the batch: the random numbers of a sample travel with it (`Batch.uniforms`), so
+augmentation does not depend on how a batch is cut among workers, nor on the device. The constants (mean, window,
+mel filters) are non-persistent buffers: they move with the module and set the floating type of its output, and
+no checkpoint holds them. Nothing here waits for the device.
+
+Shape legend: B samples, T samples of a waveform, V frames of its spectrogram, F frequency bins.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any, cast
+
+import torch
+import torch.nn.functional as F
+from annotated_types import Ge, Gt, Le
+from pydantic import AfterValidator, BeforeValidator, Field
+from torch import Tensor, nn
+
+from mmcore.batch import Batch
+from mmcore.config import Section, parse_section
+from mmcore.data.spec import DatasetSpec, Modality
+from mmcore.errors import ConfigError, suggest
+from mmcore.spectrogram import LOG_FLOOR, frame_mask, log_spectrogram, mel_filters, resample_frames, standardise
+
+AREA, ASPECT, TOP, LEFT, FLIP = range(5)
+"""Columns of `Batch.uniforms`. All modalities of a sample share them: views of one scene stay aligned."""
+
+
+def _one_or_more(value: Any) -> Any:
+    return (value,) if isinstance(value, int | float) else value
+
+
+def _ascending(pair: tuple[float, float]) -> tuple[float, float]:
+    if pair[0] > pair[1]:
+        raise ValueError("a pair (low, high) with low <= high")
+    return pair
+
+
+Size = Annotated[int, Ge(1)]
+Fraction = Annotated[float, Gt(0), Le(1)]
+Positive = Annotated[float, Gt(0)]
+
+
+class ImageTransform(Section):
+    """uint8 pictures (C, H, W), or frames of them (T, C, H, W), to floating numbers; others are taken as they are."""
+
+    mean: Annotated[tuple[float, ...], BeforeValidator(_one_or_more)] = Field(
+        default=(0.0,), description="subtracted, for pixels in [0, 1]; one number or one per channel"
+    )
+    std: Annotated[tuple[Positive, ...], BeforeValidator(_one_or_more)] = Field(
+        default=(1.0,), description="divided by; one number or one per channel"
+    )
+    crop_scale: Annotated[tuple[Fraction, Fraction], AfterValidator(_ascending)] | None = Field(
+        default=None, description="training: a random part, of this share of the picture's area, is cut out and resized"
+    )
+    crop_ratio: Annotated[tuple[Positive, Positive], AfterValidator(_ascending)] = Field(
+        default=(3 / 4, 4 / 3), description="width to height of that part, in pixels, as far as it fits"
+    )
+    flip: bool = Field(default=False, description="training: half of the samples are mirrored left to right")
+    size: tuple[Size, Size] | None = Field(default=None, description="height and width to hand over; none: as stored")
+
+    @property
+    def augments(self) -> bool:
+        """Whether training differs from evaluation."""
+        return self.flip or self.crop_scale is not None
+
+
+class SpectrogramTransform(Section):
+    """int16 waveforms (T,), or floating ones in [-1, 1], to log-spectrograms (1, F, V)."""
+
+    n_fft: Annotated[int, Ge(2)] = Field(default=512, description="samples of one window (periodic Hann)")
+    hop_length: Size = Field(default=128, description="samples from one window to the next")
+    n_mels: Size | None = Field(
+        default=None, description="mel filters on the power spectrum; none: the magnitude, F = n_fft / 2 + 1"
+    )
+    frames: Size | None = Field(default=None, description="V, to which the valid part is resampled; none: all")
+    standardise: bool = Field(default=True, description="mean 0 and deviation 1 over each clip's valid frames")
+
+
+class NoTransform(Section):
+    """Features and tokens have no settings: features become floating numbers, tokens stay as they are."""
+
+
+class BatchTransforms(nn.Module):
+    """The transforms of all modalities. Build it with `build_transforms`.
+
+    Args:
+        spec: The data set.
+        settings: Modality -> its validated settings.
+
+    Raises:
+        ConfigError: Lists the settings that do not fit the stored shapes.
+    """
+
+    def __init__(self, spec: DatasetSpec, settings: Mapping[str, Section]):
+        super().__init__()
+        self.transforms = nn.ModuleDict()
+        problems: list[str] = []
+        for modality in spec.modalities:
+            try:
+                self.transforms[modality.name] = _TRANSFORMS[modality.kind](modality, settings[modality.name])
+            except ConfigError as error:
+                problems += error.problems
+        if problems:
+            raise ConfigError(problems)
+        self._augments = any(isinstance(section, ImageTransform) and section.augments for section in settings.values())
+
+    @torch.no_grad()
+    def forward(self, batch: Batch, training: bool) -> Batch:
+        """Returns the batch as encoders take it.
+
+        Args:
+            batch: As stored, on the device of this module. It is not changed. It may lack modalities.
+            training: Whether pictures are cropped and flipped.
+
+        Returns:
+            The same samples. Lengths of audio become valid frames of the spectrogram (its last axis), and
+            are left out where every clip was resampled to the same number of frames.
+
+        Raises:
+            ValueError: Training augments, and the batch carries no random numbers (`uniforms`).
+        """
+        if training and self._augments and batch.uniforms is None:
+            raise ValueError("a training batch needs uniforms: crop and flip draw nothing themselves")
+        uniforms = batch.uniforms if training else None
+        inputs: dict[str, Tensor] = {}
+        lengths: dict[str, Tensor] = {}
+        for name, x in batch.inputs.items():
+            inputs[name], length = self.transforms[name](x, batch.lengths.get(name), uniforms)
+            if length is not None:
+                lengths[name] = length
+        transformed = batch.with_inputs(inputs)
+        transformed.lengths = lengths
+        return transformed
+
+
+def build_transforms(
+    spec: DatasetSpec,
+    defaults: Mapping[str, Mapping[str, Any]],
+    overrides: Mapping[str, Mapping[str, Any]] | None = None,
+) -> BatchTransforms:
+    """Builds the transforms of a data set.
+
+    Args:
+        spec: The data set.
+        defaults: Modality -> settings the data set chose (`DatasetSource.default_transforms`).
+        overrides: Modality -> settings of the run (`dataset.transforms`), which replace those, key by key.
+
+    Raises:
+        ConfigError: Lists every problem: unknown modalities and keys with the nearest name, values out of
+            range, settings that do not fit the stored shapes.
+    """
+    overrides = overrides or {}
+    problems = [
+        f"unknown modality 'dataset.transforms.{name}'{suggest(name, spec.modality_names)}"
+        for name in dict.fromkeys([*defaults, *overrides])
+        if name not in spec.modality_names
+    ]
+    settings: dict[str, Section] = {}
+    for modality in spec.modalities:
+        values = {**defaults.get(modality.name, {}), **overrides.get(modality.name, {})}
+        try:
+            section = parse_section(_SETTINGS[modality.kind], values, f"dataset.transforms.{modality.name}")
+            settings[modality.name] = cast(Section, section)
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(problems)
+    return BatchTransforms(spec, settings)
+
+
+class _Transform(nn.Module):
+    """Takes (x, lengths or None, uniforms or None in evaluation), returns (x, lengths or None)."""
+
+    def add_constant(self, name: str, value: Tensor | None) -> None:
+        self.register_buffer(name, value, persistent=False)
+
+
+class _Image(_Transform):
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, modality: Modality, settings: ImageTransform):
+        super().__init__()
+        self.settings = settings
+        channels = modality.shape[-3]
+        problems = []
+        for name in ("mean", "std"):
+            values = getattr(settings, name)
+            if len(values) not in (1, channels):
+                problems.append(f"{_path(modality)}.{name} must have 1 or {channels} values, got {values!r}")
+            self.add_constant(name, torch.tensor(values).reshape(-1, 1, 1))
+        if problems:
+            raise ConfigError(problems)
+
+    def forward(self, x: Tensor, lengths: Tensor | None, uniforms: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        settings, stored = self.settings, x.dtype
+        if settings.flip and uniforms is not None:
+            x = flip_some(x, uniforms)
+        x = x.to(self.mean.dtype)
+        size = settings.size or (x.shape[-2], x.shape[-1])
+        if settings.crop_scale and uniforms is not None:
+            height_to_width = x.shape[-2] / x.shape[-1]
+            boxes = crop_boxes(uniforms.to(x.dtype), height_to_width, settings.crop_scale, settings.crop_ratio)
+            x = crop_and_resize(x, boxes, size)
+        elif size != x.shape[-2:]:
+            x = resize(x, size)
+        x = ((x / 255 if stored == torch.uint8 else x) - self.mean) / self.std
+        return (x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x), lengths
+
+
+class _Spectrogram(_Transform):
+    window: Tensor
+    filters: Tensor | None
+
+    def __init__(self, modality: Modality, settings: SpectrogramTransform):
+        super().__init__()
+        self.settings = settings
+        self.add_constant("window", torch.hann_window(settings.n_fft))
+        self.add_constant("filters", None if settings.n_mels is None else _checked_filters(modality, settings))
+        if len(modality.shape) != 1:
+            raise ConfigError([f"{_path(modality)}: a spectrogram is made of a waveform (T,), got {modality.shape}"])
+
+    def forward(self, x: Tensor, lengths: Tensor | None, uniforms: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        settings = self.settings
+        scale = 32768 if x.dtype == torch.int16 else 1
+        spectrogram = log_spectrogram(x.to(self.window.dtype) / scale, self.window, settings.hop_length, self.filters)
+        num_frames = None if lengths is None else 1 + lengths // settings.hop_length
+        valid = None if num_frames is None else frame_mask(num_frames, spectrogram.shape[-1])
+        if settings.standardise:
+            spectrogram = standardise(spectrogram, valid)
+        elif valid is not None:
+            spectrogram = torch.where(valid[:, None], spectrogram, math.log(LOG_FLOOR))
+        if settings.frames is not None:
+            spectrogram = resample_frames(spectrogram, num_frames, settings.frames)
+            num_frames = None
+        return spectrogram[:, None], num_frames
+
+
+class _Features(_Transform):
+    one: Tensor
+
+    def __init__(self, modality: Modality, settings: NoTransform):
+        super().__init__()
+        self.add_constant("one", torch.ones(()))
+
+    def forward(self, x: Tensor, lengths: Tensor | None, uniforms: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        return x.to(self.one.dtype), lengths
+
+
+class _Tokens(_Transform):
+    def __init__(self, modality: Modality, settings: NoTransform):
+        super().__init__()
+
+    def forward(self, x: Tensor, lengths: Tensor | None, uniforms: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        return x, lengths
+
+
+_SETTINGS: dict[str, type[Section]] = {
+    "image": ImageTransform, "audio": SpectrogramTransform, "features": NoTransform, "tokens": NoTransform,
+}  # fmt: skip
+_TRANSFORMS: dict[str, Any] = {"image": _Image, "audio": _Spectrogram, "features": _Features, "tokens": _Tokens}
+
+
+def _path(modality: Modality) -> str:
+    return f"dataset.transforms.{modality.name}"
+
+
+def _checked_filters(modality: Modality, settings: SpectrogramTransform) -> Tensor:
+    if modality.sample_rate_hz is None:
+        raise ConfigError([f"{_path(modality)}.n_mels must be none: the data set states no sample rate"])
+    filters = mel_filters(cast(int, settings.n_mels), settings.n_fft, modality.sample_rate_hz)
+    num_empty = int((filters.sum(dim=1) == 0).sum())
+    if num_empty:
+        problem = f"{num_empty} of {settings.n_mels} filters hold none of the {filters.shape[1]} frequencies"
+        raise ConfigError([f"{_path(modality)}.n_mels must be smaller, or n_fft larger: {problem}"])
+    return filters
+
+
+def flip_some(x: Tensor, uniforms: Tensor) -> Tensor:
+    """Mirrors the samples (B, ..., W) whose FLIP column is under one half."""
+    mirrored = (uniforms[:, FLIP] < 0.5).reshape(-1, *[1] * (x.dim() - 1))
+    return torch.where(mirrored, x.flip(-1), x)
+
+
+def crop_boxes(
+    uniforms: Tensor, height_to_width: float, scale: tuple[float, float], ratio: tuple[float, float]
+) -> Tensor:
+    """Draws one box per sample, as torchvision's RandomResizedCrop does but without rejecting any.
+
+    The area is uniform in `scale`, the aspect ratio log-uniform in that part of `ratio` in which a box of this
+    area lies inside the picture (the nearest ratio if there is none), the place uniform.
+
+    Args:
+        uniforms: (B, NUM_UNIFORMS) in [0, 1).
+        height_to_width: H / W of the pictures.
+        scale: Lowest and highest share of the area, in (0, 1].
+        ratio: Lowest and highest width to height of the box, in pixels.
+
+    Returns:
+        (B, 4): top, left, height and width, as fractions of the picture's height or width.
+    """
+    area = scale[0] + (scale[1] - scale[0]) * uniforms[:, AREA]
+    # In fractions: width * height = area and width / height = shape, so both are at most 1 for these shapes.
+    low, high = ((area * 0 + limit * height_to_width).clamp(area, 1 / area).log() for limit in ratio)
+    shape = (low + (high - low) * uniforms[:, ASPECT]).exp()
+    height, width = (area / shape).sqrt().clamp(max=1), (area * shape).sqrt().clamp(max=1)
+    return torch.stack([(1 - height) * uniforms[:, TOP], (1 - width) * uniforms[:, LEFT], height, width], dim=1)
+
+
+def crop_and_resize(x: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """Cuts one box out of each sample and resizes it, bilinearly and without antialiasing.
+
+    Args:
+        x: (B, C, H, W) or (B, T, C, H, W), floating; a sample's frames share its box.
+        boxes: (B, 4): top, left, height, width, as fractions.
+        size: (h, w).
+
+    Returns:
+        (B, C, h, w) or (B, T, C, h, w).
+    """
+    top, left, height, width = boxes.unbind(dim=1)
+    zero = torch.zeros_like(top)
+    # affine_grid's coordinates run from -1 to 1 over the picture.
+    rows = [width, zero, 2 * left + width - 1, zero, height, 2 * top + height - 1]
+    theta = torch.stack(rows, dim=1).unflatten(1, (2, 3))
+    planes = x.flatten(1, -3)
+    grid = F.affine_grid(theta, [len(x), planes.shape[1], *size], align_corners=False)
+    return F.grid_sample(planes, grid, padding_mode="border", align_corners=False).unflatten(1, x.shape[1:-2])
+
+
+def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resizes whole pictures as `crop_and_resize` does its boxes, so that training and evaluation look alike."""
+    resized = F.interpolate(x.flatten(1, -3), size, mode="bilinear", align_corners=False)
+    return resized.unflatten(1, x.shape[1:-2])

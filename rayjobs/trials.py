@@ -1,0 +1,170 @@
+"""A trial: one run of the worker's body, in a process that trials share in turn, or in a Ray Train worker group.
+
+What is pickled into a search's state is defined here, never in a program's `__main__`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ray import tune
+from ray.exceptions import RayError, RayTaskError
+from ray.tune import Callback
+
+from mmcore.config import RunConfig
+from mmcore.errors import EquipoiseError
+from rayjobs.cluster import TrialShape, tune_resources
+from rayjobs.files import read_json, write_json
+from rayjobs.reporters import FATAL, PROGRESS_FILE, TuneReporter
+
+if TYPE_CHECKING:
+    from mmcore.reporting import Reporter
+    from ray.tune.experiment import Trial
+
+    from rayjobs.worker import Job
+
+Body = Callable[["Job", "Reporter"], dict[str, Any]]
+"""`rayjobs.worker.run`, or a stand-in of a test."""
+
+FAILURE_FILE = "failure.json"
+
+
+class Runs(Protocol):
+    """What the trials of one experiment are made from."""
+
+    def job(self, name: str, values: Mapping[str, Any]) -> Job:
+        """Returns the job of the trial `name`, given the values Tune chose for it."""
+
+
+@dataclass(frozen=True)
+class SearchRuns:
+    """Trials of a search: one configuration, with searched values put in.
+
+    Attributes:
+        config: The configuration.
+        data: Handle of the prepared data.
+        folder: The search's folder; each trial has one in it.
+        command: For the ledger.
+    """
+
+    config: dict[str, Any]
+    data: Any
+    folder: Path
+    command: str
+
+    def job(self, name: str, values: Mapping[str, Any]) -> Job:
+        """Returns a trial's job."""
+        from rayjobs.worker import Job
+
+        config = RunConfig.parse(self.config).with_values({path: plain(value) for path, value in values.items()})
+        return Job(config=config.to_dict(), data=self.data, run_dir=str(self.folder / name), command=self.command)
+
+
+@dataclass(frozen=True)
+class GivenRuns:
+    """Trials that are given one by one: the final models."""
+
+    jobs: tuple[Job, ...]
+
+    def job(self, name: str, values: Mapping[str, Any]) -> Job:
+        """Returns the job whose number Tune chose."""
+        return self.jobs[int(values["run"])]
+
+
+def make_trainable(runs: Runs, shape: TrialShape, body: Body | None = None) -> Callable[[dict[str, Any]], None]:
+    """Returns the function Tune runs for each trial, with the resources it needs.
+
+    Args:
+        runs: What the trials are made from; reaches them through the object store.
+        shape: Which form a trial takes, and what it asks for.
+        body: What is run; default: the worker's.
+    """
+    trainable = tune.with_parameters(run_trial, runs=runs, shape=shape, body=body)
+    return tune.with_resources(trainable, tune_resources(shape))
+
+
+def run_trial(values: dict[str, Any], runs: Runs, shape: TrialShape, body: Body | None) -> None:
+    """Runs one trial inside the process Tune started for it.
+
+    A lost process is Tune's to retry. What would fail again is recorded with its reason and reported as fatal
+    before the exception goes up, since Tune retries every exception alike.
+    """
+    job = runs.job(tune.get_context().get_trial_name(), values)
+    run_dir = Path(job.run_dir)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    (run_dir / FAILURE_FILE).unlink(missing_ok=True)
+    try:
+        if shape.worker_group:
+            from rayjobs.groups import run_group
+
+            run_group(job, shape, body or worker_body())
+        else:
+            (body or worker_body())(job, TuneReporter(run_dir, job.config["trainer"]["select"]))
+    except Exception as error:
+        record_failure(run_dir, error)
+        if is_fatal(error):
+            tune.report({**(read_json(run_dir / PROGRESS_FILE) or {"epoch": 0}), FATAL: True})
+        raise
+
+
+def worker_body() -> Body:
+    """Returns the worker's body; imported late, since it brings torch with it."""
+    from rayjobs.worker import run
+
+    return run
+
+
+def is_fatal(error: BaseException) -> bool:
+    """Tells whether a run that failed with `error` would fail again.
+
+    Not so: a lost process, node or object, and storage that is full or away. Everything else comes from the input:
+    configuration, damaged data, a loss that is not finite, an exception in a method.
+    """
+    if isinstance(error, EquipoiseError):
+        return True
+    if isinstance(error, RayTaskError):
+        return is_fatal(error.cause) if isinstance(error.cause, BaseException) else True
+    return not isinstance(error, RayError | OSError | ConnectionError)
+
+
+def record_failure(run_dir: Path, error: BaseException) -> None:
+    """Writes why a run failed into its folder, where the ranking finds it."""
+    reason = str(error) if isinstance(error, EquipoiseError) else f"{type(error).__name__}: {error}"
+    try:
+        write_json(run_dir / FAILURE_FILE, {"reason": reason, "fatal": is_fatal(error)})
+    except OSError:  # a full disk must not hide what went wrong
+        return
+
+
+def failure_reason(run_dir: Path, num_failures: int) -> str:
+    """Returns why a run failed: what it said itself, or that its process was lost."""
+    failure = read_json(run_dir / FAILURE_FILE)
+    if failure:
+        return str(failure["reason"])
+    times = "once" if num_failures == 1 else f"{num_failures} times"
+    return f"its process was lost {times} (killed, out of memory, or its node went away)"
+
+
+class FailureRules(Callback):
+    """A trial that reported a fatal failure is not tried again."""
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+    ) -> None:
+        """Takes away the retries of a trial whose last report is fatal."""
+        if result.get(FATAL):
+            trial.max_failures = 0
+
+
+def trial_name(trial: Trial) -> str:
+    """Returns `trial-003` for the third trial of an experiment: its name and that of its folder."""
+    number = (trial.experiment_tag or "0").partition("_")[0]
+    return f"trial-{int(number):03d}"
+
+
+def plain(value: Any) -> Any:
+    """Returns NumPy's numbers, which HyperOpt draws, as Python's own."""
+    return value.item() if hasattr(value, "item") else value
