@@ -234,6 +234,7 @@ class Engine:
             "schedule": self.schedule.state_dict(),
             "scaler": self._scaler.state_dict() if self._scaler else {},
             "generators": {name: generator.get_state() for name, generator in self._generators.items()},
+            "gradient_norms": self.gradient_norms,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -257,7 +258,7 @@ class Engine:
             self.optimizer.state[parameters[name]] = on_device
         for group in self.optimizer.param_groups:
             group["lr"] = state["lr"]
-        self.step_index = state["step"]
+        self.step_index, self.gradient_norms = state["step"], state["gradient_norms"]
         self.schedule.load_state_dict(state["schedule"])
         if self._scaler:
             self._scaler.load_state_dict(state["scaler"])

@@ -9,6 +9,7 @@ Shape legend: B samples, K classes, D features.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -36,7 +37,6 @@ class Probes(nn.Module):
         )
         self.logits: dict[str, Tensor] = {}
         self._gradients: dict[str, Tensor] = {}
-        self._num_samples = 0
         self._optimizer: torch.optim.Adam | None = None
 
     @torch.no_grad()
@@ -45,7 +45,7 @@ class Probes(nn.Module):
 
         In training it adds up the cross-entropy's gradients for `step`, in evaluation it leaves `logits` (B, K).
         """
-        with torch.autocast(batch.labels.device.type, enabled=False):
+        with _full_precision(batch.labels.device):
             for name, values in features.items():
                 weight = self.weights[name]
                 inputs = values.detach().to(weight.dtype)
@@ -54,7 +54,6 @@ class Probes(nn.Module):
                     self.logits[name] = logits
                 elif batch.num_samples:
                     self._add_gradient(name, inputs, logits, batch.labels)
-        self._num_samples = batch.num_samples
 
     def step(self) -> None:
         """Updates the probes with the gradients averaged over all samples of all ranks since the last step."""
@@ -88,3 +87,10 @@ class Probes(nn.Module):
         error.scatter_add_(1, labels[:, None], torch.full_like(error[:, :1], -1.0))
         gradient = torch.cat([error.T @ inputs, error.sum(dim=0)[:, None]], dim=1)
         self._gradients[name] = self._gradients[name] + gradient if name in self._gradients else gradient
+
+
+def _full_precision(device: torch.device) -> AbstractContextManager[Any]:
+    """Returns a context without autocast (which not every kind of device has)."""
+    if not torch.amp.is_autocast_available(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -55,10 +56,15 @@ def paired_bootstrap(
     """Returns the difference in accuracy, A - B, with its 95 % interval over seeds and test clusters.
 
     Both methods answered the same test samples, so samples are paired; the s-th model of A is paired with the
-    s-th of B. Every resample draws C clusters and S seeds with replacement. The plain percentile interval is far
-    too narrow for few of them (with 3 seeds that differ and a large test set, it covers 75 %). Therefore the
-    deviations of the resamples are widened by what a Student-t interval is wider than it (`small_sample_factor`),
-    those from seeds and those from clusters separately.
+    s-th of B. Every resample draws C clusters and S seeds with replacement, and adds to the mean what either draw
+    moved it by. The plain percentile interval would be wrong for few seeds in two ways, so the deviations are
+
+    - widened by what a Student-t interval is wider than it (`small_sample_factor`): with 3 seeds that differ and
+      a large test set it covers 79 % instead of 95 %;
+    - those of seeds, before, narrowed to what seeds differ by beyond chance on this test set
+      (`seed_share`), which the draw of clusters holds already: else it covers 99 % and is twice as wide.
+
+    On simulated data, 3 or 5 seeds and 5 to 3,000 clusters, the result covers 89 to 98 %.
 
     Args:
         correct_a: S arrays (N,) bool: whether each model of A answered each sample rightly.
@@ -78,21 +84,45 @@ def paired_bootstrap(
     if num_seeds < MIN_SEEDS or num_clusters < 2:
         return None
     generator = np.random.default_rng(seed)
-    # Clusters with the same sums are exchangeable: drawing how often each kind occurs is the same resampling, and
-    # keeps the arrays small where every sample is a cluster of its own.
-    kinds, multiplicity = np.unique(np.vstack([sums, sizes]), axis=1, return_counts=True)
-    draws = generator.multinomial(num_clusters, multiplicity / num_clusters, size=num_resamples)
-    by_seed = (draws @ kinds[:-1].T) / (draws @ kinds[-1])[:, None]
-    seed_draws = generator.multinomial(num_seeds, [1 / num_seeds] * num_seeds, size=num_resamples)
-    over_seeds = (by_seed * seed_draws).sum(axis=1) / num_seeds
-    mean = sums.sum() / (num_seeds * sizes.sum())
-    from_clusters = by_seed.mean(axis=1) - mean
-    from_seeds = over_seeds - by_seed.mean(axis=1)
-    resamples = (
-        mean + small_sample_factor(num_clusters) * from_clusters + small_sample_factor(num_seeds) * from_seeds
-    )
-    low, high = np.quantile(resamples, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    seed_means = sums.sum(axis=1) / sizes.sum()
+    mean = seed_means.mean()
+    from_clusters = _resampled_means(sums.sum(axis=0), sizes * num_seeds, num_resamples, generator) - mean
+    from_seeds = _resampled_means(seed_means, np.ones(num_seeds), num_resamples, generator) - mean
+    from_clusters *= small_sample_factor(num_clusters)
+    from_seeds *= small_sample_factor(num_seeds) * seed_share(sums, sizes)
+    low, high = np.quantile(mean + from_clusters + from_seeds, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return Interval(float(mean), float(low), float(high))
+
+
+def _resampled_means(
+    sums: NDArray[Any], sizes: NDArray[Any], num_resamples: int, generator: np.random.Generator
+) -> NDArray[np.float64]:
+    """Returns (R,) ratios sum / size, each of as many elements of (C,) as there are, drawn with replacement."""
+    # Equal elements are exchangeable: drawing how often each kind occurs is the same resampling, and keeps the
+    # arrays small where every sample is a cluster of its own.
+    kinds, multiplicity = np.unique(np.stack([sums, sizes]), axis=1, return_counts=True)
+    draws = generator.multinomial(len(sums), multiplicity / len(sums), size=num_resamples)
+    return (draws @ kinds[0]) / (draws @ kinds[1])
+
+
+def seed_share(sums: NDArray[Any], sizes: NDArray[Any]) -> float:
+    """Returns which share, in [0, 1], of the deviation among seeds is theirs and not the choice of test clusters.
+
+    Two models equally good in the long run still differ on a finite test set. That part of the variance of the
+    seeds' means is estimated from how differently the clusters judge them (the interaction of a two-way layout
+    with one value per cell).
+
+    Args:
+        sums: (S, C) summed differences of each seed on each cluster.
+        sizes: (C,) samples of each cluster.
+    """
+    num_seeds, num_clusters = sums.shape
+    means = sums.sum(axis=1, keepdims=True) / sizes.sum()
+    residuals = (sums - sizes * means) / sizes.sum()
+    interaction = residuals - residuals.mean(axis=0)
+    by_chance = (interaction**2).sum() / (num_seeds - 1) * num_clusters / (num_clusters - 1)
+    observed = means.var(ddof=1)
+    return float(np.sqrt(max(observed - by_chance, 0) / observed)) if observed > 0 else 0.0
 
 
 def small_sample_factor(count: int) -> float:

@@ -282,16 +282,15 @@ class Trainer:
     def _training_values(self) -> Row:
         """Returns the epoch's mean loss terms, gradient norms and the method's own numbers, read in one go."""
         progress = self.progress
-        names, count = list(progress.totals), progress.num_samples
-        sums = [*progress.totals.values()]
-        packed = torch.stack([*(value.double() for value in sums), torch.tensor(float(count), device=self.device)])
+        packed = torch.stack([value.double() for value in progress.totals.values()])
+        packed = torch.cat([packed, torch.full_like(packed[:1], progress.num_samples)])
         distributed.all_reduce_sum([packed])
-        means = packed[:-1] / packed[-1]
-        others = {f"train/{name}/gradient_norm": norm for name, norm in self.engine.gradient_norms.items()}
-        others |= {f"method/{name}": value for name, value in self.method.diagnostics().items()}
-        values = torch.cat([means, torch.stack([value.double() for value in others.values()])]).tolist()
-        keys = [f"train/{name}/loss" for name in names] + list(others)
-        return {"train/total/loss": sum(values[: len(names)]), **dict(zip(keys, values, strict=True))}
+        values = {f"train/{name}/loss": mean for name, mean in zip(progress.totals, packed[:-1] / packed[-1], strict=True)}
+        values["train/total/loss"] = packed[:-1].sum() / packed[-1]
+        values |= {f"train/{name}/gradient_norm": norm for name, norm in self.engine.gradient_norms.items()}
+        values |= {f"method/{name}": value for name, value in self.method.diagnostics().items()}
+        numbers = torch.stack([value.double() for value in values.values()]).tolist()
+        return dict(zip(values, numbers, strict=True))
 
     def _model_state(self) -> dict[str, Any]:
         return {

@@ -51,13 +51,11 @@ class Progress:
         return {**metrics, **self._summary, EPOCH: int(metrics[EPOCH])}
 
     def _advance(self, metrics: Mapping[str, float]) -> None:
-        accuracy, loss = metrics[ACCURACY], metrics.get(LOSS, 0.0)
-        best = (self._summary.get(OBJECTIVE, float("-inf")), -self._summary.get("objective_loss", 0.0))
-        self._summary[EPOCH] = metrics[EPOCH]
-        self._summary["device_seconds"] = (
-            self._spent_before + (time.monotonic() - self._started) * self._num_devices
-        )
-        if self._select == "last" or (accuracy, -loss) > best:
+        accuracy = metrics[ACCURACY]
+        spent = (time.monotonic() - self._started) * self._num_devices
+        self._summary |= {EPOCH: metrics[EPOCH], "device_seconds": self._spent_before + spent}
+        if self._select == "last" or accuracy > self._summary.get(OBJECTIVE, float("-inf")):
+            loss = metrics.get(LOSS, 0.0)
             self._summary |= {OBJECTIVE: accuracy, "objective_loss": loss, "objective_epoch": metrics[EPOCH]}
 
 

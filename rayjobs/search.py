@@ -27,6 +27,7 @@ import yaml
 from annotated_types import Ge, Gt
 from pydantic import BaseModel, ConfigDict
 
+from mmcore.build import complete_config
 from mmcore.config import RunConfig, Section, parse_section
 from mmcore.errors import ConfigError, UsageError, unknown_name
 from mmcore.methods import METHODS
@@ -211,8 +212,10 @@ def _search(
     part = space.methods.get(method, MethodSpace())
     fixed = {path: value for path, value in options.values.items() if _concerns(path, method)}
     max_epochs = options.max_epochs or space.file.max_epochs
-    config = RunConfig.parse(
-        {"dataset": dataset, "method": section, "protocol": dict(options.protocol), "seed": options.seed}
+    config = complete_config(
+        RunConfig.parse(
+            {"dataset": dataset, "method": section, "protocol": dict(options.protocol), "seed": options.seed}
+        )
     )
     values = {**space.file.set, **part.set, "trainer.max_epochs": max_epochs, **fixed}
     config = _with_values(config, values, f"{space.path.name} ({label})")

@@ -35,8 +35,11 @@ FAILURE_FILE = "failure.json"
 class Runs(Protocol):
     """What the trials of one experiment are made from."""
 
-    def job(self, name: str, values: Mapping[str, Any]) -> Job:
-        """Returns the job of the trial `name`, given the values Tune chose for it."""
+    def run_dir(self, name: str, values: Mapping[str, Any]) -> Path:
+        """Returns the folder of the trial `name`, given the values Tune chose for it."""
+
+    def job(self, run_dir: Path, values: Mapping[str, Any]) -> Job:
+        """Returns the trial's job."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +58,16 @@ class SearchRuns:
     folder: Path
     command: str
 
-    def job(self, name: str, values: Mapping[str, Any]) -> Job:
+    def run_dir(self, name: str, values: Mapping[str, Any]) -> Path:
+        """Returns the folder of a trial."""
+        return self.folder / name
+
+    def job(self, run_dir: Path, values: Mapping[str, Any]) -> Job:
         """Returns a trial's job."""
         from rayjobs.worker import Job
 
         config = RunConfig.parse(self.config).with_values({path: plain(value) for path, value in values.items()})
-        return Job(config=config.to_dict(), data=self.data, run_dir=str(self.folder / name), command=self.command)
+        return Job(config=config.to_dict(), data=self.data, run_dir=str(run_dir), command=self.command)
 
 
 @dataclass(frozen=True)
@@ -69,7 +76,11 @@ class GivenRuns:
 
     jobs: tuple[Job, ...]
 
-    def job(self, name: str, values: Mapping[str, Any]) -> Job:
+    def run_dir(self, name: str, values: Mapping[str, Any]) -> Path:
+        """Returns the folder of the job whose number Tune chose."""
+        return Path(self.jobs[int(values["run"])].run_dir)
+
+    def job(self, run_dir: Path, values: Mapping[str, Any]) -> Job:
         """Returns the job whose number Tune chose."""
         return self.jobs[int(values["run"])]
 
@@ -92,11 +103,11 @@ def run_trial(values: dict[str, Any], runs: Runs, shape: TrialShape, body: Body 
     A lost process is Tune's to retry. What would fail again is recorded with its reason and reported as fatal
     before the exception goes up, since Tune retries every exception alike.
     """
-    job = runs.job(tune.get_context().get_trial_name(), values)
-    run_dir = Path(job.run_dir)
+    run_dir = runs.run_dir(tune.get_context().get_trial_name(), values)
     run_dir.mkdir(parents=True, exist_ok=True)
     (run_dir / FAILURE_FILE).unlink(missing_ok=True)
     try:
+        job = runs.job(run_dir, values)
         if shape.worker_group:
             from rayjobs.groups import run_group
 

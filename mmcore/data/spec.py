@@ -144,7 +144,7 @@ class DatasetSource(ABC):
         self.skipped: list[tuple[str, str]] = []
 
     def skip(self, sample_id: str, reason: str) -> None:
-        """Records a sample (or a part of one) that was left out; kept in the prepared data set."""
+        """Records a sample that was left out, or what was left out of one; kept in the prepared data set."""
         self.skipped.append((sample_id, reason))
 
     def raw_files(self, raw_dir: Path) -> list[Path]:
@@ -161,7 +161,7 @@ class DatasetSource(ABC):
 
     @abstractmethod
     def samples(self, raw_dir: Path | None) -> Iterator[tuple[str, Sample]]:
-        """Yields (published split, sample) in a fixed order.
+        """Yields (published split, sample) in a fixed order, classes mixed: a stream shuffles only nearby samples.
 
         The published split is "train", "val" or "test"; a source without a published one assigns by a fixed
         hash (`mmcore.data.splits.hashed_split`).

@@ -189,18 +189,20 @@ def prepare(
 
     Raises:
         UsageError: Unknown data set or option; the raw folder is missing, empty or of another layout.
-        DataError: A raw file is damaged; the message names it.
+        DataError: A raw file is damaged, or, where there is no raw folder to make it again, a prepared one; the
+            message names it.
     """
     model = _options_model(source_name, options)
     source = DATASETS.get(source_name)(model)
     target = prepared_dir(data_dir, source_name, model)
+    reuse = source.needs_raw and raw_dir is None and target.exists()
+    raw = None if reuse else _checked_raw_dir(source, source_name, raw_dir)
     target.parent.mkdir(parents=True, exist_ok=True)
     with _locked(target):
-        existing = _intact(target)
-        if existing and source.needs_raw and raw_dir is None:
-            return existing
-        raw = _checked_raw_dir(source, source_name, raw_dir)
+        if reuse:
+            return _verified(target)
         fingerprint = _source_fingerprint(source, raw)
+        existing = _intact(target)
         if existing and existing.metadata["source_fingerprint"] == fingerprint:
             return existing
         partial = target.parent / f".{target.name}.partial"
@@ -241,10 +243,14 @@ def _source_fingerprint(source: DatasetSource, raw: Path | None) -> str:
 def _intact(directory: Path) -> PreparedDataset | None:
     """Returns the data set in `directory`, or None if there is none that can be used as it is."""
     try:
-        prepared = PreparedDataset.open(directory)
-        prepared.verify()
+        return _verified(directory)
     except (DataError, UsageError):
         return None
+
+
+def _verified(directory: Path) -> PreparedDataset:
+    prepared = PreparedDataset.open(directory)
+    prepared.verify()
     return prepared
 
 

@@ -20,7 +20,7 @@ from mmcore.errors import DataError
 FORMAT_VERSION = 1
 METADATA_FILE = "dataset.json"
 ROW_GROUP_BYTES = 32 * 2**20
-PART_BYTES = 4 * ROW_GROUP_BYTES
+PART_BYTES = 2 * ROW_GROUP_BYTES
 
 Progress = Callable[[int, "int | None"], None]
 """Called with the samples written so far and, where it is known, how many there will be."""

@@ -1,0 +1,103 @@
+"""How good predictions are, from the logits of every sample of a split.
+
+Shape legend: N samples, K classes.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+NUM_CALIBRATION_BINS = 15
+
+
+@torch.no_grad()
+def evaluate_logits(logits: Tensor, labels: Tensor, num_classes: int, full: bool = True) -> dict[str, float]:
+    """Returns the metrics of one prediction; the device is waited for once.
+
+    Args:
+        logits: (N, K) floating, any scale; the first of several largest is the answer.
+        labels: (N,) int64.
+        num_classes: K.
+        full: Whether to compute more than accuracy and macro-F1, which alone take well under a millisecond.
+
+    Returns:
+        `accuracy`, `macro_f1` and, if `full`, `map`, `ece` and `class_<i>/accuracy` for each class that has
+        samples; all in [0, 1], or all NaN if a logit is NaN.
+
+    Raises:
+        ValueError: There are no samples.
+    """
+    if not len(labels):
+        raise ValueError("metrics need at least one sample")
+    confusion = confusion_matrix(logits.argmax(dim=1), labels, num_classes)
+    values = {"accuracy": accuracy(confusion), "macro_f1": macro_f1(confusion)}
+    if full:
+        probabilities = logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(dim=1)
+        values["map"] = mean_average_precision(probabilities, labels)
+        values["ece"] = calibration_error(probabilities, labels)
+        values |= {f"class_{index}/accuracy": value for index, value in enumerate(recall(confusion))}
+    numbers = torch.stack([value.double() for value in values.values()])
+    # argmax would answer class 0 for a NaN, and be right now and then.
+    numbers = torch.where(logits.isnan().any(), torch.nan, numbers)
+    named = dict(zip(values, numbers.tolist(), strict=True))
+    return {name: number for name, number in named.items() if not (name.startswith("class_") and math.isnan(number))}
+
+
+def confusion_matrix(predictions: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    """Returns (K, K) int64 counts, rows by label, columns by prediction, of (N,) class indices each."""
+    pairs = labels * num_classes + predictions
+    return torch.bincount(pairs, minlength=num_classes**2).view(num_classes, num_classes)
+
+
+def accuracy(confusion: Tensor) -> Tensor:
+    """Returns the share of right answers, a scalar in [0, 1]."""
+    return confusion.diagonal().sum().double() / confusion.sum()
+
+
+def recall(confusion: Tensor) -> Tensor:
+    """Returns (K,) each class's share of right answers; NaN for a class that has no sample."""
+    return confusion.diagonal().double() / confusion.sum(dim=1)
+
+
+def macro_f1(confusion: Tensor) -> Tensor:
+    """Returns the unweighted mean of F1 over all K classes; it is 0 for a class neither present nor predicted."""
+    sizes = confusion.sum(dim=0) + confusion.sum(dim=1)
+    return (2 * confusion.diagonal().double() / sizes.clamp(min=1)).mean()
+
+
+def mean_average_precision(probabilities: Tensor, labels: Tensor) -> Tensor:
+    """Returns the unweighted mean, over the classes that have samples, of one-against-rest average precision.
+
+    Average precision is the step-wise sum of precision over the increase of recall; equal scores share one
+    threshold.
+
+    Args:
+        probabilities: (N, K), rows summing to 1.
+        labels: (N,) int64.
+    """
+    # Imported here: torchmetrics takes longer to import than a short trial's epoch.
+    from torchmetrics.functional.classification import multiclass_average_precision
+
+    num_classes = probabilities.shape[1]
+    present = torch.bincount(labels, minlength=num_classes) > 0
+    scores = multiclass_average_precision(probabilities, labels, num_classes, average="none", validate_args=False)
+    return torch.where(present, scores, torch.nan).nanmean()
+
+
+def calibration_error(probabilities: Tensor, labels: Tensor, num_bins: int = NUM_CALIBRATION_BINS) -> Tensor:
+    """Returns the expected calibration error: |confidence - accuracy| by bin, weighted by the bins' sizes.
+
+    Args:
+        probabilities: (N, K), rows summing to 1; the largest is the confidence.
+        labels: (N,) int64.
+        num_bins: Bins of equal width over [0, 1].
+    """
+    from torchmetrics.functional.classification import multiclass_calibration_error
+
+    num_classes = probabilities.shape[1]
+    return multiclass_calibration_error(
+        probabilities, labels, num_classes, n_bins=num_bins, norm="l1", validate_args=False
+    )

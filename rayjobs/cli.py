@@ -1,0 +1,101 @@
+"""What every command shares: errors as one message and an exit code, and `key=value` on the command line."""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+from collections.abc import Callable, Iterable
+from typing import Any, ParamSpec, TypeVar
+
+import click
+import yaml
+from rich.console import Console
+from rich.markup import escape
+
+from mmcore.errors import ConfigError, EquipoiseError, UsageError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def friendly_errors(function: Callable[P, R]) -> Callable[P, R]:
+    """Gives a command the option `--debug` and ends it with one message and an exit code where it fails.
+
+    Errors this project raises on purpose end with their own `exit_code`; those of the operating system and
+    what nobody foresaw with 1. With `--debug` the traceback is printed before the message.
+    """
+
+    @click.option("--debug", is_flag=True, help="Print the traceback of an error.")
+    @functools.wraps(function)
+    def run(*args: Any, debug: bool, **kwargs: Any) -> R:
+        try:
+            return function(*args, **kwargs)
+        except (click.exceptions.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except Exception as error:  # noqa: BLE001 (the command's outermost frame)
+            console = Console(stderr=True, highlight=False, soft_wrap=True)
+            if debug:
+                console.print_exception()
+            console.print(f"[bold red]error:[/] {escape(describe_error(error))}")
+            sys.exit(error.exit_code if isinstance(error, EquipoiseError) else 1)
+
+    return run
+
+
+def describe_error(error: Exception) -> str:
+    """Returns what the user must know of an error, without its traceback."""
+    if isinstance(error, (EquipoiseError, OSError)):
+        return str(error)
+    return f"unexpected {type(error).__name__}: {error} (run again with --debug for the traceback)"
+
+
+def parse_overrides(pairs: Iterable[str], option: str = "--option") -> dict[str, Any]:
+    """Returns `key=value` arguments as a mapping; values are YAML, so `1e-3`, `true`, `null` and `[1, 2]` work.
+
+    Args:
+        pairs: As given on the command line.
+        option: What they were given with, for the messages.
+
+    Raises:
+        ConfigError: Lists every argument without "=", with a value that is no YAML, or whose key came before.
+    """
+    values: dict[str, Any] = {}
+    problems = []
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not key.strip():
+            problems.append(f"{option} must be key=value, got {pair!r}")
+        elif key.strip() in values:
+            problems.append(f"{option} {key.strip()} is given twice")
+        else:
+            try:
+                values[key.strip()] = parse_scalar(text)
+            except UsageError as error:
+                problems.append(f"{option} {key.strip()}: {error}")
+    if problems:
+        raise ConfigError(problems)
+    return values
+
+
+def parse_scalar(text: str) -> Any:
+    """Returns a YAML value; numbers such as `1e-3`, which YAML 1.1 takes for text, are numbers.
+
+    Raises:
+        UsageError: `text` is no YAML.
+    """
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise UsageError(f"{text!r} is no YAML value; put it in quotes") from None
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def print_json(value: Any) -> None:
+    """Writes `value` to standard output as one JSON document."""
+    click.echo(json.dumps(value, indent=1))

@@ -1,0 +1,193 @@
+"""One Tune experiment, started or restored: the trials of a search, or a list of given runs."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+from ray.tune import Callback
+from ray.tune.experiment import Trial
+from ray.tune.search.hyperopt import HyperOptSearch
+
+from mmcore.seeding import derive_seed
+from rayjobs import recovery
+from rayjobs.cluster import TrialShape
+from rayjobs.reporters import OBJECTIVE
+from rayjobs.scheduler import RUNGS_FILE, RestorableASHA
+from rayjobs.search import Search
+from rayjobs.trials import Body, FailureRules, GivenRuns, Runs, SearchRuns, failure_reason, make_trainable, plain, trial_name
+
+TUNE_FOLDER = "tune"
+"""Where Tune keeps its own state, in the search's folder."""
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How trials are run, whatever they are.
+
+    Attributes:
+        shape: What each asks for.
+        concurrent: How many at once.
+        max_failures: How often a trial whose process was lost is tried again.
+        callbacks: Told of what happens, beside the rules.
+        body: What a trial runs; default: the worker's.
+    """
+
+    shape: TrialShape
+    concurrent: int
+    max_failures: int = 2
+    callbacks: tuple[Callback, ...] = ()
+    body: Body | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one trial.
+
+    Attributes:
+        name: Of the trial and its folder.
+        values: What was searched.
+        status: "done", "stopped" (early), "failed" or "unfinished".
+        epochs: Finished epochs.
+        objective: Best validation accuracy; None if it finished no epoch.
+        objective_loss: Validation loss of that epoch.
+        device_seconds: Time its workers spent, restarts included.
+        reason: Why it failed.
+    """
+
+    name: str
+    values: dict[str, Any]
+    status: str
+    epochs: int
+    objective: float | None
+    objective_loss: float
+    device_seconds: float
+    reason: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns it as plain values."""
+        return asdict(self)
+
+
+def run_search(search: Search, runs: SearchRuns, execution: Execution, resume: bool) -> list[Outcome]:
+    """Runs a search, or goes on with it.
+
+    Args:
+        search: What is searched.
+        runs: What its trials are made from.
+        execution: How they are run.
+        resume: Go on from the state in the folder, if there is one.
+
+    Returns:
+        What became of each trial, those of before a restore included.
+    """
+    folder = runs.folder / TUNE_FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    restored = resume and _prepare(folder, runs.folder)
+    if not restored:
+        (folder / RUNGS_FILE).unlink(missing_ok=True)
+    searcher, space = _searcher(search)
+    scheduler = RestorableASHA(folder / RUNGS_FILE, search.max_epochs, search.grace_epochs, search.reduction_factor)
+    trials = _run(
+        runs,
+        execution,
+        folder,
+        config=space,
+        search_alg=searcher,
+        scheduler=scheduler,
+        num_samples=search.trials,
+        max_concurrent_trials=execution.concurrent,
+        callbacks=[recovery.StateKeeper(folder), FailureRules(), *execution.callbacks],
+        resume="AUTO+ERRORED" if restored else None,
+    )
+    return [_outcome(trial, runs.folder, search.max_epochs) for trial in trials]
+
+
+def run_given(runs: GivenRuns, folder: Path, execution: Execution) -> list[Outcome]:
+    """Runs jobs, several at once; each resumes by itself, so that nothing of this need be restored."""
+    trials = _run(
+        runs,
+        execution,
+        folder / TUNE_FOLDER,
+        config={"run": tune.grid_search(list(range(len(runs.jobs))))},
+        max_concurrent_trials=execution.concurrent,
+        callbacks=[FailureRules(), *execution.callbacks],
+    )
+    outcomes = []
+    for trial in sorted(trials, key=lambda trial: trial.config["run"]):
+        job = runs.jobs[trial.config["run"]]
+        max_epochs = job.config["trainer"]["max_epochs"]
+        outcomes.append(_outcome(trial, Path(job.run_dir).parent, max_epochs, Path(job.run_dir).name))
+    return outcomes
+
+
+def _run(runs: Runs, execution: Execution, folder: Path, **settings: Any) -> list[Trial]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        analysis = tune.run(
+            make_trainable(runs, execution.shape, execution.body),
+            name=folder.name,
+            storage_path=str(folder.parent.resolve()),
+            max_failures=execution.max_failures,
+            raise_on_failed_trial=False,
+            reuse_actors=not execution.shape.worker_group,
+            trial_name_creator=trial_name,
+            trial_dirname_creator=trial_name,
+            verbose=0,
+            **settings,
+        )
+    return list(analysis.trials)
+
+
+def _searcher(search: Search) -> tuple[HyperOptSearch | None, dict[str, Any]]:
+    """Returns the searcher (None where nothing is searched) and Tune's form of the space."""
+    if not search.space:
+        return None, {}
+    config = search.config
+    searcher = HyperOptSearch(
+        metric=OBJECTIVE,
+        mode="max",
+        points_to_evaluate=[dict(point) for point in search.points] or None,
+        # By default the first 20 trials are random: in a search of 8 nothing would be learned from the others.
+        n_initial_points=max(len(search.points) + 2, search.trials // 4),
+        random_state_seed=derive_seed(config.seed, "search", search.name) % 2**32,
+    )
+    return searcher, {path: distribution.to_tune() for path, distribution in search.space.items()}
+
+
+def _prepare(folder: Path, search_folder: Path) -> bool:
+    restored, messages = recovery.prepare_restore(folder)
+    known = recovery.known_trials(folder) if restored else set()
+    messages += [f"{name} was lost with the state: set aside" for name in recovery.set_aside_unknown(search_folder, known)]
+    for message in messages:
+        warnings.warn(message, stacklevel=2)
+    return restored
+
+
+def _outcome(trial: Trial, folder: Path, max_epochs: int, name: str = "") -> Outcome:
+    last = trial.last_result or {}
+    name = name or trial_name(trial)
+    epochs = int(last.get("epoch", 0))
+    failed = trial.status == Trial.ERROR
+    status = "failed" if failed else "unfinished" if trial.status != Trial.TERMINATED else "done"
+    if status == "done" and epochs < max_epochs:
+        status = "stopped"
+    return Outcome(
+        name=name,
+        values={path: plain(value) for path, value in (trial.config or {}).items()},
+        status=status,
+        epochs=epochs,
+        objective=last.get(OBJECTIVE),
+        objective_loss=float(last.get("objective_loss", 0.0)),
+        device_seconds=float(last.get("device_seconds", 0.0)),
+        reason=failure_reason(folder / name, trial.num_failures) if failed else "",
+    )
+
+
+def succeeded(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """Returns the trials a best one can be chosen from."""
+    return [outcome for outcome in outcomes if outcome.objective is not None and outcome.status in {"done", "stopped"}]
