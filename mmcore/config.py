@@ -12,19 +12,20 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_core import ErrorDetails
 
 from mmcore.errors import ConfigError, UsageError, suggest
 
 
 class Section(BaseModel):
-    """A part of the configuration: unknown keys are refused, values are not changed after validation."""
+    """A part of the configuration: unknown keys and infinite numbers are refused, values do not change afterwards."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class DatasetConfig(Section):
@@ -44,6 +45,13 @@ class ProtocolConfig(Section):
     seed: Annotated[int, Ge(0)] = 0
     folds: Annotated[int, Ge(3)] = 5
     fold: Annotated[int, Ge(0)] = 0
+
+    @field_validator("fold")
+    @classmethod
+    def _one_of_the_folds(cls, fold: int, info: ValidationInfo) -> int:
+        if fold >= info.data.get("folds", fold + 1):
+            raise ValueError(f"less than folds ({info.data['folds']})")
+        return fold
 
 
 class ModelConfig(Section):
@@ -113,9 +121,11 @@ class RunConfig(Section):
 
         Raises:
             ConfigError: Lists all problems: unknown keys with the nearest known one, values out of range,
-                unknown data set, method or encoder.
+                unknown data set, method or encoder, values JSON cannot hold.
         """
-        filled = json.loads(json.dumps(dict(data)))
+        if not isinstance(data, Mapping):
+            raise ConfigError([f"a configuration must be a mapping, got {data!r}"])
+        filled = json.loads(json.dumps(dict(data), default=_plain))
         problems = _fill_plugins(filled)
         try:
             config = cls.model_validate(filled)
@@ -130,7 +140,11 @@ class RunConfig(Section):
         return self.model_dump(mode="json")
 
     def with_values(self, values: Mapping[str, Any]) -> RunConfig:
-        """Returns this configuration with `values` (path -> value, as in `optimizer.lr`) set in it."""
+        """Returns this configuration with `values` (path -> value, as in `optimizer.lr`) set in it.
+
+        Raises:
+            ConfigError: Lists every problem of the result.
+        """
         data = self.to_dict()
         for path, value in values.items():
             set_path(data, path, value)
@@ -143,10 +157,16 @@ class RunConfig(Section):
 
 
 def set_path(data: dict[str, Any], path: str, value: Any) -> None:
-    """Sets `data["a"]["b"] = value` for the path "a.b", making the mappings on the way."""
+    """Sets `data["a"]["b"] = value` for the path "a.b", making the mappings on the way.
+
+    Raises:
+        ConfigError: Something on the way is a value, not a mapping.
+    """
     *parents, last = path.split(".")
-    for key in parents:
+    for index, key in enumerate(parents):
         data = data.setdefault(key, {})
+        if not isinstance(data, dict):
+            raise ConfigError([f"cannot set '{path}': {'.'.join(parents[: index + 1])} is {data!r}, not a mapping"])
     data[last] = value
 
 
@@ -169,7 +189,28 @@ def parse_section(model: type[BaseModel], values: Mapping[str, Any], path: str) 
 
 def describe_problems(error: ValidationError, model: type[BaseModel], path: str = "") -> list[str]:
     """Returns one sentence for each problem pydantic found: key, rule, value received."""
-    return [_describe(details, model, path) for details in error.errors()]
+    sentences: dict[str, str] = {}
+    rules: dict[str, list[str]] = {}
+    for details in error.errors():
+        location = _without_union_members(model, [str(part) for part in details["loc"]])
+        key = ".".join([*([path] if path else []), *location])
+        if details["type"] == "extra_forbidden":
+            sentences[key] = _unknown_key(key, model, location)
+        elif details["type"] == "missing":
+            sentences[key] = f"{key} is required"
+        else:
+            # A field that may be one thing or another yields a problem for each; they make one sentence.
+            rules.setdefault(key, []).append(_rule(details, model, location))
+            alternatives = ", or ".join(dict.fromkeys(rules[key]))
+            sentences[key] = f"{key} must be {alternatives}, got {details['input']!r}"
+    return list(sentences.values())
+
+
+def _plain(value: Any) -> Any:
+    """Turns NumPy's and torch's numbers, which searches hand over, into Python's."""
+    if hasattr(value, "item"):
+        return value.item()
+    raise ConfigError([f"a configuration holds numbers, texts, lists and mappings, got {value!r}"])
 
 
 def _fill_plugins(data: dict[str, Any]) -> list[str]:
@@ -181,17 +222,18 @@ def _fill_plugins(data: dict[str, Any]) -> list[str]:
     problems: list[str] = []
 
     def fill(section: Any, registry: Any, path: str, options_key: str | None = None) -> None:
-        if not isinstance(section, dict) or not isinstance(section.get("name"), str):
-            problems.append(f"{path} must be a mapping with a key 'name' (a {registry.kind}), got {section!r}")
+        if not isinstance(section, dict) or (options_key and not isinstance(section.get("name"), str)):
+            return  # described with the run's own keys
+        if not isinstance(section.get("name"), str):
+            problems.append(f"{path}.name must be the name of a known {registry.kind}, got {section.get('name')!r}")
             return
         try:
             plugin = registry.get(section["name"])
             if options_key is None:
                 values = {key: value for key, value in section.items() if key != "name"}
                 section.update(parse_section(plugin.Config, values, path).model_dump(mode="json"))
-            else:
-                values = section.get(options_key) or {}
-                filled = parse_section(plugin.Config, values, f"{path}.{options_key}")
+            elif isinstance(section.setdefault(options_key, {}), dict):
+                filled = parse_section(plugin.Config, section[options_key], f"{path}.{options_key}")
                 section[options_key] = filled.model_dump(mode="json")
         except ConfigError as error:
             problems.extend(error.problems)
@@ -209,21 +251,37 @@ def _fill_plugins(data: dict[str, Any]) -> list[str]:
     return problems
 
 
-def _describe(details: ErrorDetails, model: type[BaseModel], path: str) -> str:
-    location = [str(part) for part in details["loc"]]
-    key = ".".join([*([path] if path else []), *location])
-    value = details["input"]
-    if details["type"] == "extra_forbidden":
-        parent = _model_at(model, location[:-1])
-        known = parent.model_fields if parent else []
-        return f"unknown key '{key}'{suggest(location[-1], known)}"
-    if details["type"] == "missing":
-        return f"{key} is required"
-    rule = _range_rule(model, location)
-    if rule and details["type"] in {"greater_than", "greater_than_equal", "less_than", "less_than_equal"}:
-        return f"{key} must be {rule}, got {value!r}"
+def _without_union_members(model: type[BaseModel], location: list[str]) -> list[str]:
+    """Cuts what pydantic adds to the place of a problem to tell the members of a union apart."""
+    for depth in range(1, len(location)):
+        parent = _model_at(model, location[: depth - 1])
+        field = parent.model_fields.get(location[depth - 1]) if parent else None
+        if field is None or get_origin(field.annotation) not in {Union, UnionType}:
+            continue
+        if len(set(get_args(field.annotation)) - {type(None)}) > 1:
+            return location[:depth]
+    return location
+
+
+def _unknown_key(key: str, model: type[BaseModel], location: list[str]) -> str:
+    parent = _model_at(model, location[:-1])
+    if parent is None or not parent.model_fields:
+        return f"unknown key '{key}': nothing can be set here"
+    return f"unknown key '{key}'{suggest(location[-1], parent.model_fields)}"
+
+
+def _rule(details: ErrorDetails, model: type[BaseModel], location: list[str]) -> str:
+    """Returns what a value must be, to follow the words "must be"."""
+    kind = details["type"]
+    if kind in {"greater_than", "greater_than_equal", "less_than", "less_than_equal"}:
+        bounds = _range_rule(model, location)
+        if bounds:
+            return bounds
+    if kind in {"dict_type", "model_type"}:
+        return "a mapping"
     message = details["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-    return f"{key} must be {message}, got {value!r}"
+    # Without the reason why a number or a truth value could not be read: the value itself follows.
+    return message.split(", ")[0] if message.startswith("a valid ") else message
 
 
 def _model_at(model: type[BaseModel], location: list[str]) -> type[BaseModel] | None:
@@ -237,12 +295,12 @@ def _model_at(model: type[BaseModel], location: list[str]) -> type[BaseModel] | 
 
 def _range_rule(model: type[BaseModel], location: list[str]) -> str | None:
     """Returns the range of a field as words, `in [0, 1]` or `at least 1`, or None if it has none."""
-    parent = _model_at(model, location[:1] if len(location) > 1 else [])
+    parent = _model_at(model, location[:-1])
     field = parent.model_fields.get(location[-1]) if parent else None
     if field is None:
         return None
     bounds = list(field.metadata)
-    for argument in getattr(field.annotation, "__args__", ()):
+    for argument in get_args(field.annotation):
         bounds += getattr(argument, "__metadata__", ())
     low = next((f"[{bound.ge:g}" if isinstance(bound, Ge) else f"({bound.gt:g}"
                 for bound in bounds if isinstance(bound, (Ge, Gt))), None)  # fmt: skip

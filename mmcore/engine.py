@@ -10,6 +10,7 @@ empty shard (a placeholder, weight 0) adds zeros.
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -85,7 +86,7 @@ class Engine:
             yield batch
             return
         bounds = [size * index // parts for index in range(parts + 1)]
-        for start, stop in zip(bounds, bounds[1:], strict=False):
+        for start, stop in itertools.pairwise(bounds):
             if stop > start:
                 self._num_samples = stop - start
                 yield batch.select(start, stop)
@@ -226,7 +227,7 @@ class Engine:
 
     def state_dict(self) -> dict[str, Any]:
         """Returns optimizer state by parameter name, schedule, scaler, generators and the step."""
-        names = {parameter: name for name, parameter in self.method.named_parameters()}
+        names: dict[Tensor, str] = {parameter: name for name, parameter in self.method.named_parameters()}
         return {
             "step": self.step_index,
             "lr": self.learning_rate,

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mmcore.batch import Batch
+from mmcore.batchnorm import without_statistics
 from mmcore.data.spec import DatasetSpec, Modality
 from mmcore.encoders.base import Encoder, build_encoder
 from mmcore.errors import ConfigError, UsageError, unknown_name
@@ -124,7 +125,7 @@ def _build_encoders(chosen: list[Modality], sections: Mapping[str, Mapping[str, 
         except ConfigError as error:
             problems += error.problems
         except UsageError as error:
-            problems.append(str(error))
+            problems.append(f"model.encoders.{modality.name}.name: {error}")
     if problems:
         raise ConfigError(problems)
     return encoders

@@ -285,7 +285,8 @@ class Trainer:
         packed = torch.stack([value.double() for value in progress.totals.values()])
         packed = torch.cat([packed, torch.full_like(packed[:1], progress.num_samples)])
         distributed.all_reduce_sum([packed])
-        values = {f"train/{name}/loss": mean for name, mean in zip(progress.totals, packed[:-1] / packed[-1], strict=True)}
+        means = zip(progress.totals, packed[:-1] / packed[-1], strict=True)
+        values = {f"train/{name}/loss": mean for name, mean in means}
         values["train/total/loss"] = packed[:-1].sum() / packed[-1]
         values |= {f"train/{name}/gradient_norm": norm for name, norm in self.engine.gradient_norms.items()}
         values |= {f"method/{name}": value for name, value in self.method.diagnostics().items()}

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from types import FrameType
 
 import ray
+import torch
 
 from mmcore.errors import UsageError
 
@@ -137,6 +138,11 @@ def nodes() -> list[Node]:
     """Returns what each living node of the cluster has."""
     alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     return [Node(resources.get("CPU", 0.0), resources.get("GPU", 0.0)) for resources in alive]
+
+
+def visible_gpus(given: int | None = None) -> int:
+    """Returns the GPUs a local Ray will have: those `given`, else those this process sees."""
+    return torch.cuda.device_count() if given is None else given
 
 
 def concurrent_trials(shape: TrialShape, available: list[Node], limit: int | None = None) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ class Execution:
         max_failures: How often a trial whose process was lost is tried again.
         callbacks: Told of what happens, beside the rules.
         body: What a trial runs; default: the worker's.
+        notify: Told, in words, what a restore had to mend.
     """
 
     shape: TrialShape
@@ -42,6 +43,7 @@ class Execution:
     max_failures: int = 2
     callbacks: tuple[Callback, ...] = ()
     body: Body | None = None
+    notify: Callable[[str], None] = print
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ def run_search(search: Search, runs: SearchRuns, execution: Execution, resume: b
     """
     folder = runs.folder / TUNE_FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    restored = resume and _prepare(folder, runs.folder)
+    restored = resume and _prepare(folder, runs.folder, execution.notify)
     if not restored:
         (folder / RUNGS_FILE).unlink(missing_ok=True)
     searcher, space = _searcher(search)
@@ -159,12 +161,12 @@ def _searcher(search: Search) -> tuple[HyperOptSearch | None, dict[str, Any]]:
     return searcher, {path: distribution.to_tune() for path, distribution in search.space.items()}
 
 
-def _prepare(folder: Path, search_folder: Path) -> bool:
+def _prepare(folder: Path, search_folder: Path, notify: Callable[[str], None]) -> bool:
     restored, messages = recovery.prepare_restore(folder)
     known = recovery.known_trials(folder) if restored else set()
     messages += [f"{name} was lost with the state: set aside" for name in recovery.set_aside_unknown(search_folder, known)]
     for message in messages:
-        warnings.warn(message, stacklevel=2)
+        notify(message)
     return restored
 
 

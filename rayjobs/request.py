@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +13,7 @@ from mmcore.methods import METHODS
 from rayjobs.files import read_json, write_json
 
 EXPERIMENT_FILE = "experiment.json"
+RANKING_FILE = "ranking.json"
 FORMAT_VERSION = 1
 
 
@@ -166,13 +166,12 @@ def resume_experiment(request: Request, output: Path, name: str | None) -> Exper
     return same[-1]
 
 
-def unfinished_before(experiment: Experiment, is_finished: Sequence[str]) -> list[str]:
-    """Returns the names of earlier experiments of the same request that are not among the finished ones."""
+def unfinished_twins(experiment: Experiment) -> list[str]:
+    """Returns the names of other experiments of the same request that have no ranking yet."""
     output, request = experiment.folder.parent, experiment.request
     names = [name for name in _numbered(output, request.name()) if name != experiment.name]
-    return [
-        name for name in names if name not in is_finished and find_experiment(output, name).request == request
-    ]
+    waiting = [name for name in names if not (output / name / RANKING_FILE).is_file()]
+    return [name for name in waiting if find_experiment(output, name).request == request]
 
 
 def _numbered(output: Path, name: str) -> list[str]:

@@ -116,7 +116,7 @@ def build_encoder(section: Mapping[str, Any], modality: Modality) -> Encoder:
     encoder = ENCODERS.get(section["name"])
     if modality.kind not in encoder.kinds:
         raise UsageError(
-            f"{path}: '{section['name']}' encodes {' and '.join(sorted(encoder.kinds))}, "
+            f"'{section['name']}' encodes {' and '.join(sorted(encoder.kinds))}, "
             f"but '{modality.name}' is of kind {modality.kind}; choose another encoder"
         )
     settings = {key: value for key, value in section.items() if key != "name"}

@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -166,10 +166,9 @@ class Aug(Method):
         """Returns all parameters, or those the phase's modality predicts with."""
         if phase == "joint":
             return super().phase_parameters(phase)
-        second = self.second_layers["shared" if self.config.second_layer == "shared" else phase]
         groups = self.parameter_groups()
         own = [*groups.get(f"encoder/{phase}", []), *groups[f"head/{phase}"]]
-        return [*own, *second.parameters()]
+        return [*own, *self._second_layer(phase).parameters()]
 
     def losses(self, batch: Batch, phase: str, engine: Engine) -> dict[str, Tensor]:
         """Returns each modality's loss, equation (5); in an alternating phase, of that modality alone."""
@@ -199,8 +198,8 @@ class Aug(Method):
         """Returns each modality's classifier count and score so far in this epoch, and strongest ÷ weakest score."""
         scores = self.score_sum / self.score_count
         values = {f"score/{name}": scores[index] for index, name in enumerate(self.context.modalities)}
-        for name, layers in self.first_layers.items():
-            values[f"classifiers/{name}"] = scores.new_tensor(float(len(layers)))
+        for name in self.context.modalities:
+            values[f"classifiers/{name}"] = scores.new_tensor(float(len(self._layers(name))))
         return values | {"score_ratio": scores.max() / scores.min()}
 
     def end_epoch(self, stats: EpochStats, engine: Engine) -> None:
@@ -215,28 +214,34 @@ class Aug(Method):
 
     def structure(self) -> dict[str, Any]:
         """Returns the number of classifiers of each modality."""
-        return {"classifiers": {name: len(layers) for name, layers in self.first_layers.items()}}
+        return {"classifiers": {name: len(self._layers(name)) for name in self.context.modalities}}
 
     def rebuild(self, structure: dict[str, Any]) -> None:
         """Builds as many classifiers as the checkpoint has."""
         for name, count in structure["classifiers"].items():
-            while len(self.first_layers[name]) < count:
-                self.first_layers[name].append(self._new_layer(name))
+            while len(self._layers(name)) < count:
+                self._layers(name).append(self._new_layer(name))
 
     def head_modules(self) -> dict[str, nn.Module]:
         """Returns each modality's first layers; the second belongs to all."""
         return dict(self.first_layers.items())
 
+    def _layers(self, name: str) -> nn.ModuleList:
+        return cast(nn.ModuleList, self.first_layers[name])
+
+    def _second_layer(self, name: str) -> nn.Linear:
+        return cast(nn.Linear, self.second_layers["shared" if self.config.second_layer == "shared" else name])
+
     def _hidden(self, name: str, features: Tensor) -> Tensor:
         """Returns the hidden units of all classifiers of a modality, (B, n, H), by one matrix product."""
-        layers = self.first_layers[name]
+        layers = cast(list[nn.Linear], list(self._layers(name)))
         weight = torch.cat([layer.weight for layer in layers])
         bias = torch.cat([layer.bias for layer in layers])
         return F.linear(features, weight, bias).relu().unflatten(1, (len(layers), -1))
 
     def _logits(self, name: str, hidden: Tensor, count: int) -> Tensor:
         """Returns Layer 2 of the summed hidden units of `count` classifiers: the sum of their logits."""
-        layer = self.second_layers["shared" if self.config.second_layer == "shared" else name]
+        layer = self._second_layer(name)
         return F.linear(hidden, layer.weight, count * layer.bias)
 
     def _loss(self, name: str, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -265,7 +270,7 @@ class Aug(Method):
             self.score_count[index] += count
 
     def _add_classifier(self, name: str, engine: Engine) -> None:
-        layers = self.first_layers[name]
+        layers = self._layers(name)
         if self.config.max_classifiers is not None and len(layers) >= self.config.max_classifiers:
             return
         layer = self._new_layer(name)
@@ -274,7 +279,7 @@ class Aug(Method):
         engine.grow(layer, f"head/{name}")
 
     def _new_layer(self, name: str) -> nn.Linear:
-        first = self.first_layers[name][0]
+        first = cast(nn.Linear, self._layers(name)[0])
         layer = nn.Linear(first.in_features, first.out_features, dtype=first.weight.dtype, device=first.weight.device)
         return layer.requires_grad_(self.config.added_classifiers == "trained")
 

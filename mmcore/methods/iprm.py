@@ -188,7 +188,7 @@ class Iprm(Method):
         logits = {name: self._own_head(name)(values) for name, values in features.items()}
         directions = {name: normalise(_full_precision(values)) for name, values in features.items()}
         terms = unimodal_losses(logits, batch.labels)
-        indices = range(len(self.pairs))
+        indices = list(range(len(self.pairs)))
         if self.config.pair_heads == "single":
             indices = [int(torch.randint(len(self.pairs), (), generator=engine.generator("pairs")))]
         shares = self._probe(indices, directions, logits, engine)
@@ -223,7 +223,7 @@ class Iprm(Method):
 
     @torch.no_grad()
     def _probe(
-        self, indices: range | list[int], directions: dict[str, Tensor], logits: dict[str, Tensor], engine: Engine
+        self, indices: list[int], directions: dict[str, Tensor], logits: dict[str, Tensor], engine: Engine
     ) -> list[Tensor]:
         """Does the probing pass for some pairs; updates their λ and returns the λ̂ each is to be mixed with."""
         divergences = []

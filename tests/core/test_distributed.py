@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import torch
+from processes import run_processes
 
 from mmcore import distributed
-from tests.processes import run_processes
 
 
 def _tensors(rank: int) -> list[torch.Tensor]:

@@ -196,10 +196,10 @@ def test_spectrograms_equal_a_loop(n_mels: int | None, frames: int | None, norma
     transforms = _build(AUDIO, n_fft=128, hop_length=48, n_mels=n_mels, frames=frames, standardise=normalise)
     if n_mels:
         transforms.transforms["audio"].filters = mel_filters(n_mels, 128, RATE).double()
-    batch = _batch(AUDIO)
+    batch = _batch(AUDIO, num_samples=4)
     result = transforms(batch, training=False)
     got = result.inputs["audio"]
-    assert got.shape == (6, 1, n_mels or 65, frames or 1 + 1600 // 48)
+    assert got.shape == (4, 1, n_mels or 65, frames or 1 + 1600 // 48)
     for row in range(batch.num_samples):
         length = int(batch.lengths["audio"][row])
         expected = _naive_spectrogram(batch.inputs["audio"][row, :length].double().numpy() / 32768, 128, 48, n_mels)
@@ -328,7 +328,7 @@ def test_every_problem_of_the_settings_is_listed() -> None:
         "dataset.transforms.image.crop_scale must be a pair (low, high) with low <= high, got [0.9, 0.2]",
         "unknown key 'dataset.transforms.image.flop': did you mean 'flip'? "
         "known: crop_ratio, crop_scale, flip, mean, size, std",
-        "unknown key 'dataset.transforms.text.flip'; it has no settings",
+        "unknown key 'dataset.transforms.text.flip': nothing can be set here",
     ]
 
 
@@ -344,7 +344,7 @@ def test_settings_must_fit_what_is_stored() -> None:
         "dataset.transforms.image.mean must have 1 or 3 values, got (0.1, 0.2)",
         "dataset.transforms.image.std must have 1 or 3 values, got (1.0, 1.0)",
         "dataset.transforms.audio.n_mels must be smaller, or n_fft larger: "
-        "16 of 40 filters hold none of the 33 frequencies",
+        "4 of 40 filters hold none of the 33 frequencies",
         "dataset.transforms.mute.n_mels must be none: the data set states no sample rate",
         "dataset.transforms.stereo: a spectrogram is made of a waveform (T,), got (2, 800)",
     ]

@@ -1,0 +1,188 @@
+"""The same trainings as plain PyTorch loops, written from the papers' equations: the other side of the ratios.
+
+What a person writes in one file for one method and one pair of encoders: no configuration, no logging, no probes, no
+checkpoints, one process. Nothing here calls a `Method`, the `Engine` or the transforms of the package.
+
+Shape legend: B samples, K classes, D features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+NUM_CLASSES = 10
+LR, MOMENTUM, WEIGHT_DECAY = 0.01, 0.9, 1e-4
+
+
+def small_conv(channels: int) -> nn.Module:
+    """Three blocks of convolution, batch norm and ReLU, then the mean over the picture: D = 64."""
+    layers: list[nn.Module] = []
+    for inside, outside, stride in ((channels, 16, 1), (16, 32, 2), (32, 64, 2)):
+        layers += [nn.Conv2d(inside, outside, 3, stride, 1, bias=False), nn.BatchNorm2d(outside), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+def resnet18(channels: int) -> nn.Module:
+    """torchvision's ResNet-18 without its last layer: D = 512."""
+    from torchvision.models import resnet18 as build
+
+    network = build()
+    if channels != 3:
+        network.conv1 = nn.Conv2d(channels, 64, 7, 2, 3, bias=False)
+    network.fc = nn.Identity()
+    return network
+
+
+class Digits:
+    """The `digits` set's input: pixels scaled, the waveform's standardised log-magnitude spectrogram."""
+
+    def __init__(self, mean: float, std: float):
+        self.mean, self.std = mean, std
+        self.window = torch.hann_window(256)
+
+    def __call__(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        image = (inputs["image"].float() / 255 - self.mean) / self.std
+        wave = inputs["audio"].float() / 32768
+        spectrum = torch.stft(wave, 256, 64, window=self.window, pad_mode="constant", return_complex=True)
+        spectrogram = (spectrum.abs() + 1e-7).log()
+        std, mean = torch.std_mean(spectrogram, dim=(1, 2), correction=0, keepdim=True)
+        audio = ((spectrogram - mean) / std)[:, None]
+        return image.to(memory_format=torch.channels_last), audio.to(memory_format=torch.channels_last)
+
+
+class Pictures:
+    """Two pictures of bytes, scaled."""
+
+    def __init__(self, mean: float, std: float):
+        self.mean, self.std = mean, std
+
+    def __call__(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        first, second = ((x.float() / 255 - self.mean) / self.std for x in inputs.values())
+        return first.to(memory_format=torch.channels_last), second.to(memory_format=torch.channels_last)
+
+
+class Plain(nn.Module):
+    """Two encoders and an optimizer; a subclass adds heads and the loss."""
+
+    def __init__(self, preprocess: Digits | Pictures, first: nn.Module, second: nn.Module):
+        super().__init__()
+        self.preprocess = preprocess
+        self.first = first.to(memory_format=torch.channels_last)
+        self.second = second.to(memory_format=torch.channels_last)
+        self.num_features = 64 if isinstance(first, nn.Sequential) else 512
+
+    def start(self, lr: float = LR) -> None:
+        self.optimizer = torch.optim.SGD(self.parameters(), lr, MOMENTUM, weight_decay=WEIGHT_DECAY)
+
+    def step(self, inputs: Mapping[str, Tensor], labels: Tensor) -> Tensor:
+        with torch.no_grad():
+            first, second = self.preprocess(inputs)
+        loss = self.loss(self.first(first), self.second(second), labels)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        return loss.detach()
+
+    def loss(self, first: Tensor, second: Tensor, labels: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class PlainJoint(Plain):
+    """Cross-entropy of a linear head on both feature vectors."""
+
+    def __init__(self, *parts) -> None:
+        super().__init__(*parts)
+        self.head = nn.Linear(2 * self.num_features, NUM_CLASSES)
+
+    def loss(self, first: Tensor, second: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(self.fused(first, second), labels)
+
+    def fused(self, first: Tensor, second: Tensor) -> Tensor:
+        return self.head(torch.cat([first, second], dim=1))
+
+
+def slerp(x: Tensor, y: Tensor, share: Tensor) -> Tensor:
+    """Equation (1) of IPRM: the point at `share` of the great circle from y to x."""
+    angle = torch.acos((x * y).sum(dim=1, keepdim=True).clamp(-1 + 1e-6, 1 - 1e-6))
+    return (torch.sin(share * angle) * x + torch.sin((1 - share) * angle) * y) / torch.sin(angle)
+
+
+def divergence(logits: Tensor, mixed: Tensor) -> Tensor:
+    """KL(p ‖ p̄), mean over samples."""
+    return F.kl_div(mixed.log_softmax(dim=1), logits.log_softmax(dim=1), reduction="batchmean", log_target=True)
+
+
+class PlainIprm(Plain):
+    """IPRM, Algorithm 1: a probing pass through the mixed head gives the share, a second pass is learned from."""
+
+    def __init__(self, *parts, alpha: float = 0.8):
+        super().__init__(*parts)
+        self.first_head = nn.Linear(self.num_features, NUM_CLASSES)
+        self.second_head = nn.Linear(self.num_features, NUM_CLASSES)
+        self.mixed_head = nn.Linear(self.num_features, NUM_CLASSES)
+        self.alpha = alpha
+        self.running = torch.tensor(0.5)
+        self.probed = self.running
+
+    def loss(self, first: Tensor, second: Tensor, labels: Tensor) -> Tensor:
+        first_logits, second_logits = self.first_head(first), self.second_head(second)
+        x, y = F.normalize(first), F.normalize(second)
+        with torch.no_grad():
+            mixed = self.mixed_head(slerp(x, y, self.running))
+            first_kl, second_kl = divergence(first_logits, mixed), divergence(second_logits, mixed)
+            share = second_kl / (first_kl + second_kl)
+            self.probed = self.running
+            self.running = self.alpha * self.running + (1 - self.alpha) * share
+        mixed = self.mixed_head(slerp(x, y, share))
+        terms = [F.cross_entropy(logits, labels) for logits in (first_logits, second_logits, mixed)]
+        return torch.stack(terms).sum()
+
+    def fused(self, first: Tensor, second: Tensor) -> Tensor:
+        mixed = self.mixed_head(slerp(F.normalize(first), F.normalize(second), self.probed))
+        return self.first_head(first) + self.second_head(second) + mixed
+
+
+class PlainAug(Plain):
+    """AUG, equations (2) to (6), with a fixed number of classifiers of each modality."""
+
+    def __init__(self, *parts, num_classifiers: int = 1, residual_weight: float = 0.5, hidden: int = 256):
+        super().__init__(*parts)
+        sizes = [(self.num_features, hidden)] * num_classifiers
+        self.first_layers = nn.ModuleList([nn.Linear(*size) for size in sizes])
+        self.second_layers = nn.ModuleList([nn.Linear(*size) for size in sizes])
+        self.shared = nn.Linear(hidden, NUM_CLASSES)
+        self.residual_weight = residual_weight
+        self.scores = torch.zeros(2)
+        self.num_scored = 0
+
+    def loss(self, first: Tensor, second: Tensor, labels: Tensor) -> Tensor:
+        first_loss, first_score = self.modality_loss(self.first_layers, first, labels)
+        second_loss, second_score = self.modality_loss(self.second_layers, second, labels)
+        self.scores += torch.stack([first_score, second_score])
+        self.num_scored += len(labels)
+        return first_loss + second_loss
+
+    def modality_loss(self, layers: nn.ModuleList, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        each = [self.shared(F.relu(layer(features))) for layer in layers]
+        previous = sum(each[:-1]) if len(each) > 1 else None
+        total = each[-1] if previous is None else previous + each[-1]
+        loss = F.cross_entropy(total, labels)
+        if previous is not None:
+            with torch.no_grad():
+                known = previous.softmax(dim=1).gather(1, labels[:, None]).squeeze(1)
+            newest = F.cross_entropy(each[-1], labels, reduction="none")
+            loss = loss + ((1 - self.residual_weight * known) * newest).mean() + F.cross_entropy(previous, labels)
+        with torch.no_grad():
+            score = total.softmax(dim=1).gather(1, labels[:, None]).sum()
+        return loss, score
+
+    def fused(self, first: Tensor, second: Tensor) -> Tensor:
+        logits = [
+            torch.stack([self.shared(F.relu(layer(features))) for layer in layers]).sum(dim=0)
+            for layers, features in ((self.first_layers, first), (self.second_layers, second))
+        ]
+        return torch.stack(logits).mean(dim=0)

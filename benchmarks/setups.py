@@ -1,0 +1,72 @@
+"""Trainers the benchmarks time, each with the stored batches it is fed: the package's defaults, nothing switched off."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from mmcore.batch import Batch
+from mmcore.build import build_method, build_run_transforms, complete_config
+from mmcore.config import RunConfig
+from mmcore.data.loader import Loader, TensorLoader
+from mmcore.data.spec import DatasetSpec, Modality
+from mmcore.data.store import prepare
+from mmcore.methods import Method
+from mmcore.trainer import Trainer
+
+PICTURES = DatasetSpec(
+    "pictures",
+    tuple(str(label) for label in range(10)),
+    tuple(Modality(name, "image", (3, 64, 64), "uint8") for name in ("image", "second")),
+)
+SCALING = {"mean": 0.5, "std": 0.25}
+
+
+def digits_config(method: str) -> RunConfig:
+    """Returns the default run of a method on `digits`."""
+    return complete_config(RunConfig.parse({"dataset": {"name": "digits"}, "method": {"name": method}}))
+
+
+def digits_trainer(method: str, data_dir: Path, classifiers: int = 1) -> tuple[Trainer, list[Batch]]:
+    """Returns a trainer on the prepared `digits` and the full batches of one epoch."""
+    config = digits_config(method)
+    prepared = prepare("digits", None, None, data_dir)
+    loader = TensorLoader.from_prepared(prepared, prepared.assign(config.protocol), config.trainer.batch_size)
+    batches = [batch for batch in loader.train_batches(0) if batch.num_samples == config.trainer.batch_size]
+    return _trainer(config, prepared.spec, loader, classifiers), batches
+
+
+def pictures_trainer(method: str, classifiers: int = 1) -> tuple[Trainer, list[Batch]]:
+    """Returns a trainer of two ResNet-18 on random 64x64 pictures, batch 16, and some batches."""
+    config = RunConfig.parse(
+        {
+            "dataset": {"name": "digits", "transforms": {name: dict(SCALING) for name in PICTURES.modality_names}},
+            "method": {"name": method},
+            "model": {"encoders": {name: {"name": "resnet18"} for name in PICTURES.modality_names}},
+            "trainer": {"batch_size": 16},
+        }
+    )
+    generator = torch.Generator().manual_seed(0)
+    batches = [_random_batch(16, generator) for _ in range(4)]
+    return _trainer(config, PICTURES, None, classifiers), batches
+
+
+def _trainer(config: RunConfig, spec: DatasetSpec, loader: Loader | None, classifiers: int) -> Trainer:
+    method: Method = build_method(config, spec)
+    if classifiers > 1:
+        method.rebuild({"classifiers": dict.fromkeys(spec.modality_names, classifiers)})
+    # Steps are called one by one with batches given: without a loader nothing asks for one.
+    trainer = Trainer(config, method, loader, build_run_transforms(config, spec))  # type: ignore[arg-type]
+    trainer.method.train()
+    trainer.probes.train()
+    return trainer
+
+
+def _random_batch(size: int, generator: torch.Generator) -> Batch:
+    inputs = {
+        modality.name: torch.randint(0, 256, (size, *modality.shape), dtype=torch.uint8, generator=generator)
+        for modality in PICTURES.modalities
+    }
+    labels = torch.randint(0, PICTURES.num_classes, (size,), generator=generator)
+    return Batch(inputs, labels, sample_ids=[str(index) for index in range(size)])

@@ -1,0 +1,152 @@
+"""One training step through the trainer ÷ the same step in a plain PyTorch loop (bar 1.05).
+
+The trainer with its defaults: probes, loss terms and NaNs watched, gradient norms every 20 steps (a round is 20 steps,
+so each holds one such). The plain loop (`plain.py`) has none of it. Both are handed the same stored batches, start from
+the same weights, and must give the same losses over the warm-up, or the script ends with an error.
+
+    python benchmarks/step.py [--quick] [--only small_conv/iprm] [--json PATH]
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from common import Report, measure, parser, ratio
+from plain import Digits, Pictures, Plain, PlainAug, PlainIprm, PlainJoint, resnet18, small_conv
+from setups import digits_trainer, pictures_trainer
+from torch import Tensor, nn
+
+from mmcore.batch import Batch
+from mmcore.methods import Method
+from mmcore.trainer import Progress, Trainer
+
+BAR = 1.05
+TOLERANCE = 1e-4
+METHODS = ("joint", "iprm", "aug", "aug-2")
+
+
+@dataclass
+class Case:
+    """One trainer and its plain twin.
+
+    Attributes:
+        trainer: Ours.
+        plain: The plain loop, with the same weights.
+        batches: Stored batches, the same for both.
+    """
+
+    trainer: Trainer
+    plain: Plain
+    batches: list[Batch]
+
+
+def build_case(encoder: str, method: str, data_dir: Path) -> Case:
+    """Builds both sides; `aug-2` is AUG with two classifiers of each modality."""
+    name, _, count = method.partition("-")
+    classifiers = int(count or 1)
+    if encoder == "small_conv":
+        trainer, batches = digits_trainer(name, data_dir, classifiers)
+        settings = trainer.config.dataset.transforms["image"]
+        parts = (Digits(settings["mean"], settings["std"]), small_conv(1), small_conv(1))
+    else:
+        trainer, batches = pictures_trainer(name, classifiers)
+        settings = trainer.config.dataset.transforms["image"]
+        parts = (Pictures(settings["mean"], settings["std"]), resnet18(3), resnet18(3))
+    plain: Plain
+    if name == "joint":
+        plain = PlainJoint(*parts)
+    elif name == "iprm":
+        plain = PlainIprm(*parts)
+    else:
+        plain = PlainAug(*parts, num_classifiers=classifiers)
+    copy_weights(trainer.method, plain)
+    plain.start()
+    trainer.method.train()
+    trainer.probes.train()
+    plain.train()
+    return Case(trainer, plain, batches)
+
+
+@torch.no_grad()
+def copy_weights(method: Method, plain: Plain) -> None:
+    """Gives the plain loop the trainer's weights."""
+    encoders = list(method.model.encoders.values())
+    pairs: list[tuple[nn.Module, nn.Module]] = list(zip(encoders, (plain.first, plain.second), strict=True))
+    if isinstance(plain, PlainJoint):
+        pairs.append((method.fusion.head, plain.head))
+    elif isinstance(plain, PlainIprm):
+        pairs += zip(method.heads.values(), (plain.first_head, plain.second_head), strict=True)
+        pairs += zip(method.mixed_heads.values(), [plain.mixed_head], strict=True)
+    elif isinstance(plain, PlainAug):
+        pairs += zip(method.first_layers.values(), (plain.first_layers, plain.second_layers), strict=True)
+        pairs += zip(method.second_layers.values(), [plain.shared], strict=True)
+    for source, target in pairs:
+        for ours, theirs in zip(source.state_dict().values(), target.state_dict().values(), strict=True):
+            theirs.copy_(ours)
+
+
+def check_losses(case: Case, steps: int) -> float:
+    """Trains both sides for some steps; returns the largest relative difference of their losses.
+
+    Raises:
+        SystemExit: The two sides do not compute the same.
+    """
+    worst = 0.0
+    for batch in itertools.islice(itertools.cycle(case.batches), steps):
+        case.trainer.progress = Progress()
+        case.trainer.train_step(batch)
+        ours = sum(float(total) for total in case.trainer.progress.totals.values()) / batch.num_samples
+        theirs = float(case.plain.step(batch.inputs, batch.labels))
+        worst = max(worst, abs(ours - theirs) / max(1.0, abs(theirs)))
+    if not worst <= TOLERANCE:
+        raise SystemExit(f"the two sides differ: a loss by {worst:.2g} within {steps} steps, allowed {TOLERANCE:g}")
+    case.trainer.progress = Progress()
+    return worst
+
+
+def cycled(step: Callable[[Batch], object], batches: Iterable[Batch]) -> Callable[[], None]:
+    """Returns a call that does `step` on the next batch."""
+    endless = itertools.cycle(batches)
+
+    def call() -> None:
+        step(next(endless))
+
+    return call
+
+
+def main() -> None:
+    arguments = parser("one training step: trainer ÷ plain PyTorch loop")
+    arguments.add_argument("--only", action="append", default=[], help="a case, small_conv/joint for example; repeatable")
+    arguments.add_argument("--rounds", type=int, default=9, help="rounds of 20 steps on resnet18 (on small_conv 5 times)")
+    arguments.add_argument("--data-dir", type=Path, default=Path("data"), help="where prepared data sets lie")
+    options = arguments.parse_args()
+    torch.set_num_threads(1)
+    rounds = {"small_conv": 5 * options.rounds, "resnet18": options.rounds}
+    steps, warm_up, methods = 20, 10, METHODS
+    if options.quick:
+        rounds, steps, warm_up, methods = {"small_conv": 2, "resnet18": 1}, 2, 2, ("joint", "iprm", "aug")
+    report = Report(
+        "step through the trainer ÷ step of a plain loop",
+        f"small_conv: digits, batch 64; resnet18: two 64x64 pictures, batch 16; {steps} steps a round, rounds: {rounds}",
+    )
+    for encoder, method in itertools.product(rounds, methods):
+        name = f"{encoder}/{method}"
+        if options.only and name not in options.only:
+            continue
+        case = build_case(encoder, method, options.data_dir)
+        difference = check_losses(case, warm_up)
+        sides = {
+            "ours": cycled(case.trainer.train_step, case.batches),
+            "plain": cycled(lambda batch, plain=case.plain: plain.step(batch.inputs, batch.labels), case.batches),
+        }
+        results = measure(sides, rounds[encoder], steps)
+        report.add(ratio(name, results, "ours", "plain", BAR, f"losses agree to {difference:.0e}"))
+    report.finish(options.json)
+
+
+if __name__ == "__main__":
+    main()

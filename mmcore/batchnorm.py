@@ -1,0 +1,135 @@
+"""Batch normalisation over the samples of all ranks, on CPU too, and over batches that have no statistics.
+
+torch's own SyncBatchNorm refuses CPU tensors, and counts the stand-in of an empty shard.
+
+Shape legend: B samples of this rank's shard, C channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mmcore.distributed import is_distributed
+
+
+class SynchronisedBatchNorm(_BatchNorm):
+    """Batch norm of (B, C, ...) whose mean and variance in training are those of all ranks' samples together.
+
+    With k ranks on B/k samples each, output, gradients (of a loss summed over ranks) and running statistics
+    equal those of one process on B samples. In one process, and in evaluation, it is torch's batch norm.
+
+    Attributes:
+        counted: False while this rank's samples are a stand-in that must not enter the statistics.
+    """
+
+    counted = True
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.dim() < 2:
+            raise ValueError(f"expected (B, C, ...), got {tuple(input.shape)}")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns `x` normalised, of the same shape, type and memory format."""
+        if not (self.training and is_distributed()):
+            return super().forward(x)
+        # As torch's: statistics and arithmetic in at least float32 whatever the type of x.
+        values = x.to(torch.promote_types(x.dtype, torch.float32))
+        dims = [0, *range(2, x.dim())]
+        shape = [1, -1, *[1] * (x.dim() - 2)]
+        weight = float(self.counted)
+        own_count = values.new_full((1,), weight * (x.numel() // x.shape[1]))
+        sums = _sum_over_ranks(torch.cat([values.sum(dims) * weight, own_count]))
+        count = sums[-1].detach()
+        mean = sums[:-1] / count
+        centred = values - mean.view(shape)
+        # Around the common mean, in a second message: the difference of squares would lose all digits of a large mean.
+        variance = _sum_over_ranks(centred.square().sum(dims) * weight) / count
+        self._update_running(mean.detach(), variance.detach(), count)
+        scale = (variance + self.eps).rsqrt()
+        if self.affine:
+            return (centred * (scale * self.weight).view(shape) + self.bias.view(shape)).to(x.dtype)
+        return (centred * scale.view(shape)).to(x.dtype)
+
+    def _update_running(self, mean: Tensor, variance: Tensor, count: Tensor) -> None:
+        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
+            return
+        self.num_batches_tracked.add_(1)
+        factor = 1 / self.num_batches_tracked.double() if self.momentum is None else self.momentum
+        unbiased = variance * (count / (count - 1).clamp(min=1))
+        for running, new in ((self.running_mean, mean), (self.running_var, unbiased)):
+            running.add_((new.to(running.dtype) - running) * factor)
+
+
+def convert(model: nn.Module) -> nn.Module:
+    """Replaces every batch norm in `model` by a synchronised one with the same parameters and buffers.
+
+    Returns:
+        `model`, or its replacement if it is a batch norm itself.
+    """
+    for name, child in list(model.named_children()):
+        setattr(model, name, convert(child))
+    if not isinstance(model, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
+        return model
+    synchronised = SynchronisedBatchNorm(
+        model.num_features, model.eps, model.momentum, model.affine, model.track_running_stats
+    )
+    # The same tensors, not copies: an optimizer may hold them already.
+    for name, parameter in model.named_parameters():
+        setattr(synchronised, name, parameter)
+    for name, buffer in model.named_buffers():
+        setattr(synchronised, name, buffer)
+    synchronised.train(model.training)
+    return synchronised
+
+
+@contextmanager
+def without_statistics(model: nn.Module, counted: bool) -> Iterator[None]:
+    """While samples pass that have no batch statistics of their own: one sample alone, or a stand-in.
+
+    Batch norms of this worker alone normalise by their running statistics, which stay as they are. (One value
+    per channel has no variance: torch raises an error, which would strike the last batch of an epoch.)
+    Synchronised ones take part as ever, with weight 0 unless `counted`.
+
+    Args:
+        model: In training.
+        counted: Whether the samples are real ones.
+    """
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.training]
+    synchronised = [module for module in norms if isinstance(module, SynchronisedBatchNorm) and is_distributed()]
+    alone = [module for module in norms if module not in synchronised]
+    try:
+        for module in synchronised:
+            module.counted = counted
+        for module in alone:
+            module.training = False
+        yield
+    finally:
+        for module in synchronised:
+            module.counted = True
+        for module in alone:
+            module.training = True
+
+
+class _SumOverRanks(torch.autograd.Function):
+    """The sum of all ranks' tensors; the gradient is the sum of all ranks' gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        total = x.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return _SumOverRanks.forward(ctx, gradients[0].contiguous())
+
+
+def _sum_over_ranks(x: Tensor) -> Tensor:
+    return cast(Tensor, _SumOverRanks.apply(x))

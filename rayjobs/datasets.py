@@ -1,0 +1,71 @@
+"""The data of a command: found prepared, or prepared now, and put where all trials of a node share it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmcore.config import parse_section
+from mmcore.data import DATASETS
+from mmcore.data.store import PreparedDataset, prepare, prepared_dir
+from mmcore.errors import ConfigError, UsageError
+from rayjobs.prepare import progress_bar
+from rayjobs.worker import DataHandle
+
+if TYPE_CHECKING:
+    from rayjobs.request import Request
+
+
+def options_of(request: Request, dataset: str) -> dict[str, Any]:
+    """Returns the options that concern a data set.
+
+    Raises:
+        ConfigError: An option that no data set of the request has.
+    """
+    fields = {name: set(DATASETS.get(name).Config.model_fields) for name in request.datasets}
+    unknown = [key for key in request.options if not any(key in known for known in fields.values())]
+    if unknown:
+        parse_section(DATASETS.get(dataset).Config, {key: request.options[key] for key in unknown}, "dataset.options")
+        raise ConfigError([f"--option {key}: no data set of this command has it" for key in unknown])
+    return {key: value for key, value in request.options.items() if key in fields[dataset]}
+
+
+def prepare_datasets(request: Request) -> dict[str, PreparedDataset]:
+    """Returns each data set of a request, prepared; see `prepare_one`."""
+    raw = Path(request.raw_dir) if request.raw_dir else None
+    return {
+        name: prepare_one(name, options_of(request, name), raw, Path(request.data_dir)) for name in request.datasets
+    }
+
+
+def prepare_one(name: str, options: dict[str, Any], raw_dir: Path | None, data_dir: Path) -> PreparedDataset:
+    """Returns a data set, prepared; what is there and intact is used as it is.
+
+    Raises:
+        UsageError: A data set that needs raw files, and none were given.
+        DataError: What is there is damaged.
+    """
+    directory = prepared_dir(data_dir, name, options)
+    if (directory / "dataset.json").is_file() and raw_dir is None:
+        return PreparedDataset.open(directory)
+    if DATASETS.get(name).needs_raw and raw_dir is None:
+        raise UsageError(
+            f"{name} is not prepared ({directory} is not there) and needs its raw files: pass --raw-dir DIR here, "
+            f"or run python -m rayjobs.prepare --dataset {name} --raw-dir DIR. {DATASETS.get(name).raw_help}"
+        )
+    with progress_bar(f"preparing {name}") as progress:
+        return prepare(name, options, raw_dir, data_dir, progress)
+
+
+def source_modalities(request: Request, dataset: str) -> tuple[str, ...]:
+    """Returns a data set's modalities without its files."""
+    source = DATASETS.get(dataset)
+    options = parse_section(source.Config, options_of(request, dataset), "dataset.options")
+    return source(options).spec().modality_names
+
+
+def open_data(prepared: PreparedDataset, cache_bytes: int | None) -> DataHandle:
+    """Returns the handle trials read by: shared in the object store where the data fits the budget, else streamed."""
+    from rayjobs.streaming import materialise
+
+    return DataHandle(str(prepared.directory.resolve()), materialise(prepared, cache_bytes))

@@ -1,0 +1,91 @@
+"""`--dry-run`: what would be searched, what a trial asks for, and how long it may take."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from rayjobs import cluster
+from rayjobs.datasets import source_modalities
+from rayjobs.files import read_json
+from rayjobs.progress import format_seconds
+from rayjobs.request import Request
+from rayjobs.search import Search
+from rayjobs.tuning import SEARCH_FILE, Machine, plan_searches, trial_shape
+
+
+def preview(request: Request, machine: Machine, output: Path) -> dict[str, Any]:
+    """Returns the plan of a command as plain values; starts nothing and reads no data.
+
+    Raises:
+        UsageError: What the command would refuse.
+    """
+    searches = [
+        search
+        for dataset in request.datasets
+        for search in plan_searches(request, dataset, dataset, source_modalities(request, dataset))
+    ]
+    nodes = None if machine.address else [_this_machine(machine)]
+    shape = trial_shape(request, searches[0], nodes or [], streams=False)
+    concurrent = cluster.concurrent_trials(shape, nodes, machine.concurrent) if nodes else machine.concurrent
+    return {
+        "experiment": request.name(),
+        "trial": shape.describe(),
+        "concurrent": concurrent,
+        "final_models": request.final_seeds * len(searches),
+        "searches": [_describe(search, request, output, concurrent) for search in searches],
+    }
+
+
+def print_preview(document: Mapping[str, Any]) -> None:
+    """Prints what `preview` returned."""
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console.print(f"experiment {document['experiment']} (dry run: nothing is started)")
+    at_once = f"{document['concurrent']} at once" if document["concurrent"] else "as many at once as the cluster holds"
+    console.print(f"a trial is {document['trial']}; {at_once}")
+    for search in document["searches"]:
+        console.print(
+            f"\n{search['name']}: {search['trials']} trials of at most {search['max_epochs']} epochs, "
+            f"stopped early from epoch {search['grace_epochs']} on (1 of {search['reduction_factor']:g} goes on)"
+        )
+        for path, text in search["space"].items():
+            console.print(f"  {path}: {text}")
+        for number, point in enumerate(search["points"], start=1):
+            console.print(f"  point {number}: " + ", ".join(f"{path}={value}" for path, value in point.items()))
+        console.print(f"  time: {search['time']}")
+    console.print(f"\nthen {document['final_models']} final models, each tested once")
+
+
+def _describe(search: Search, request: Request, output: Path, concurrent: int | None) -> dict[str, Any]:
+    return {
+        "name": search.name,
+        "trials": search.trials,
+        "max_epochs": search.max_epochs,
+        "grace_epochs": search.grace_epochs,
+        "reduction_factor": search.reduction_factor,
+        "space": {path: distribution.describe() for path, distribution in search.space.items()},
+        "points": search.points,
+        "config": search.config.to_dict(),
+        "time": _estimate(search, request, output, concurrent or 1),
+    }
+
+
+def _estimate(search: Search, request: Request, output: Path, concurrent: int) -> str:
+    """Returns an upper bound from the newest search of that name, or says that there is none to go by."""
+    files = sorted(output.glob(f"*/{search.name}/{SEARCH_FILE}"), key=lambda path: path.stat().st_mtime)
+    trials = (read_json(files[-1]) or {}).get("trials", []) if files else []
+    epochs, seconds = sum(trial["epochs"] for trial in trials), sum(trial["device_seconds"] for trial in trials)
+    if not epochs:
+        return f"unknown: {output} holds no earlier search of that name to go by"
+    rounds = math.ceil(search.trials / concurrent) + math.ceil(request.final_seeds / concurrent)
+    longest = seconds / epochs * search.max_epochs * rounds / request.workers
+    return f"at most {format_seconds(longest)}, by the pace of {files[-1].parent.parent.name}"
+
+
+def _this_machine(machine: Machine) -> cluster.Node:
+    return cluster.Node(machine.cpus or len(os.sched_getaffinity(0)), cluster.visible_gpus(machine.gpus))

@@ -1,0 +1,165 @@
+"""What a person sees while a search runs: a small table on a terminal, plain lines elsewhere; all on standard error."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ray.tune import Callback
+from rich.console import Console, Group
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+
+from rayjobs.reporters import ACCURACY, EPOCH, FATAL, OBJECTIVE
+from rayjobs.trials import trial_name
+
+if TYPE_CHECKING:
+    from ray.tune.experiment import Trial
+
+WIDTH = 80
+
+
+@dataclass
+class Line:
+    """Where one stage (a search, or the final models) stands."""
+
+    total: int
+    done: int = 0
+    failed: int = 0
+    best: float | None = None
+    epochs: int = 0
+    started: float | None = None
+    seconds: float | None = None
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds so far, or in all."""
+        if self.seconds is not None:
+            return self.seconds
+        return time.monotonic() - self.started if self.started else 0.0
+
+
+class Display:
+    """Shows the stages of a command and what happens in them.
+
+    Args:
+        stages: Name of each stage -> how many trials it has.
+        live: Whether to keep a table up to date in place; default: on a terminal.
+    """
+
+    def __init__(self, stages: Mapping[str, int], live: bool | None = None):
+        self.console = Console(stderr=True, highlight=False, soft_wrap=False)
+        self._lines = {name: Line(total) for name, total in stages.items()}
+        self._live_wanted = self.console.is_terminal if live is None else live
+        self._live: Live | None = None
+
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """Keeps the table on the screen for the time of a `with` block."""
+        if not self._live_wanted:
+            yield
+            return
+        with Live(get_renderable=self._table, console=self.console, refresh_per_second=2) as self._live:
+            yield
+        self._live = None
+
+    def say(self, message: str) -> None:
+        """Prints a line above the table."""
+        self.console.print(escape(message), soft_wrap=True)
+
+    def start(self, stage: str) -> None:
+        """Marks a stage as running."""
+        self._lines[stage].started = time.monotonic()
+        if not self._live_wanted:
+            self.say(f"{stage}: {self._lines[stage].total} trials")
+
+    def skip(self, stage: str, done: int, failed: int, best: float | None, epochs: int) -> None:
+        """Marks a stage as finished by an earlier command."""
+        self._lines[stage] = Line(done + failed, done, failed, best, epochs, seconds=0.0)
+        if not self._live_wanted:
+            self.say(f"{stage}: finished before")
+
+    def finish(self, stage: str) -> None:
+        """Marks a stage as ended."""
+        self._lines[stage].seconds = self._lines[stage].elapsed
+
+    def epoch(self, stage: str, accuracy: float | None) -> None:
+        """Counts an epoch of a trial."""
+        line = self._lines[stage]
+        line.epochs += 1
+        if accuracy is not None and (line.best is None or accuracy > line.best):
+            line.best = accuracy
+
+    def ended(self, stage: str, text: str, failed: bool) -> None:
+        """Counts a trial that ended; failures are shown in any case, successes where there is no table."""
+        line = self._lines[stage]
+        line.done += not failed
+        line.failed += failed
+        if failed or not self._live_wanted:
+            self.say(f"{stage} {text} ({line.done + line.failed} of {line.total})")
+
+    def _table(self) -> Group:
+        table = Table(box=None, width=WIDTH, pad_edge=False)
+        table.add_column("", ratio=1, overflow="ellipsis", no_wrap=True)
+        for title, width in (("trials", 9), ("failed", 6), ("best val", 8), ("epochs", 7), ("time", 8)):
+            table.add_column(title, width=width, justify="right", no_wrap=True)
+        for name, line in self._lines.items():
+            waiting = line.started is None and line.seconds is None
+            mark = " " if waiting else ">" if line.seconds is None else "✓"
+            best = "" if line.best is None else f"{line.best:.1%}"
+            failed = str(line.failed) if line.failed else ""
+            row = [f"{mark} {name}", f"{line.done} of {line.total}", failed, best, str(line.epochs or "")]
+            table.add_row(*row, "" if waiting else format_seconds(line.elapsed), style="dim" if waiting else "")
+        return Group(table)
+
+
+class ProgressCallback(Callback):
+    """Tells a display what Tune's controller sees.
+
+    Args:
+        display: Where it is shown.
+        stage: The stage that runs.
+        names: Values -> what to call a trial; default: the trial's name.
+    """
+
+    def __init__(self, display: Display, stage: str, names: Sequence[str] | None = None):
+        self._display = display
+        self._stage = stage
+        self._names = names
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+    ) -> None:
+        """Counts an epoch."""
+        if not result.get(FATAL) and result.get(EPOCH, 0) > (trial.last_result or {}).get(EPOCH, 0):
+            self._display.epoch(self._stage, result.get(ACCURACY))
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Shows a trial that ended, or was stopped."""
+        last = trial.last_result or {}
+        accuracy = f", val {last[OBJECTIVE]:.1%}" if OBJECTIVE in last else ""
+        text = f"{self._name(trial)}: {last.get(EPOCH, 0)} epochs{accuracy}"
+        self._display.ended(self._stage, text, failed=False)
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Shows a trial that failed for good."""
+        self._display.ended(self._stage, f"{self._name(trial)}: failed", failed=True)
+
+    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Shows a trial that is tried again."""
+        self._display.say(f"{self._stage} {self._name(trial)}: its process was lost; trying again")
+
+    def _name(self, trial: Trial) -> str:
+        return self._names[trial.config["run"]] if self._names else trial_name(trial)
+
+
+def format_seconds(seconds: float) -> str:
+    """Returns `7 s`, `3 m 20 s` or `2 h 05 m`."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} m {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} m"

@@ -1,0 +1,121 @@
+"""`python -m rayjobs.train`: trains one configuration, once per seed, and tests each model once."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import yaml
+
+from mmcore.config import RunConfig, set_path
+from mmcore.errors import UsageError
+from rayjobs.cli import friendly_errors, parse_overrides, print_json
+
+
+@click.command()
+@click.option("--config", "config_file", type=click.Path(path_type=Path), help="A configuration, as tune writes it.")
+@click.option("--dataset", help="Name of the data set; default: the configuration's, else digits.")
+@click.option("--method", help="Name of the method; default: the configuration's, else iprm.")
+@click.option("--option", "options", multiple=True, metavar="KEY=VALUE", help="An option of the data set; repeatable.")
+@click.option("--set", "values", multiple=True, metavar="PATH=VALUE", help="A key of the configuration; repeatable.")
+@click.option("--protocol", type=click.Choice(["group", "holdout", "cv", "paper"]), help="How samples are split.")
+@click.option("--max-epochs", type=click.IntRange(1), help="Length of each run.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="The first seed.")
+@click.option("--seeds", type=click.IntRange(1), default=1, show_default=True, help="Number of seeds, one run each.")
+@click.option("--workers", type=click.IntRange(1), help="Ray Train workers; default: this process, or one per GPU run.")
+@click.option("--gpus-per-worker", type=click.FloatRange(0), help="GPUs each worker claims; default: 1 if there are any.")
+@click.option("--cache", type=click.Choice(["auto", "off"]), default="auto", show_default=True,
+              help="auto: hold a data set that fits in shared memory; off: stream it.")  # fmt: skip
+@click.option("--raw-dir", type=click.Path(path_type=Path), help="Raw files of a data set not prepared yet.")
+@click.option("--data-dir", type=click.Path(path_type=Path), default=Path("data"), show_default=True)
+@click.option("--output", type=click.Path(path_type=Path), default=Path("results"), show_default=True)
+@click.option("--name", help="Folder of the runs in --output.")
+@click.option("--resume", is_flag=True, help="Go on with the runs an interrupted command left.")
+@click.option("--address", help="A Ray cluster to join: auto or HOST:PORT.")
+@click.option("--verbose", is_flag=True, help="Show Ray's own log.")
+@click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
+@friendly_errors
+def main(**arguments: Any) -> None:
+    """Train one configuration, once per seed, and test each model once."""
+    from rayjobs.datasets import prepare_one
+    from rayjobs.training import TrainRequest, base_config, open_folder, print_results, train_seeds
+
+    values = configuration(arguments)
+    RunConfig.parse(values)  # every problem at once, before any data is touched
+    prepared = prepare_one(
+        values["dataset"]["name"], values["dataset"].get("options", {}), arguments["raw_dir"], arguments["data_dir"]
+    )
+    config = base_config(values, prepared)
+    command = shlex.join(["python", "-m", "rayjobs.train", *sys.argv[1:]])
+    folder = open_folder(arguments["output"], arguments["name"], config, arguments["resume"], command)
+    request = TrainRequest(
+        config,
+        range(config.seed, config.seed + arguments["seeds"]),
+        arguments["workers"],
+        arguments["gpus_per_worker"],
+        arguments["address"],
+        0 if arguments["cache"] == "off" else 2**30,
+        arguments["verbose"],
+        command,
+    )
+    try:
+        results = train_seeds(request, prepared, folder)
+    except KeyboardInterrupt:
+        click.echo(f"interrupted; the same command with --resume goes on ({folder})", err=True)
+        sys.exit(130)
+    if arguments["as_json"]:
+        print_json({"folder": str(folder), "results": results})
+    else:
+        print_results(results, folder, prepared)
+
+
+def configuration(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Returns the configuration a command line asks for: its file, then its own options, then `--set`."""
+    values: dict[str, Any] = read_config(arguments["config_file"]) if arguments["config_file"] else {}
+    _choose(values, "dataset", arguments["dataset"], "digits")
+    _choose(values, "method", arguments["method"], "iprm")
+    if arguments["options"]:
+        set_path(values, "dataset.options", {**values["dataset"].get("options", {}),
+                                             **parse_overrides(arguments["options"])})  # fmt: skip
+    if arguments["protocol"]:
+        set_path(values, "protocol.name", arguments["protocol"])
+    if arguments["max_epochs"]:
+        set_path(values, "trainer.max_epochs", arguments["max_epochs"])
+    values["seed"] = arguments["seed"]
+    for path, value in parse_overrides(arguments["values"], "--set").items():
+        set_path(values, path, value)
+    return values
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Returns a configuration file's content, YAML or JSON.
+
+    Raises:
+        UsageError: It is missing, or no mapping.
+    """
+    try:
+        values = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise UsageError(f"--config {path}: there is no such file") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"--config {path} is no YAML file ({error})") from None
+    if not isinstance(values, dict):
+        raise UsageError(f"--config {path} must hold a mapping, as tune's best-*.yaml does, got {json.dumps(values)}")
+    return values
+
+
+def _choose(values: dict[str, Any], section: str, given: str | None, default: str) -> None:
+    """Sets a section's name; another plug-in than the file's takes its own defaults."""
+    name = values.get(section, {}).get("name")
+    if given and given != name:
+        values[section] = {"name": given}
+    elif not name:
+        values[section] = {"name": default}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,150 @@
+"""`python -m rayjobs.tune`: searches each method's settings on each data set, with equal trials, and ranks them."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from mmcore.errors import UsageError
+from rayjobs.cli import friendly_errors, parse_overrides, print_json
+
+
+@click.command()
+@click.option("--dataset", "datasets", multiple=True, help="A data set; repeatable.  [default: digits]")
+@click.option("--method", "methods", multiple=True, help="A method; repeatable.  [default: iprm, aug]")
+@click.option("--reference", default="ensemble", show_default=True, help="What they are compared with, or 'none'.")
+@click.option("--option", "options", multiple=True, metavar="KEY=VALUE", help="An option of the data set; repeatable.")
+@click.option("--protocol", default="default", show_default=True, help="How samples are split: group, holdout or cv.")
+@click.option("--trials", type=click.IntRange(1), help="Trials of each method.  [default: the space's]")
+@click.option("--max-epochs", type=click.IntRange(1), help="Epochs of a trial not stopped early.  [default: the space's]")
+@click.option("--final-seeds", type=click.IntRange(0), default=3, show_default=True, help="Final models of each method.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the search.")
+@click.option("--set", "values", multiple=True, metavar="PATH=VALUE", help="Fix a setting for all trials; repeatable.")
+@click.option("--space", type=click.Path(path_type=Path), help="A search-space file.  [default: the data set's]")
+@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Workers of a trial.")
+@click.option("--gpus-per-worker", type=click.FloatRange(0), help="May be a fraction.  [default: 1 where there are GPUs]")
+@click.option("--concurrent", type=click.IntRange(1), help="Most trials at once.  [default: as many as fit]")
+@click.option("--cpus", type=click.IntRange(1), help="CPUs of a local Ray.  [default: all]")
+@click.option("--max-failures", type=click.IntRange(0), default=2, show_default=True, help="Retries of a lost process.")
+@click.option("--cache", type=click.Choice(["auto", "off"]), default="auto", show_default=True,
+              help="Hold the data in the object store, or stream it.")  # fmt: skip
+@click.option("--cache-budget", type=click.IntRange(1), metavar="MIB", help="Most the cache holds.  [default: 40 % of the object store]")
+@click.option("--data-dir", type=click.Path(path_type=Path), default=Path("data"), show_default=True, help="Prepared data.")
+@click.option("--raw-dir", type=click.Path(path_type=Path), help="Raw files, where the data is not prepared yet.")
+@click.option("--output", type=click.Path(path_type=Path), default=Path("results"), show_default=True, help="Results.")
+@click.option("--name", help="Of the experiment.  [default: made of what is searched]")
+@click.option("--resume", is_flag=False, flag_value="", metavar="[NAME]",
+              help="Go on with an interrupted experiment: with the same command, or its name alone.")  # fmt: skip
+@click.option("--address", help="A Ray cluster: auto or HOST:PORT.  [default: a local Ray]")
+@click.option("--dry-run", is_flag=True, help="Print what would be searched, and end.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON document.")
+@click.option("--verbose", is_flag=True, help="Show Ray's own log.")
+@friendly_errors
+def main(**flags: Any) -> None:
+    """Tune methods on data sets and rank them: the same number of trials each, final models on fresh seeds."""
+    from rayjobs.cluster import check_address
+    from rayjobs.tuning import Interrupted, run_tuning
+
+    check_address(flags["address"])
+    if flags["dry_run"]:
+        _dry_run(flags)
+        return
+    machine = _machine(flags)
+    experiment = _experiment(flags)
+    notes = Console(stderr=True, highlight=False, markup=False)
+    notes.print(f"experiment {experiment.name} in {experiment.folder}", soft_wrap=True)
+    try:
+        ranking = run_tuning(experiment, machine, resume=flags["resume"] is not None)
+    except Interrupted as interrupted:
+        notes.print(str(interrupted), soft_wrap=True)
+        sys.exit(interrupted.exit_code)
+    if flags["as_json"]:
+        print_json(ranking)
+    else:
+        from rayjobs.rendering import print_ranking
+
+        print_ranking(ranking)
+
+
+def _request(flags: dict[str, Any]) -> Any:
+    """Returns the checked request of a command line."""
+    from rayjobs.request import Request
+
+    reference = None if flags["reference"] == "none" else flags["reference"]
+    methods = dict.fromkeys(flags["methods"] or ("iprm", "aug"))
+    values = parse_overrides(flags["values"], "--set")
+    protocol = {} if flags["protocol"] == "default" else {"name": flags["protocol"]}
+    for path in [path for path in values if path.startswith("protocol.")]:
+        protocol[path.removeprefix("protocol.")] = values.pop(path)
+    request = Request(
+        datasets=tuple(dict.fromkeys(flags["datasets"] or ("digits",))),
+        methods=tuple(dict.fromkeys([*methods, *([reference] if reference else [])])),
+        reference=reference,
+        options=parse_overrides(flags["options"]),
+        protocol=protocol,
+        values=values,
+        space=_text(flags["space"]),
+        raw_dir=_text(flags["raw_dir"]),
+        data_dir=str(flags["data_dir"]),
+        **{key: flags[key] for key in ("trials", "max_epochs", "final_seeds", "seed", "workers", "gpus_per_worker")},
+    )
+    request.check()
+    return request
+
+
+def _experiment(flags: dict[str, Any]) -> Any:
+    """Returns the experiment to run: a new one, or the one to go on with."""
+    from rayjobs.request import find_experiment, new_experiment, resume_experiment, unfinished_twins
+    from rayjobs.tuning import check_request
+
+    output, name = flags["output"], flags["name"]
+    if flags["resume"]:
+        if flags["name"] and flags["name"] != flags["resume"]:
+            raise UsageError(f"--resume {flags['resume']} and --name {flags['name']} name two experiments")
+        return find_experiment(output, flags["resume"])
+    request = _request(flags)
+    if flags["resume"] is not None:
+        return resume_experiment(request, output, name)
+    check_request(request)  # before a folder is made for it
+    experiment = new_experiment(request, output, name, shlex.join(["python", "-m", "rayjobs.tune", *sys.argv[1:]]))
+    for twin in unfinished_twins(experiment):
+        click.echo(f"note: {twin} is unfinished; --resume {twin} goes on with it", err=True)
+    return experiment
+
+
+def _machine(flags: dict[str, Any]) -> Any:
+    from rayjobs.tuning import Machine
+
+    budget = flags["cache_budget"] * 2**20 if flags["cache_budget"] else None
+    return Machine(
+        address=flags["address"],
+        cpus=flags["cpus"],
+        cache_bytes=0 if flags["cache"] == "off" else budget,
+        **{key: flags[key] for key in ("concurrent", "max_failures", "verbose")},
+    )
+
+
+def _dry_run(flags: dict[str, Any]) -> None:
+    from rayjobs.preview import preview, print_preview
+
+    document = preview(_request(flags), _machine(flags), flags["output"])
+    if flags["as_json"]:
+        print_json(document)
+    else:
+        print_preview(document)
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
+
+
+if __name__ == "__main__":
+    # The module's own name, so that nothing pickled into a search's state lives in `__main__`.
+    from rayjobs.tune import main as command
+
+    command()

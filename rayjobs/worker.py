@@ -1,0 +1,176 @@
+"""What one worker runs, whoever started it: build from the configuration, feed, fit, test, write the result.
+
+The same body serves a trial's own process, a worker of a Ray Train group and a plain `python -m rayjobs.train`.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mmcore import distributed
+from mmcore.build import build_method, build_run_transforms, resolve_device
+from mmcore.config import RunConfig
+from mmcore.data.loader import Loader, TensorLoader
+from mmcore.data.store import PreparedDataset
+from mmcore.reporting import Reporter, Row
+from mmcore.trainer import MONITOR, Progress, Trainer
+from rayjobs import ledger
+from rayjobs.files import read_json, write_json
+
+if TYPE_CHECKING:
+    from rayjobs.streaming import CachedData
+
+RESULT_FILE = "result.json"
+CONFIG_FILE = "config.json"
+PREDICTIONS_FILE = "predictions.npz"
+
+
+@dataclass(frozen=True)
+class DataHandle:
+    """Where a worker's samples come from; small, and picklable.
+
+    Attributes:
+        directory: The prepared data set.
+        cached: Its rows in the object store, shared by all trials of a node; None: they are streamed.
+        in_process: Read the files into this process instead; needs no Ray.
+    """
+
+    directory: str
+    cached: CachedData | None = None
+    in_process: bool = False
+
+    def prepared(self) -> PreparedDataset:
+        """Opens the prepared data set."""
+        return PreparedDataset.open(self.directory)
+
+    def loader(self, config: RunConfig, prepared: PreparedDataset, pin_memory: bool) -> Loader:
+        """Returns this rank's loader."""
+        assignment = prepared.assign(config.protocol)
+        options: dict[str, Any] = {
+            "eval_batch_size": config.trainer.eval_batch_size,
+            "seed": config.seed,
+            "rank": distributed.rank(),
+            "world_size": distributed.world_size(),
+            "pin_memory": pin_memory,
+        }
+        batch_size = config.trainer.batch_size
+        if self.in_process:
+            return TensorLoader.from_prepared(prepared, assignment, batch_size, **options)
+        from rayjobs.streaming import StreamLoader
+
+        if self.cached is not None:
+            return self.cached.loader(assignment, batch_size, **options)
+        return StreamLoader(prepared, assignment, batch_size, **options)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training run.
+
+    Attributes:
+        config: `RunConfig.to_dict()` of a complete configuration.
+        data: Where the samples come from.
+        run_dir: Folder of everything the run writes; seen by all workers.
+        test: Read test once at the end, from the selected epoch. For final models only.
+        command: What was typed, for the ledger.
+    """
+
+    config: dict[str, Any]
+    data: DataHandle
+    run_dir: str
+    test: bool = False
+    command: str = ""
+
+
+def run(job: Job, reporter: Reporter) -> dict[str, Any]:
+    """Trains, going on from the run's newest valid checkpoint, and returns what is written to `result.json`.
+
+    A run that ended before is not trained again: its last row is reported once more, for whoever missed it.
+
+    Raises:
+        EquipoiseError: The configuration, the data or the run is wrong; trying again would not help.
+    """
+    config, run_dir = RunConfig.parse(job.config), Path(job.run_dir)
+    result = read_json(run_dir / RESULT_FILE)
+    if result and result["config"] == config.to_dict() and (result["test"] is not None or not job.test):
+        reporter.report(result["last"])
+        return result
+    run_dir.mkdir(parents=True, exist_ok=True)
+    prepared = job.data.prepared()
+    trainer = _build_trainer(job, config, prepared, reporter)
+    if distributed.rank() == 0:
+        write_json(run_dir / CONFIG_FILE, config.to_dict())
+    start = time.perf_counter()
+    progress = trainer.fit()
+    test = _test(job, config, prepared) if job.test else None
+    result = _result(config, prepared, progress, time.perf_counter() - start, test, trainer.notices)
+    if distributed.rank() == 0:
+        write_json(run_dir / RESULT_FILE, result)
+    return result
+
+
+def _build_trainer(job: Job, config: RunConfig, prepared: PreparedDataset, reporter: Reporter | None) -> Trainer:
+    device = resolve_device(config.trainer.device)
+    return Trainer(
+        config,
+        build_method(config, prepared.spec, device),
+        job.data.loader(config, prepared, pin_memory=device.type == "cuda"),
+        build_run_transforms(config, prepared.spec),
+        device,
+        Path(job.run_dir),
+        reporter,
+    )
+
+
+def _test(job: Job, config: RunConfig, prepared: PreparedDataset) -> Row:
+    """Reads test, once: enters it in the ledger, predicts with the selected epoch, keeps every prediction."""
+    trainer = _build_trainer(job, config, prepared, None)
+    epoch = trainer.load_selected()
+    run_dir = Path(job.run_dir)
+    if distributed.rank() == 0:
+        line = prepared.assign(config.protocol).line
+        ledger.record(run_dir, config.fingerprint(), prepared.fingerprint, line, job.command)
+    evaluation = trainer.evaluate("test")
+    rows = trainer.loader.rows("test")
+    if distributed.rank() == 0:
+        np.savez_compressed(
+            run_dir / PREDICTIONS_FILE,
+            sample_ids=rows.sample_ids.astype(str),
+            labels=rows.labels,
+            groups=rows.groups.astype(str),
+            sources=rows.sources.astype(str),
+            **{f"logits/{name}": values.float().numpy() for name, values in evaluation.logits.items()},
+        )
+    return {"epoch": epoch, **evaluation.metrics}
+
+
+def _result(
+    config: RunConfig,
+    prepared: PreparedDataset,
+    progress: Progress,
+    seconds: float,
+    test: Row | None,
+    notices: list[str],
+) -> dict[str, Any]:
+    assignment = prepared.assign(config.protocol)
+    return {
+        "best": progress.best_row,
+        "last": progress.last_row,
+        "monitor": MONITOR,
+        "epochs": progress.epoch,
+        "seconds": seconds,
+        "device_seconds": progress.seconds * distributed.world_size(),
+        "test": test,
+        "config": config.to_dict(),
+        "config_fingerprint": config.fingerprint(),
+        "data_fingerprint": prepared.fingerprint,
+        "protocol": assignment.line,
+        "selects_on_test": assignment.selects_on_test,
+        "workers": distributed.world_size(),
+        "notices": notices,
+    }

@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mmcore.config import ProtocolConfig
+from mmcore.data.columns import Arrays, columns_to_arrays
+from mmcore.data.digits import COLUMN_HZ, KEYPAD, ROW_HZ, SAMPLE_RATE_HZ, Digits, DigitsConfig, second_view, touch_tone
+from mmcore.data.pixels import noisy_bytes, stored_statistics
+from mmcore.data.store import PreparedDataset, prepare
+from mmcore.transforms import build_transforms
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> PreparedDataset:
+    return prepare("digits", {"third": "view"}, None, tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def arrays(digits: PreparedDataset) -> Arrays:
+    return columns_to_arrays(digits.read_table(), digits.spec)
+
+
+def spectrum_peaks(wave: np.ndarray) -> tuple[float, float]:
+    """Returns the strongest frequency under and over 1,075 Hz."""
+    power = np.abs(np.fft.rfft(wave * np.hanning(len(wave)), 1 << 15))
+    frequencies = np.fft.rfftfreq(1 << 15, 1 / SAMPLE_RATE_HZ)
+    low, high = power * (frequencies < 1075), power * (frequencies > 1075)
+    return float(frequencies[low.argmax()]), float(frequencies[high.argmax()])
+
+
+@pytest.mark.parametrize("digit", range(10))
+def test_touch_tone_is_the_digits_pair_of_q23(digit: int) -> None:
+    pairs = {1: (697, 1209), 2: (697, 1336), 3: (697, 1477), 4: (770, 1209), 5: (770, 1336), 6: (770, 1477),
+             7: (852, 1209), 8: (852, 1336), 9: (852, 1477), 0: (941, 1336)}  # fmt: skip
+    row, column = KEYPAD[digit]
+    assert (ROW_HZ[row], COLUMN_HZ[column]) == pairs[digit]
+    wave = touch_tone(digit, 40, np.random.default_rng(digit))
+    low, high = spectrum_peaks(wave)
+    assert low == pytest.approx(pairs[digit][0], rel=0.02)
+    assert high == pytest.approx(pairs[digit][1], rel=0.02)
+
+
+@pytest.mark.parametrize("snr_db", [-10.0, 0.0, 10.0])
+def test_noise_is_as_strong_as_the_option_says(snr_db: float) -> None:
+    generator = np.random.default_rng(0)
+    wave = np.mean([np.abs(np.fft.rfft(touch_tone(5, snr_db, generator).astype(float))) ** 2 for _ in range(200)], 0)
+    frequencies = np.fft.rfftfreq(2000, 1 / SAMPLE_RATE_HZ)
+    noise = wave[frequencies > 2500].mean() * len(wave)
+    assert 10 * np.log10((wave.sum() - noise) / noise) == pytest.approx(snr_db, abs=0.5)
+
+
+def test_shapes_counts_and_splits(digits: PreparedDataset, arrays: Arrays) -> None:
+    assert digits.spec.modality_names == ("image", "audio", "view")
+    assert arrays.inputs["image"].shape == (1797, 1, 8, 8)
+    assert arrays.inputs["image"].dtype == np.uint8
+    assert arrays.inputs["audio"].shape == (1797, 2000)
+    assert arrays.inputs["audio"].dtype == np.int16
+    assert arrays.inputs["view"].shape == (1797, 1, 8, 8)
+    assert [digits.metadata["splits"][split]["num_rows"] for split in ("train", "val", "test")] == [1079, 359, 359]
+    assert min(digits.metadata["splits"]["val"]["class_counts"]) >= 35
+
+
+def test_the_holdout_protocol_is_the_split_on_disk(digits: PreparedDataset) -> None:
+    assignment = digits.assign(ProtocolConfig())
+    split = digits.index["split"].to_numpy()
+    assert all(set(split[assignment.rows(name)]) == {name} for name in ("train", "val", "test"))
+
+
+def test_it_is_constructed_and_says_so(digits: PreparedDataset) -> None:
+    assert digits.constructed
+    assert digits.card.startswith("CONSTRUCTED")
+
+
+def test_samples_depend_on_their_id_and_the_seed_alone() -> None:
+    first = dict((sample.sample_id, sample) for _, sample in Digits(DigitsConfig()).samples(None))
+    again = dict((sample.sample_id, sample) for _, sample in Digits(DigitsConfig(third="view")).samples(None))
+    other = dict((sample.sample_id, sample) for _, sample in Digits(DigitsConfig(seed=1)).samples(None))
+    for sample_id in ("digit-0000", "digit-1500"):
+        np.testing.assert_array_equal(first[sample_id].arrays["audio"], again[sample_id].arrays["audio"])
+        np.testing.assert_array_equal(first[sample_id].arrays["image"], again[sample_id].arrays["image"])
+        assert not np.array_equal(first[sample_id].arrays["audio"], other[sample_id].arrays["audio"])
+        assert not np.array_equal(first[sample_id].arrays["image"], other[sample_id].arrays["image"])
+
+
+def test_an_image_without_noise_is_the_scan() -> None:
+    _, sample = next(iter(Digits(DigitsConfig(image_noise=0)).samples(None)))
+    from sklearn.datasets import load_digits
+
+    scan = load_digits().images[0] / 16
+    np.testing.assert_allclose(sample.arrays["image"][0] / 255 * 3 - 1, scan, atol=0.5 * 3 / 255 + 1e-9)
+
+
+def test_noise_is_not_cut_off_at_black() -> None:
+    stored = noisy_bytes(np.zeros((200, 8, 8)), 0.3, np.random.default_rng(0)) / 255
+    mean, std = stored_statistics(0, 0, 0.3)
+    assert stored.mean() == pytest.approx(mean, abs=0.002)
+    assert stored.std() == pytest.approx(std, rel=0.02)
+
+
+def test_second_view_keeps_the_digit_in_the_picture() -> None:
+    image = np.zeros((8, 8))
+    image[2:6, 2:6] = 1
+    views = [second_view(image, np.random.default_rng(seed)) for seed in range(50)]
+    assert all(0 <= view.min() and view.max() <= 1 for view in views)
+    assert all(view[3:5, 3:5].min() == pytest.approx(1, abs=0.2) for view in views)
+    assert all(view.sum() == pytest.approx(16, rel=0.5) for view in views)
+    assert not np.allclose(views[0], views[1])
+
+
+@pytest.mark.parametrize("third", ["none", "view"])
+def test_default_transforms_standardise(tmp_path: Path, third: str) -> None:
+    from mmcore.data.loader import TensorLoader
+
+    prepared = prepare("digits", {"third": third}, None, tmp_path)
+    source = Digits(DigitsConfig.model_validate(prepared.options))
+    transforms = build_transforms(prepared.spec, source.default_transforms(), {})
+    loader = TensorLoader.from_prepared(prepared, prepared.assign(ProtocolConfig()), 512)
+    batch = transforms(next(loader.train_batches(0)), training=True)
+    assert set(source.default_encoders()) == set(prepared.spec.modality_names) == set(batch.inputs)
+    for x in batch.inputs.values():
+        assert float(x.mean()) == pytest.approx(0, abs=0.1)
+        assert float(x.std()) == pytest.approx(1, abs=0.1)
