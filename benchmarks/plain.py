@@ -9,25 +9,30 @@ Shape legend: B samples, K classes, D features.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmcore.config import RunConfig
+from mmcore.spectrogram import mel_filters
+
 NUM_CLASSES = 10
 LR, MOMENTUM, WEIGHT_DECAY = 0.01, 0.9, 1e-4
 
 
-def small_conv(channels: int) -> nn.Module:
-    """Three blocks of convolution, batch norm and ReLU, then the mean over the picture: D = 64."""
+def small_conv(channels: int, width: int, features: int, depth: int) -> nn.Module:
+    """Blocks of convolution with stride 2, batch norm and ReLU, then the mean over the picture."""
+    sizes = [channels, *(min(width * 2**block, features) for block in range(depth - 1)), features]
     layers: list[nn.Module] = []
-    for inside, outside, stride in ((channels, 16, 1), (16, 32, 2), (32, 64, 2)):
-        layers += [nn.Conv2d(inside, outside, 3, stride, 1, bias=False), nn.BatchNorm2d(outside), nn.ReLU(inplace=True)]
+    for inside, outside in pairwise(sizes):
+        layers += [nn.Conv2d(inside, outside, 3, 2, 1, bias=False), nn.BatchNorm2d(outside), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
 
 def resnet18(channels: int) -> nn.Module:
-    """torchvision's ResNet-18 without its last layer: D = 512."""
+    """ResNet-18 of torchvision without its last layer: D = 512."""
     from torchvision.models import resnet18 as build
 
     network = build()
@@ -38,17 +43,29 @@ def resnet18(channels: int) -> nn.Module:
 
 
 class Digits:
-    """The `digits` set's input: pixels scaled, the waveform's standardised log-magnitude spectrogram."""
+    """The `digits` set's input: pixels scaled, the waveform's standardised log-mel spectrogram.
 
-    def __init__(self, mean: float, std: float):
+    Args:
+        mean: Of the pixels, subtracted.
+        std: Of the pixels, divided by.
+        n_fft: Length of a window.
+        hop_length: From one window to the next.
+        filters: (number of mel filters, n_fft // 2 + 1).
+    """
+
+    def __init__(self, mean: float, std: float, n_fft: int, hop_length: int, filters: Tensor):
         self.mean, self.std = mean, std
-        self.window = torch.hann_window(256)
+        self.hop_length, self.filters = hop_length, filters
+        self.window = torch.hann_window(n_fft)
 
     def __call__(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         image = (inputs["image"].float() / 255 - self.mean) / self.std
         wave = inputs["audio"].float() / 32768
-        spectrum = torch.stft(wave, 256, 64, window=self.window, pad_mode="constant", return_complex=True)
-        spectrogram = (spectrum.abs() + 1e-7).log()
+        n_fft = len(self.window)
+        spectrum = torch.stft(
+            wave, n_fft, self.hop_length, window=self.window, pad_mode="constant", return_complex=True
+        )
+        spectrogram = (self.filters @ spectrum.abs().square() + 1e-7).log()
         std, mean = torch.std_mean(spectrogram, dim=(1, 2), correction=0, keepdim=True)
         audio = ((spectrogram - mean) / std)[:, None]
         return image.to(memory_format=torch.channels_last), audio.to(memory_format=torch.channels_last)
@@ -68,12 +85,12 @@ class Pictures:
 class Plain(nn.Module):
     """Two encoders and an optimizer; a subclass adds heads and the loss."""
 
-    def __init__(self, preprocess: Digits | Pictures, first: nn.Module, second: nn.Module):
+    def __init__(self, preprocess: Digits | Pictures, first: nn.Module, second: nn.Module, num_features: int):
         super().__init__()
         self.preprocess = preprocess
         self.first = first.to(memory_format=torch.channels_last)
         self.second = second.to(memory_format=torch.channels_last)
-        self.num_features = 64 if isinstance(first, nn.Sequential) else 512
+        self.num_features = num_features
 
     def start(self, lr: float = LR) -> None:
         self.optimizer = torch.optim.SGD(self.parameters(), lr, MOMENTUM, weight_decay=WEIGHT_DECAY)
@@ -186,3 +203,23 @@ class PlainAug(Plain):
             for layers, features in ((self.first_layers, first), (self.second_layers, second))
         ]
         return torch.stack(logits).mean(dim=0)
+
+
+def build_plain(method: str, parts: tuple, classifiers: int = 1, alpha: float = 0.8) -> Plain:
+    """Returns the plain loop of `joint`, `iprm` or `aug`; `parts` are the arguments of `Plain`."""
+    if method == "joint":
+        return PlainJoint(*parts)
+    if method == "iprm":
+        return PlainIprm(*parts, alpha=alpha)
+    return PlainAug(*parts, num_classifiers=classifiers)
+
+
+def digits_parts(config: RunConfig) -> tuple:
+    """Returns preprocessing and encoders as the configuration of a run on `digits` describes them."""
+    image, audio = (config.dataset.transforms[name] for name in ("image", "audio"))
+    encoder = config.model.encoders["image"]
+    # A constant, which every spectrogram library has a function for.
+    filters = mel_filters(audio["n_mels"], audio["n_fft"], 8000)
+    preprocess = Digits(image["mean"], image["std"], audio["n_fft"], audio["hop_length"], filters)
+    sizes = {key: encoder[key] for key in ("width", "features", "depth")}
+    return preprocess, small_conv(1, **sizes), small_conv(1, **sizes), sizes["features"]

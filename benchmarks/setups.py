@@ -1,4 +1,4 @@
-"""Trainers the benchmarks time, each with the stored batches it is fed: the package's defaults, nothing switched off."""
+"""Trainers the benchmarks time, each with the stored batches it is fed: all defaults, nothing switched off."""
 
 from __future__ import annotations
 

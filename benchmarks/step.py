@@ -16,9 +16,9 @@ from pathlib import Path
 
 import torch
 from common import Report, measure, parser, ratio
-from plain import Digits, Pictures, Plain, PlainAug, PlainIprm, PlainJoint, resnet18, small_conv
+from plain import Pictures, Plain, PlainAug, PlainIprm, PlainJoint, build_plain, digits_parts, resnet18
 from setups import digits_trainer, pictures_trainer
-from torch import Tensor, nn
+from torch import nn
 
 from mmcore.batch import Batch
 from mmcore.methods import Method
@@ -50,23 +50,14 @@ def build_case(encoder: str, method: str, data_dir: Path) -> Case:
     classifiers = int(count or 1)
     if encoder == "small_conv":
         trainer, batches = digits_trainer(name, data_dir, classifiers)
-        settings = trainer.config.dataset.transforms["image"]
-        parts = (Digits(settings["mean"], settings["std"]), small_conv(1), small_conv(1))
+        parts = digits_parts(trainer.config)
     else:
         trainer, batches = pictures_trainer(name, classifiers)
         settings = trainer.config.dataset.transforms["image"]
-        parts = (Pictures(settings["mean"], settings["std"]), resnet18(3), resnet18(3))
-    plain: Plain
-    if name == "joint":
-        plain = PlainJoint(*parts)
-    elif name == "iprm":
-        plain = PlainIprm(*parts)
-    else:
-        plain = PlainAug(*parts, num_classifiers=classifiers)
+        parts = (Pictures(settings["mean"], settings["std"]), resnet18(3), resnet18(3), 512)
+    plain = build_plain(name, parts, classifiers)
     copy_weights(trainer.method, plain)
     plain.start()
-    trainer.method.train()
-    trainer.probes.train()
     plain.train()
     return Case(trainer, plain, batches)
 
@@ -120,8 +111,8 @@ def cycled(step: Callable[[Batch], object], batches: Iterable[Batch]) -> Callabl
 
 def main() -> None:
     arguments = parser("one training step: trainer ÷ plain PyTorch loop")
-    arguments.add_argument("--only", action="append", default=[], help="a case, small_conv/joint for example; repeatable")
-    arguments.add_argument("--rounds", type=int, default=9, help="rounds of 20 steps on resnet18 (on small_conv 5 times)")
+    arguments.add_argument("--only", action="append", default=[], help="a case, small_conv/joint say; repeatable")
+    arguments.add_argument("--rounds", type=int, default=9, help="of 20 steps on resnet18 (on small_conv 5 times)")
     arguments.add_argument("--data-dir", type=Path, default=Path("data"), help="where prepared data sets lie")
     options = arguments.parse_args()
     torch.set_num_threads(1)
@@ -131,7 +122,7 @@ def main() -> None:
         rounds, steps, warm_up, methods = {"small_conv": 2, "resnet18": 1}, 2, 2, ("joint", "iprm", "aug")
     report = Report(
         "step through the trainer ÷ step of a plain loop",
-        f"small_conv: digits, batch 64; resnet18: two 64x64 pictures, batch 16; {steps} steps a round, rounds: {rounds}",
+        f"small_conv: digits, batch 64; resnet18: two 64x64 pictures, batch 16; {steps} steps a round; rounds {rounds}",
     )
     for encoder, method in itertools.product(rounds, methods):
         name = f"{encoder}/{method}"

@@ -103,16 +103,16 @@ def without_statistics(model: nn.Module, counted: bool) -> Iterator[None]:
     """
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.training]
     synchronised = [module for module in norms if isinstance(module, SynchronisedBatchNorm) and is_distributed()]
-    alone = [module for module in norms if module not in synchronised]
+    alone = [module for module in norms if not isinstance(module, SynchronisedBatchNorm) or not is_distributed()]
     try:
-        for module in synchronised:
-            module.counted = counted
+        for norm in synchronised:
+            norm.counted = counted
         for module in alone:
             module.training = False
         yield
     finally:
-        for module in synchronised:
-            module.counted = True
+        for norm in synchronised:
+            norm.counted = True
         for module in alone:
             module.training = True
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from mmcore import batchnorm
 from mmcore.config import RunConfig, parse_section
 from mmcore.data.spec import DATASETS, DatasetSource, DatasetSpec
 from mmcore.errors import UsageError
@@ -55,6 +56,8 @@ def build_method(config: RunConfig, spec: DatasetSpec, device: torch.device | st
         projection_dim=config.model.projection_dim,
         modalities=modalities,
     )
+    if config.model.batch_norm == "synchronised":
+        batchnorm.convert(model)
     method = method_class(model, method_config, Context(modalities, spec.num_classes, config.trainer.max_epochs))
     dtype = torch.float64 if config.trainer.precision == "float64" else torch.float32
     return method.to(device=device, dtype=dtype)

@@ -85,7 +85,7 @@ def _check(directory: Path) -> None:
     try:
         manifest = json.loads(manifest_path.read_text())
         version, size, checksum = manifest["format_version"], manifest["bytes"], manifest["sha256"]
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"checkpoint {directory}: {MANIFEST_FILE} is damaged ({error})") from None
     if version != FORMAT_VERSION:
         raise CheckpointError(

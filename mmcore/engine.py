@@ -10,9 +10,9 @@ empty shard (a placeholder, weight 0) adds zeros.
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from mmcore import distributed
 from mmcore.batch import Batch
 from mmcore.config import RunConfig
+from mmcore.data.loader import shard_bounds
 from mmcore.errors import CheckpointError, TrainingError
 from mmcore.methods.base import Method
 from mmcore.schedule import Schedule
@@ -62,8 +63,7 @@ class Engine:
         self._weighted = distributed.is_distributed() or config.trainer.accumulate > 1
         self._num_samples = 0
         self._step_samples = 0
-        self._latch: dict[str, Tensor] = {}
-        self._terms: tuple[str, ...] = ()
+        self._latches: dict[tuple[str, ...], tuple[Tensor, Tensor]] = {}
 
     # What a method uses
 
@@ -76,23 +76,24 @@ class Engine:
     def micro_batches(self, batch: Batch) -> Iterator[Batch]:
         """Yields the parts whose gradients are summed into one step (the batch itself without accumulation).
 
-        Each part forms its own batch statistics.
+        Each part forms its own batch statistics. Every rank yields equally many, as each may call collectives: where
+        it has fewer samples than parts, the last are placeholders.
         """
-        self._step_samples = batch.num_samples
+        self._step_samples = self._num_samples = batch.num_samples
         parts = self.config.trainer.accumulate
-        size = len(batch.labels)
-        if parts == 1 or batch.is_placeholder:
-            self._num_samples = batch.num_samples
+        if parts == 1:
             yield batch
             return
-        bounds = [size * index // parts for index in range(parts + 1)]
-        for start, stop in itertools.pairwise(bounds):
+        for index in range(parts):
+            start, stop = shard_bounds(batch.num_samples, index, parts)
+            self._num_samples = stop - start
             if stop > start:
-                self._num_samples = stop - start
                 yield batch.select(start, stop)
+            elif distributed.is_distributed():
+                yield replace(batch.select(0, 1), is_placeholder=True)
 
     def backward(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Adds the gradient of the terms' sum; returns the terms, detached.
+        """Adds the gradient of the terms' sum; returns the terms, detached, weighted by their part of the step.
 
         Args:
             terms: Name -> scalar, a mean over this rank's samples.
@@ -102,6 +103,9 @@ class Engine:
         self._watch(detached)
         if self._weighted:
             loss = loss * (self._num_samples / self._nominal)
+        if self.config.trainer.accumulate > 1:
+            share = self._num_samples / max(1, self._step_samples)
+            detached = {name: term * share for name, term in detached.items()}
         (self._scaler.scale(loss) if self._scaler else loss).backward()
         return detached
 
@@ -147,14 +151,14 @@ class Engine:
 
         The graph is kept, so that further gradients of the same forward pass can follow.
         """
+        if self._weighted:
+            loss = loss * (self._num_samples / self._nominal)
         found = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
         gradients = [
             torch.zeros_like(parameter) if gradient is None else gradient
             for parameter, gradient in zip(parameters, found, strict=True)
         ]
         if self._weighted:
-            for gradient in gradients:
-                gradient.mul_(self._num_samples / self._nominal)
             self._average(gradients)
         return gradients
 
@@ -163,7 +167,7 @@ class Engine:
         if not distributed.is_distributed():
             return statistic
         total, num_samples = self.total(statistic)
-        return total / num_samples
+        return total / num_samples.clamp(min=1)  # the last micro-batches of a small batch may be empty on every rank
 
     def total(self, statistic: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the sum over all ranks' samples behind a batch mean, and the number of those samples (a scalar)."""
@@ -211,9 +215,10 @@ class Engine:
         Raises:
             TrainingError: A loss or a weight was not finite; names the step and the loss terms.
         """
-        if self._latch and (step := int(self._latch["step"])) >= 0:
-            values = dict(zip(self._terms, self._latch["terms"].tolist(), strict=True))
-            listed = ", ".join(f"{name} = {value:g}" for name, value in values.items())
+        latched = [(int(step), names, values) for names, (step, values) in self._latches.items()]
+        if bad := [entry for entry in latched if entry[0] >= 0]:
+            step, names, values = min(bad, key=lambda entry: entry[0])
+            listed = ", ".join(f"{name} = {value:g}" for name, value in zip(names, values.tolist(), strict=True))
             raise TrainingError(
                 f"the loss is not finite at step {step} ({listed}): a smaller optimizer.lr "
                 f"(now {self.learning_rate:g}) or optimizer.clip_norm usually helps"
@@ -275,21 +280,23 @@ class Engine:
 
     def _average(self, gradients: list[Tensor]) -> None:
         """Turns sums weighted by (samples / nominal) into means over all samples of all ranks, in place."""
-        count = torch.tensor([self._step_samples / self._nominal], device=self.device, dtype=gradients[0].dtype)
+        # full, not tensor, which would wait for the device.
+        count = torch.full((1,), self._step_samples / self._nominal, device=self.device, dtype=gradients[0].dtype)
         distributed.all_reduce_sum([*gradients, count])
         for gradient in gradients:
             gradient.div_(count)
 
     def _watch(self, terms: dict[str, Tensor]) -> None:
-        """Latches the first step whose loss is not finite, without waiting for the device."""
-        values = torch.stack([term.float() for term in terms.values()])
-        if not self._latch or tuple(terms) != self._terms:
-            self._terms = tuple(terms)
-            step = self._latch.get("step", torch.full((), -1, device=self.device, dtype=torch.int64))
-            self._latch = {"step": step, "terms": torch.zeros_like(values)}
-        bad = ~torch.isfinite(values.sum()) & (self._latch["step"] < 0)
-        self._latch["terms"] = torch.where(bad, values, self._latch["terms"])
-        self._latch["step"] = torch.where(bad, self.step_index, self._latch["step"])
+        """Latches the first step whose loss is not finite, without waiting for the device.
+
+        One latch per set of terms, which may differ between steps and between the phases of one.
+        """
+        names, values = tuple(terms), torch.stack([term.float() for term in terms.values()])
+        if names not in self._latches:
+            self._latches[names] = torch.full((), -1, device=self.device), torch.zeros_like(values)
+        step, latched = self._latches[names]
+        is_first = ~torch.isfinite(values.sum()) & (step < 0)
+        self._latches[names] = torch.where(is_first, self.step_index, step), torch.where(is_first, values, latched)
 
     def _clip_groups(self) -> list[list[nn.Parameter]]:
         by_modality: dict[str, list[nn.Parameter]] = {}

@@ -6,6 +6,7 @@ Shape legend: B samples, D_m features of modality m.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -46,11 +47,15 @@ class MultimodalModel(nn.Module):
     def encode(self, batch: Batch, modalities: Sequence[str] | None = None) -> dict[str, Tensor]:
         """Returns modality -> features (B, D_m); zeros where `batch.present` says a sample lacks the modality.
 
+        In training, a single sample or a placeholder leaves no trace in batch norms (`without_statistics`).
+
         Args:
             batch: Transformed samples.
             modalities: Which to encode; all by default.
         """
-        features = {name: self._encode_one(batch, name) for name in modalities or self.modalities}
+        is_alone = self.training and (batch.is_placeholder or len(batch.labels) == 1)
+        with without_statistics(self, counted=not batch.is_placeholder) if is_alone else nullcontext():
+            features = {name: self._encode_one(batch, name) for name in modalities or self.modalities}
         if self.listener is not None:
             self.listener(features, batch)
         return features

@@ -96,12 +96,12 @@ class Trainer:
         self.device = torch.device(device)
         self.method = method
         self.loader = loader
-        self.transforms = transforms.to(self.device)
+        self._dtype = torch.float64 if config.trainer.precision == "float64" else torch.float32
+        self.transforms = transforms.to(self.device, self._dtype)
         self.engine = Engine(method, config, self.device)
         self.reporter: Reporter = reporter or PlainReporter()
         self.progress = Progress()
         self.notices: list[str] = []
-        self._dtype = torch.float64 if config.trainer.precision == "float64" else torch.float32
         self.probes = Probes(method.model.num_features, method.context.num_classes, self._dtype).to(self.device)
         if config.trainer.probes:
             method.model.listener = self.probes.observe
@@ -170,7 +170,7 @@ class Trainer:
         progress, epoch = self.progress, self.progress.epoch
         self.engine.check_finite()
         row: Row = {"epoch": epoch + 1, "train/lr": self.engine.learning_rate, **self._training_values()}
-        evaluation = self.evaluate("val", full=epoch + 1 == self.config.trainer.max_epochs)
+        evaluation = self.evaluate("val", full=False)
         row |= {f"val/{name}": value for name, value in evaluation.metrics.items()}
         row["time/epoch_s"] = time.perf_counter() - start
         progress.epoch, progress.step_in_epoch, progress.last_row = epoch + 1, 0, row
@@ -246,11 +246,7 @@ class Trainer:
     # Parts
 
     def _on_device(self, batch: Batch, training: bool) -> Batch:
-        batch = self.transforms(batch.to(self.device, non_blocking=True), training)
-        if self._dtype == torch.float64:
-            inputs = {name: x.double() if x.is_floating_point() else x for name, x in batch.inputs.items()}
-            batch = batch.with_inputs(inputs)
-        return batch
+        return self.transforms(batch.to(self.device, non_blocking=True), training)
 
     def _probe_logits(self) -> dict[str, Tensor]:
         if not self.config.trainer.probes:

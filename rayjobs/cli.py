@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import sys
 from collections.abc import Callable, Iterable
 from typing import Any, ParamSpec, TypeVar
@@ -15,6 +16,7 @@ from rich.markup import escape
 
 from mmcore.errors import ConfigError, EquipoiseError, UsageError
 
+EXPONENT_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -88,12 +90,7 @@ def parse_scalar(text: str) -> Any:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
         raise UsageError(f"{text!r} is no YAML value; put it in quotes") from None
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
+    return float(text) if isinstance(value, str) and EXPONENT_NUMBER.fullmatch(text.strip()) else value
 
 
 def print_json(value: Any) -> None:

@@ -6,9 +6,11 @@ import logging
 import math
 import os
 import signal
+import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 
 import ray
@@ -114,7 +116,9 @@ def start(
     except (ConnectionError, TimeoutError, ValueError) as error:
         raise UsageError(f"--address {address}: no Ray cluster can be joined there ({error})") from None
     try:
-        yield nodes()
+        # Ray prints a paragraph on each lost process to standard output, which belongs to the result.
+        with Path(os.devnull).open("w") as nowhere, redirect_stdout(sys.stderr if verbose else nowhere):
+            yield nodes()
     finally:
         ray.shutdown()
 

@@ -186,7 +186,7 @@ def _outcome(trial: Trial, folder: Path, max_epochs: int, name: str = "") -> Out
         objective=last.get(OBJECTIVE),
         objective_loss=float(last.get("objective_loss", 0.0)),
         device_seconds=float(last.get("device_seconds", 0.0)),
-        reason=failure_reason(folder / name, trial.num_failures) if failed else "",
+        reason=failure_reason(folder / name) if failed else "",
     )
 
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ray.tune import Callback
@@ -14,8 +15,9 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
+from rayjobs.files import read_json
 from rayjobs.reporters import ACCURACY, EPOCH, FATAL, OBJECTIVE
-from rayjobs.trials import trial_name
+from rayjobs.trials import FAILURE_FILE, failure_reason, trial_name
 
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial
@@ -123,13 +125,15 @@ class ProgressCallback(Callback):
     Args:
         display: Where it is shown.
         stage: The stage that runs.
-        names: Values -> what to call a trial; default: the trial's name.
+        max_epochs: Of a trial that is not stopped.
+        run_dirs: Number of a given run -> its folder; a path: the search's folder, with the trials' in it.
     """
 
-    def __init__(self, display: Display, stage: str, names: Sequence[str] | None = None):
+    def __init__(self, display: Display, stage: str, max_epochs: int, run_dirs: Sequence[Path] | Path):
         self._display = display
         self._stage = stage
-        self._names = names
+        self._max_epochs = max_epochs
+        self._run_dirs = run_dirs
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
@@ -141,20 +145,29 @@ class ProgressCallback(Callback):
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Shows a trial that ended, or was stopped."""
         last = trial.last_result or {}
+        epochs = int(last.get(EPOCH, 0))
+        how = f"{epochs} epochs" if epochs >= self._max_epochs else f"stopped after {epochs} epochs"
         accuracy = f", val {last[OBJECTIVE]:.1%}" if OBJECTIVE in last else ""
-        text = f"{self._name(trial)}: {last.get(EPOCH, 0)} epochs{accuracy}"
-        self._display.ended(self._stage, text, failed=False)
+        self._display.ended(self._stage, f"{self._name(trial)}: {how}{accuracy}", failed=False)
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Shows a trial that failed for good."""
-        self._display.ended(self._stage, f"{self._name(trial)}: failed", failed=True)
+        """Shows a trial that failed for good, with its reason."""
+        text = f"{self._name(trial)} failed: {failure_reason(self._run_dir(trial))}"
+        self._display.ended(self._stage, text, failed=True)
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Shows a trial that is tried again."""
-        self._display.say(f"{self._stage} {self._name(trial)}: its process was lost; trying again")
+        failure = read_json(self._run_dir(trial) / FAILURE_FILE)
+        reason = failure["reason"] if failure else "its process was lost"
+        self._display.say(f"{self._stage} {self._name(trial)}: {reason}; trying again")
+
+    def _run_dir(self, trial: Trial) -> Path:
+        given = self._run_dirs
+        return given / trial_name(trial) if isinstance(given, Path) else given[trial.config["run"]]
 
     def _name(self, trial: Trial) -> str:
-        return self._names[trial.config["run"]] if self._names else trial_name(trial)
+        run_dir = self._run_dir(trial)
+        return run_dir.name if isinstance(self._run_dirs, Path) else f"{run_dir.parent.name} {run_dir.name}"
 
 
 def format_seconds(seconds: float) -> str:

@@ -16,7 +16,7 @@ from mmcore.errors import DataError
 from mmcore.statistics import MIN_SEEDS, choose_clusters, mean_interval, paired_bootstrap
 from rayjobs.files import read_json
 from rayjobs.ledger import LEDGER_FILE
-from rayjobs.trials import FAILURE_FILE
+from rayjobs.trials import failure_reason
 from rayjobs.worker import PREDICTIONS_FILE, RESULT_FILE
 
 if TYPE_CHECKING:
@@ -107,11 +107,9 @@ def _table(experiment: Experiment, plan: Plan, search_file: str) -> dict[str, An
         finals[search.label] = [final for final in loaded if final is not None]
         stored = read_json(folder / search_file) or {"trials": [], "best": None}
         row = _row(search.label, stored, finals[search.label])
-        row["failures"] += [
-            {"trial": f"final-{number}", "reason": (read_json(folder / f"final-{number}" / FAILURE_FILE) or {}).get("reason", "not finished")}
-            for number, final in zip(seeds, loaded, strict=True)
-            if final is None and stored["best"]
-        ]
+        missing = [f"final-{number}" for number, final in zip(seeds, loaded, strict=True) if final is None]
+        if stored["best"]:
+            row["failures"] += [{"trial": name, "reason": failure_reason(folder / name)} for name in missing]
         row["config_file"] = str(experiment.folder / f"best-{search.name}.yaml") if stored["best"] else None
         rows.append(row)
     note = _compare(rows, finals, request.reference)
@@ -185,8 +183,8 @@ def _compare(rows: list[dict[str, Any]], finals: Mapping[str, Sequence[Final]], 
             "high": interval.high if interval else None,
         }
     if len(base) < MIN_SEEDS:
-        return f"no interval with fewer than {MIN_SEEDS} final seeds"
-    return note
+        return f"No interval: fewer than {MIN_SEEDS} final seeds."
+    return f"The intervals hold {note}: nothing is claimed beyond them." if note else ""
 
 
 def _chance_notes(rows: Sequence[Mapping[str, Any]], finals: Mapping[str, Sequence[Final]]) -> list[str]:

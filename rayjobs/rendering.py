@@ -33,8 +33,12 @@ def _print_table(table: Mapping[str, Any], ranking: Mapping[str, Any], console: 
     else:
         _print(console, table["card"], style="dim")
     console.print(_results(table, ranking["reference"]), no_wrap=True, crop=False)
+    if table["interval_note"]:
+        _print(console, table["interval_note"], style="dim")
     if any(row["modalities"] for row in table["rows"]):
         console.print(_own_accuracies(table), no_wrap=True, crop=False)
+        if any(own["by"] == "probe" for row in table["rows"] for own in row["modalities"].values()):
+            _print(console, "* by a linear probe on its features, else by its own head", style="dim")
     for note in table["chance_notes"]:
         _print(console, note, style="yellow")
     for row in table["rows"]:
@@ -45,7 +49,6 @@ def _print_table(table: Mapping[str, Any], ranking: Mapping[str, Any], console: 
 def _results(table: Mapping[str, Any], reference: str | None) -> Table:
     shown = Table(box=None, pad_edge=False, width=WIDTH, header_style="bold")
     shown.add_column("method", no_wrap=True, overflow="ellipsis", ratio=1)
-    note = table["interval_note"]
     with_interval = any(row["delta"] and row["delta"]["low"] is not None for row in table["rows"])
     against = f"Δ to {reference}" + (" (95 %)" if with_interval else "") if reference else ""
     shown.add_column("test", justify="right", no_wrap=True)
@@ -58,9 +61,6 @@ def _results(table: Mapping[str, Any], reference: str | None) -> Table:
         trials = str(row["trials"]) + (f", {row['failed']} failed" if row["failed"] else "")
         cost = (trials, str(row["epochs"]), f"{row['device_seconds']:.0f}")
         shown.add_row(row["method"], test, _delta(row, reference), *cost)
-    if note:
-        shown.caption = f"{'Intervals hold ' if 'within' in note else ''}{note}"
-        shown.caption_justify = "left"
     return shown
 
 
@@ -87,8 +87,6 @@ def _own_accuracies(table: Mapping[str, Any]) -> Table:
             own = row["modalities"].get(name)
             cells.append("" if own is None else f"{own['accuracy']:.1%}{'*' if own['by'] == 'probe' else ' '}")
         shown.add_row(row["method"], *cells)
-    if any(own["by"] == "probe" for row in table["rows"] for own in row["modalities"].values()):
-        shown.caption, shown.caption_justify = "* by a linear probe, else by the modality's own head", "left"
     return shown
 
 

@@ -150,13 +150,10 @@ def record_failure(run_dir: Path, error: BaseException) -> None:
         return
 
 
-def failure_reason(run_dir: Path, num_failures: int) -> str:
+def failure_reason(run_dir: Path) -> str:
     """Returns why a run failed: what it said itself, or that its process was lost."""
     failure = read_json(run_dir / FAILURE_FILE)
-    if failure:
-        return str(failure["reason"])
-    times = "once" if num_failures == 1 else f"{num_failures} times"
-    return f"its process was lost {times} (killed, out of memory, or its node went away)"
+    return str(failure["reason"]) if failure else "its process was lost (killed, out of memory, or its node went away)"
 
 
 class FailureRules(Callback):

@@ -223,16 +223,13 @@ class _Tuner:
         runs = SearchRuns(search.config.to_dict(), data, folder, self._experiment.command)
         execution = replace(
             execution,
-            callbacks=(ProgressCallback(self._display, search.name),),
+            callbacks=(ProgressCallback(self._display, search.name, search.max_epochs, folder),),
             notify=lambda message: self._display.say(f"{search.name}: {message}"),
         )
         outcomes = run_search(search, runs, execution, self._resume)
         if any(outcome.status == "unfinished" for outcome in outcomes) or len(outcomes) < search.trials:
             raise KeyboardInterrupt
         save_search(folder, search, outcomes, self._experiment)
-        for outcome in outcomes:
-            if outcome.status == "failed":
-                self._display.say(f"{search.name} {outcome.name}: {outcome.reason}")
         self._display.finish(search.name)
 
     def _finals(self, plan: Plan, data: DataHandle, execution: Execution) -> None:
@@ -245,8 +242,9 @@ class _Tuner:
         for _ in range(len(jobs) - len(waiting)):
             self._display.ended(stage, "a final model: finished before", failed=False)
         if waiting:
-            names = [f"{Path(job.run_dir).parent.name} {Path(job.run_dir).name}" for job in waiting]
-            execution = replace(execution, callbacks=(ProgressCallback(self._display, stage, names),))
+            run_dirs = [Path(job.run_dir) for job in waiting]
+            max_epochs = plan.searches[0].max_epochs
+            execution = replace(execution, callbacks=(ProgressCallback(self._display, stage, max_epochs, run_dirs),))
             folder = self._experiment.folder / f"{plan.prepared.directory.name}-finals"
             outcomes = run_given(GivenRuns(tuple(waiting)), folder, execution)
             if any(outcome.status == "unfinished" for outcome in outcomes) or len(outcomes) < len(waiting):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import re
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,8 +100,16 @@ class AVDigits(DatasetSource):
         return DatasetSpec("avdigits", tuple(str(digit) for digit in range(10)), (audio, image))
 
     def raw_files(self, raw_dir: Path) -> list[Path]:
-        """Returns the clips and the two image files."""
-        return [clip.path for clip in _clips(raw_dir)] + [raw_dir / IMAGE_FILE, raw_dir / LABEL_FILE]
+        """Returns the clips and the two image files.
+
+        Raises:
+            UsageError: There are no clips, or one is called otherwise, or an image file is missing.
+        """
+        files = [clip.path for clip in _clips(raw_dir)] + [raw_dir / IMAGE_FILE, raw_dir / LABEL_FILE]
+        for path in files[-2:]:
+            if not path.is_file():
+                raise UsageError(f"avdigits: {path} is missing. {self.raw_help}")
+        return files
 
     def num_samples(self, raw_dir: Path | None) -> int | None:
         """Returns an upper limit: three images for each clip."""
@@ -110,13 +119,14 @@ class AVDigits(DatasetSource):
         """Yields each clip with each of its images; clips are in an order that mixes digits and speakers.
 
         Raises:
-            UsageError: No clips, or an image file is missing.
             DataError: A file is damaged; the message names it.
         """
         assert raw_dir is not None
         clips = _clips(raw_dir)
         images = self._images(raw_dir)
         labels = read_idx(raw_dir / LABEL_FILE, LABEL_MAGIC)
+        if len(labels) != len(images):
+            raise DataError(f"{raw_dir / LABEL_FILE} has {len(labels)} labels for {len(images)} images")
         pairs = self._pair(clips, labels)
         for clip in _mixed(clips):
             audio, length = self._audio(clip)
@@ -217,15 +227,12 @@ def read_idx(path: Path, magic: int) -> np.ndarray:
     """Reads a gzipped IDX file of unsigned bytes.
 
     Raises:
-        UsageError: The file is missing.
         DataError: It is no gzip file, no IDX file of that magic number, or truncated; the message names it.
     """
-    if not path.is_file():
-        raise UsageError(f"{path} is missing. {AVDigits.raw_help}")
     try:
         with gzip.open(path) as file:
             data = file.read()
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} can not be read as gzip: {error}") from None
     found = int.from_bytes(data[:4], "big")
     if found != magic:

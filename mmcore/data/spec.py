@@ -148,7 +148,13 @@ class DatasetSource(ABC):
         self.skipped.append((sample_id, reason))
 
     def raw_files(self, raw_dir: Path) -> list[Path]:
-        """Returns the files `samples` reads, in a fixed order: their contents make the source's fingerprint."""
+        """Returns the files `samples` reads, in a fixed order: their contents make the source's fingerprint.
+
+        Called before `samples`; the place to check the layout.
+
+        Raises:
+            UsageError: The raw folder is not of the expected layout.
+        """
         return sorted(path for path in raw_dir.rglob("*") if path.is_file())
 
     def num_samples(self, raw_dir: Path | None) -> int | None:
@@ -167,7 +173,6 @@ class DatasetSource(ABC):
         hash (`mmcore.data.splits.hashed_split`).
 
         Raises:
-            UsageError: The raw folder is missing, empty or not of the expected layout.
             DataError: A raw file is damaged; the message names it.
         """
 

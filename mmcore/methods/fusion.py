@@ -55,8 +55,8 @@ def feature_attention(features: Tensor) -> Tensor:
     Returns:
         (M, B, D); sums to 1 over M.
     """
-    attention = features.softmax(dim=2)
-    return attention / attention.sum(dim=0, keepdim=True)
+    # In logarithms: a quotient of underflown values would be 0 / 0.
+    return features.log_softmax(dim=2).softmax(dim=0)
 
 
 class Weight(nn.Module):

@@ -170,8 +170,9 @@ class Iprm(Method):
         self.weight: Tensor
         self.next_weight: Tensor
         self.divergence: Tensor
-        self.register_buffer("weight", torch.full((len(self.pairs),), 0.5))
-        self.register_buffer("next_weight", torch.full((len(self.pairs),), 0.5))
+        start = 0.5 if config.fixed_weight is None else config.fixed_weight
+        self.register_buffer("weight", torch.full((len(self.pairs),), start))
+        self.register_buffer("next_weight", torch.full((len(self.pairs),), start))
         self.register_buffer("divergence", torch.zeros(len(self.pairs), 2))
 
     @classmethod
@@ -235,11 +236,11 @@ class Iprm(Method):
         shares = []
         for index, (first, second) in zip(indices, averaged, strict=True):
             probed = self.next_weight[index].clone()
-            share = rebalanced_weight(first, second).to(probed.dtype)
+            share = self._fixed(rebalanced_weight(first, second).to(probed.dtype))
             self.divergence[index] = torch.stack([first, second]).to(probed.dtype)
             self.weight[index] = probed
             self.next_weight[index] = running_weight(probed, share, self.config.alpha)
-            shares.append(self._fixed(probed) if self.config.passes == "one" else self._fixed(share))
+            shares.append(probed if self.config.passes == "one" else share)
         return shares
 
     def _fixed(self, share: Tensor) -> Tensor:

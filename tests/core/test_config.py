@@ -36,7 +36,7 @@ def test_defaults_are_filled_in_those_of_plugins_too() -> None:
     assert config.optimizer.lr == 0.01
     assert config.method["alpha"] == METHODS.get("iprm").Config().alpha
     assert set(config.dataset.options) == set(DATASETS.get("digits").Config.model_fields)
-    assert config.model.encoders["image"] == {"name": "small_conv", "width": 8, "features": 64, "depth": 3}
+    assert config.model.encoders["image"] == {"name": "small_conv", "width": 8, "features": 64, "depth": 4}
 
 
 def test_what_is_written_is_read_back() -> None:

@@ -133,7 +133,8 @@ def test_problems_of_all_encoders_are_listed() -> None:
     with pytest.raises(ConfigError) as caught:
         build_model(SPEC, sections, equal_features=False)
     assert caught.value.problems == [
-        "model.encoders.audio.name: unknown encoder 'small_con': did you mean 'small_conv'? known: resnet18, small_conv",
+        "model.encoders.audio.name: unknown encoder 'small_con': did you mean 'small_conv'? "
+        "known: resnet18, small_conv",
         "model.encoders.image.depth must be in [1, 6], got 0",
         "model.encoders.pen must be a mapping with a key 'name' (an encoder), got {}",
     ]

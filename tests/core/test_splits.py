@@ -47,8 +47,8 @@ def same(first: Assignment, second: Assignment) -> bool:
 
 
 class TestHashedSplit:
-    keys = [f"key-{number}" for number in range(200)]
-    labels = [number % 4 for number in range(200)]
+    keys = tuple(f"key-{number}" for number in range(200))
+    labels = tuple(number % 4 for number in range(200))
 
     def test_every_class_gets_its_share(self) -> None:
         splits = hashed_split(self.keys, self.labels)
@@ -64,7 +64,7 @@ class TestHashedSplit:
 
     def test_is_the_same_on_every_machine(self) -> None:
         assert hashed_split([f"k{n}" for n in range(10)], [0] * 10) == [
-            "val", "train", "train", "train", "train", "train", "val", "train", "test", "test",
+            "test", "train", "train", "val", "train", "train", "val", "train", "test", "train",
         ]  # fmt: skip
 
     def test_equal_keys_stay_together(self) -> None:
@@ -102,7 +102,8 @@ class TestHoldout:
         assert (first.protocol, first.line) == ("holdout", "holdout (seed 0)")
 
     def test_a_seed_without_effect_is_refused(self) -> None:
-        with pytest.raises(UsageError, match="protocol.seed must be 0 for holdout: the splits of toy are fixed, got 3"):
+        message = "protocol.seed must be 0 for holdout: the splits of toy are fixed, got 3"
+        with pytest.raises(UsageError, match=message):
             assign(make_index(), SplitRules(), ProtocolConfig(name="holdout", seed=3), "toy")
 
 
@@ -178,9 +179,10 @@ class TestCv:
         assert max(sizes) - min(sizes) <= 18  # the size of one group
 
     def test_bad_folds(self) -> None:
-        with pytest.raises(UsageError, match=r"protocol.fold must be in \[0, 3\] with 4 folds, got 4"):
-            assign(make_index(), SplitRules(), ProtocolConfig(name="cv", folds=4, fold=4))
-        with pytest.raises(UsageError, match="protocol.folds must be at most 3, the groups of toy, got 5"):
+        own_number = ProtocolConfig.model_construct(name="cv", seed=0, folds=None, fold=6)
+        with pytest.raises(UsageError, match=r"protocol.fold must be in \[0, 5\] with 6 folds, got 6"):
+            assign(make_index(), SplitRules(folds=6), own_number)
+        with pytest.raises(UsageError, match=r"protocol.folds must be at most 3, the groups of toy, got 5"):
             assign(make_index(num_groups=3), SplitRules(), ProtocolConfig(name="cv", folds=5), "toy")
 
 

@@ -174,7 +174,7 @@ class TestBadInput:
     @pytest.mark.parametrize("content", ['{"format_version": 1', "[]", '{"format_version": 1}'])
     def test_damaged_metadata(self, toy: PreparedDataset, content: str) -> None:
         (toy.directory / "dataset.json").write_text(content)
-        with pytest.raises(DataError, match="dataset.json is damaged"):
+        with pytest.raises(DataError, match=r"dataset.json is damaged"):
             PreparedDataset.open(toy.directory)
 
     def test_missing_file(self, toy: PreparedDataset) -> None:
@@ -205,7 +205,7 @@ class TestBadInput:
 
     def test_damaged_without_raw_files_to_make_it_again(self, raw_dir: Path, tmp_path: Path) -> None:
         prepare("toyraw", None, raw_dir, tmp_path / "data").files()[0].unlink()
-        with pytest.raises(DataError, match="part-00000.parquet is missing"):
+        with pytest.raises(DataError, match=r"part-00000.parquet is missing"):
             prepare("toyraw", None, None, tmp_path / "data")
 
     def test_raw_folder(self, raw_dir: Path, tmp_path: Path) -> None:

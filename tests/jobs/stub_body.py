@@ -1,0 +1,91 @@
+"""A stand-in for the worker's body: no training, but the same files, resumes and faults. Faults are told by STUB_PLAN.
+
+STUB_PLAN is JSON: run name -> {"fatal": message} or {"kill_at": epoch} or {"hold_at": epoch}; the last two once each.
+STUB_EPOCH_S is the length of an epoch.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmcore.errors import TrainingError
+
+NUM_TEST, NUM_CLASSES = 60, 3
+
+
+def body(job: Any, reporter: Any) -> dict[str, Any]:
+    run_dir = Path(job.run_dir)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    plan = json.loads(os.environ.get("STUB_PLAN", "{}")).get(f"{run_dir.parent.name}/{run_dir.name}", {})
+    if "fatal" in plan:
+        raise TrainingError(plan["fatal"])
+    max_epochs = job.config["trainer"]["max_epochs"]
+    state = run_dir / "stub-epoch"
+    first = int(state.read_text()) + 1 if state.exists() else 1
+    with (run_dir / "starts").open("a") as file:
+        file.write(f"{os.getpid()} {first}\n")
+    row: dict[str, float] = {}
+    for epoch in range(first, max_epochs + 1):
+        time.sleep(float(os.environ.get("STUB_EPOCH_S", "0.01")))
+        if plan.get("kill_at") == epoch and once(run_dir / "killed"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        while plan.get("hold_at") == epoch and not (run_dir / "held").exists():
+            time.sleep(0.05)
+        row = {"epoch": epoch, "val/fused/accuracy": accuracy(job.config, epoch), "val/fused/loss": 1 / epoch}
+        state.write_text(str(epoch))
+        reporter.report(row)
+    row = row or {"epoch": max_epochs, "val/fused/accuracy": accuracy(job.config, max_epochs), "val/fused/loss": 0.0}
+    if first > max_epochs:
+        reporter.report(row)
+    return write_result(job, run_dir, row) if job.test else {}
+
+
+def accuracy(config: dict[str, Any], epoch: int) -> float:
+    """Best at a learning rate of 0.02; grows with the epochs."""
+    return max(0.05, 0.9 - 0.3 * abs(math.log10(config["optimizer"]["lr"] / 0.02))) * (1 - 0.5**epoch)
+
+
+def write_result(job: Any, run_dir: Path, row: dict[str, float], right: float | None = None) -> dict[str, Any]:
+    """Writes what a final model writes; the share of right answers is the method's."""
+    share = {"iprm": 0.9, "aug": 0.8}.get(job.config["method"]["name"], 0.7) if right is None else right
+    generator = np.random.default_rng(job.config["seed"])
+    labels = np.arange(NUM_TEST) % NUM_CLASSES
+    answers = np.where(generator.random(NUM_TEST) < share, labels, (labels + 1) % NUM_CLASSES)
+    np.savez(
+        run_dir / "predictions.npz",
+        sample_ids=np.array([f"s{number:03d}" for number in range(NUM_TEST)]),
+        labels=labels,
+        groups=np.array([f"g{number % 6}" for number in range(NUM_TEST)]),
+        sources=np.array([f"s{number:03d}" for number in range(NUM_TEST)]),
+        **{"logits/fused": np.eye(NUM_CLASSES)[answers]},
+    )
+    measured = float((answers == labels).mean())
+    test = {"epoch": row["epoch"], "fused/accuracy": measured, "image/accuracy": 0.6, "audio/probe_accuracy": 0.5}
+    result = {
+        "best": row,
+        "last": row,
+        "epochs": int(row["epoch"]),
+        "seconds": 1.0,
+        "device_seconds": 1.0,
+        "test": test,
+        "config": job.config,
+        "protocol": "holdout (stub)",
+    }
+    (run_dir / "result.json").write_text(json.dumps(result))
+    return result
+
+
+def once(marker: Path) -> bool:
+    """Tells whether this is the first call for `marker`."""
+    if marker.exists():
+        return False
+    marker.touch()
+    return True

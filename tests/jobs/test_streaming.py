@@ -1,0 +1,215 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import data_sources
+import numpy as np
+import pytest
+import ray
+import torch
+
+from mmcore.batch import Batch
+from mmcore.config import ProtocolConfig
+from mmcore.data.loader import TensorLoader, step_uniforms
+from mmcore.data.splits import Assignment
+from mmcore.data.store import PreparedDataset
+from mmcore.errors import DataError, TrainingError
+from rayjobs import streaming
+from rayjobs.streaming import CachedData, StreamLoader, materialise
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def local_ray() -> Iterator[None]:
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PreparedDataset]:
+    """500 samples; train in 13 files of 24 rows, the last of 12, so that blocks are of uneven size."""
+    with pytest.MonkeyPatch.context() as patch:
+        yield data_sources.prepare_in_many_files(patch, tmp_path_factory.mktemp("data"), 500, rows_per_file=24)
+
+
+@pytest.fixture(scope="module")
+def assignment(prepared: PreparedDataset) -> Assignment:
+    return prepared.assign(ProtocolConfig(name="group"))
+
+
+def ids(batches: list[Batch]) -> list[str]:
+    return [sample_id for batch in batches if not batch.is_placeholder for sample_id in batch.sample_ids]
+
+
+def assert_equal(first: Batch, second: Batch) -> None:
+    assert first.sample_ids == second.sample_ids
+    for field in ("inputs", "lengths", "present"):
+        mine, other = getattr(first, field), getattr(second, field)
+        assert list(mine) == list(other)
+        assert all(torch.equal(mine[name], other[name]) for name in mine)
+    assert torch.equal(first.labels, second.labels)
+    assert (first.uniforms is None) == (second.uniforms is None)
+    assert first.uniforms is None or torch.equal(first.uniforms, second.uniforms)
+
+
+class TestMaterialise:
+    def test_a_trial_sees_what_memory_gives(
+        self, local_ray: None, prepared: PreparedDataset, assignment: Assignment
+    ) -> None:
+        @ray.remote
+        def trial(cached: CachedData, assignment: Assignment) -> tuple[list[Batch], list[Batch], bool]:
+            loader = cached.loader(assignment, 32, seed=5)
+            again = cached.loader(assignment, 32, seed=5)
+            shared = loader._data.inputs["sound"].data_ptr() == again._data.inputs["sound"].data_ptr()
+            return list(loader.train_batches(1)), list(loader.eval_batches("test")), shared
+
+        cached = materialise(prepared, budget_bytes=prepared.num_bytes)
+        assert cached is not None
+        train, test, shared = ray.get(trial.remote(cached, assignment))
+        memory = TensorLoader.from_prepared(prepared, assignment, 32, seed=5)
+        for mine, expected in zip(
+            [*train, *test], [*memory.train_batches(1), *memory.eval_batches("test")], strict=True
+        ):
+            assert_equal(mine, expected)
+        assert shared
+
+    def test_trials_read_the_store_without_a_copy(self, local_ray: None, prepared: PreparedDataset) -> None:
+        cached = materialise(prepared)
+        assert cached is not None
+        table, _ = ray.get(cached.content)
+        streaming._resident.clear()
+        loader = cached.loader(prepared.assign(ProtocolConfig(name="group")), 32)
+        address = table.column("sound").chunk(0).buffers()[1].address
+        assert loader._data.inputs["sound"].data_ptr() == address
+
+    def test_what_does_not_fit_is_not_cached(self, local_ray: None, prepared: PreparedDataset) -> None:
+        assert materialise(prepared, budget_bytes=prepared.num_bytes - 1) is None
+
+    def test_a_damaged_file_is_named(self, local_ray: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        prepared = data_sources.prepare_in_many_files(monkeypatch, tmp_path, 50, rows_per_file=8)
+        flip_byte(prepared.files("train")[1])
+        with pytest.raises(DataError, match=r"train/part-00001.parquet is damaged"):
+            materialise(prepared)
+
+
+class TestStream:
+    def test_every_training_sample_once_in_a_drawn_order(
+        self, local_ray: None, prepared: PreparedDataset, assignment: Assignment
+    ) -> None:
+        loader = StreamLoader(prepared, assignment, 32, seed=1, num_epochs=2)
+        epochs = [list(loader.train_batches(epoch)) for epoch in range(2)]
+        expected = prepared.index["sample_id"].to_numpy()[assignment.train]
+        for batches in epochs:
+            assert sorted(ids(batches)) == sorted(expected)
+            assert [batch.num_samples for batch in batches[:-1]] == [32] * (loader.num_steps - 1)
+        assert ids(epochs[0]) != ids(epochs[1])
+        assert ids(epochs[0]) != expected.tolist()
+
+    def test_order_repeats_and_start_step_gives_the_rest(
+        self, local_ray: None, prepared: PreparedDataset, assignment: Assignment
+    ) -> None:
+        # A buffer of 64 samples, so that the order of the files shows through.
+        options: dict[str, Any] = {"seed": 1, "shuffle_bytes": 64 * 18, "num_epochs": 4}
+        first = list(StreamLoader(prepared, assignment, 16, **options).train_batches(3))
+        again = list(StreamLoader(prepared, assignment, 16, **options).train_batches(3))
+        rest = list(StreamLoader(prepared, assignment, 16, **options).train_batches(3, start_step=5))
+        assert len(rest) == len(first) - 5
+        for expected, batch in zip([*first, *first[5:]], [*again, *rest], strict=True):
+            assert_equal(expected, batch)
+        other = StreamLoader(prepared, assignment, 16, **{**options, "seed": 2})
+        assert ids(list(other.train_batches(3))) != ids(first)
+
+    def test_samples_keep_their_own_columns(
+        self, local_ray: None, prepared: PreparedDataset, assignment: Assignment
+    ) -> None:
+        loader = StreamLoader(prepared, assignment, 32, num_epochs=1, seed=4)
+        for step, batch in enumerate(loader.train_batches(0)):
+            numbers = torch.tensor([int(sample_id[-3:]) for sample_id in batch.sample_ids])
+            assert torch.equal(batch.inputs["features"][:, 0], numbers.float())
+            assert torch.equal(batch.inputs["sound"][:, 0].long(), numbers)
+            assert torch.equal(batch.lengths["sound"], 1 + numbers % 5)
+            assert torch.equal(batch.present["features"], numbers % 4 != 0)
+            assert torch.equal(batch.labels, numbers % 3)
+            assert batch.uniforms is not None
+            assert torch.equal(batch.uniforms, step_uniforms(len(numbers), 4, 0, step))
+
+    def test_workers_cut_each_global_batch(
+        self, local_ray: None, prepared: PreparedDataset, assignment: Assignment
+    ) -> None:
+        def batches(rank: int, world_size: int) -> list[Batch]:
+            loader = StreamLoader(prepared, assignment, 30, rank=rank, world_size=world_size, num_epochs=1)
+            return list(loader.train_batches(0))
+
+        whole, parts = batches(0, 1), [batches(rank, 31) for rank in (0, 1, 30)]
+        for step, expected in enumerate(whole):
+            assert parts[0][step].sample_ids == expected.sample_ids[:1]
+            assert parts[1][step].sample_ids == expected.sample_ids[1:2]
+            assert parts[2][step].is_placeholder
+            assert expected.uniforms is not None
+            assert torch.equal(parts[1][step].uniforms, expected.uniforms[1:2])
+
+    def test_evaluation_is_in_order_and_drops_nothing(
+        self, local_ray: None, prepared: PreparedDataset, assignment: Assignment
+    ) -> None:
+        memory = TensorLoader.from_prepared(prepared, assignment, 32, eval_batch_size=20)
+        whole = StreamLoader(prepared, assignment, 32, eval_batch_size=20)
+        for mine, expected in zip(whole.eval_batches("val"), memory.eval_batches("val"), strict=True):
+            assert_equal(mine, expected)
+        shares = []
+        for rank in range(3):
+            loader = StreamLoader(prepared, assignment, 32, eval_batch_size=20, rank=rank, world_size=3)
+            shares += list(loader.eval_batches("test"))
+        assert ids(shares) == memory.rows("test").sample_ids.tolist() == whole.rows("test").sample_ids.tolist()
+
+    def test_the_next_streams_start_before_the_epoch_ends(
+        self, local_ray: None, prepared: PreparedDataset, assignment: Assignment
+    ) -> None:
+        loader = StreamLoader(prepared, assignment, 16, num_epochs=2)
+        for step, _ in enumerate(loader.train_batches(0)):
+            if step == loader.num_steps - 2:
+                assert set(loader._ready) == {("train", 1), ("val", 0)}
+        list(loader.train_batches(1))
+        assert set(loader._ready) == {("val", 0)}  # no third epoch
+        loader.close()
+        assert not loader._ready
+
+    def test_a_damaged_file_is_named(self, local_ray: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        prepared = data_sources.prepare_in_many_files(monkeypatch, tmp_path, 50, rows_per_file=8)
+        assignment = prepared.assign(ProtocolConfig(name="holdout"))
+        prepared.index  # noqa: B018 (read before the damage)
+        path = prepared.files("train")[1]
+        path.write_bytes(b"x" * path.stat().st_size)
+        with pytest.raises(DataError, match=r"train/part-00001.parquet is damaged"):
+            list(StreamLoader(prepared, assignment, 16).train_batches(0))
+
+    def test_readers_without_a_cpu_are_an_error_and_not_a_wait(
+        self, local_ray: None, prepared: PreparedDataset, assignment: Assignment, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        @ray.remote(num_cpus=2)
+        class Greedy:
+            def ready(self) -> bool:
+                return True
+
+        monkeypatch.setattr(streaming, "PATIENCE_S", 1.0)
+        greedy = Greedy.remote()
+        ray.get(greedy.ready.remote())
+        loader = StreamLoader(prepared, assignment, 16)
+        with pytest.raises(TrainingError, match="read tasks wait for a CPU: all 2 are taken by trials"):
+            next(loader.train_batches(0))
+        ray.kill(greedy)
+
+
+def flip_byte(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(bytes(data))
+
+
+def test_only_the_files_with_wanted_rows_are_read(prepared: PreparedDataset, assignment: Assignment) -> None:
+    loader = StreamLoader(prepared, assignment, 16)
+    names = [path.relative_to(prepared.directory).as_posix() for path in loader._files(np.array([0, 23, 48]))]
+    assert names == ["train/part-00000.parquet", "train/part-00002.parquet"]
