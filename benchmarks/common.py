@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -122,7 +123,12 @@ class Report:
         self._parts: list[tuple[str, Seconds, str]] = []
         self._start = time.perf_counter()
         self._load_before = os.getloadavg()[0]
-        print(f"{title}\n{environment()}\n{settings}\n", flush=True)
+        self._output = sys.stdout  # while Ray runs, `rayjobs.cluster.start` sends `sys.stdout` elsewhere
+        self.say(f"{title}\n{environment()}\n{settings}\n")
+
+    def say(self, text: str) -> None:
+        """Prints a line."""
+        print(text, file=self._output, flush=True)
 
     def add(self, result: Ratio) -> None:
         """Takes one ratio and prints it."""
@@ -132,18 +138,18 @@ class Report:
         bar = "" if result.bar is None else f", bar {result.bar:g}: {result.verdict}"
         cpu = "" if result.cpu_ratio is None else f", of CPU time {result.cpu_ratio:.3f}"
         note = f"; {result.note}" if result.note else ""
-        print(f"{result.name:<28} {result.ratio:6.3f}{spread}{bar}{cpu}; {times}{note}", flush=True)
+        self.say(f"{result.name:<28} {result.ratio:6.3f}{spread}{bar}{cpu}; {times}{note}")
 
     def part(self, name: str, seconds: Seconds, note: str = "") -> None:
         """Takes one figure that explains a ratio and prints it."""
         self._parts.append((name, seconds, note))
-        print(f"  {name:<40} {show(seconds):>10}{'  ' + note if note else ''}", flush=True)
+        self.say(f"  {name:<50} {show(seconds):>8}{'  ' + note if note else ''}")
 
     def finish(self, json_path: Path | None) -> None:
         """Prints the line that ends every benchmark, and writes the figures to a file."""
         took = time.perf_counter() - self._start
         load = f"load average {self._load_before:.1f} before, {os.getloadavg()[0]:.1f} after"
-        print(f"\n{took:.0f} s in all; {load}")
+        self.say(f"\n{took:.0f} s in all; {load}")
         if json_path is not None:
             content = {
                 "title": self._title,
@@ -155,7 +161,7 @@ class Report:
             }
             json_path.parent.mkdir(parents=True, exist_ok=True)
             json_path.write_text(json.dumps(content, indent=1) + "\n")
-        print("ratio " + " ".join(f"{result.name}={result.ratio:.3f}" for result in self._ratios), flush=True)
+        self.say("ratio " + " ".join(f"{result.name}={result.ratio:.3f}" for result in self._ratios))
 
 
 def parser(description: str) -> argparse.ArgumentParser:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -50,6 +51,18 @@ def pictures_trainer(method: str, classifiers: int = 1) -> tuple[Trainer, list[B
     generator = torch.Generator().manual_seed(0)
     batches = [_random_batch(16, generator) for _ in range(4)]
     return _trainer(config, PICTURES, None, classifiers), batches
+
+
+def stepping(trainer: Trainer, batches: Iterator[Batch]) -> Callable[[], None]:
+    """Returns a call that does one step as the trainer's own loop does it, a look for NaNs every 20 steps included."""
+    every = trainer.config.trainer.log_every_steps
+
+    def call() -> None:
+        trainer.train_step(next(batches))
+        if trainer.progress.step_in_epoch % every == 0:
+            trainer.engine.check_finite()
+
+    return call
 
 
 def _trainer(config: RunConfig, spec: DatasetSpec, loader: Loader | None, classifiers: int) -> Trainer:

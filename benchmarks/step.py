@@ -1,8 +1,8 @@
 """One training step through the trainer ÷ the same step in a plain PyTorch loop (bar 1.05).
 
-The trainer with its defaults: probes, loss terms and NaNs watched, gradient norms every 20 steps (a round is 20 steps,
-so each holds one such). The plain loop (`plain.py`) has none of it. Both are handed the same stored batches, start from
-the same weights, and must give the same losses over the warm-up, or the script ends with an error.
+The trainer with its defaults: probes, loss terms added up, gradient norms and a look for NaNs every 20 steps (a round
+is 20 steps, so each holds one such). The plain loop (`plain.py`) has none of it. Both are handed the same stored
+batches, start from the same weights, and must give the same losses over the warm-up, or the script ends with an error.
 
     python benchmarks/step.py [--quick] [--only small_conv/iprm] [--json PATH]
 """
@@ -10,14 +10,14 @@ the same weights, and must give the same losses over the warm-up, or the script 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from common import Report, measure, parser, ratio
 from plain import Pictures, Plain, PlainAug, PlainIprm, PlainJoint, build_plain, digits_parts, resnet18
-from setups import digits_trainer, pictures_trainer
+from setups import digits_trainer, pictures_trainer, stepping
 from torch import nn
 
 from mmcore.batch import Batch
@@ -99,12 +99,12 @@ def check_losses(case: Case, steps: int) -> float:
     return worst
 
 
-def cycled(step: Callable[[Batch], object], batches: Iterable[Batch]) -> Callable[[], None]:
-    """Returns a call that does `step` on the next batch."""
-    endless = itertools.cycle(batches)
+def plain_stepping(plain: Plain, batches: Iterator[Batch]) -> Callable[[], None]:
+    """Returns a call that does one step of the plain loop."""
 
     def call() -> None:
-        step(next(endless))
+        batch = next(batches)
+        plain.step(batch.inputs, batch.labels)
 
     return call
 
@@ -131,8 +131,8 @@ def main() -> None:
         case = build_case(encoder, method, options.data_dir)
         difference = check_losses(case, warm_up)
         sides = {
-            "ours": cycled(case.trainer.train_step, case.batches),
-            "plain": cycled(lambda batch, plain=case.plain: plain.step(batch.inputs, batch.labels), case.batches),
+            "ours": stepping(case.trainer, itertools.cycle(case.batches)),
+            "plain": plain_stepping(case.plain, itertools.cycle(case.batches)),
         }
         results = measure(sides, rounds[encoder], steps)
         report.add(ratio(name, results, "ours", "plain", BAR, f"losses agree to {difference:.0e}"))

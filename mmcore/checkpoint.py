@@ -135,6 +135,8 @@ class CheckpointFolder:
         return state
 
     def _save(self, name: str, pattern: str, keep: int, state: dict[str, Any]) -> Path:
+        for leftover in self.path.glob(".*.tmp"):  # of a process that was killed while it wrote
+            shutil.rmtree(leftover, ignore_errors=True)
         save_checkpoint(self.path / name, state)
         for stale in self._newest_first(pattern)[keep:]:
             shutil.rmtree(stale, ignore_errors=True)

@@ -10,6 +10,7 @@ empty shard (a placeholder, weight 0) adds zeros.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -28,6 +29,8 @@ from mmcore.schedule import Schedule
 from mmcore.seeding import generator as seeded_generator
 
 PRECISIONS = {"float32": None, "float64": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+MAX_UNPACKED = 256
+"""Loss terms kept as tensors of their own."""
 
 
 class Engine:
@@ -63,7 +66,10 @@ class Engine:
         self._weighted = distributed.is_distributed() or config.trainer.accumulate > 1
         self._num_samples = 0
         self._step_samples = 0
-        self._latches: dict[tuple[str, ...], tuple[Tensor, Tensor]] = {}
+        # What `check_finite` has not looked at yet: loss terms as they came, and older ones packed.
+        self._unpacked: list[Tensor] = []
+        self._packed: list[Tensor] = []
+        self._entries: list[tuple[int, tuple[str, ...]]] = []
 
     # What a method uses
 
@@ -210,15 +216,14 @@ class Engine:
             group["lr"] = self.config.optimizer.lr * factor
 
     def check_finite(self) -> None:
-        """Looks at the latch and at the weights; waits for the device.
+        """Looks at every loss term since the last call and at the weights; waits for the device.
 
         Raises:
-            TrainingError: A loss or a weight was not finite; names the step and the loss terms.
+            TrainingError: A loss or a weight was not finite; names the first such step and its loss terms.
         """
-        latched = [(int(step), names, values) for names, (step, values) in self._latches.items()]
-        if bad := [entry for entry in latched if entry[0] >= 0]:
-            step, names, values = min(bad, key=lambda entry: entry[0])
-            listed = ", ".join(f"{name} = {value:g}" for name, value in zip(names, values.tolist(), strict=True))
+        if bad := self._first_bad_entry():
+            step, values = bad
+            listed = ", ".join(f"{name} = {value:g}" for name, value in values.items())
             raise TrainingError(
                 f"the loss is not finite at step {step} ({listed}): a smaller optimizer.lr "
                 f"(now {self.learning_rate:g}) or optimizer.clip_norm usually helps"
@@ -249,9 +254,8 @@ class Engine:
         Raises:
             CheckpointError: The optimizer's state belongs to other parameters.
         """
-        self._groups = {}
-        self.optimizer = _build_optimizer(self.config, groups := self.method.parameter_groups())
-        self._groups = groups
+        self._groups = self.method.parameter_groups()
+        self.optimizer = _build_optimizer(self.config, self._groups)
         self._phases.clear()
         parameters = dict(self.method.named_parameters())
         if unknown := sorted(set(state["optimizer"]) - set(parameters)):
@@ -287,16 +291,27 @@ class Engine:
             gradient.div_(count)
 
     def _watch(self, terms: dict[str, Tensor]) -> None:
-        """Latches the first step whose loss is not finite, without waiting for the device.
+        """Keeps the terms for `check_finite`: a step neither waits for the device nor computes anything for it."""
+        self._entries.append((self.step_index, tuple(terms)))
+        self._unpacked += terms.values()
+        if len(self._unpacked) >= MAX_UNPACKED:
+            self._pack()
 
-        One latch per set of terms, which may differ between steps and between the phases of one.
-        """
-        names, values = tuple(terms), torch.stack([term.float() for term in terms.values()])
-        if names not in self._latches:
-            self._latches[names] = torch.full((), -1, device=self.device), torch.zeros_like(values)
-        step, latched = self._latches[names]
-        is_first = ~torch.isfinite(values.sum()) & (step < 0)
-        self._latches[names] = torch.where(is_first, self.step_index, step), torch.where(is_first, values, latched)
+    def _pack(self) -> None:
+        if self._unpacked:
+            self._packed.append(torch.stack([term.float() for term in self._unpacked]))
+            self._unpacked = []
+
+    def _first_bad_entry(self) -> tuple[int, dict[str, float]] | None:
+        """Returns step and loss terms of the first backward pass whose loss was not finite; forgets all of them."""
+        self._pack()
+        values = iter(torch.cat(self._packed).tolist() if self._packed else [])
+        entries, self._packed, self._entries = self._entries, [], []
+        for step, names in entries:
+            terms = {name: next(values) for name in names}
+            if not all(math.isfinite(value) for value in terms.values()):
+                return step, terms
+        return None
 
     def _clip_groups(self) -> list[list[nn.Parameter]]:
         by_modality: dict[str, list[nn.Parameter]] = {}

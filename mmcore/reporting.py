@@ -66,6 +66,10 @@ class RunLog:
         run_dir.mkdir(parents=True, exist_ok=True)
         self._path = run_dir / METRICS_FILE
         rows = read_rows(run_dir)
+        if self._path.exists() and not self._path.read_bytes().endswith(b"\n"):
+            # The run was killed while it wrote: the next row must not be lost with the half one.
+            with self._path.open("a") as file:
+                file.write("\n")
         self._last_epoch = rows[-1]["epoch"] if rows else 0.0
         self._monitor = monitor
         self._writer = SummaryWriter(str(run_dir))
@@ -84,11 +88,12 @@ class RunLog:
                 self._writer.add_scalar(tensorboard_tag(name), value, int(row["epoch"]))
         self._writer.flush()
 
-    def close(self) -> None:
-        """Marks the run as ended in the HParams table and closes the files."""
+    def close(self, finished: bool = True) -> None:
+        """Closes the files; marks a finished run as ended in the HParams table."""
         from torch.utils.tensorboard.summary import hparams
 
-        self._file_writer.add_summary(hparams({}, {})[2])
+        if finished:
+            self._file_writer.add_summary(hparams({}, {})[2])
         self._writer.close()
 
     def _write_hparams(self, config: RunConfig) -> None:
@@ -107,8 +112,8 @@ class RunLog:
 def tensorboard_tag(name: str) -> str:
     """Returns the tag under which curves that compare stand side by side: the metric first, then whose it is."""
     parts = name.split("/")
-    if parts[0] in {"train", "val"} and len(parts) == 3:
-        return f"{parts[2]}/{parts[0]}_{parts[1]}"
+    if (parts[0] == "val" and len(parts) == 3) or (parts[0] == "train" and len(parts) >= 3):
+        return f"{parts[-1]}/{'_'.join(parts[:-1])}"
     return name
 
 

@@ -1,6 +1,6 @@
 """The one training loop: fit -> train_epoch -> train_step -> evaluate.
 
-A step never waits for the device: loss terms and NaNs are collected there and read once an epoch.
+A step never waits for the device: loss terms are collected there and read once an epoch, NaNs once a logging interval.
 """
 
 from __future__ import annotations
@@ -122,14 +122,16 @@ class Trainer:
         self.resume()
         if self._run_dir is not None and distributed.rank() == 0:
             self._log = RunLog(self._run_dir, self.config, MONITOR)
-        if self.progress.last_row:
-            self._report(self.progress.last_row)  # whoever started the run may have missed it
-        while self.progress.epoch < self.config.trainer.max_epochs:
-            start = time.perf_counter()
-            self.train_epoch()
-            self.end_epoch(start)
-        if self._log is not None:
-            self._log.close()
+        try:
+            if self.progress.last_row:
+                self._report(self.progress.last_row)  # whoever started the run may have missed it
+            while self.progress.epoch < self.config.trainer.max_epochs:
+                start = time.perf_counter()
+                self.train_epoch()
+                self.end_epoch(start)
+        finally:  # a process that is used again must not keep the files of a run that failed or was stopped
+            if self._log is not None:
+                self._log.close(finished=self.progress.epoch == self.config.trainer.max_epochs)
         return self.progress
 
     def train_epoch(self) -> None:
@@ -142,6 +144,8 @@ class Trainer:
         every = self.config.trainer.checkpoint_every_steps
         for batch in self.loader.train_batches(progress.epoch, progress.step_in_epoch):
             self.train_step(batch)
+            if progress.step_in_epoch % self.config.trainer.log_every_steps == 0:
+                self.engine.check_finite()
             if every and progress.step_in_epoch % every == 0 and progress.step_in_epoch < self.loader.num_steps:
                 self.engine.check_finite()
                 self._save_resume_point(mid_epoch=True)
@@ -246,7 +250,9 @@ class Trainer:
     # Parts
 
     def _on_device(self, batch: Batch, training: bool) -> Batch:
-        return self.transforms(batch.to(self.device, non_blocking=True), training)
+        if batch.labels.device != self.device:
+            batch = batch.to(self.device, non_blocking=True)
+        return self.transforms(batch, training)
 
     def _probe_logits(self) -> dict[str, Tensor]:
         if not self.config.trainer.probes:
@@ -306,6 +312,7 @@ class Trainer:
     def _save_resume_point(self, mid_epoch: bool) -> None:
         if self._checkpoints is None:
             return
+        self.probes.catch_up()  # here and not in `full_state`, since every rank must take part
         rng = distributed.gather_objects(seeding.capture_state())
         if distributed.rank() == 0:
             state = self._model_state()

@@ -1,0 +1,1 @@
+"""The Ray layer: the commands, and how runs, trials and searches are started, fed and recovered."""

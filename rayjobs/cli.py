@@ -7,7 +7,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterable
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 import click
 import yaml
@@ -17,11 +17,10 @@ from rich.markup import escape
 from mmcore.errors import ConfigError, EquipoiseError, UsageError
 
 EXPONENT_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
-P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def friendly_errors(function: Callable[P, R]) -> Callable[P, R]:
+def friendly_errors(function: Callable[..., R]) -> Callable[..., R]:
     """Gives a command the option `--debug` and ends it with one message and an exit code where it fails.
 
     Errors this project raises on purpose end with their own `exit_code`; those of the operating system and

@@ -12,6 +12,7 @@ from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import ray
 import torch
@@ -36,8 +37,8 @@ _ENVIRONMENT = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
-READER_CPUS = 1.0
-"""What is left to Ray Data's read tasks where trials stream; without it a stream waits for ever."""
+READER_CPUS = 0.5
+"""What is left to Ray Data's read tasks on each node where trials stream; without it a stream waits for ever."""
 
 
 @dataclass(frozen=True)
@@ -102,25 +103,24 @@ def start(
     """
     check_address(address)
     os.environ.update(_ENVIRONMENT)
-    local = {} if address else {"num_cpus": num_cpus, "num_gpus": num_gpus, "dashboard_host": "127.0.0.1",
-                                "include_dashboard": needs_dashboard}  # fmt: skip
+    local: dict[str, Any] = {"num_cpus": num_cpus, "num_gpus": num_gpus, "include_dashboard": needs_dashboard}
     _quieten(verbose)
-    try:
-        ray.init(
-            address=address or "local",
-            log_to_driver=verbose,
-            logging_level=logging.INFO if verbose else logging.ERROR,
-            configure_logging=verbose,
-            **local,
-        )
-    except (ConnectionError, TimeoutError, ValueError) as error:
-        raise UsageError(f"--address {address}: no Ray cluster can be joined there ({error})") from None
-    try:
-        # Ray prints a paragraph on each lost process to standard output, which belongs to the result.
-        with Path(os.devnull).open("w") as nowhere, redirect_stdout(sys.stderr if verbose else nowhere):
+    # Ray prints a paragraph on each lost process to standard output, which belongs to the result.
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(sys.stderr if verbose else nowhere):
+        try:
+            ray.init(
+                address=address or "local",
+                log_to_driver=verbose,
+                logging_level=logging.INFO if verbose else logging.ERROR,
+                configure_logging=verbose,
+                **({} if address else {**local, "dashboard_host": "127.0.0.1"}),
+            )
+        except (ConnectionError, TimeoutError, ValueError) as error:
+            raise UsageError(f"--address {address}: no Ray cluster can be joined there ({error})") from None
+        try:
             yield nodes()
-    finally:
-        ray.shutdown()
+        finally:
+            ray.shutdown()
 
 
 def check_address(address: str | None) -> None:
@@ -142,6 +142,11 @@ def nodes() -> list[Node]:
     """Returns what each living node of the cluster has."""
     alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     return [Node(resources.get("CPU", 0.0), resources.get("GPU", 0.0)) for resources in alive]
+
+
+def local_node(cpus: int | None = None, gpus: int | None = None) -> Node:
+    """Returns what a local Ray will have, without starting it: what is given, else what this process may use."""
+    return Node(cpus or len(os.sched_getaffinity(0)), visible_gpus(gpus))
 
 
 def visible_gpus(given: int | None = None) -> int:
@@ -193,7 +198,9 @@ def _too_much(shape: TrialShape, available: list[Node]) -> str:
     asked = {"CPU": shape.workers * shape.cpus_per_worker, "GPU": shape.workers * shape.gpus_per_worker}
     there = {"CPU": sum(node.cpus for node in available), "GPU": sum(node.gpus for node in available)}
     machines = f"{len(available)} nodes" if len(available) > 1 else "1 node"
-    readers = f", of which {READER_CPUS:g} a node is left to the readers of a streamed data set" if shape.streams else ""
+    readers = (
+        f", of which {READER_CPUS:g} a node is left to the readers of a streamed data set" if shape.streams else ""
+    )
     return (
         f"a trial asks for {shape.describe()}: {_amounts(asked)} in all; "
         f"the cluster has {_amounts(there)} on {machines}{readers}. Lower --workers or --gpus-per-worker "

@@ -45,16 +45,21 @@ def prepare_one(name: str, options: dict[str, Any], raw_dir: Path | None, data_d
         UsageError: A data set that needs raw files, and none were given.
         DataError: What is there is damaged.
     """
-    directory = prepared_dir(data_dir, name, options)
-    if (directory / "dataset.json").is_file() and raw_dir is None:
-        return PreparedDataset.open(directory)
+    check_available(name, options, raw_dir, data_dir)
     if DATASETS.get(name).needs_raw and raw_dir is None:
+        return PreparedDataset.open(prepared_dir(data_dir, name, options))
+    with progress_bar(f"preparing {name}") as progress:
+        return prepare(name, options, raw_dir, data_dir, progress)
+
+
+def check_available(name: str, options: dict[str, Any], raw_dir: Path | None, data_dir: Path) -> None:
+    """Raises a UsageError if a data set is not prepared and cannot be: it needs raw files, and none were given."""
+    directory = prepared_dir(data_dir, name, options)
+    if DATASETS.get(name).needs_raw and raw_dir is None and not directory.is_dir():
         raise UsageError(
             f"{name} is not prepared ({directory} is not there) and needs its raw files: pass --raw-dir DIR here, "
             f"or run python -m rayjobs.prepare --dataset {name} --raw-dir DIR. {DATASETS.get(name).raw_help}"
         )
-    with progress_bar(f"preparing {name}") as progress:
-        return prepare(name, options, raw_dir, data_dir, progress)
 
 
 def source_modalities(request: Request, dataset: str) -> tuple[str, ...]:

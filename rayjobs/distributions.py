@@ -77,7 +77,9 @@ class Distribution(Section):
     def describe(self) -> str:
         """Returns it as text: `loguniform 0.001 ... 0.1`."""
         if self.choice is not None:
-            return "one of " + ", ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in self.choice)
+            return "one of " + ", ".join(
+                f"{value:g}" if isinstance(value, float) else str(value) for value in self.choice
+            )
         low, high = self.ends()
         return f"{self.kind} {low:g} ... {high:g}"
 

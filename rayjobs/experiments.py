@@ -19,7 +19,17 @@ from rayjobs.cluster import TrialShape
 from rayjobs.reporters import OBJECTIVE
 from rayjobs.scheduler import RUNGS_FILE, RestorableASHA
 from rayjobs.search import Search
-from rayjobs.trials import Body, FailureRules, GivenRuns, Runs, SearchRuns, failure_reason, make_trainable, plain, trial_name
+from rayjobs.trials import (
+    Body,
+    FailureRules,
+    GivenRuns,
+    Runs,
+    SearchRuns,
+    failure_reason,
+    make_trainable,
+    plain,
+    trial_name,
+)
 
 TUNE_FOLDER = "tune"
 """Where Tune keeps its own state, in the search's folder."""
@@ -90,10 +100,11 @@ def run_search(search: Search, runs: SearchRuns, execution: Execution, resume: b
     folder = runs.folder / TUNE_FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     restored = resume and _prepare(folder, runs.folder, execution.notify)
+    rungs = runs.folder / RUNGS_FILE
     if not restored:
-        (folder / RUNGS_FILE).unlink(missing_ok=True)
+        rungs.unlink(missing_ok=True)
     searcher, space = _searcher(search)
-    scheduler = RestorableASHA(folder / RUNGS_FILE, search.max_epochs, search.grace_epochs, search.reduction_factor)
+    scheduler = RestorableASHA(rungs, search.max_epochs, search.grace_epochs, search.reduction_factor)
     trials = _run(
         runs,
         execution,
@@ -103,7 +114,7 @@ def run_search(search: Search, runs: SearchRuns, execution: Execution, resume: b
         scheduler=scheduler,
         num_samples=search.trials,
         max_concurrent_trials=execution.concurrent,
-        callbacks=[recovery.StateKeeper(folder), FailureRules(), *execution.callbacks],
+        callbacks=[recovery.StateKeeper(runs.folder), FailureRules(), *execution.callbacks],
         resume="AUTO+ERRORED" if restored else None,
     )
     return [_outcome(trial, runs.folder, search.max_epochs) for trial in trials]
@@ -162,9 +173,11 @@ def _searcher(search: Search) -> tuple[HyperOptSearch | None, dict[str, Any]]:
 
 
 def _prepare(folder: Path, search_folder: Path, notify: Callable[[str], None]) -> bool:
-    restored, messages = recovery.prepare_restore(folder)
+    restored, messages = recovery.prepare_restore(folder, search_folder)
     known = recovery.known_trials(folder) if restored else set()
-    messages += [f"{name} was lost with the state: set aside" for name in recovery.set_aside_unknown(search_folder, known)]
+    messages += [
+        f"{name} was lost with the state: set aside" for name in recovery.set_aside_unknown(search_folder, known)
+    ]
     for message in messages:
         notify(message)
     return restored

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import ray
+import torch.distributed
 from ray import train
+from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.trainable.trainable_fn_utils import _in_tune_session
 from ray.util.placement_group import PlacementGroup, get_current_placement_group, remove_placement_group
@@ -18,19 +20,15 @@ from ray.util.placement_group import PlacementGroup, get_current_placement_group
 from mmcore.errors import EquipoiseError
 from rayjobs.cluster import TrialShape
 from rayjobs.reporters import TrainReporter
+from rayjobs.trials import Body, LostWorkers
 
 if TYPE_CHECKING:
     from ray.train.v2.api.exceptions import TrainingFailedError
 
-    from rayjobs.trials import Body
     from rayjobs.worker import Job
 
 GROUP_FILE = "placement_group"
 TRAIN_FOLDER = "train"
-
-
-class LostWorkers(OSError):  # noqa: N818 - named for what happened
-    """Workers of a group went away; the run can go on from its last checkpoint."""
 
 
 def run_group(job: Job, shape: TrialShape, body: Body) -> None:
@@ -46,7 +44,6 @@ def run_group(job: Job, shape: TrialShape, body: Body) -> None:
         LostWorkers: Workers were lost; running again resumes.
         Exception: Whatever else the body raised.
     """
-    from ray.train.torch import TorchConfig, TorchTrainer
     from ray.train.v2.api.exceptions import TrainingFailedError
 
     run_dir = Path(job.run_dir)
@@ -56,14 +53,15 @@ def run_group(job: Job, shape: TrialShape, body: Body) -> None:
         resources["GPU"] = shape.gpus_per_worker
     trainer = TorchTrainer(
         partial(_work, job, body),
-        torch_config=TorchConfig(backend="nccl" if _whole_gpus(shape) else "gloo"),
+        # NCCL refuses two workers on one GPU.
+        torch_config=TorchConfig(backend="nccl" if shape.gpus_per_worker >= 1 and _has_real_gpus() else "gloo"),
         scaling_config=train.ScalingConfig(
             num_workers=shape.workers, use_gpu=shape.gpus_per_worker > 0, resources_per_worker=resources
         ),
         run_config=train.RunConfig(
             name=TRAIN_FOLDER,
             storage_path=str(run_dir),
-            callbacks=[TuneReportCallback()] if _in_tune_session() else [],
+            callbacks=[TuneReportCallback()] if _in_tune_session() else [],  # type: ignore[list-item]
             failure_config=train.FailureConfig(max_failures=0),
         ),
     )
@@ -92,29 +90,41 @@ def _work(job: Job, body: Body) -> None:
         group = get_current_placement_group()
         if group is not None:
             (run_dir / GROUP_FILE).write_text(group.id.hex())
+    if torch.cuda.is_available():  # a worker sees the GPUs of all workers on its node
+        torch.cuda.set_device(get_device())
     body(job, TrainReporter(run_dir, job.config["trainer"]["select"]))
 
 
-def _whole_gpus(shape: TrialShape) -> bool:
-    """NCCL refuses two workers on one GPU."""
-    return shape.gpus_per_worker >= 1
+def _has_real_gpus() -> bool:
+    """Tells GPUs from a mere count given to Ray, as tests do."""
+    return any(name.startswith("accelerator_type:") for name in ray.cluster_resources())
 
 
 def _cause(error: TrainingFailedError) -> BaseException:
-    """Returns what a group's failure comes from: a worker's own exception, or the loss of workers."""
-    failures = getattr(error, "worker_failures", {})
-    causes: list[Any] = [_innermost(failure) for _, failure in sorted(failures.items())]
-    for kind in (EquipoiseError, Exception):
-        own = [cause for cause in causes if isinstance(cause, kind) and not isinstance(cause, ray.exceptions.RayError)]
-        if own:
-            return own[0]
-    return LostWorkers(str(causes[0] if causes else error).splitlines()[0])
+    """Returns what a group's failure comes from: a worker's own exception, or the loss of workers.
+
+    Where a worker is lost, the others fail too, in the communication with it; and where one raises, they lose it.
+    """
+    failures = {rank: _own_exception(failure) for rank, failure in getattr(error, "worker_failures", {}).items()}
+    own = [cause for _, cause in sorted(failures.items()) if cause is not None]
+    ours = [cause for cause in own if isinstance(cause, EquipoiseError)]
+    if ours:
+        return ours[0]
+    if own and len(own) == len(failures) and not any(is_communication_failure(cause) for cause in own):
+        return own[0]
+    lost = [str(rank) for rank, cause in sorted(failures.items()) if cause is None or is_communication_failure(cause)]
+    what = f"worker {', '.join(lost)} of its group was" if lost else "its worker group was"
+    return LostWorkers(f"{what} lost (killed, out of memory, or its node went away)")
 
 
-def _innermost(error: BaseException) -> BaseException:
-    """Returns the exception the body raised, without what Ray put around it."""
-    while True:
-        inner = getattr(error, "_base_exc", None) or getattr(error, "cause", None)
-        if not isinstance(inner, BaseException):
-            return error
-        error = inner
+def is_communication_failure(error: BaseException) -> bool:
+    """Tells whether an exception comes from talking to another worker, which NCCL and gloo say differently."""
+    return isinstance(error, torch.distributed.DistError) or (
+        isinstance(error, RuntimeError) and any(text in str(error) for text in ("gloo", "Connection closed by peer"))
+    )
+
+
+def _own_exception(failure: BaseException) -> BaseException | None:
+    """Returns the exception the body raised in a worker, without what Ray put around it; None if it was lost."""
+    inner = getattr(failure, "_base_exc", None)
+    return inner if isinstance(inner, BaseException) else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,11 @@ from rich.console import Console
 from rayjobs import cluster
 from rayjobs.datasets import source_modalities
 from rayjobs.files import read_json
+from rayjobs.plans import Machine, plan_searches, trial_shape
 from rayjobs.progress import format_seconds
 from rayjobs.request import Request
 from rayjobs.search import Search
-from rayjobs.tuning import SEARCH_FILE, Machine, plan_searches, trial_shape
+from rayjobs.tuning import SEARCH_FILE
 
 
 def preview(request: Request, machine: Machine, output: Path) -> dict[str, Any]:
@@ -30,7 +30,7 @@ def preview(request: Request, machine: Machine, output: Path) -> dict[str, Any]:
         for dataset in request.datasets
         for search in plan_searches(request, dataset, dataset, source_modalities(request, dataset))
     ]
-    nodes = None if machine.address else [_this_machine(machine)]
+    nodes = None if machine.address else [cluster.local_node(machine.cpus, machine.gpus)]
     shape = trial_shape(request, searches[0], nodes or [], streams=False)
     concurrent = cluster.concurrent_trials(shape, nodes, machine.concurrent) if nodes else machine.concurrent
     return {
@@ -38,7 +38,9 @@ def preview(request: Request, machine: Machine, output: Path) -> dict[str, Any]:
         "trial": shape.describe(),
         "concurrent": concurrent,
         "final_models": request.final_seeds * len(searches),
-        "searches": [_describe(search, request, output, concurrent) for search in searches],
+        "searches": [
+            {**search.to_dict(), "time": _estimate(search, request, output, concurrent or 1)} for search in searches
+        ],
     }
 
 
@@ -61,20 +63,6 @@ def print_preview(document: Mapping[str, Any]) -> None:
     console.print(f"\nthen {document['final_models']} final models, each tested once")
 
 
-def _describe(search: Search, request: Request, output: Path, concurrent: int | None) -> dict[str, Any]:
-    return {
-        "name": search.name,
-        "trials": search.trials,
-        "max_epochs": search.max_epochs,
-        "grace_epochs": search.grace_epochs,
-        "reduction_factor": search.reduction_factor,
-        "space": {path: distribution.describe() for path, distribution in search.space.items()},
-        "points": search.points,
-        "config": search.config.to_dict(),
-        "time": _estimate(search, request, output, concurrent or 1),
-    }
-
-
 def _estimate(search: Search, request: Request, output: Path, concurrent: int) -> str:
     """Returns an upper bound from the newest search of that name, or says that there is none to go by."""
     files = sorted(output.glob(f"*/{search.name}/{SEARCH_FILE}"), key=lambda path: path.stat().st_mtime)
@@ -85,7 +73,3 @@ def _estimate(search: Search, request: Request, output: Path, concurrent: int) -
     rounds = math.ceil(search.trials / concurrent) + math.ceil(request.final_seeds / concurrent)
     longest = seconds / epochs * search.max_epochs * rounds / request.workers
     return f"at most {format_seconds(longest)}, by the pace of {files[-1].parent.parent.name}"
-
-
-def _this_machine(machine: Machine) -> cluster.Node:
-    return cluster.Node(machine.cpus or len(os.sched_getaffinity(0)), cluster.visible_gpus(machine.gpus))

@@ -20,8 +20,8 @@ from rayjobs.trials import failure_reason
 from rayjobs.worker import PREDICTIONS_FILE, RESULT_FILE
 
 if TYPE_CHECKING:
+    from rayjobs.plans import Plan
     from rayjobs.request import Experiment
-    from rayjobs.tuning import Plan
 
 EQUAL_TRIALS = "Equal trials are not equal compute: compare epochs and device-seconds too."
 NEXT_SEEDS = 10
@@ -158,7 +158,11 @@ def _modalities(finals: Sequence[Final]) -> dict[str, dict[str, Any]]:
     for name in dict.fromkeys(names):
         if name == "fused":
             continue
-        kind, key = ("head", f"{name}/accuracy") if f"{name}/accuracy" in finals[0].metrics else ("probe", f"{name}/probe_accuracy")
+        kind, key = (
+            ("head", f"{name}/accuracy")
+            if f"{name}/accuracy" in finals[0].metrics
+            else ("probe", f"{name}/probe_accuracy")
+        )
         own[name] = {"accuracy": mean_interval([final.metrics[key] for final in finals])[0], "by": kind}
     return own
 
@@ -174,7 +178,9 @@ def _compare(rows: list[dict[str, Any]], finals: Mapping[str, Sequence[Final]], 
         if row["method"] == reference or len(own) != len(base):
             continue
         if any(not np.array_equal(final.sample_ids, base[0].sample_ids) for final in [*own, *base]):
-            raise DataError(f"{row['method']} and {reference} were tested on different samples: they cannot be compared")
+            raise DataError(
+                f"{row['method']} and {reference} were tested on different samples: they cannot be compared"
+            )
         interval = paired_bootstrap([final.correct for final in own], [final.correct for final in base], clusters)
         difference = row["accuracy"] - mean_interval([final.metrics["fused/accuracy"] for final in base])[0]
         row["delta"] = {
@@ -194,7 +200,9 @@ def _chance_notes(rows: Sequence[Mapping[str, Any]], finals: Mapping[str, Sequen
         models = finals[row["method"]]
         for name, own in row["modalities"].items():
             key = f"{name}/{'accuracy' if own['by'] == 'head' else 'probe_accuracy'}"
-            lost = sum(bool(final.metrics[key] <= np.bincount(final.labels).max() / len(final.labels)) for final in models)
+            lost = sum(
+                bool(final.metrics[key] <= np.bincount(final.labels).max() / len(final.labels)) for final in models
+            )
             if lost:
                 notes.append(f"{row['method']}: {name} no better than chance in {lost} of {len(models)} seeds")
     return notes

@@ -25,7 +25,8 @@ class StateKeeper(Callback):
     """Keeps an intact copy of the search's state.
 
     Args:
-        folder: Tune's folder of the experiment.
+        folder: Where the copy is put. Not in Tune's own folder: a restored experiment copies what it finds there
+            back over it for as long as it runs.
     """
 
     def __init__(self, folder: Path):
@@ -58,6 +59,7 @@ class StateKeeper(Callback):
         if copy.exists():
             copy.rename(old)
         temporary.rename(copy)
+        shutil.rmtree(old, ignore_errors=True)
         self._seen = seen
 
 
@@ -70,11 +72,12 @@ def state_files(folder: Path) -> list[Path]:
     return found
 
 
-def prepare_restore(folder: Path) -> tuple[bool, list[str]]:
+def prepare_restore(folder: Path, keeper_folder: Path) -> tuple[bool, list[str]]:
     """Makes the state in `folder` fit to be restored: damaged files are replaced by those of the copy.
 
     Args:
         folder: Tune's folder of the experiment.
+        keeper_folder: The `StateKeeper`'s.
 
     Returns:
         Whether there is a state to restore, and messages on what was replaced. Without one (the search was
@@ -84,7 +87,7 @@ def prepare_restore(folder: Path) -> tuple[bool, list[str]]:
     if not problems:
         return True, []
     for name in (COPY_FOLDER, f".{COPY_FOLDER}.old"):
-        copy = folder / name
+        copy = keeper_folder / name
         if not check_state(copy):
             for pattern in STATE_PATTERNS:
                 for stale in folder.glob(pattern):

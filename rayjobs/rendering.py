@@ -114,5 +114,3 @@ def _seeds(count: int) -> str:
 def _print(console: Console, text: str, style: str = "") -> None:
     for line in textwrap.wrap(text, WIDTH):
         console.print(Text(line, style=style))
-
-

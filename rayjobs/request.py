@@ -139,9 +139,7 @@ def find_experiment(output: Path, name: str) -> Experiment:
     if stored["format_version"] != FORMAT_VERSION:
         raise UsageError(f"{folder} was written by another release (format {stored['format_version']})")
     if Path(stored["folder"]) != folder.resolve():
-        raise UsageError(
-            f"{folder} was moved from {stored['folder']}; its searches can go on only there: move it back"
-        )
+        raise UsageError(f"{folder} was moved from {stored['folder']}; its searches can go on only there: move it back")
     request = stored["request"] | {key: tuple(stored["request"][key]) for key in ("datasets", "methods")}
     return Experiment(folder, Request(**request), stored["command"])
 

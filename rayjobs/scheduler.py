@@ -26,7 +26,8 @@ class RestorableASHA(AsyncHyperBandScheduler):
     Unlike its base, it never stops a trial at the last epoch: that trial has ended by itself and is left to say so.
 
     Args:
-        rungs_file: Where the rungs are kept.
+        rungs_file: Where the rungs are kept. Not in Tune's own folder: a restored experiment copies what it finds
+            there back over it for as long as it runs.
         max_epochs: Length of a trial that is not stopped.
         grace_epochs: Epochs every trial gets.
         reduction_factor: Of the trials that reach a rung, one in so many goes on.

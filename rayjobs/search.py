@@ -1,69 +1,17 @@
-"""What is searched: YAML files in `search_spaces/` -> one flat space per method, with the papers' settings first.
-
-    trials: 8                    # of every method
-    max_epochs: 24               # of a trial that is not stopped early
-    reduction_factor: 3          # of the trials that reach a rung, one in so many goes on
-    set: {trainer.batch_size: 64}                  # fixed, for every method
-    space: {optimizer.lr: {loguniform: [0.001, 0.1]}}    # searched, for every method
-    points: [{optimizer.lr: 0.01}]                 # tried first, by methods that name none of their own
-    methods:
-      iprm:                      # added to the above
-        space: {method.alpha: {uniform: [0.1, 0.99]}}
-        points: [{method.alpha: 0.8, optimizer.lr: 0.01}]
-
-Keys are paths in the run's configuration. One space per method: a conditional space over all methods would starve
-the one that looks bad early, and HyperOpt refuses points in nested choices.
-"""
+"""The searches of a command: for each method a checked configuration, its flat space, and the points tried first."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import resources
-from pathlib import Path
-from typing import Annotated, Any
-
-import yaml
-from annotated_types import Ge, Gt
-from pydantic import BaseModel, ConfigDict
+from typing import Any
 
 from mmcore.build import complete_config
-from mmcore.config import RunConfig, Section, parse_section
-from mmcore.errors import ConfigError, UsageError, unknown_name
+from mmcore.config import RunConfig
+from mmcore.errors import ConfigError, unknown_name
 from mmcore.methods import METHODS
 from rayjobs.distributions import Distribution
-
-DEFAULT_FILE = "default.yaml"
-
-
-class MethodSpace(Section):
-    """What a file says about one method, or about all of them."""
-
-    set: dict[str, Any] = {}
-    space: dict[str, Any] = {}
-    points: list[dict[str, Any]] = []
-
-
-class SpaceFile(MethodSpace):
-    """The content of a search-space file."""
-
-    trials: Annotated[int, Ge(1)]
-    max_epochs: Annotated[int, Ge(1)]
-    reduction_factor: Annotated[float, Gt(1)] = 3
-    grace_epochs: Annotated[int, Ge(1)] | None = None
-    methods: dict[str, Any] = {}
-
-
-class Space(BaseModel):
-    """A checked file: `SpaceFile` with its parts parsed."""
-
-    model_config = ConfigDict(arbitrary_types_allowed=True, frozen=True)
-
-    path: Path
-    file: SpaceFile
-    shared: dict[str, Distribution]
-    methods: dict[str, MethodSpace]
-    own: dict[str, dict[str, Distribution]]
+from rayjobs.spaces import MethodSpace, Space, SpaceFile, collect
 
 
 @dataclass(frozen=True)
@@ -100,6 +48,19 @@ class Search:
         """Length of a trial that is not stopped early."""
         return self.config.trainer.max_epochs
 
+    def to_dict(self) -> dict[str, Any]:
+        """Returns it as plain values."""
+        return {
+            "name": self.name,
+            "trials": self.trials,
+            "max_epochs": self.max_epochs,
+            "grace_epochs": self.grace_epochs,
+            "reduction_factor": self.reduction_factor,
+            "space": {path: distribution.describe() for path, distribution in self.space.items()},
+            "points": self.points,
+            "config": self.config.to_dict(),
+        }
+
 
 @dataclass(frozen=True)
 class SearchOptions:
@@ -118,49 +79,6 @@ class SearchOptions:
     values: Mapping[str, Any] = field(default_factory=dict)
     trials: int | None = None
     max_epochs: int | None = None
-
-
-def space_file(dataset: str, given: Path | None = None) -> Path:
-    """Returns the file to use: the one `given`, else the data set's own, else the default one.
-
-    Raises:
-        UsageError: The file given is not there.
-    """
-    if given is not None:
-        if not given.is_file():
-            raise UsageError(f"--space {given}: there is no such file")
-        return given
-    folder = Path(str(resources.files("rayjobs"))) / "search_spaces"
-    if not folder.is_dir():  # a checkout: the folder stands at the top, beside the package
-        folder = folder.parent.parent / "search_spaces"
-    own = folder / f"{dataset}.yaml"
-    return own if own.is_file() else folder / DEFAULT_FILE
-
-
-def load_space(path: Path) -> Space:
-    """Reads and checks a file; paths are checked later, against each method's configuration.
-
-    Raises:
-        ConfigError: Lists every problem, each with the file's name.
-    """
-    try:
-        content = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise ConfigError([f"{path} is not YAML: {error}"]) from None
-    if not isinstance(content, dict):
-        raise ConfigError([f"{path} must hold a mapping, got {type(content).__name__}"])
-    problems: list[str] = []
-    file = _collect(problems, parse_section, SpaceFile, content, "") or SpaceFile(trials=1, max_epochs=1)
-    shared = _distributions(file.space, "space", problems)
-    methods: dict[str, MethodSpace] = {}
-    for name, section in file.methods.items():
-        if name not in METHODS.names():
-            problems.append(f"methods: {unknown_name('method', name, METHODS.names())}")
-        methods[name] = _collect(problems, parse_section, MethodSpace, section or {}, f"methods.{name}") or MethodSpace()
-    own = {name: _distributions(part.space, f"methods.{name}.space", problems) for name, part in methods.items()}
-    if problems:
-        raise ConfigError([f"{path.name}: {problem}" for problem in problems])
-    return Space(path=path, file=file, shared=shared, methods=methods, own=own)
 
 
 def build_searches(
@@ -192,7 +110,7 @@ def build_searches(
         for suffix, settings in variants.items():
             section = {"name": method, **settings}
             label = f"{method}-{suffix}" if suffix else method
-            search = _collect(problems, _search, space, dict(dataset), folder_name, section, label, options)
+            search = collect(problems, _search, space, dict(dataset), folder_name, section, label, options)
             if search:
                 searches.append(search)
     if problems:
@@ -266,7 +184,7 @@ def _check_space(
     problems: list[str] = []
     for path, distribution in searched.items():
         for value in distribution.ends():
-            _collect(problems, _with_values, config, {path: value}, where)
+            collect(problems, _with_values, config, {path: value}, where)
     for point in points:
         problems += [
             f"{where}: the point {dict(point)} needs a value for '{path}'" for path in searched if path not in point
@@ -303,17 +221,3 @@ def _leads_on(data: Any, path: str) -> bool:
 
 def _without(point: Mapping[str, Any], fixed: Mapping[str, Any]) -> dict[str, Any]:
     return {path: value for path, value in point.items() if path not in fixed}
-
-
-def _distributions(sections: Mapping[str, Any], where: str, problems: list[str]) -> dict[str, Distribution]:
-    found = {path: _collect(problems, Distribution.parse, section, f"{where}.{path}") for path, section in sections.items()}
-    return {path: distribution for path, distribution in found.items() if distribution is not None}
-
-
-def _collect(problems: list[str], function: Any, *arguments: Any) -> Any:
-    """Returns what `function` returns, or None with its problems added to the list."""
-    try:
-        return function(*arguments)
-    except ConfigError as error:
-        problems.extend(error.problems)
-        return None

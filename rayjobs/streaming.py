@@ -8,20 +8,24 @@ Shape legend: B samples of one worker's shard.
 
 from __future__ import annotations
 
+import functools
 import logging
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import ray
 import ray.data
+from ray.data import DataContext
+from ray.data.block import BlockMetadata
 from ray.data.collate_fn import ArrowBatchCollateFn
+from ray.data.datasource import Datasource, ReadTask
 
 from mmcore.batch import Batch
 from mmcore.data.columns import to_batch
@@ -37,6 +41,8 @@ SHUFFLE_BYTES = 128 * 2**20
 """Samples mixed with each other by a stream, in bytes."""
 PREFETCH_SHARE = 0.25
 """The next streams start when this share of an epoch's steps is left."""
+NUM_PREFETCHED = 4
+"""Batches formed ahead of the one in use."""
 PATIENCE_S = 30.0
 """After this long without a first batch, a stream looks whether its read tasks can run at all."""
 
@@ -143,7 +149,6 @@ class StreamLoader:
         self._shuffle_rows = max(batch_size + 1, shuffle_bytes // sample_bytes)
         self._num_epochs = num_epochs
         self._ready: dict[tuple[str, int], _Stream] = {}  # started ahead: (split, epoch; 0 in evaluation)
-        self._ids: dict[str, ray.ObjectRef] = {}
         quiet_ray_data()
 
     @property
@@ -180,8 +185,13 @@ class StreamLoader:
             yield batch.pin_memory() if self._pin_memory else batch
 
     def close(self) -> None:
-        """Ends the streams that were started ahead."""
+        """Ends the streams that were started ahead, and frees what they hold."""
+        for stream in self._ready.values():
+            stream.close()
         self._ready.clear()
+
+    def __del__(self) -> None:
+        self.close()
 
     def _start_ahead(self, epoch: int) -> None:
         wanted = [("val", 0)]
@@ -200,39 +210,39 @@ class StreamLoader:
             raise
 
     def _start(self, split: str, epoch: int) -> _Stream:
-        rows = self._share(split)
-        files = self._files(rows)
+        files = self._files(self._share(split))
         shuffle: dict[str, Any] = {}
-        seed = int(np.random.SeedSequence([_STREAM_ORDER, self.seed, epoch]).generate_state(1)[0])
         if split == "train":
+            seed = int(np.random.SeedSequence([_STREAM_ORDER, self.seed, epoch]).generate_state(1)[0])
             files = [files[number] for number in np.random.default_rng(seed).permutation(len(files))]
             shuffle = {"local_shuffle_buffer_size": self._shuffle_rows, "local_shuffle_seed": seed}
-        if split not in self._ids:
-            self._ids[split] = ray.put(self.prepared.index["sample_id"].take(pa.array(rows)).combine_chunks())
-        rank, world_size = (self.rank, self.world_size) if split == "train" else (0, 1)
-        options = {
-            "batch_size": self.batch_size if split == "train" else self.eval_batch_size,
-            "collate_fn": _ShardCollate(self.prepared.spec, rank, world_size),
-            "prefetch_batches": 4,
-            **shuffle,
-        }
-        return _Stream(lambda ids=self._ids[split]: iter(_dataset(files, ids).iter_torch_batches(**options)))  # type: ignore[misc]
+        collate = _ShardCollate(self.prepared.spec, *((self.rank, self.world_size) if split == "train" else (0, 1)))
+        batch_size = self.batch_size if split == "train" else self.eval_batch_size
+
+        def start() -> Generator[Batch]:
+            dataset = ray.data.read_datasource(_RowsOfFiles(files), num_cpus=READ_CPUS)
+            options = {"batch_size": batch_size, "collate_fn": collate, "prefetch_batches": NUM_PREFETCHED, **shuffle}
+            return iter(dataset.iter_torch_batches(**options))
+
+        return _Stream(start)
 
     def _share(self, split: str) -> np.ndarray:
         """Returns the rows this rank reads: all in training, its contiguous share in evaluation."""
         rows = self.assignment.rows(split)
         return rows if split == "train" else rows[slice(*shard_bounds(len(rows), self.rank, self.world_size))]
 
-    def _files(self, rows: np.ndarray) -> list[Path]:
-        """Returns the files that hold these rows, in index order."""
+    def _files(self, rows: np.ndarray) -> list[tuple[Path, np.ndarray]]:
+        """Returns the files that hold these rows, in index order, each with its rows counted within the file."""
         ends = np.cumsum([file["num_rows"] for file in self.prepared.metadata["files"]])
-        files = self.prepared.files()
-        return [files[number] for number in np.unique(np.searchsorted(ends, rows, side="right"))]
+        starts = np.concatenate([[0], ends[:-1]])
+        parts = np.split(rows, np.searchsorted(rows, ends[:-1]))
+        files = zip(self.prepared.files(), parts, starts, strict=True)
+        return [(path, part - start) for path, part, start in files if len(part)]
 
 
 def quiet_ray_data() -> None:
     """Makes Ray Data keep the order of its blocks (it does not by itself), and keep quiet."""
-    context = ray.data.DataContext.get_current()
+    context = DataContext.get_current()
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
@@ -254,8 +264,9 @@ class _ShardCollate(ArrowBatchCollateFn):
 class _Stream:
     """A stream that is being started in the background, so that its first batch need not be waited for."""
 
-    def __init__(self, start: Callable[[], Iterator[Batch]]):
-        self._started: queue.Queue[tuple[Iterator[Batch], list[Batch]] | BaseException] = queue.Queue(1)
+    def __init__(self, start: Callable[[], Generator[Batch]]):
+        self._started: queue.Queue[tuple[Generator[Batch], list[Batch]] | BaseException] = queue.Queue(1)
+        self._closed = threading.Event()
         threading.Thread(target=self._run, args=(start,), daemon=True).start()
 
     def __iter__(self) -> Iterator[Batch]:
@@ -266,15 +277,27 @@ class _Stream:
         yield from first
         yield from rest
 
-    def _run(self, start: Callable[[], Iterator[Batch]]) -> None:
+    def close(self) -> None:
+        """Ends the stream now, or as soon as it has started."""
+        self._closed.set()
+        try:
+            started = self._started.get_nowait()
+        except queue.Empty:
+            return
+        if not isinstance(started, BaseException):
+            started[0].close()
+
+    def _run(self, start: Callable[[], Generator[Batch]]) -> None:
         try:
             batches = start()
             first = next(batches, None)
             self._started.put((batches, [] if first is None else [first]))
         except BaseException as error:  # noqa: BLE001 (raised again where the stream is read)
             self._started.put(error)
+        if self._closed.is_set():
+            self.close()
 
-    def _wait(self) -> tuple[Iterator[Batch], list[Batch]] | BaseException:
+    def _wait(self) -> tuple[Generator[Batch], list[Batch]] | BaseException:
         was_starved = False
         while True:
             try:
@@ -282,6 +305,7 @@ class _Stream:
             except queue.Empty:
                 is_starved = ray.available_resources().get("CPU", 0) < READ_CPUS
                 if is_starved and was_starved:
+                    self.close()
                     total = ray.cluster_resources().get("CPU", 0)
                     raise TrainingError(
                         f"Ray Data's read tasks wait for a CPU: all {total:g} are taken by trials; run fewer at a time"
@@ -289,13 +313,34 @@ class _Stream:
                 was_starved = is_starved
 
 
-def _dataset(files: list[Path], ids: ray.ObjectRef) -> ray.data.Dataset:
-    dataset = ray.data.read_parquet([str(path) for path in files], num_cpus=READ_CPUS)
-    return dataset.map_batches(
-        _keep, fn_args=(ids,), batch_format="pyarrow", batch_size=None, zero_copy_batch=True, num_cpus=READ_CPUS
-    )
+class _RowsOfFiles(Datasource):
+    """Reads the wanted rows of each file, one task per file.
+
+    `ray.data.read_parquet` would first send tasks to look at the files: 4 s before the first batch instead of 1.
+    The prepared data set knows all that already.
+    """
+
+    def __init__(self, files: Sequence[tuple[Path, np.ndarray]]):
+        super().__init__()
+        self._files = files
+
+    def estimate_inmemory_data_size(self) -> int | None:
+        return None
+
+    def get_read_tasks(
+        self, parallelism: int, per_task_row_limit: int | None = None, data_context: DataContext | None = None
+    ) -> list[ReadTask]:
+        unknown = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
+        return [ReadTask(functools.partial(_read_rows, path, rows), unknown) for path, rows in self._files]
 
 
-def _keep(table: pa.Table, ids: ray.ObjectRef) -> pa.Table:
-    """Returns the rows whose sample id is among `ids`, in order."""
-    return table.filter(pc.is_in(table["sample_id"], value_set=ray.get(ids)))
+def _read_rows(path: Path, rows: np.ndarray) -> Iterator[pa.Table]:
+    """Yields the wanted rows (ascending, counted within the file), one table for each row group that has any."""
+    first = 0
+    with pq.ParquetFile(path) as file:
+        for number in range(file.num_row_groups):
+            last = first + file.metadata.row_group(number).num_rows
+            wanted = rows[np.searchsorted(rows, first) : np.searchsorted(rows, last)] - first
+            if len(wanted):
+                yield file.read_row_group(number).take(pa.array(wanted))
+            first = last

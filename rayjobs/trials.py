@@ -5,6 +5,7 @@ What is pickled into a search's state is defined here, never in a program's `__m
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,15 +22,19 @@ from rayjobs.files import read_json, write_json
 from rayjobs.reporters import FATAL, PROGRESS_FILE, TuneReporter
 
 if TYPE_CHECKING:
-    from mmcore.reporting import Reporter
     from ray.tune.experiment import Trial
 
+    from mmcore.reporting import Reporter
     from rayjobs.worker import Job
 
 Body = Callable[["Job", "Reporter"], dict[str, Any]]
 """`rayjobs.worker.run`, or a stand-in of a test."""
 
 FAILURE_FILE = "failure.json"
+
+
+class LostWorkers(OSError):
+    """Workers of a group went away; the run can go on from its last checkpoint."""
 
 
 class Runs(Protocol):
@@ -143,9 +148,11 @@ def is_fatal(error: BaseException) -> bool:
 
 def record_failure(run_dir: Path, error: BaseException) -> None:
     """Writes why a run failed into its folder, where the ranking finds it."""
-    reason = str(error) if isinstance(error, EquipoiseError) else f"{type(error).__name__}: {error}"
+    named = isinstance(error, EquipoiseError | LostWorkers)
+    reason = str(error) if named else f"{type(error).__name__}: {error}"
+    trace = "".join(traceback.format_exception(error))
     try:
-        write_json(run_dir / FAILURE_FILE, {"reason": reason, "fatal": is_fatal(error)})
+        write_json(run_dir / FAILURE_FILE, {"reason": reason, "fatal": is_fatal(error), "traceback": trace})
     except OSError:  # a full disk must not hide what went wrong
         return
 

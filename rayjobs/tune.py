@@ -21,20 +21,33 @@ from rayjobs.cli import friendly_errors, parse_overrides, print_json
 @click.option("--option", "options", multiple=True, metavar="KEY=VALUE", help="An option of the data set; repeatable.")
 @click.option("--protocol", default="default", show_default=True, help="How samples are split: group, holdout or cv.")
 @click.option("--trials", type=click.IntRange(1), help="Trials of each method.  [default: the space's]")
-@click.option("--max-epochs", type=click.IntRange(1), help="Epochs of a trial not stopped early.  [default: the space's]")
-@click.option("--final-seeds", type=click.IntRange(0), default=3, show_default=True, help="Final models of each method.")
+@click.option(
+    "--max-epochs", type=click.IntRange(1), help="Epochs of a trial not stopped early.  [default: the space's]"
+)
+@click.option(
+    "--final-seeds", type=click.IntRange(0), default=3, show_default=True, help="Final models of each method."
+)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the search.")
 @click.option("--set", "values", multiple=True, metavar="PATH=VALUE", help="Fix a setting for all trials; repeatable.")
 @click.option("--space", type=click.Path(path_type=Path), help="A search-space file.  [default: the data set's]")
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Workers of a trial.")
-@click.option("--gpus-per-worker", type=click.FloatRange(0), help="May be a fraction.  [default: 1 where there are GPUs]")
+@click.option(
+    "--gpus-per-worker", type=click.FloatRange(0), help="May be a fraction.  [default: 1 where there are GPUs]"
+)
 @click.option("--concurrent", type=click.IntRange(1), help="Most trials at once.  [default: as many as fit]")
 @click.option("--cpus", type=click.IntRange(1), help="CPUs of a local Ray.  [default: all]")
 @click.option("--max-failures", type=click.IntRange(0), default=2, show_default=True, help="Retries of a lost process.")
 @click.option("--cache", type=click.Choice(["auto", "off"]), default="auto", show_default=True,
               help="Hold the data in the object store, or stream it.")  # fmt: skip
-@click.option("--cache-budget", type=click.IntRange(1), metavar="MIB", help="Most the cache holds.  [default: 40 % of the object store]")
-@click.option("--data-dir", type=click.Path(path_type=Path), default=Path("data"), show_default=True, help="Prepared data.")
+@click.option(
+    "--cache-budget",
+    type=click.IntRange(1),
+    metavar="MIB",
+    help="Most the cache holds.  [default: 40 % of the object store]",
+)
+@click.option(
+    "--data-dir", type=click.Path(path_type=Path), default=Path("data"), show_default=True, help="Prepared data."
+)
 @click.option("--raw-dir", type=click.Path(path_type=Path), help="Raw files, where the data is not prepared yet.")
 @click.option("--output", type=click.Path(path_type=Path), default=Path("results"), show_default=True, help="Results.")
 @click.option("--name", help="Of the experiment.  [default: made of what is searched]")
@@ -55,7 +68,7 @@ def main(**flags: Any) -> None:
         _dry_run(flags)
         return
     machine = _machine(flags)
-    experiment = _experiment(flags)
+    experiment = _experiment(flags, machine)
     notes = Console(stderr=True, highlight=False, markup=False)
     notes.print(f"experiment {experiment.name} in {experiment.folder}", soft_wrap=True)
     try:
@@ -97,10 +110,10 @@ def _request(flags: dict[str, Any]) -> Any:
     return request
 
 
-def _experiment(flags: dict[str, Any]) -> Any:
+def _experiment(flags: dict[str, Any], machine: Any) -> Any:
     """Returns the experiment to run: a new one, or the one to go on with."""
+    from rayjobs.plans import check_request
     from rayjobs.request import find_experiment, new_experiment, resume_experiment, unfinished_twins
-    from rayjobs.tuning import check_request
 
     output, name = flags["output"], flags["name"]
     if flags["resume"]:
@@ -110,7 +123,7 @@ def _experiment(flags: dict[str, Any]) -> Any:
     request = _request(flags)
     if flags["resume"] is not None:
         return resume_experiment(request, output, name)
-    check_request(request)  # before a folder is made for it
+    check_request(request, machine)  # before a folder is made for it
     experiment = new_experiment(request, output, name, shlex.join(["python", "-m", "rayjobs.tune", *sys.argv[1:]]))
     for twin in unfinished_twins(experiment):
         click.echo(f"note: {twin} is unfinished; --resume {twin} goes on with it", err=True)
@@ -118,7 +131,7 @@ def _experiment(flags: dict[str, Any]) -> Any:
 
 
 def _machine(flags: dict[str, Any]) -> Any:
-    from rayjobs.tuning import Machine
+    from rayjobs.plans import Machine
 
     budget = flags["cache_budget"] * 2**20 if flags["cache_budget"] else None
     return Machine(

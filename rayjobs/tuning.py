@@ -12,82 +12,39 @@ What is finished is never done again: a finished search is read from its file, a
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from mmcore.build import build_method
 from mmcore.config import RunConfig
 from mmcore.data.store import PreparedDataset
-from mmcore.errors import EquipoiseError, TrainingError
+from mmcore.errors import CheckpointError, EquipoiseError, TrainingError
 from rayjobs import cluster
-from rayjobs.datasets import open_data, options_of, prepare_datasets, source_modalities
+from rayjobs.datasets import open_data
 from rayjobs.experiments import Execution, Outcome, run_given, run_search, succeeded
 from rayjobs.files import read_json, write_json, write_text
 from rayjobs.ledger import open_ledger
+from rayjobs.plans import Machine, Plan, final_stage, make_plans, trial_shape
 from rayjobs.progress import Display, ProgressCallback
 from rayjobs.ranking import build_ranking
-from rayjobs.request import RANKING_FILE, Experiment, Request
-from rayjobs.search import Search, SearchOptions, build_searches, load_space, space_file
-from rayjobs.trials import Body, GivenRuns, SearchRuns
+from rayjobs.request import RANKING_FILE, Experiment
+from rayjobs.search import Search
+from rayjobs.trials import GivenRuns, SearchRuns
 from rayjobs.worker import RESULT_FILE, DataHandle, Job
 
 SEARCH_FILE = "search.json"
-
-
-@dataclass(frozen=True)
-class Machine:
-    """Where and how fast a request is computed; another one gives the same kind of result.
-
-    Attributes:
-        address: None: a local Ray; else the cluster to join.
-        cpus: CPUs of a local Ray; None: all.
-        gpus: GPUs of a local Ray; None: all.
-        concurrent: Most trials at once; None: as many as fit.
-        max_failures: How often a lost process is tried again.
-        cache_bytes: Data sets up to this size are held in the object store; None: a share of it; 0: all are streamed.
-        verbose: Show Ray's own log.
-        body: What a trial runs; None: the worker's.
-    """
-
-    address: str | None = None
-    cpus: int | None = None
-    gpus: int | None = None
-    concurrent: int | None = None
-    max_failures: int = 2
-    cache_bytes: int | None = None
-    verbose: bool = False
-    body: Body | None = None
+PLAN_FILE = "plan.json"
 
 
 class Interrupted(EquipoiseError):
     """The user ended the command; what was done is kept."""
 
     exit_code = 130
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is to be done for one data set."""
-
-    prepared: PreparedDataset
-    searches: tuple[Search, ...]
-
-
-def plan_searches(request: Request, dataset: str, folder_name: str, modalities: Sequence[str]) -> list[Search]:
-    """Returns the searches of one data set.
-
-    Raises:
-        ConfigError: The search-space file, or what the command line adds to it, breaks a rule.
-    """
-    space = load_space(space_file(dataset, Path(request.space) if request.space else None))
-    options = SearchOptions(request.seed, request.protocol, request.values, request.trials, request.max_epochs)
-    section = {"name": dataset, "options": options_of(request, dataset)}
-    return build_searches(space, section, folder_name, modalities, request.methods, options)
 
 
 def run_tuning(experiment: Experiment, machine: Machine, resume: bool) -> dict[str, Any]:
@@ -121,37 +78,6 @@ def run_tuning(experiment: Experiment, machine: Machine, resume: bool) -> dict[s
     return ranking
 
 
-def check_request(request: Request) -> None:
-    """Checks a request as far as the data is not needed for it; raises what `plan_searches` raises."""
-    for dataset in request.datasets:
-        plan_searches(request, dataset, dataset, source_modalities(request, dataset))
-
-
-def make_plans(request: Request) -> list[Plan]:
-    """Prepares the data sets and plans their searches; builds each model once, so that what cannot work fails here."""
-    plans = []
-    for dataset, prepared in prepare_datasets(request).items():
-        searches = plan_searches(request, dataset, prepared.directory.name, prepared.spec.modality_names)
-        for search in searches:
-            prepared.assign(search.config.protocol)
-            build_method(search.config, prepared.spec)
-        plans.append(Plan(prepared, tuple(searches)))
-    return plans
-
-
-def final_stage(plan: Plan) -> str:
-    """Returns what the training of a data set's final models is called."""
-    return f"{plan.prepared.directory.name} final models"
-
-
-def trial_shape(request: Request, search: Search, nodes: Sequence[cluster.Node], streams: bool) -> cluster.TrialShape:
-    """Returns what a trial asks for; where nothing is said, a GPU a worker if the cluster has any."""
-    gpus = request.gpus_per_worker
-    if gpus is None:
-        gpus = 1.0 if any(node.gpus for node in nodes) else 0.0
-    return cluster.TrialShape(request.workers, search.config.trainer.threads, gpus, streams)
-
-
 @contextmanager
 def _running(
     experiment: Experiment, machine: Machine, display: Display
@@ -162,7 +88,9 @@ def _running(
     groups = request.workers > 1 or gpus > 0
     try:
         with (
-            cluster.start(machine.address, machine.cpus, machine.gpus, machine.verbose, needs_dashboard=groups) as nodes,
+            cluster.start(
+                machine.address, machine.cpus, machine.gpus, machine.verbose, needs_dashboard=groups
+            ) as nodes,
             cluster.interruptible() as interruption,
             display.shown(),
         ):
@@ -187,22 +115,41 @@ class _Tuner:
         """Runs one data set's searches, then its final models."""
         shape = self._shape(plan, nodes, streams=False)
         cluster.concurrent_trials(shape, nodes)  # refused before anything is read
+        for search in plan.searches:
+            self._keep_plan(search, plan.prepared)
         todo = [search for search in plan.searches if not self._skip(search)]
         data = open_data(plan.prepared, self._machine.cache_bytes)
         shape = self._shape(plan, nodes, streams=data.cached is None and not data.in_process)
         concurrent = cluster.concurrent_trials(shape, nodes, self._machine.concurrent)
         execution = Execution(shape, concurrent, self._machine.max_failures, body=self._machine.body)
         for search in todo:
-            with _interrupting(interruption):
-                self._search(search, data, execution)
-        with _interrupting(interruption):
-            self._finals(plan, data, execution)
+            self._search(search, data, execution, interruption)
+        self._finals(plan, data, execution, interruption)
 
     def _shape(self, plan: Plan, nodes: list[cluster.Node], streams: bool) -> cluster.TrialShape:
         return trial_shape(self._experiment.request, plan.searches[0], nodes, streams)
 
     def _folder(self, search: Search) -> Path:
         return self._experiment.folder / search.name
+
+    def _keep_plan(self, search: Search, prepared: PreparedDataset) -> None:
+        """Writes what a search is, or compares it with what it was when it was started.
+
+        Raises:
+            CheckpointError: The data or the search space changed since.
+        """
+        path = self._folder(search) / PLAN_FILE
+        path.parent.mkdir(parents=True, exist_ok=True)
+        plan = json.loads(json.dumps({**search.to_dict(), "data_fingerprint": prepared.fingerprint}))
+        stored = read_json(path)
+        if stored is None:
+            write_json(path, plan)
+        elif stored != plan:
+            changed = ", ".join(key for key in plan if stored.get(key) != plan[key])
+            raise CheckpointError(
+                f"{search.name} was started with another {changed} (kept in {path}): old and new trials cannot be "
+                "compared; undo the change, or start a new experiment without --resume"
+            )
 
     def _skip(self, search: Search) -> bool:
         """Tells whether a search was finished by an earlier command."""
@@ -211,14 +158,17 @@ class _Tuner:
             return False
         outcomes = [Outcome(**trial) for trial in stored["trials"]]
         failed = sum(outcome.status == "failed" for outcome in outcomes)
-        best = max((outcome.objective for outcome in succeeded(outcomes) if outcome.objective is not None), default=None)
+        best = max(
+            (outcome.objective for outcome in succeeded(outcomes) if outcome.objective is not None), default=None
+        )
         epochs = sum(outcome.epochs for outcome in outcomes)
         self._display.skip(search.name, len(outcomes) - failed, failed, best, epochs)
         return True
 
-    def _search(self, search: Search, data: DataHandle, execution: Execution) -> None:
+    def _search(
+        self, search: Search, data: DataHandle, execution: Execution, interruption: cluster.Interruption
+    ) -> None:
         folder = self._folder(search)
-        folder.mkdir(parents=True, exist_ok=True)
         self._display.start(search.name)
         runs = SearchRuns(search.config.to_dict(), data, folder, self._experiment.command)
         execution = replace(
@@ -226,13 +176,12 @@ class _Tuner:
             callbacks=(ProgressCallback(self._display, search.name, search.max_epochs, folder),),
             notify=lambda message: self._display.say(f"{search.name}: {message}"),
         )
-        outcomes = run_search(search, runs, execution, self._resume)
-        if any(outcome.status == "unfinished" for outcome in outcomes) or len(outcomes) < search.trials:
-            raise KeyboardInterrupt
+        with _interrupting(interruption):
+            outcomes = run_search(search, runs, execution, self._resume)
         save_search(folder, search, outcomes, self._experiment)
         self._display.finish(search.name)
 
-    def _finals(self, plan: Plan, data: DataHandle, execution: Execution) -> None:
+    def _finals(self, plan: Plan, data: DataHandle, execution: Execution, interruption: cluster.Interruption) -> None:
         jobs = final_jobs(plan, data, self._experiment)
         if not jobs:
             return
@@ -246,9 +195,8 @@ class _Tuner:
             max_epochs = plan.searches[0].max_epochs
             execution = replace(execution, callbacks=(ProgressCallback(self._display, stage, max_epochs, run_dirs),))
             folder = self._experiment.folder / f"{plan.prepared.directory.name}-finals"
-            outcomes = run_given(GivenRuns(tuple(waiting)), folder, execution)
-            if any(outcome.status == "unfinished" for outcome in outcomes) or len(outcomes) < len(waiting):
-                raise KeyboardInterrupt
+            with _interrupting(interruption):
+                run_given(GivenRuns(tuple(waiting)), folder, execution)
         self._display.finish(stage)
 
 
@@ -286,7 +234,10 @@ def final_jobs(plan: Plan, data: DataHandle, experiment: Experiment) -> list[Job
 
 @contextmanager
 def _interrupting(interruption: cluster.Interruption) -> Iterator[None]:
-    """Lets a signal end Tune gracefully, and goes on as an interruption then."""
+    """Lets a signal end Tune gracefully, and goes on as an interruption then.
+
+    Tune returns as if it had ended, with the running trials marked as finished: what it returns is not to be used.
+    """
     interruption.searching = True
     try:
         yield

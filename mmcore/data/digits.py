@@ -38,7 +38,9 @@ SIZE = 8
 class DigitsConfig(Section):
     """Options of `digits`; another value is another prepared data set."""
 
-    audio_snr_db: Annotated[float, Ge(-40), Le(60)] = Field(default=-12.0, description="tone power over noise power, dB")
+    audio_snr_db: Annotated[float, Ge(-40), Le(60)] = Field(
+        default=-12.0, description="tone power over noise power, dB"
+    )
     image_noise: Annotated[float, Ge(0), Le(1)] = Field(
         default=0.2, description="standard deviation of the pixels' Gaussian noise, as a share of full scale"
     )

@@ -147,6 +147,8 @@ class Aug(Method):
         if config.fusion_weights is not None and set(config.fusion_weights) != set(names):
             raise ConfigError([f"method.fusion_weights must have a weight for each of {', '.join(names)}, "
                                f"got {sorted(config.fusion_weights)}"])  # fmt: skip
+        if config.growth == "share" and config.score != "confidence":
+            raise ConfigError([f"method.score must be confidence with method.growth = share, got {config.score!r}"])
         self.first_layers = nn.ModuleDict(
             {name: nn.ModuleList([nn.Linear(model.num_features[name], config.hidden)]) for name in names}
         )

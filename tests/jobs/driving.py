@@ -12,10 +12,25 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-FAST = ["--trials", "4", "--max-epochs", "8", "--method", "iprm", "--reference", "none", "--cpus", "2", "--concurrent", "2"]
+FAST = [
+    "--trials",
+    "4",
+    "--max-epochs",
+    "8",
+    "--method",
+    "iprm",
+    "--reference",
+    "none",
+    "--cpus",
+    "2",
+    "--concurrent",
+    "2",
+]
 
 
-def start_driver(folder: Path, *arguments: str, plan: dict[str, Any] | None = None, epoch_s: float = 0.02) -> subprocess.Popen[str]:
+def start_driver(
+    folder: Path, *arguments: str, plan: dict[str, Any] | None = None, epoch_s: float = 0.02
+) -> subprocess.Popen[str]:
     """Starts a tune command in a process group of its own, with its results and data in `folder`."""
     environment = {
         **os.environ,
@@ -23,18 +38,33 @@ def start_driver(folder: Path, *arguments: str, plan: dict[str, Any] | None = No
         "STUB_EPOCH_S": str(epoch_s),
         "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent.parent), os.environ.get("PYTHONPATH", "")]),
     }
-    command = [sys.executable, str(HERE / "stub_driver.py"), *arguments, "--output", str(folder / "results"), "--data-dir", str(folder / "data")]
-    return subprocess.Popen(command, cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    command = [
+        sys.executable,
+        str(HERE / "stub_driver.py"),
+        *arguments,
+        "--output",
+        str(folder / "results"),
+        "--data-dir",
+        str(folder / "data"),
+    ]
+    return subprocess.Popen(
+        command, cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
 
 
 def run_driver(folder: Path, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
     """Runs a tune command to its end."""
     process = start_driver(folder, *arguments, **options)
-    stdout, stderr = process.communicate(timeout=300)
+    try:
+        stdout, stderr = process.communicate(timeout=300)
+    finally:
+        process.kill()
     return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
 
-def wait_for(condition: Callable[[], Any], process: subprocess.Popen[str] | None = None, timeout_s: float = 180) -> None:
+def wait_for(
+    condition: Callable[[], Any], process: subprocess.Popen[str] | None = None, timeout_s: float = 180
+) -> None:
     """Waits until `condition()` holds; fails if the process ends before, or after the time-out."""
     deadline = time.monotonic() + timeout_s
     while not condition():

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ray import train
 
 from mmcore.errors import TrainingError
 
@@ -28,24 +29,33 @@ def body(job: Any, reporter: Any) -> dict[str, Any]:
     if "fatal" in plan:
         raise TrainingError(plan["fatal"])
     max_epochs = job.config["trainer"]["max_epochs"]
-    state = run_dir / "stub-epoch"
+    state = run_dir / f"stub-epoch{rank_suffix()}"
     first = int(state.read_text()) + 1 if state.exists() else 1
     with (run_dir / "starts").open("a") as file:
         file.write(f"{os.getpid()} {first}\n")
     row: dict[str, float] = {}
     for epoch in range(first, max_epochs + 1):
         time.sleep(float(os.environ.get("STUB_EPOCH_S", "0.01")))
-        if plan.get("kill_at") == epoch and once(run_dir / "killed"):
+        if plan.get("kill_at") == epoch and not rank_suffix() and once(run_dir / "killed"):
             os.kill(os.getpid(), signal.SIGKILL)
         while plan.get("hold_at") == epoch and not (run_dir / "held").exists():
             time.sleep(0.05)
         row = {"epoch": epoch, "val/fused/accuracy": accuracy(job.config, epoch), "val/fused/loss": 1 / epoch}
-        state.write_text(str(epoch))
         reporter.report(row)
+        state.write_text(str(epoch))
     row = row or {"epoch": max_epochs, "val/fused/accuracy": accuracy(job.config, max_epochs), "val/fused/loss": 0.0}
     if first > max_epochs:
         reporter.report(row)
-    return write_result(job, run_dir, row) if job.test else {}
+    return write_result(job, run_dir, row) if job.test and not rank_suffix() else {}
+
+
+def rank_suffix() -> str:
+    """Returns "" on rank 0 or in a process of its own, "-1" on rank 1, ..."""
+    try:
+        rank = train.get_context().get_world_rank()
+    except (RuntimeError, DeprecationWarning):
+        return ""
+    return f"-{rank}" if rank else ""
 
 
 def accuracy(config: dict[str, Any], epoch: int) -> float:

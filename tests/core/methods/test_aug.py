@@ -182,6 +182,7 @@ GROWTH = {
     "equal": ([0.5, 0.5], {"tau": 0.0}, []),
     "sigma spares the nearly as strong": ([0.6, 0.5], {"sigma": 1.25}, []),
     "sigma, far behind": ([0.8, 0.5], {"sigma": 1.25}, [1]),
+    "sigma multiplies the weak score alone": ([0.86, 0.5], {"sigma": 1.25, "tau": 0.2}, [1]),
     "sigma never grows the stronger": ([0.5, 0.6], {"sigma": 1.25}, []),
     "three, one grows": ([0.5, 0.9, 0.4], {}, [2]),
     "three, far apart, still one": ([0.1, 0.9, 0.2], {}, [0]),
@@ -205,6 +206,12 @@ GROWTH = {
 def test_who_grows(case: str) -> None:
     scores, settings, expected = GROWTH[case]
     assert modalities_to_grow(scores, AugConfig(**settings)) == expected
+
+
+@pytest.mark.parametrize("score", ["entropy", "loss"])
+def test_share_compares_confidences_alone(score: str) -> None:
+    with pytest.raises(ConfigError, match=f"method.score must be confidence with method.growth = share, got '{score}'"):
+        aug_trainer(2, growth="share", score=score)
 
 
 @pytest.mark.parametrize(
@@ -233,7 +240,7 @@ def test_the_score_is_the_mean_over_the_epochs_samples() -> None:
     assert values["score_ratio"].item() == pytest.approx(max(scores) / min(scores))
     assert (values["classifiers/loud"], values["classifiers/quiet"]) == (1, 2)
     method.end_epoch(EpochStats(2), trainer.engine)
-    assert method.score_count.tolist() == [0, 0]
+    assert (method.score_sum.tolist(), method.score_count.tolist()) == ([0, 0], [0, 0])
 
 
 # Growth through the engine
@@ -276,6 +283,20 @@ def test_a_new_classifier_is_trained_at_the_current_rate_and_checkpointed(tmp_pa
     assert state["structure"]["classifiers"][name] == 2
     assert state["engine"]["lr"] == pytest.approx(0.002)
     assert f"first_layers.{name}.1.weight" not in folder.best()["method"]  # a random head is never the best model
+
+
+def test_growth_makes_the_plateau_forget_its_best_loss() -> None:
+    trainer = aug_trainer(2, schedule__patience_epochs=0)
+    trainer.engine.end_epoch(0, 0.1)
+    trainer.method.score_sum.copy_(torch.tensor([0.9, 0.5]))
+    trainer.method.score_count.fill_(1)
+    trainer.method.end_epoch(EpochStats(0), trainer.engine)
+    assert counts(trainer) == [1, 2]
+    rates = []
+    for epoch, loss in ((1, 5.0), (2, 6.0)):
+        trainer.engine.end_epoch(epoch, loss)
+        rates.append(trainer.engine.learning_rate)
+    assert rates == pytest.approx([0.02, 0.002])
 
 
 def test_a_new_classifiers_momentum_is_checkpointed() -> None:

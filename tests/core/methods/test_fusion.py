@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -31,7 +32,7 @@ def naive(name: str, head: nn.Module, features: dict[str, Vector]) -> Vector:
     """Logits of one sample."""
     values = list(features.values())
     if name == "concat":
-        return linear(head.head, sum(values, []))
+        return linear(head.head, list(itertools.chain(*values)))
     if name == "sum":
         each = [linear(head.heads[modality], vector) for modality, vector in features.items()]
         return [sum(column) for column in zip(*each, strict=True)]
@@ -45,7 +46,7 @@ def naive(name: str, head: nn.Module, features: dict[str, Vector]) -> Vector:
         return linear(head.head, mixed)
     *conditions, last = values
     if name == "film":
-        both = linear(head.condition, sum(conditions, []))
+        both = linear(head.condition, list(itertools.chain(*conditions)))
         scale, shift = both[: len(last)], both[len(last) :]
         return linear(head.head, [s * v + t for s, v, t in zip(scale, last, shift, strict=True)])
     projected = [linear(head.projections[modality], vector) for modality, vector in features.items()]

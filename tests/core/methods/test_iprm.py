@@ -204,7 +204,10 @@ class NaiveIprm:
 
     def features(self, batch: Batch) -> list[dict[str, Tensor]]:
         return [
-            {name: torch.tanh(self.linear(f"model.encoders.{name}.layer", batch.inputs[name][i])) for name in self.names}
+            {
+                name: torch.tanh(self.linear(f"model.encoders.{name}.layer", batch.inputs[name][i]))
+                for name in self.names
+            }
             for i in range(len(batch.labels))
         ]
 

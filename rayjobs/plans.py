@@ -1,0 +1,106 @@
+"""What a tune command will do, checked as far as it can be before anything is started."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmcore.build import build_method
+from mmcore.data.store import PreparedDataset
+from rayjobs import cluster
+from rayjobs.datasets import check_available, options_of, prepare_datasets, source_modalities
+from rayjobs.request import Request
+from rayjobs.search import Search, SearchOptions, build_searches
+from rayjobs.spaces import load_space, space_file
+from rayjobs.trials import Body
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where and how fast a request is computed; another one gives the same kind of result.
+
+    Attributes:
+        address: None: a local Ray; else the cluster to join.
+        cpus: CPUs of a local Ray; None: all.
+        gpus: GPUs of a local Ray; None: all.
+        concurrent: Most trials at once; None: as many as fit.
+        max_failures: How often a lost process is tried again.
+        cache_bytes: Data sets up to this size are held in the object store; None: a share of it; 0: all are streamed.
+        verbose: Show Ray's own log.
+        body: What a trial runs; None: the worker's.
+    """
+
+    address: str | None = None
+    cpus: int | None = None
+    gpus: int | None = None
+    concurrent: int | None = None
+    max_failures: int = 2
+    cache_bytes: int | None = None
+    verbose: bool = False
+    body: Body | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be done for one data set."""
+
+    prepared: PreparedDataset
+    searches: tuple[Search, ...]
+
+
+def plan_searches(request: Request, dataset: str, folder_name: str, modalities: Sequence[str]) -> list[Search]:
+    """Returns the searches of one data set.
+
+    Raises:
+        ConfigError: The search-space file, or what the command line adds to it, breaks a rule.
+    """
+    space = load_space(space_file(dataset, Path(request.space) if request.space else None))
+    options = SearchOptions(request.seed, request.protocol, request.values, request.trials, request.max_epochs)
+    section = {"name": dataset, "options": options_of(request, dataset)}
+    return build_searches(space, section, folder_name, modalities, request.methods, options)
+
+
+def check_request(request: Request, machine: Machine) -> None:
+    """Checks a request as far as neither the data's content nor Ray is needed for it.
+
+    Raises:
+        ConfigError: As `plan_searches`.
+        UsageError: A trial asks for more than this machine has, where Ray is to be started on it.
+    """
+    raw_dir = Path(request.raw_dir) if request.raw_dir else None
+    for dataset in request.datasets:
+        check_available(dataset, options_of(request, dataset), raw_dir, Path(request.data_dir))
+        searches = plan_searches(request, dataset, dataset, source_modalities(request, dataset))
+        if machine.address is None:
+            nodes = [cluster.local_node(machine.cpus, machine.gpus)]
+            cluster.concurrent_trials(trial_shape(request, searches[0], nodes, streams=False), nodes)
+
+
+def make_plans(request: Request) -> list[Plan]:
+    """Prepares the data sets and plans their searches; builds each model once, so that what cannot work fails here."""
+    plans = []
+    for dataset, prepared in prepare_datasets(request).items():
+        searches = plan_searches(request, dataset, prepared.directory.name, prepared.spec.modality_names)
+        for search in searches:
+            prepared.assign(search.config.protocol)
+            build_method(search.config, prepared.spec)
+        plans.append(Plan(prepared, tuple(searches)))
+    return plans
+
+
+def final_stage(plan: Plan) -> str:
+    """Returns what the training of a data set's final models is called."""
+    return f"{plan.prepared.directory.name} final models"
+
+
+def trial_shape(request: Request, search: Search, nodes: Sequence[cluster.Node], streams: bool) -> cluster.TrialShape:
+    """Returns what a trial asks for; where nothing is said, a GPU a worker if the cluster has any."""
+    gpus = request.gpus_per_worker
+    if gpus is None:
+        wanted = search.config.trainer.device != "cpu"
+        gpus = 1.0 if wanted and any(node.gpus for node in nodes) else 0.0
+    cpus: float = search.config.trainer.threads
+    if streams and cpus == 1 and max(node.cpus for node in nodes) < 2:
+        cpus = 0.5  # the only CPU is shared with the readers
+    return cluster.TrialShape(request.workers, cpus, gpus, streams)

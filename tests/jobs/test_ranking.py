@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import stub_body
+from rich.console import Console
+
+from mmcore.errors import DataError
+from rayjobs.ranking import build_ranking, load_final
+from rayjobs.rendering import print_ranking
+from rayjobs.request import Request, new_experiment
+
+LABELS = ("ensemble", "iprm", "aug")
+TRIAL = {
+    "values": {},
+    "status": "done",
+    "epochs": 24,
+    "objective": 0.9,
+    "objective_loss": 0.1,
+    "device_seconds": 12.5,
+    "reason": "",
+}
+
+
+def finals_of(folder: Path, label: str, right: float, seeds: int) -> None:
+    for number in range(1, seeds + 1):
+        run_dir = folder / f"digits-{label}" / f"final-{number}"
+        run_dir.mkdir(parents=True)
+        config = {"method": {"name": label}, "seed": number}
+        job = SimpleNamespace(config=config)
+        stub_body.write_result(job, run_dir, {"epoch": 24, "val/fused/accuracy": 0.9}, right)
+
+
+def ranking_of(folder: Path, right: dict[str, float], seeds: int = 3, constructed: bool = True) -> dict[str, Any]:
+    request = Request(("digits",), LABELS, "ensemble", final_seeds=seeds)
+    experiment = new_experiment(request, folder, None, "command")
+    for label in LABELS:
+        failed = TRIAL | {"name": "trial-002", "status": "failed", "epochs": 1, "reason": "loss nan at step 7"}
+        trials = [TRIAL | {"name": "trial-001"}, failed if label == "aug" else TRIAL | {"name": "trial-002"}]
+        finals_of(experiment.folder, label, right[label], seeds)
+        stored = {"label": label, "trials": trials, "best": trials[0], "config": {}}
+        (experiment.folder / f"digits-{label}").mkdir(exist_ok=True)
+        (experiment.folder / f"digits-{label}" / "search.json").write_text(json.dumps(stored))
+    assignment = SimpleNamespace(line="holdout (seed 0)", test=np.arange(stub_body.NUM_TEST))
+    prepared = SimpleNamespace(
+        directory=Path("data/digits"),
+        card="A card.",
+        constructed=constructed,
+        fingerprint="f",
+        assign=lambda protocol: assignment,
+    )
+    searches = tuple(
+        SimpleNamespace(name=f"digits-{label}", label=label, config=SimpleNamespace(protocol=None)) for label in LABELS
+    )
+    return build_ranking(experiment, [SimpleNamespace(prepared=prepared, searches=searches)], "search.json")  # type: ignore[list-item]
+
+
+def rows_of(ranking: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {row["method"]: row for row in ranking["rankings"][0]["rows"]}
+
+
+def shown(ranking: dict[str, Any]) -> str:
+    console = Console(file=io.StringIO(), width=200, highlight=False)
+    print_ranking(ranking, console)
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+RIGHT = {"ensemble": 0.7, "iprm": 0.95, "aug": 0.7}
+
+
+def test_means_differences_and_intervals_are_those_of_the_predictions(tmp_path: Path) -> None:
+    ranking = ranking_of(tmp_path, RIGHT)
+    rows = rows_of(ranking)
+    assert [row["method"] for row in ranking["rankings"][0]["rows"]][0] == "iprm"
+    assert rows["iprm"]["accuracy"] == pytest.approx(np.mean(rows["iprm"]["accuracies"]))
+    delta = rows["iprm"]["delta"]
+    assert delta["mean"] == pytest.approx(rows["iprm"]["accuracy"] - rows["ensemble"]["accuracy"])
+    assert 0 < delta["low"] < delta["mean"] < delta["high"]
+    assert rows["ensemble"]["delta"] is None
+    assert rows["aug"]["delta"]["low"] <= 0 <= rows["aug"]["delta"]["high"]
+
+
+def test_no_interval_with_fewer_than_three_seeds(tmp_path: Path) -> None:
+    ranking = ranking_of(tmp_path, RIGHT, seeds=2)
+    assert rows_of(ranking)["iprm"]["delta"]["low"] is None
+    assert "No interval: fewer than 3 final seeds." in shown(ranking)
+    assert "[" not in shown(ranking)
+
+
+def test_cost_and_failures_are_counted(tmp_path: Path) -> None:
+    rows = rows_of(ranking_of(tmp_path, RIGHT))
+    assert (rows["aug"]["trials"], rows["aug"]["failed"]) == (2, 1)
+    assert rows["iprm"]["epochs"] == 2 * 24 + 3 * 24
+    assert rows["iprm"]["device_seconds"] == pytest.approx(2 * 12.5 + 3 * 1.0)
+    assert rows["aug"]["failures"] == [{"trial": "trial-002", "reason": "loss nan at step 7"}]
+
+
+def test_each_modalitys_own_accuracy_says_how_it_was_measured(tmp_path: Path) -> None:
+    ranking = ranking_of(tmp_path, RIGHT)
+    assert rows_of(ranking)["iprm"]["modalities"] == {
+        "image": {"accuracy": pytest.approx(0.6), "by": "head"},
+        "audio": {"accuracy": pytest.approx(0.5), "by": "probe"},
+    }
+    assert "50.0%*" in shown(ranking)
+    assert "* by a linear probe" in shown(ranking)
+
+
+def test_a_lost_encoder_is_told_with_the_number_of_seeds(tmp_path: Path) -> None:
+    ranking = ranking_of(tmp_path, RIGHT)
+    folder = tmp_path / "digits-aug-iprm-ensemble" / "digits-aug"
+    for number in (1, 3):
+        path = folder / f"final-{number}" / "result.json"
+        result = json.loads(path.read_text())
+        result["test"]["image/accuracy"] = 1 / 3
+        path.write_text(json.dumps(result))
+    again = build_again(tmp_path, ranking)
+    assert again["rankings"][0]["chance_notes"] == ["aug: image no better than chance in 2 of 3 seeds"]
+
+
+def build_again(folder: Path, ranking: dict[str, Any]) -> dict[str, Any]:
+    """Builds the ranking of an experiment whose files were changed."""
+    from rayjobs.request import find_experiment
+
+    experiment = find_experiment(folder, ranking["experiment"])
+    assignment = SimpleNamespace(line="holdout (seed 0)", test=np.arange(stub_body.NUM_TEST))
+    prepared = SimpleNamespace(
+        directory=Path("data/digits"), card="", constructed=False, fingerprint="f", assign=lambda protocol: assignment
+    )
+    searches = tuple(
+        SimpleNamespace(name=f"digits-{label}", label=label, config=SimpleNamespace(protocol=None)) for label in LABELS
+    )
+    return build_ranking(experiment, [SimpleNamespace(prepared=prepared, searches=searches)], "search.json")  # type: ignore[list-item]
+
+
+def test_a_missing_final_model_is_told_and_does_not_stand_in_the_mean(tmp_path: Path) -> None:
+    ranking = ranking_of(tmp_path, RIGHT)
+    run_dir = tmp_path / ranking["experiment"] / "digits-iprm" / "final-2"
+    (run_dir / "result.json").unlink()
+    (run_dir / "failure.json").write_text(json.dumps({"reason": "the disk is full", "fatal": False}))
+    row = rows_of(build_again(tmp_path, ranking))["iprm"]
+    assert len(row["accuracies"]) == 2
+    assert row["failures"] == [{"trial": "final-2", "reason": "the disk is full"}]
+    assert row["delta"] is None  # two models cannot be paired with three
+
+
+def test_models_tested_on_different_samples_are_not_compared(tmp_path: Path) -> None:
+    ranking = ranking_of(tmp_path, RIGHT)
+    path = tmp_path / ranking["experiment"] / "digits-iprm" / "final-1" / "predictions.npz"
+    with np.load(path) as stored:
+        arrays = dict(stored)
+    arrays["sample_ids"][0] = "zzz"
+    np.savez(path, **arrays)
+    with pytest.raises(DataError, match="different samples"):
+        build_again(tmp_path, ranking)
+
+
+def test_samples_are_paired_by_id_whatever_their_order(tmp_path: Path) -> None:
+    ranking = ranking_of(tmp_path, RIGHT)
+    before = rows_of(ranking)["iprm"]["delta"]
+    path = tmp_path / ranking["experiment"] / "digits-iprm" / "final-1" / "predictions.npz"
+    with np.load(path) as stored:
+        arrays = {name: values[::-1] for name, values in stored.items()}
+    np.savez(path, **arrays)
+    assert rows_of(build_again(tmp_path, ranking))["iprm"]["delta"] == pytest.approx(before)
+
+
+def test_damaged_predictions_are_named(tmp_path: Path) -> None:
+    finals_of(tmp_path, "iprm", 0.9, 1)
+    path = tmp_path / "digits-iprm" / "final-1" / "predictions.npz"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(DataError, match=r"predictions\.npz"):
+        load_final(path.parent)
+
+
+def test_the_table_fits_80_columns_and_says_what_must_be_said(tmp_path: Path) -> None:
+    text = shown(ranking_of(tmp_path, RIGHT))
+    table = text[: text.index("best configurations")]
+    assert max(map(len, table.splitlines())) <= 80
+    for phrase in (
+        "CONSTRUCTED to show an effect: A card.",
+        "Protocol: holdout (seed 0); 60 test samples, mean of 3 final seeds each.",
+        "Δ to ensemble (95 %)",
+        "Equal trials are not equal compute",
+        "aug trial-002 failed: loss nan at step 7",
+    ):
+        assert phrase in table
+    for phrase in ("best-digits-iprm.yaml", "tensorboard --logdir", "ledger.jsonl", "python -m rayjobs.train --config"):
+        assert phrase in text
+
+
+def test_data_that_is_not_constructed_is_not_called_so(tmp_path: Path) -> None:
+    assert "CONSTRUCTED" not in shown(ranking_of(tmp_path, RIGHT, constructed=False))

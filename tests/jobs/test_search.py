@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from mmcore.errors import ConfigError, UsageError
+from mmcore.methods.aug import scaled_interval
+from rayjobs.distributions import Distribution
+from rayjobs.search import Search, SearchOptions, build_searches
+from rayjobs.spaces import load_space, space_file
+
+DIGITS = {"name": "digits", "options": {}}
+CONTENT: dict[str, Any] = {
+    "trials": 5,
+    "max_epochs": 20,
+    "space": {"optimizer.lr": {"loguniform": [0.001, 0.1]}},
+    "points": [{"optimizer.lr": 0.01}],
+    "methods": {
+        "iprm": {
+            "space": {"method.alpha": {"uniform": [0.1, 0.99]}},
+            "points": [{"optimizer.lr": 0.01, "method.alpha": 0.8}],
+        }
+    },
+}
+
+
+def write(folder: Path, **changes: Any) -> Path:
+    path = folder / "space.yaml"
+    path.write_text(yaml.safe_dump(CONTENT | changes))
+    return path
+
+
+def searches(path: Path, *methods: str, **options: Any) -> dict[str, Search]:
+    built = build_searches(load_space(path), DIGITS, "digits", ("image", "audio"), methods, SearchOptions(**options))
+    return {search.label: search for search in built}
+
+
+def test_each_method_gets_the_shared_space_and_its_own(tmp_path: Path) -> None:
+    built = searches(write(tmp_path), "iprm", "ensemble")
+    assert list(built["iprm"].space) == ["optimizer.lr", "method.alpha"]
+    assert list(built["ensemble"].space) == ["optimizer.lr"]
+    assert built["ensemble"].points == [{"optimizer.lr": 0.01}]
+    assert {search.trials for search in built.values()} == {5}
+    assert {search.max_epochs for search in built.values()} == {20}
+
+
+def test_a_variant_is_a_row_of_its_own(tmp_path: Path) -> None:
+    built = searches(write(tmp_path), "unimodal")
+    assert {label: search.config.method["modality"] for label, search in built.items()} == {
+        "unimodal-image": "image",
+        "unimodal-audio": "audio",
+    }
+
+
+def test_one_grace_period_for_all_longer_than_any_interval_of_aug(tmp_path: Path) -> None:
+    for max_epochs in (4, 7, 20, 24, 100):
+        built = searches(write(tmp_path), "iprm", "aug", max_epochs=max_epochs)
+        grace = {search.grace_epochs for search in built.values()}
+        assert grace == {max_epochs // 4 + 1}
+        assert grace.pop() > scaled_interval(200, 200, max_epochs)
+
+
+def test_a_file_may_lengthen_the_grace_period_only(tmp_path: Path) -> None:
+    assert searches(write(tmp_path, grace_epochs=12), "iprm")["iprm"].grace_epochs == 12
+    assert searches(write(tmp_path, grace_epochs=2), "iprm")["iprm"].grace_epochs == 6
+
+
+def test_a_fixed_value_leaves_the_space_and_the_points(tmp_path: Path) -> None:
+    built = searches(write(tmp_path), "iprm", "ensemble", values={"optimizer.lr": 0.05, "method.alpha": 0.5})
+    assert not built["iprm"].space
+    assert built["iprm"].trials == 1
+    assert built["iprm"].config.method["alpha"] == 0.5
+    assert not built["ensemble"].space
+    assert built["ensemble"].config.optimizer.lr == 0.05
+
+
+def test_fixed_method_key_that_no_method_has(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"unknown key 'method\.alpah': did you mean 'method\.alpha'"):
+        searches(write(tmp_path), "iprm", values={"method.alpah": 0.5})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"trails": 5}, r"space\.yaml: unknown key 'trails': did you mean 'trials'"),
+        ({"trials": 0}, r"space\.yaml: trials must be .*at least 1, got 0|greater than or equal to 1, got 0"),
+        ({"methods": {"iprn": {}}}, r"methods: unknown method 'iprn': did you mean 'iprm'"),
+        ({"space": {"optimizer.lr": {"loguniforn": [1, 2]}}}, "did you mean 'loguniform'"),
+        ({"space": {"optimizer.lr": {"uniform": [0.1, 0.01]}}}, "low end is under its high end"),
+        ({"space": {"optimizer.lr": {"loguniform": [0, 1]}}}, "a range above 0"),
+        ({"space": {"optimizer.lr": 0.1}}, "must be a mapping like"),
+        ({"space": {"optimizer.lr": {}}}, "one of uniform, loguniform"),
+    ],
+)
+def test_what_a_file_gets_wrong_is_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_space(write(tmp_path, **changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"space": {"optimizer.ler": {"uniform": [0.1, 0.2]}}},
+            r"\(ensemble\): unknown key 'optimizer.ler': did you mean",
+        ),
+        ({"space": {"seed.x": {"uniform": [0.1, 0.2]}}}, "seed.x is no path of the configuration"),
+        ({"space": {"optimizer.lr": {"uniform": [0.1, 20]}}}, r"optimizer\.lr must be .*, got 20"),
+        ({"points": [{"optimizer.lr": 0.5}]}, "sets optimizer.lr to 0.5, outside loguniform 0.001 ... 0.1"),
+        ({"points": [{"optimizer.momentum": 0.5}]}, "needs a value for 'optimizer.lr'"),
+        ({"points": [{"optimizer.lr": 0.01, "seed": 1}]}, "sets 'seed', which is not searched"),
+    ],
+)
+def test_what_does_not_fit_the_configuration_is_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        searches(write(tmp_path, **changes), "ensemble")
+
+
+def test_all_problems_at_once(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_space(write(tmp_path, trails=5, space={"optimizer.lr": 0.1}, methods={"iprn": {}}))
+    assert len(caught.value.problems) == 3
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no such file"):
+        space_file("digits", tmp_path / "none.yaml")
+
+
+def test_own_file_or_default() -> None:
+    assert space_file("digits").name == "digits.yaml"
+    assert space_file("something").name == "default.yaml"
+
+
+@pytest.mark.parametrize("path", sorted(space_file("digits").parent.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_space_fits_every_method_and_tries_the_papers_settings_first(path: Path) -> None:
+    methods = ["unimodal", "ensemble", "joint", "joint_unimodal", "iprm", "aug"]
+    built = searches(path, *methods)
+    first = {label: search.points for label, search in built.items()}
+    assert [point["method.alpha"] for point in first["iprm"]] == [0.8, 0.7]
+    aug = [(point["method.residual_weight"], point["method.check_every_epochs"]) for point in first["aug"]]
+    assert aug == [(0.5, 20), (0.2, 20)]
+    assert {point["optimizer.lr"] for points in first.values() for point in points} == {0.01}
+    assert {search.trials for search in built.values()} == {load_space(path).file.trials}
+
+
+def test_integers_have_both_ends() -> None:
+    domain = Distribution.parse({"randint": [1, 3]}, "x").to_tune()
+    assert {domain.sample() for _ in range(200)} == {1, 2, 3}
+    assert Distribution.parse({"randint": [1, 3]}, "x").contains(3)
+    assert not Distribution.parse({"randint": [1, 3]}, "x").contains(2.5)

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from rayjobs.tune import main
+
+
+def run(folder: Path, *arguments: str) -> Result:
+    folders = ["--output", str(folder / "results"), "--data-dir", str(folder / "data")]
+    return CliRunner().invoke(main, [*arguments, *folders])
+
+
+def test_a_dry_run_prints_the_space_and_the_first_points_and_starts_nothing(tmp_path: Path) -> None:
+    result = run(tmp_path, "--dry-run", "--cpus", "2")
+    assert result.exit_code == 0
+    assert "digits-iprm: 8 trials of at most 24 epochs" in result.stdout
+    assert "point 1: optimizer.lr=0.01, method.alpha=0.8" in result.stdout
+    assert "2 at once" in result.stdout
+    assert "time: unknown" in result.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_estimates_by_an_earlier_search(tmp_path: Path) -> None:
+    folder = tmp_path / "results" / "before" / "digits-iprm"
+    folder.mkdir(parents=True)
+    (folder / "search.json").write_text(json.dumps({"trials": [{"epochs": 10, "device_seconds": 20.0}]}))
+    result = run(tmp_path, "--dry-run", "--cpus", "2", "--method", "iprm", "--json")
+    # 2 s an epoch x 24 epochs x (8 trials in 4 rounds + 3 final models in 2)
+    assert json.loads(result.stdout)["searches"][0]["time"] == "at most 4 m 48 s, by the pace of before"
+
+
+def test_a_dry_run_as_json_is_one_document(tmp_path: Path) -> None:
+    document = json.loads(run(tmp_path, "--dry-run", "--json", "--trials", "3", "--reference", "none").stdout)
+    assert [search["name"] for search in document["searches"]] == ["digits-iprm", "digits-aug"]
+    assert {search["trials"] for search in document["searches"]} == {3}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--dataset", "digit"], "unknown data set 'digit': did you mean 'digits'"),
+        (["--method", "iprn"], "unknown method 'iprn': did you mean 'iprm'"),
+        (["--reference", "ensembl"], "did you mean 'ensemble'"),
+        (["--protocol", "paper"], "picks the best epoch on the test split"),
+        (["--protocol", "groups"], "protocol.name must be"),
+        (["--set", "optimizer.ler=1"], "unknown key 'optimizer.ler': did you mean 'lr'"),
+        (["--set", "optimizer.lr"], "--set must be key=value"),
+        (["--set", "trainer.batch_size=0"], "trainer.batch_size must be at least 1, got 0"),
+        (["--option", "noise_colour=red"], "noise_colour"),
+        (["--space", "nowhere.yaml"], "there is no such file"),
+        (["--address", "https://head:8265"], "not there yet"),
+        (["--cpus", "2", "--workers", "3"], "the cluster has 2 CPU and 0 GPU"),
+        (["--cpus", "2", "--gpus-per-worker", "1"], "asks for 1 worker with 1 CPU and 1 GPU"),
+        (["--resume", "nothing"], "no experiment 'nothing'"),
+        (["--dataset", "avdigits"], "--raw-dir"),
+    ],
+)
+def test_wrong_use_is_one_message_and_exit_code_2_before_anything_is_written(
+    tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    result = run(tmp_path, *arguments)
+    assert result.exit_code == 2, result.output
+    assert message in " ".join(result.stderr.split())
+    assert "Traceback" not in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_several_problems_are_listed_at_once(tmp_path: Path) -> None:
+    result = run(tmp_path, "--set", "trainer.batch_size=0", "--set", "optimizer.momentum=2")
+    assert "trainer.batch_size" in result.stderr
+    assert "optimizer.momentum" in result.stderr
+
+
+def test_help_is_quick(tmp_path: Path) -> None:
+    """Help must not import torch and Ray, which takes seconds."""
+    code = "import sys, rayjobs.tune; assert not {'torch', 'ray'} & set(sys.modules), 'imported'"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
