@@ -27,11 +27,10 @@ from mmcore.data.loader import Loader, TensorLoader
 from mmcore.data.store import PreparedDataset, prepare
 from mmcore.trainer import Trainer
 from rayjobs import cluster, streaming
-from rayjobs.worker import DataHandle
 
-BAR = 1.1
 RAW_DIRS = {"digits": None, "avdigits": Path(__file__).parents[2] / "shared" / "data" / "avdigits"}
-SIDES = {"cached_first": None, "cached_second": BAR, "streamed_first": None, "streamed_second": None}
+BARS = {"cached": 1.1}
+"""Of the second epoch."""
 
 
 class Feeder:
@@ -50,10 +49,15 @@ class Feeder:
         """Returns a loader over tensors read into this process."""
         return TensorLoader.from_prepared(self.prepared, self.assignment, self.config.trainer.batch_size)
 
-    def by_ray(self, cached: streaming.CachedData | None) -> Loader:
-        """Returns the loader a trial has: over the object store, or a stream."""
-        handle = DataHandle(str(self.prepared.directory), cached)
-        return handle.loader(self.config, self.prepared, pin_memory=False)
+    def cached(self, cached: streaming.CachedData) -> TensorLoader:
+        """Returns a loader over the object store."""
+        return cached.loader(self.assignment, self.config.trainer.batch_size)
+
+    def streamed(self, num_epochs: int) -> streaming.StreamLoader:
+        """Returns a loader that streams; no stream is left open after so many epochs."""
+        return streaming.StreamLoader(
+            self.prepared, self.assignment, self.config.trainer.batch_size, num_epochs=num_epochs
+        )
 
     def epoch(self, loader: Loader, number: int) -> None:
         """Trains and validates one epoch."""
@@ -70,24 +74,39 @@ def seconds(call: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def one_round(feeder: Feeder, memory: Loader, cached: streaming.CachedData) -> dict[str, float]:
-    """Returns the seconds of one epoch from memory (the mean of one before and one after) and of each of Ray's."""
+def two_epochs(feeder: Feeder, name: str, memory: Loader, open_loader: Callable[[], Loader]) -> dict[str, float]:
+    """Returns the seconds of an epoch from memory, and of two epochs of a loader, opening it included in the first."""
     times = {"memory": seconds(lambda: feeder.epoch(memory, 0))}
-    streaming._resident.clear()  # as a process that has not seen the data
-    loaders: list[Loader] = []
-
-    def first_epoch(source: streaming.CachedData | None) -> None:
-        loaders.append(feeder.by_ray(source))
-        feeder.epoch(loaders[-1], 0)
-
-    for name, source in (("cached", cached), ("streamed", None)):
-        times[f"{name}_first"] = seconds(lambda source=source: first_epoch(source))
-        times[f"{name}_second"] = seconds(lambda: feeder.epoch(loaders[-1], 1))
-    for loader in loaders:
-        if isinstance(loader, streaming.StreamLoader):
-            loader.close()
-    times["memory"] = (times["memory"] + seconds(lambda: feeder.epoch(memory, 0))) / 2
+    start = time.perf_counter()
+    loader = open_loader()
+    feeder.epoch(loader, 0)
+    times[f"{name}_first"] = time.perf_counter() - start
+    times[f"{name}_second"] = seconds(lambda: feeder.epoch(loader, 1))
     return times
+
+
+def compare(report: Report, feeder: Feeder, rounds: int) -> None:
+    """Adds the ratios of one data set."""
+    name, memory = feeder.prepared.name, feeder.memory()
+    cached = streaming.materialise(feeder.prepared)
+    if cached is None:
+        raise SystemExit(f"{name} does not fit in the object store of this machine")
+    feeder.epoch(memory, 0)  # warm-up
+
+    def as_a_new_process() -> Loader:
+        streaming._resident.clear()
+        return feeder.cached(cached)
+
+    sides = {"cached": as_a_new_process, "streamed": lambda: feeder.streamed(num_epochs=2)}
+    for side, open_loader in sides.items():
+        results = {name: Rounds() for name in ("memory", f"{side}_first", f"{side}_second")}
+        for _ in range(rounds):
+            for part, value in two_epochs(feeder, side, memory, open_loader).items():
+                results[part].wall.append(value)
+        report.add(ratio(f"{name}/{side}_first", results, f"{side}_first", "memory"))
+        report.add(ratio(f"{name}/{side}_second", results, f"{side}_second", "memory", BARS.get(side)))
+        if side == "streamed":
+            report.part(f"{name}: the very first of these, as readers start", results["streamed_first"].wall[0])
 
 
 def first_and_rest(batches: Iterable[object]) -> tuple[float, float]:
@@ -110,11 +129,11 @@ def report_parts(report: Report, feeder: Feeder, rounds: int) -> None:
         parts.setdefault(part, []).append(value)
 
     for _ in range(rounds):
-        stream = feeder.by_ray(None)
+        stream = feeder.streamed(num_epochs=1)
         first, rest = first_and_rest(stream.train_batches(0))
         add("stream: start, to the first batch", first)
         add("stream: the other batches", rest)
-        stream.close()
+        first_and_rest(stream.eval_batches("val"))  # it was started ahead
         start = time.perf_counter()
         table = prepared.read_table().combine_chunks()
         add("decoding: all files to columns", time.perf_counter() - start)
@@ -125,7 +144,7 @@ def report_parts(report: Report, feeder: Feeder, rounds: int) -> None:
         streaming._resident.clear()
         cached = streaming.materialise(prepared)
         assert cached is not None
-        add("cache: object store to tensors, a process", seconds(lambda cached=cached: feeder.by_ray(cached)))
+        add("cache: object store to tensors, a process", seconds(lambda cached=cached: feeder.cached(cached)))
     for part, values in parts.items():
         report.part(f"{name}: {part}", median(values))
 
@@ -147,19 +166,7 @@ def main() -> None:
                 report.say(f"{name}: left out, {raw_dir} is not there")
                 continue
             feeder = Feeder(prepare(name, None, raw_dir, options.data_dir))
-            cached = streaming.materialise(feeder.prepared)
-            if cached is None:
-                raise SystemExit(f"{name} does not fit in the object store of this machine")
-            memory = feeder.memory()
-            feeder.epoch(memory, 0)  # warm-up
-            results = {side: Rounds() for side in ("memory", *SIDES)}
-            for _ in range(rounds):
-                for side, value in one_round(feeder, memory, cached).items():
-                    results[side].wall.append(value)
-            first_stream = results["streamed_first"].wall[0]
-            report.part(f"{name}: the first streamed epoch, Ray's readers starting", first_stream)
-            for side, bar in SIDES.items():
-                report.add(ratio(f"{name}/{side}", results, side, "memory", bar))
+            compare(report, feeder, rounds)
             report_parts(report, feeder, min(rounds, 3))
     report.finish(options.json)
 

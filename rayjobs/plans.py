@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mmcore.build import build_method
 from mmcore.data.store import PreparedDataset
+from mmcore.errors import UsageError
 from rayjobs import cluster
 from rayjobs.datasets import check_available, options_of, prepare_datasets, source_modalities
 from rayjobs.request import Request
@@ -54,11 +55,20 @@ def plan_searches(request: Request, dataset: str, folder_name: str, modalities: 
 
     Raises:
         ConfigError: The search-space file, or what the command line adds to it, breaks a rule.
+        UsageError: The reference is no single row; all folds of a cross-validation.
     """
+    if request.protocol.get("name") == "cv" and "fold" not in request.protocol:
+        raise UsageError(
+            "--protocol cv: a comparison over all folds is not there yet; search one by --set protocol.fold=0"
+        )
     space = load_space(space_file(dataset, Path(request.space) if request.space else None))
     options = SearchOptions(request.seed, request.protocol, request.values, request.trials, request.max_epochs)
     section = {"name": dataset, "options": options_of(request, dataset)}
-    return build_searches(space, section, folder_name, modalities, request.methods, options)
+    searches = build_searches(space, section, folder_name, modalities, request.methods, options)
+    if request.reference and request.reference not in {search.label for search in searches}:
+        rows = ", ".join(search.label for search in searches if search.config.method["name"] == request.reference)
+        raise UsageError(f"--reference {request.reference} stands for several rows ({rows}): choose a method with one")
+    return searches
 
 
 def check_request(request: Request, machine: Machine) -> None:

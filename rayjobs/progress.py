@@ -85,6 +85,15 @@ class Display:
         if not self._live_wanted:
             self.say(f"{stage}: finished before")
 
+    def count_finished(self, stage: str, status: str, last: Mapping[str, Any]) -> None:
+        """Counts a trial as far as it had come before this command."""
+        line = self._lines[stage]
+        line.done += status == "TERMINATED"
+        line.failed += status == "ERROR"
+        line.epochs += int(last.get(EPOCH, 0))
+        if OBJECTIVE in last:
+            line.best = max(line.best or 0.0, last[OBJECTIVE])
+
     def finish(self, stage: str) -> None:
         """Marks a stage as ended."""
         self._lines[stage].seconds = self._lines[stage].elapsed
@@ -134,6 +143,14 @@ class ProgressCallback(Callback):
         self._stage = stage
         self._max_epochs = max_epochs
         self._run_dirs = run_dirs
+        self._started = False
+
+    def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        """Counts what a restored search had finished before."""
+        if not self._started:
+            self._started = True
+            for trial in trials:
+                self._display.count_finished(self._stage, trial.status, trial.last_result or {})
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any

@@ -5,6 +5,7 @@ Read from the files of finished searches and final models; computes nothing but 
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,7 +69,7 @@ def load_final(run_dir: Path) -> Final | None:
             arrays = {name: stored[name] for name in stored.files}
         order = np.argsort(arrays["sample_ids"])
         correct = arrays["logits/fused"].argmax(axis=1) == arrays["labels"]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise DataError(f"{run_dir / PREDICTIONS_FILE} is missing or damaged ({error})") from None
     return Final(
         seed=result["config"]["seed"],
@@ -171,7 +172,7 @@ def _compare(rows: list[dict[str, Any]], finals: Mapping[str, Sequence[Final]], 
     """Puts what each method adds to the reference into its row; returns what must be printed beside the intervals."""
     base = finals.get(reference or "", [])
     if not base:
-        return ""
+        return f"No differences: there is no final model of {reference}." if reference and any(finals.values()) else ""
     clusters, note = choose_clusters(base[0].groups.tolist(), base[0].sources.tolist())
     for row in rows:
         own = finals[row["method"]]

@@ -60,17 +60,17 @@ def run_tuning(experiment: Experiment, machine: Machine, resume: bool) -> dict[s
         TrainingError: Not one trial of any method succeeded.
         Interrupted: Ctrl-C or SIGTERM; the state is kept.
     """
-    plans = make_plans(experiment.request)
-    open_ledger(experiment.folder.parent)
-    stages = {search.name: search.trials for plan in plans for search in plan.searches}
-    stages |= {final_stage(plan): experiment.request.final_seeds * len(plan.searches) for plan in plans}
-    if experiment.request.final_seeds == 0:
-        stages = {name: total for name, total in stages.items() if total}
-    display = Display(stages)
-    tuner = _Tuner(experiment, machine, display, resume)
-    with _running(experiment, machine, display) as (nodes, interruption):
-        for plan in plans:
-            tuner.run(plan, nodes, interruption)
+    try:
+        plans = make_plans(experiment.request)
+        open_ledger(experiment.folder.parent)
+        unfinished = [plan for plan in plans if not (resume and is_finished(plan, experiment))]
+        if unfinished:
+            _run_plans(unfinished, experiment, machine, resume)
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"interrupted; everything finished so far is kept. To go on:\n"
+            f"  python -m rayjobs.tune --resume {experiment.name}{_output_flag(experiment)}"
+        ) from None
     ranking = build_ranking(experiment, plans, SEARCH_FILE)
     write_json(experiment.folder / RANKING_FILE, ranking)
     if not any(row["best"] for table in ranking["rankings"] for row in table["rows"]):
@@ -78,28 +78,31 @@ def run_tuning(experiment: Experiment, machine: Machine, resume: bool) -> dict[s
     return ranking
 
 
-@contextmanager
-def _running(
-    experiment: Experiment, machine: Machine, display: Display
-) -> Iterator[tuple[list[cluster.Node], cluster.Interruption]]:
-    """Starts Ray and the display; an interruption becomes one exception, with what to do next."""
+def is_finished(plan: Plan, experiment: Experiment) -> bool:
+    """Tells whether every search of a data set and every final model was finished by an earlier command."""
+    folders = [experiment.folder / search.name for search in plan.searches]
+    finals = range(1, experiment.request.final_seeds + 1)
+    files = [folder / SEARCH_FILE for folder in folders]
+    files += [folder / f"final-{number}" / RESULT_FILE for folder in folders for number in finals]
+    return all(read_json(file) for file in files)
+
+
+def _run_plans(plans: Sequence[Plan], experiment: Experiment, machine: Machine, resume: bool) -> None:
     request = experiment.request
+    stages = {search.name: search.trials for plan in plans for search in plan.searches}
+    if request.final_seeds:
+        stages |= {final_stage(plan): request.final_seeds * len(plan.searches) for plan in plans}
+    display = Display(stages)
+    tuner = _Tuner(experiment, machine, display, resume)
     gpus = request.gpus_per_worker if request.gpus_per_worker is not None else cluster.visible_gpus(machine.gpus)
-    groups = request.workers > 1 or gpus > 0
-    try:
-        with (
-            cluster.start(
-                machine.address, machine.cpus, machine.gpus, machine.verbose, needs_dashboard=groups
-            ) as nodes,
-            cluster.interruptible() as interruption,
-            display.shown(),
-        ):
-            yield nodes, interruption
-    except KeyboardInterrupt:
-        raise Interrupted(
-            f"interrupted; everything finished so far is kept. To go on:\n"
-            f"  python -m rayjobs.tune --resume {experiment.name}{_output_flag(experiment)}"
-        ) from None
+    needs_dashboard = request.workers > 1 or gpus > 0
+    with (
+        cluster.start(machine.address, machine.cpus, machine.gpus, machine.verbose, needs_dashboard) as nodes,
+        cluster.interruptible() as interruption,
+        display.shown(),
+    ):
+        for plan in plans:
+            tuner.run(plan, nodes, interruption)
 
 
 class _Tuner:

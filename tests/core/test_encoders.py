@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torchvision.models.resnet import resnet18
 
 from mmcore.data.spec import Kind, Modality
-from mmcore.encoders import ENCODERS, build_encoder
+from mmcore.encoders import build_encoder
 from mmcore.encoders.base import mean_over_frames
 from mmcore.errors import ConfigError, UsageError
 
@@ -122,7 +122,7 @@ def test_small_conv_widths(settings: dict[str, int], channels: list[int], num_fe
 
 
 def test_same_seed_same_values() -> None:
-    for name in ENCODERS.names():
+    for name in ("resnet18", "small_conv"):
         one, other = _encoder(name, _image(1)), _encoder(name, _image(1))
         torch.testing.assert_close(dict(one.state_dict()), dict(other.state_dict()), rtol=0, atol=0)
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from mmcore.errors import DataError
 from rayjobs.ranking import build_ranking, load_final
 from rayjobs.rendering import print_ranking
-from rayjobs.request import Request, new_experiment
+from rayjobs.request import Request, find_experiment, new_experiment
 
 LABELS = ("ensemble", "iprm", "aug")
 TRIAL = {
@@ -47,6 +47,10 @@ def ranking_of(folder: Path, right: dict[str, float], seeds: int = 3, constructe
         stored = {"label": label, "trials": trials, "best": trials[0], "config": {}}
         (experiment.folder / f"digits-{label}").mkdir(exist_ok=True)
         (experiment.folder / f"digits-{label}" / "search.json").write_text(json.dumps(stored))
+    return build_ranking(experiment, [plan_of(constructed)], "search.json")
+
+
+def plan_of(constructed: bool) -> Any:
     assignment = SimpleNamespace(line="holdout (seed 0)", test=np.arange(stub_body.NUM_TEST))
     prepared = SimpleNamespace(
         directory=Path("data/digits"),
@@ -55,10 +59,14 @@ def ranking_of(folder: Path, right: dict[str, float], seeds: int = 3, constructe
         fingerprint="f",
         assign=lambda protocol: assignment,
     )
-    searches = tuple(
-        SimpleNamespace(name=f"digits-{label}", label=label, config=SimpleNamespace(protocol=None)) for label in LABELS
-    )
-    return build_ranking(experiment, [SimpleNamespace(prepared=prepared, searches=searches)], "search.json")  # type: ignore[list-item]
+    config = SimpleNamespace(protocol=None)
+    searches = tuple(SimpleNamespace(name=f"digits-{label}", label=label, config=config) for label in LABELS)
+    return SimpleNamespace(prepared=prepared, searches=searches)
+
+
+def build_again(folder: Path, ranking: dict[str, Any]) -> dict[str, Any]:
+    """Builds the ranking of an experiment whose files were changed."""
+    return build_ranking(find_experiment(folder, ranking["experiment"]), [plan_of(True)], "search.json")
 
 
 def rows_of(ranking: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -77,7 +85,7 @@ RIGHT = {"ensemble": 0.7, "iprm": 0.95, "aug": 0.7}
 def test_means_differences_and_intervals_are_those_of_the_predictions(tmp_path: Path) -> None:
     ranking = ranking_of(tmp_path, RIGHT)
     rows = rows_of(ranking)
-    assert [row["method"] for row in ranking["rankings"][0]["rows"]][0] == "iprm"
+    assert ranking["rankings"][0]["rows"][0]["method"] == "iprm"
     assert rows["iprm"]["accuracy"] == pytest.approx(np.mean(rows["iprm"]["accuracies"]))
     delta = rows["iprm"]["delta"]
     assert delta["mean"] == pytest.approx(rows["iprm"]["accuracy"] - rows["ensemble"]["accuracy"])
@@ -121,21 +129,6 @@ def test_a_lost_encoder_is_told_with_the_number_of_seeds(tmp_path: Path) -> None
         path.write_text(json.dumps(result))
     again = build_again(tmp_path, ranking)
     assert again["rankings"][0]["chance_notes"] == ["aug: image no better than chance in 2 of 3 seeds"]
-
-
-def build_again(folder: Path, ranking: dict[str, Any]) -> dict[str, Any]:
-    """Builds the ranking of an experiment whose files were changed."""
-    from rayjobs.request import find_experiment
-
-    experiment = find_experiment(folder, ranking["experiment"])
-    assignment = SimpleNamespace(line="holdout (seed 0)", test=np.arange(stub_body.NUM_TEST))
-    prepared = SimpleNamespace(
-        directory=Path("data/digits"), card="", constructed=False, fingerprint="f", assign=lambda protocol: assignment
-    )
-    searches = tuple(
-        SimpleNamespace(name=f"digits-{label}", label=label, config=SimpleNamespace(protocol=None)) for label in LABELS
-    )
-    return build_ranking(experiment, [SimpleNamespace(prepared=prepared, searches=searches)], "search.json")  # type: ignore[list-item]
 
 
 def test_a_missing_final_model_is_told_and_does_not_stand_in_the_mean(tmp_path: Path) -> None:

@@ -1,0 +1,209 @@
+"""Whole tune commands with the stand-in for training; real processes are killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+from driving import FAST, epochs_of, run_driver, start_driver, starts_of, trials_of, wait_for
+
+from rayjobs.ledger import LEDGER_FILE
+from rayjobs.scheduler import read_rungs
+
+pytestmark = pytest.mark.ray
+SEARCH = Path("results/digits-iprm/digits-iprm")
+
+
+def test_a_search_ends_with_a_ranking_whatever_happens_to_its_trials(tmp_path: Path) -> None:
+    """One trial fails for good, one loses its process once; the others are stopped early or end."""
+    plan = {
+        "digits-iprm/trial-002": {"fatal": "the loss is not finite at step 3: image nan"},
+        "digits-iprm/trial-003": {"kill_at": 5},
+    }
+    arguments = [*FAST, "--trials", "6", "--json"]
+    done = run_driver(tmp_path, *arguments, plan=plan)
+    assert done.returncode == 0, done.stderr
+    ranking = json.loads(done.stdout)  # nothing else stands there
+    trials = trials_of(tmp_path / SEARCH)
+    assert len(trials) == 6
+    assert trials["trial-002"]["status"] == "failed"
+    assert trials["trial-002"]["reason"] == "the loss is not finite at step 3: image nan"
+    assert len(starts_of(tmp_path / SEARCH / "trial-002")) == 0
+    assert trials["trial-002"]["reason"] in done.stderr
+    assert {"done", "stopped"} <= {trial["status"] for trial in trials.values()}
+    assert all(trial["epochs"] == 3 for trial in trials.values() if trial["status"] == "stopped")
+    # The lost process was retried from where it was, in another process; the fatal trial was not retried.
+    (first_pid, _), (second_pid, second_epoch) = starts_of(tmp_path / SEARCH / "trial-003")
+    assert first_pid != second_pid
+    assert second_epoch in {4, 5}
+    assert trials["trial-003"]["epochs"] == 8
+    row = ranking["rankings"][0]["rows"][0]
+    assert (row["trials"], row["failed"], len(row["accuracies"])) == (6, 1, 3)
+    best = max(trials.values(), key=lambda trial: trial["objective"] or 0)
+    assert row["best"]["name"] == best["name"]
+    assert (tmp_path / row["config_file"]).is_file()
+    assert str(best["values"]["optimizer.lr"]) in (tmp_path / row["config_file"]).read_text()
+    assert (tmp_path / "results" / LEDGER_FILE).is_file()
+
+
+@pytest.mark.slow
+def test_trials_that_all_fail_are_exit_code_1_with_the_reasons(tmp_path: Path) -> None:
+    plan = {f"digits-iprm/trial-00{number}": {"fatal": f"reason {number}"} for number in (1, 2)}
+    done = run_driver(tmp_path, *FAST, "--trials", "2", plan=plan)
+    assert done.returncode == 1
+    assert "every trial failed" in done.stderr
+    assert "reason 1" in done.stderr
+    assert "reason 2" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_a_process_that_is_lost_too_often_is_given_up(tmp_path: Path) -> None:
+    plan = {"digits-iprm/trial-001": {"kill_at": 2}}
+    done = run_driver(tmp_path, *FAST, "--trials", "2", "--max-failures", "0", "--final-seeds", "0", plan=plan)
+    assert done.returncode == 0, done.stderr
+    trials = trials_of(tmp_path / SEARCH)
+    assert trials["trial-001"]["status"] == "failed"
+    assert "process was lost" in trials["trial-001"]["reason"]
+    assert len(starts_of(tmp_path / SEARCH / "trial-001")) == 1
+    assert trials["trial-002"]["status"] in {"done", "stopped"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_search_goes_on(tmp_path: Path, number: signal.Signals) -> None:
+    folder = tmp_path / SEARCH
+    process = start_driver(tmp_path, *FAST, epoch_s=0.3)
+    wait_for(lambda: epochs_of(folder / "trial-003") >= 1, process)
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "--resume digits-iprm" in stderr
+    assert "Traceback" not in stderr
+    assert not (folder / "search.json").exists()
+    finished = [name for name in ("trial-001", "trial-002") if epochs_of(folder / name) >= 7]
+    reached = epochs_of(folder / "trial-003")
+    done = run_driver(tmp_path, "--resume", "digits-iprm")
+    assert done.returncode == 0, done.stderr
+    assert len(trials_of(folder)) == 4
+    assert finished
+    for name in finished:
+        assert len(starts_of(folder / name)) == 1
+    assert starts_of(folder / "trial-003")[-1][1] == reached + 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("damage", ["none", "state", "searcher"])
+def test_a_killed_driver_loses_no_finished_trial_and_keeps_its_rungs(tmp_path: Path, damage: str) -> None:
+    folder = tmp_path / SEARCH
+    process = start_driver(tmp_path, *FAST, epoch_s=0.3)
+    wait_for(lambda: epochs_of(folder / "trial-003") >= 1 and epochs_of(folder / "trial-004") >= 1, process)
+    process.kill()
+    process.communicate(timeout=60)
+    before = read_rungs(folder / "rungs.json")
+    assert {len(entries) for entries in before.values()} == {1}
+    assert len(before) == 2
+    pattern = {"state": "experiment_state-*.json", "searcher": "searcher-state-*.pkl"}.get(damage)
+    if pattern:
+        path = max((folder / "tune").glob(pattern))
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    done = run_driver(tmp_path, *FAST, "--resume")
+    assert done.returncode == 0, done.stderr
+    assert ("intact copy" in done.stderr) == (pattern is not None)
+    trials = trials_of(folder)
+    assert sorted(trials) == ["trial-001", "trial-002", "trial-003", "trial-004"]
+    for name in ("trial-001", "trial-002"):
+        assert len(starts_of(folder / name)) == 1, "a finished trial was run again"
+    after = read_rungs(folder / "rungs.json")
+    assert {name: after[name] for name in before} == before
+    assert len(after) == 4
+    # By the entries of before the kill, the fourth point (a smaller rate than the best) is stopped at its rung.
+    assert trials["trial-004"]["status"] == "stopped"
+
+
+@pytest.mark.slow
+def test_a_finished_search_and_a_finished_final_model_are_not_done_again(tmp_path: Path) -> None:
+    folder = tmp_path / SEARCH
+    plan = {"digits-iprm/final-2": {"hold_at": 2}}
+    process = start_driver(tmp_path, *FAST, "--concurrent", "1", plan=plan)
+    wait_for(lambda: (folder / "final-1" / "result.json").exists() and starts_of(folder / "final-2"), process)
+    process.kill()
+    process.communicate(timeout=60)
+    done = run_driver(tmp_path, *FAST, "--concurrent", "1", "--resume")
+    assert done.returncode == 0, done.stderr
+    assert "digits-iprm: finished before" in done.stderr
+    assert len(starts_of(folder / "final-1")) == 1
+    assert [len(starts_of(folder / f"trial-00{number}")) for number in (1, 2, 3, 4)] == [1, 1, 1, 1]
+    assert starts_of(folder / "final-2")[-1][1] == 2, "a final model went back to its start"
+
+
+@pytest.mark.slow
+def test_data_that_changed_is_not_mixed_with_what_was_searched_before(tmp_path: Path) -> None:
+    folder = tmp_path / SEARCH
+    done = run_driver(tmp_path, *FAST, "--trials", "2", "--final-seeds", "0")
+    assert done.returncode == 0, done.stderr
+    path = folder / "plan.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"data_fingerprint": "another"}))
+    again = run_driver(tmp_path, *FAST, "--trials", "2", "--final-seeds", "0", "--resume")
+    assert again.returncode == 1
+    assert "another data_fingerprint" in again.stderr
+
+
+@pytest.mark.slow
+def test_a_worker_group_reports_stops_and_is_ranked(tmp_path: Path) -> None:
+    """Two workers hold both CPUs, so a trial process that held a part of one would wait for ever."""
+    arguments = [*FAST, "--workers", "2", "--trials", "3", "--final-seeds", "1", "--max-epochs", "4"]
+    done = run_driver(tmp_path, *arguments)
+    assert done.returncode == 0, done.stderr
+    trials = trials_of(tmp_path / SEARCH)
+    assert {trial["status"] for trial in trials.values()} <= {"done", "stopped"}
+    for name in trials:
+        assert len(starts_of(tmp_path / SEARCH / name)) == 2, "each trial has two workers"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", ["worker", "trial"])
+def test_a_worker_group_that_loses_a_process_goes_on(tmp_path: Path, victim: str) -> None:
+    """Killed trial process: its workers' placement group holds all CPUs until it is removed."""
+    folder = tmp_path / SEARCH / "trial-001"
+    arguments = [*FAST, "--workers", "2", "--trials", "1", "--final-seeds", "0"]
+    process = start_driver(tmp_path, *arguments, epoch_s=0.5)
+    wait_for(lambda: epochs_of(folder) >= 2, process)
+    os.kill(starts_of(folder)[0][0] if victim == "worker" else trial_process(process.pid), signal.SIGKILL)
+    _, stderr = process.communicate(timeout=240)
+    assert process.returncode == 0, stderr
+    assert "trying again" in stderr
+    starts = starts_of(folder)
+    assert len(starts) == 4
+    assert min(epoch for _, epoch in starts[2:]) >= 2, "it started anew"
+    assert trials_of(tmp_path / SEARCH)["trial-001"]["status"] == "done"
+
+
+@pytest.mark.slow
+def test_fractions_of_gpus_pack_trials(tmp_path: Path) -> None:
+    """Two GPUs by name only hold four trials that claim half of one each, at the same time."""
+    plan = {f"digits-iprm/trial-00{number}": {"hold_at": 1} for number in (1, 2, 3, 4)}
+    arguments = ["--gpus", "2", "--cpus", "8", "--gpus-per-worker", "0.5", "--trials", "4", "--max-epochs", "3"]
+    rest = ["--method", "iprm", "--reference", "none", "--final-seeds", "0"]
+    process = start_driver(tmp_path, *arguments, *rest, plan=plan)
+    runs = [tmp_path / SEARCH / f"trial-00{number}" for number in (1, 2, 3, 4)]
+    wait_for(lambda: all(starts_of(run) for run in runs), process)
+    for run in runs:
+        (run / "held").touch()
+    _, stderr = process.communicate(timeout=240)
+    assert process.returncode == 0, stderr
+
+
+def trial_process(driver: int) -> int:
+    """Returns the process Tune started for the only trial of a driver's own Ray."""
+
+    def children(parent: int) -> dict[int, str]:
+        listing = subprocess.run(["ps", "-o", "pid=,args=", "--ppid", str(parent)], capture_output=True, text=True)
+        return {int(line.split()[0]): line for line in listing.stdout.splitlines()}
+
+    raylet = next(pid for pid, line in children(driver).items() if "raylet/raylet" in line)
+    return next(pid for pid, line in children(raylet).items() if "ImplicitFunc" in line or "run_trial" in line)

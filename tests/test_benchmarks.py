@@ -1,0 +1,56 @@
+"""Every benchmark runs to its end and prints ratios. How large they are is no matter of a test."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+RATIOS = {
+    "step": [
+        "small_conv/joint",
+        "small_conv/iprm",
+        "small_conv/aug",
+        "resnet18/joint",
+        "resnet18/iprm",
+        "resnet18/aug",
+    ],
+    "methods": ["resnet18/iprm", "resnet18/aug-5"],
+    "trials": ["search_of_4"],
+    "feeding": ["digits/cached_first", "digits/cached_second", "digits/streamed_first", "digits/streamed_second"],
+}
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["step", "methods", *(pytest.param(name, marks=pytest.mark.ray) for name in ("trials", "feeding"))]
+)
+def test_a_benchmark_prints_finite_ratios(name: str, data_dir: Path, tmp_path: Path) -> None:
+    figures = tmp_path / "figures.json"
+    command = [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), "--quick", "--json", str(figures)]
+    if name != "methods":
+        command += ["--data-dir", str(data_dir)]
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    done = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": path}, cwd=tmp_path, capture_output=True, text=True, timeout=500
+    )
+    assert done.returncode == 0, done.stderr
+    word, *ratios = done.stdout.splitlines()[-1].split()
+    printed = {part.rpartition("=")[0]: float(part.rpartition("=")[2]) for part in ratios}
+    assert word == "ratio"
+    assert list(printed) == RATIOS[name]
+    assert all(math.isfinite(value) and value > 0 for value in printed.values())
+    stored = json.loads(figures.read_text())
+    assert [entry["name"] for entry in stored["ratios"]] == RATIOS[name]
+    assert "load average" in stored["environment"]
