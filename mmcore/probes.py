@@ -14,7 +14,7 @@ Shape legend: B samples, K classes, D features, P probes on features of one size
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +25,8 @@ from torch import Tensor, nn
 
 from mmcore import distributed
 from mmcore.batch import Batch
+
+_Seen = tuple[dict[str, Tensor], Tensor]
 
 LEARNING_RATE = 0.01
 BETAS = (0.9, 0.999)
@@ -54,8 +56,8 @@ class Probes(nn.Module):
         self._num_classes = num_classes
         self._num_steps = 0
         self._blocks: list[_Block] = []
-        self._running: list[_Seen] = []
-        self._waiting: list[list[_Seen]] = []
+        self._running: list[_Seen] = []  # of this step: (modality -> features, labels)
+        self._waiting: list[list[_Seen]] = []  # of the steps before
         self.logits: dict[str, Tensor] = {}
         total = sum(num_classes * (size + 1) for size in num_features.values())
         self.flat: Tensor
@@ -77,18 +79,12 @@ class Probes(nn.Module):
 
         In training they are kept for `step`, in evaluation it leaves `logits` (B, K).
         """
-        if self.training and not batch.num_samples:
-            return
-        for block in self._blocks:
-            for rows in block.runs(features):
-                names = block.names[rows]
-                # A copy: what is kept must not hold on to a larger tensor that a feature is a part of.
-                inputs = torch.stack([features[name].detach() for name in names]).to(self.flat.dtype)
-                if self.training:
-                    self._running.append(_Seen(block, rows, inputs, batch.labels))
-                else:
-                    with _full_precision(inputs.device):
-                        self.logits |= zip(names, _logits(_with_one(inputs), block.weights[rows]), strict=True)
+        if not self.training:
+            with _full_precision(self.flat.device):
+                for names, inputs, weights, _ in self._parts(features):
+                    self.logits |= zip(names, torch.bmm(inputs, weights.mT), strict=True)
+        elif batch.num_samples:
+            self._running.append(({name: _alone(values) for name, values in features.items()}, batch.labels))
 
     def step(self) -> None:
         """Ends a step: the probes will be updated once with what was observed since the last."""
@@ -103,8 +99,9 @@ class Probes(nn.Module):
         waiting, self._waiting = self._waiting, []
         for step in waiting:
             with _full_precision(self.flat.device):
-                for seen in step:
-                    _add_gradient(seen)
+                for features, labels in step:
+                    for _, inputs, weights, gradient in self._parts(features):
+                        _add_gradient(gradient, inputs, weights, labels)
             distributed.all_reduce_sum([self._gradient])
             self._update()
 
@@ -120,8 +117,17 @@ class Probes(nn.Module):
 
     def load_full_state(self, state: dict[str, Any]) -> None:
         """Restores what `full_state` returned."""
+        self._running, self._waiting = [], []
         self.load_state_dict(state["weights"])
         self._num_steps = state["num_steps"]
+
+    def _parts(self, features: Mapping[str, Tensor]) -> Iterator[tuple[list[str], Tensor, Tensor, Tensor]]:
+        """Yields what is computed at once: names, features with a one for the bias (P, B, D + 1), weights, gradient."""
+        for block in self._blocks:
+            for rows in block.runs(features):
+                names = block.names[rows]
+                inputs = torch.stack([features[name] for name in names]).to(self.flat.dtype)
+                yield names, F.pad(inputs, (0, 1), value=1.0), block.weights[rows], block.gradient[rows]
 
     def _update(self) -> None:
         """Does one step of Adam and clears the gradient."""
@@ -137,6 +143,7 @@ class Probes(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Probes:
         """Makes the views again where the buffers were moved."""
+        self.catch_up()
         super()._apply(fn, recurse)
         self._make_views()
         return self
@@ -168,33 +175,24 @@ class _Block:
         return [slice(row, row + 1) for row in there]
 
 
-@dataclass(frozen=True)
-class _Seen:
-    """Features (P, B, D) of some of a block's modalities, of samples with the labels (B,)."""
-
-    block: _Block
-    rows: slice
-    inputs: Tensor
-    labels: Tensor
+def _alone(features: Tensor) -> Tensor:
+    """Returns features to be kept: a copy where they are a part of a larger tensor, which would be kept with them."""
+    is_part = features.untyped_storage().nbytes() > 2 * features.nbytes
+    return features.detach().clone() if is_part else features.detach()
 
 
-def _with_one(inputs: Tensor) -> Tensor:
-    """Returns (P, B, D + 1): the features and a one, for the bias."""
-    return F.pad(inputs, (0, 1), value=1.0)
+def _add_gradient(gradient: Tensor, inputs: Tensor, weights: Tensor, labels: Tensor) -> None:
+    """Adds to `gradient` that of the summed cross-entropy: (softmax - onehot)ᵀ [features, 1].
 
-
-def _logits(inputs: Tensor, weights: Tensor) -> Tensor:
-    """Returns (P, B, K)."""
-    return torch.bmm(inputs, weights.mT)
-
-
-def _add_gradient(seen: _Seen) -> None:
-    """Adds to the block's gradient that of the summed cross-entropy: (softmax - onehot)ᵀ [features, 1]."""
-    inputs = _with_one(seen.inputs)
-    logits = _logits(inputs, seen.block.weights[seen.rows])
-    target = torch.zeros_like(logits[0]).scatter_(1, seen.labels[:, None], 1.0)
-    error = logits.softmax(dim=2).sub_(target)
-    seen.block.gradient[seen.rows].baddbmm_(error.mT, inputs)
+    Args:
+        gradient: (P, K, D + 1), where it is added.
+        inputs: (P, B, D + 1), the features and a one.
+        weights: (P, K, D + 1).
+        labels: (B,).
+    """
+    error = torch.bmm(inputs, weights.mT).softmax(dim=2)
+    error.sub_(torch.zeros_like(error[0]).scatter_(1, labels[:, None], 1.0))
+    gradient.baddbmm_(error.mT, inputs)
 
 
 def _full_precision(device: torch.device) -> AbstractContextManager[Any]:

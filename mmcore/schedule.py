@@ -13,8 +13,9 @@ class Schedule:
 
     `plateau` divides when the fused validation loss has not fallen by the relative threshold for more than
     `patience_epochs` epochs. Growth of a method raises the loss by itself: it makes the schedule forget the best
-    value, not the count of bad epochs, since resetting the count would keep the rate up for ever where a method
-    grows more often than the patience lasts.
+    value, so that later epochs are compared with the loss after growth. The count of bad epochs goes on (the grown
+    epoch is one of them, unless it is better all the same): else the rate would stay up for ever where a method grows
+    more often than the patience lasts.
     """
 
     def __init__(self, config: ScheduleConfig, max_epochs: int):
@@ -55,13 +56,10 @@ class Schedule:
         self.num_bad_epochs, self._forgot = state["bad"], state["forgot"]
 
     def _plateau(self, val_loss: float) -> None:
-        if self._forgot:
+        improves = val_loss < self.best * (1 - self.config.threshold)
+        if improves or self._forgot:
             self.best, self._forgot = val_loss, False
-            return
-        if val_loss < self.best * (1 - self.config.threshold):
-            self.best, self.num_bad_epochs = val_loss, 0
-            return
-        self.num_bad_epochs += 1
+        self.num_bad_epochs = 0 if improves else self.num_bad_epochs + 1
         if self.num_bad_epochs > self.config.patience_epochs:
             self.factor *= self.config.factor
             self.num_bad_epochs = 0

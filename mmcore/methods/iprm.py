@@ -44,7 +44,8 @@ Fraction = Annotated[float, Ge(0), Le(1)]
 
 NORM_EPSILON = 1e-8
 SMALL_SINE = 1e-4
-SMALL_DIVERGENCE = 1e-12
+SMALL_DIVERGENCE = 1e-7
+"""Above float32's rounding of a divergence, about 1e-8: a share of less would be noise."""
 
 
 class IprmConfig(Section):

@@ -273,12 +273,17 @@ def test_plateau_divides_after_more_than_patience_bad_epochs() -> None:
 
 def test_growth_resets_plateaus_best_value_but_not_its_count() -> None:
     config = ScheduleConfig(name="plateau", patience_epochs=2, factor=0.1, threshold=0.01)
-    # two bad epochs, growth, a higher loss that becomes the best, then one more bad epoch: divided
-    assert factors(config, [0.5, 0.6, 0.6, 0.9, 0.9], growth_before=(3,)) == pytest.approx([1, 1, 1, 1, 0.1])
-    # without growth the fourth would already have divided
-    assert factors(config, [0.5, 0.6, 0.6, 0.9]) == pytest.approx([1, 1, 1, 0.1])
-    # against the new best, a falling loss is an improvement and clears the count
-    assert factors(config, [0.5, 0.6, 0.6, 0.9, 0.8, 0.8, 0.8], growth_before=(3,)) == [1] * 7
+    # a bad epoch, growth with a higher loss that becomes the best (and counts as bad), then one more bad epoch: divided
+    assert factors(config, [0.5, 0.6, 0.9, 0.9], growth_before=(2,)) == pytest.approx([1, 1, 1, 0.1])
+    # against the new best, a falling loss is an improvement and clears the count; it would not be without growth
+    assert factors(config, [0.5, 0.6, 0.9, 0.8, 0.8, 0.8], growth_before=(2,)) == [1] * 6
+    assert factors(config, [0.5, 0.6, 0.9, 0.8, 0.8, 0.8])[-1] == pytest.approx(0.1)
+
+
+def test_plateau_divides_although_a_method_grows_every_epoch() -> None:
+    config = ScheduleConfig(name="plateau", patience_epochs=2, factor=0.1, threshold=0.01)
+    losses = [0.5, 0.6, 0.7, 0.8, 0.9]
+    assert factors(config, losses, growth_before=(1, 2, 3, 4)) == pytest.approx([1, 1, 1, 0.1, 0.1])
 
 
 def test_step_cosine_and_constant() -> None:
