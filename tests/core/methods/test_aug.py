@@ -286,17 +286,17 @@ def test_a_new_classifier_is_trained_at_the_current_rate_and_checkpointed(tmp_pa
 
 
 def test_growth_makes_the_plateau_forget_its_best_loss() -> None:
-    trainer = aug_trainer(2, schedule__patience_epochs=0)
+    trainer = aug_trainer(2, schedule__patience_epochs=1)
     trainer.engine.end_epoch(0, 0.1)
     trainer.method.score_sum.copy_(torch.tensor([0.9, 0.5]))
     trainer.method.score_count.fill_(1)
     trainer.method.end_epoch(EpochStats(0), trainer.engine)
     assert counts(trainer) == [1, 2]
     rates = []
-    for epoch, loss in ((1, 5.0), (2, 6.0)):
+    for epoch, loss in ((1, 5.0), (2, 4.0), (3, 4.0), (4, 4.0)):
         trainer.engine.end_epoch(epoch, loss)
         rates.append(trainer.engine.learning_rate)
-    assert rates == pytest.approx([0.02, 0.002])
+    assert rates == pytest.approx([0.02, 0.02, 0.02, 0.002])  # 4.0 is better than 5.0, though not than 0.1
 
 
 def test_a_new_classifiers_momentum_is_checkpointed() -> None:
