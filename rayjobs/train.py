@@ -27,7 +27,9 @@ from rayjobs.cli import friendly_errors, parse_overrides, print_json
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="The first seed.")
 @click.option("--seeds", type=click.IntRange(1), default=1, show_default=True, help="Number of seeds, one run each.")
 @click.option("--workers", type=click.IntRange(1), help="Ray Train workers; default: this process, or one per GPU run.")
-@click.option("--gpus-per-worker", type=click.FloatRange(0), help="GPUs each worker claims; default: 1 if there are any.")
+@click.option(
+    "--gpus-per-worker", type=click.FloatRange(0), help="GPUs each worker claims; default: 1 if there are any."
+)
 @click.option("--cache", type=click.Choice(["auto", "off"]), default="auto", show_default=True,
               help="auto: hold a data set that fits in shared memory; off: stream it.")  # fmt: skip
 @click.option("--raw-dir", type=click.Path(path_type=Path), help="Raw files of a data set not prepared yet.")

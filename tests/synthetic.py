@@ -61,9 +61,7 @@ def make_data(spec: DatasetSpec, num_samples: int) -> Batch:
     return Batch(inputs, labels, sample_ids=[f"s{i}" for i in range(num_samples)])
 
 
-def make_loader(
-    spec: DatasetSpec, batch_size: int, num_train: int, rank: int = 0, world_size: int = 1
-) -> TensorLoader:
+def make_loader(spec: DatasetSpec, batch_size: int, num_train: int, rank: int = 0, world_size: int = 1) -> TensorLoader:
     """Serves `num_train` training samples, and 30 each for validation and test."""
     total = num_train + 60
     data = make_data(spec, total)

@@ -96,7 +96,9 @@ def test_a_resumed_run_equals_the_uninterrupted_one(method: str, count: int, sto
     assert_equal_states(run_state(whole), run_state(resumed))
     assert resumed.engine.schedule.state_dict() == whole.engine.schedule.state_dict()
     rows = [{k: v for k, v in row.items() if not k.startswith("time/")} for row in read_rows(tmp_path / "cut")]
-    assert rows == [{k: v for k, v in row.items() if not k.startswith("time/")} for row in read_rows(tmp_path / "whole")]
+    assert rows == [
+        {k: v for k, v in row.items() if not k.startswith("time/")} for row in read_rows(tmp_path / "whole")
+    ]
 
 
 @every_method
@@ -157,6 +159,8 @@ def test_a_whole_step_runs_on_the_meta_device(method: str, count: int) -> None:
     for _ in range(2):
         meta.train_step(batch)
     tensors = [*meta.method.state_dict().values(), *meta.probes.state_dict().values(), *meta.progress.totals.values()]
-    tensors += [value for entry in meta.engine.optimizer.state.values() for value in entry.values() if value is not None]
+    tensors += [
+        value for entry in meta.engine.optimizer.state.values() for value in entry.values() if value is not None
+    ]
     assert {str(tensor.device) for tensor in tensors} == {"meta"}
     assert meta.engine.step_index == 2

@@ -1,0 +1,112 @@
+"""`python -m rayjobs.train`: what it runs, what it refuses, and how it goes on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+
+from mmcore.reporting import read_rows
+from rayjobs.ledger import read_ledger
+from rayjobs.train import main
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("data")
+
+
+def train(data_dir: Path, output: Path, *arguments: str) -> Result:
+    folders = ["--data-dir", str(data_dir), "--output", str(output)]
+    return CliRunner().invoke(main, [*arguments, *folders], catch_exceptions=False)
+
+
+def test_seeds_are_trained_tested_once_and_read_again_on_resume(data_dir: Path, tmp_path: Path) -> None:
+    arguments = ["--method", "joint", "--max-epochs", "1", "--seeds", "2", "--seed", "5", "--json"]
+    first = train(data_dir, tmp_path, *arguments)
+    assert first.exit_code == 0, first.output
+    results = json.loads(first.stdout)["results"]
+    assert [result["config"]["seed"] for result in results] == [5, 6]
+    assert results[0]["test"] != results[1]["test"]
+    assert 0 < results[0]["test"]["fused/map"] <= 1
+    assert len(read_ledger(tmp_path / "ledger.jsonl")) == 2
+    again = train(data_dir, tmp_path, *arguments, "--resume")
+    assert json.loads(again.stdout)["results"] == results
+    assert len(read_ledger(tmp_path / "ledger.jsonl")) == 2  # nothing was tested again
+    fresh = train(data_dir, tmp_path, *arguments[:4], "--json")
+    assert json.loads(fresh.stdout)["folder"].endswith("train-digits-joint-2")
+
+
+def test_a_configuration_of_tune_is_taken_and_a_file_can_be_overridden(data_dir: Path, tmp_path: Path) -> None:
+    config = {"dataset": {"name": "digits"}, "method": {"name": "iprm", "alpha": 0.3}, "trainer": {"max_epochs": 3}}
+    path = tmp_path / "best.yaml"
+    path.write_text(yaml.safe_dump(config))
+    done = train(data_dir, tmp_path, "--config", str(path), "--max-epochs", "1", "--set", "optimizer.lr=1e-3", "--json")
+    found = json.loads(done.stdout)["results"][0]["config"]
+    assert found["method"]["alpha"] == 0.3
+    assert found["trainer"]["max_epochs"] == 1
+    assert found["optimizer"]["lr"] == 0.001
+
+
+def test_another_configuration_is_not_resumed(data_dir: Path, tmp_path: Path) -> None:
+    base = ["--method", "joint", "--max-epochs", "1"]
+    train(data_dir, tmp_path, *base)
+    refused = train(data_dir, tmp_path, *base, "--set", "optimizer.lr=0.5", "--resume")
+    assert refused.exit_code == 1
+    assert "holds runs of another configuration" in refused.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--dataset", "digts"], "unknown data set 'digts': did you mean 'digits'?"),
+        (["--method", "iprn"], "unknown method 'iprn': did you mean 'iprm'?"),
+        (["--set", "method.alpha=1.7"], "method.alpha must be in [0, 1], got 1.7"),
+        (["--set", "optimizer.lrr=1"], "unknown key 'optimizer.lrr': did you mean 'lr'?"),
+        (["--method", "unimodal", "--set", "method.modality=imag"], "did you mean 'image'?"),
+        (["--config", "nowhere.yaml"], "--config nowhere.yaml: there is no such file"),
+        (["--resume"], "to go on with; leave out --resume"),
+        (["--gpus-per-worker", "2", "--workers", "3"], "asks for 3 workers"),
+    ],
+)
+def test_wrong_use_is_one_message_and_exit_code_2(
+    data_dir: Path, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    done = train(data_dir, tmp_path, *arguments)
+    assert done.exit_code == 2
+    assert message in done.output
+    assert "Traceback" not in done.output
+
+
+def test_all_problems_are_listed_at_once(data_dir: Path, tmp_path: Path) -> None:
+    values = ["method.alpha=2", "trainer.max_epochs=0", "optimizer.lrr=1"]
+    done = train(data_dir, tmp_path, *[part for value in values for part in ("--set", value)])
+    assert done.exit_code == 2
+    assert "3 problems" in done.output
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_with_step_and_terms(data_dir: Path, tmp_path: Path) -> None:
+    values = ["optimizer.lr=10", "optimizer.momentum=0.99", "optimizer.weight_decay=1", "trainer.log_every_steps=1"]
+    arguments = [part for value in values for part in ("--set", value)]
+    done = train(data_dir, tmp_path, "--method", "aug", "--max-epochs", "40", *arguments)
+    assert done.exit_code == 1
+    assert "not finite" in done.output
+    assert "step" in done.output
+    run_dir = tmp_path / "train-digits-aug" / "seed-0"
+    assert all(row["train/total/loss"] == row["train/total/loss"] for row in read_rows(run_dir))
+    assert not (run_dir / "result.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_a_worker_group_of_two_trains_and_tests(data_dir: Path, tmp_path: Path) -> None:
+    values = ["--set", "model.batch_norm=synchronised", "--set", "trainer.precision=float64"]
+    base = ["--method", "iprm", "--max-epochs", "2", "--json", *values]
+    alone = json.loads(train(data_dir, tmp_path, *base).stdout)["results"][0]
+    group = json.loads(train(data_dir, tmp_path, *base, "--workers", "2").stdout)["results"][0]
+    assert group["workers"] == 2
+    assert group["test"] == pytest.approx(alone["test"], abs=1e-6)
+    assert group["last"]["train/total/loss"] == pytest.approx(alone["last"]["train/total/loss"], abs=1e-6)
