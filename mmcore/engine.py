@@ -340,8 +340,6 @@ def _build_optimizer(config: RunConfig, groups: dict[str, list[nn.Parameter]]) -
     settings = config.optimizer
     entries = [{"params": list(parameters), "name": name} for name, parameters in groups.items()]
     if settings.name == "sgd":
-        return torch.optim.SGD(
-            entries, lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
-        )
+        return torch.optim.SGD(entries, lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay)
     optimizer = torch.optim.Adam if settings.name == "adam" else torch.optim.AdamW
     return optimizer(entries, lr=settings.lr, betas=(0.9, 0.999), weight_decay=settings.weight_decay)

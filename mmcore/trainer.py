@@ -354,5 +354,3 @@ def check_same_config(stored: dict[str, Any], config: RunConfig) -> None:
             + "; ".join(different)
             + ". Use another folder or the same configuration"
         )
-
-

@@ -16,7 +16,7 @@ from rayjobs.plans import Machine, plan_searches, trial_shape
 from rayjobs.progress import format_seconds
 from rayjobs.request import Request
 from rayjobs.search import Search
-from rayjobs.tuning import SEARCH_FILE
+from rayjobs.stages import SEARCH_FILE
 
 
 def preview(request: Request, machine: Machine, output: Path) -> dict[str, Any]:

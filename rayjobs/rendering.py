@@ -29,7 +29,9 @@ def _print_table(table: Mapping[str, Any], ranking: Mapping[str, Any], console: 
     _print(console, f"Protocol: {table['protocol']}; {table['num_test_samples']} test samples, "
                     f"{_seeds(ranking['final_seeds'])}.")  # fmt: skip
     if table["constructed"]:
-        _print(console, f"CONSTRUCTED to show an effect: {table['card']}", style="yellow")
+        card = table["card"]
+        prefix = "" if card.startswith("CONSTRUCTED") else "CONSTRUCTED to show an effect: "
+        _print(console, prefix + card, style="yellow")
     else:
         _print(console, table["card"], style="dim")
     console.print(_results(table, ranking["reference"]), no_wrap=True, crop=False)
@@ -95,7 +97,7 @@ def _print_next(ranking: Mapping[str, Any], console: Console) -> None:
     console.print()
     if files:
         _command(console, "best configurations", ranking["folder"] + "/best-*.yaml")
-        _command(console, "train the first again", f"python -m rayjobs.train --config {files[0]}")
+        _command(console, "next, more seeds of the first", f"python -m rayjobs.train --config {files[0]} --seeds 5")
     _command(console, "curves", ranking["tensorboard"])
     _command(console, "every reading of test", ranking["ledger"])
     _command(console, "all numbers", f"{ranking['folder']}/ranking.json")

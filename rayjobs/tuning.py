@@ -12,33 +12,26 @@ What is finished is never done again: a finished search is read from its file, a
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from mmcore.config import RunConfig
-from mmcore.data.store import PreparedDataset
-from mmcore.errors import CheckpointError, EquipoiseError, TrainingError
+from mmcore.errors import EquipoiseError, TrainingError
 from rayjobs import cluster
 from rayjobs.datasets import open_data
 from rayjobs.experiments import Execution, Outcome, run_given, run_search, succeeded
-from rayjobs.files import read_json, write_json, write_text
+from rayjobs.files import read_json, write_json
 from rayjobs.ledger import open_ledger
 from rayjobs.plans import Machine, Plan, final_stage, make_plans, trial_shape
 from rayjobs.progress import Display, ProgressCallback
 from rayjobs.ranking import build_ranking
 from rayjobs.request import RANKING_FILE, Experiment
 from rayjobs.search import Search
+from rayjobs.stages import SEARCH_FILE, final_jobs, is_finished, keep_plan, save_search
 from rayjobs.trials import GivenRuns, SearchRuns
-from rayjobs.worker import RESULT_FILE, DataHandle, Job
-
-SEARCH_FILE = "search.json"
-PLAN_FILE = "plan.json"
+from rayjobs.worker import RESULT_FILE, DataHandle
 
 
 class Interrupted(EquipoiseError):
@@ -62,6 +55,8 @@ def run_tuning(experiment: Experiment, machine: Machine, resume: bool) -> dict[s
     """
     try:
         plans = make_plans(experiment.request)
+        for plan in plans:
+            keep_plan(plan, experiment)
         open_ledger(experiment.folder.parent)
         unfinished = [plan for plan in plans if not (resume and is_finished(plan, experiment))]
         if unfinished:
@@ -76,15 +71,6 @@ def run_tuning(experiment: Experiment, machine: Machine, resume: bool) -> dict[s
     if not any(row["best"] for table in ranking["rankings"] for row in table["rows"]):
         raise TrainingError(_all_failed(ranking))
     return ranking
-
-
-def is_finished(plan: Plan, experiment: Experiment) -> bool:
-    """Tells whether every search of a data set and every final model was finished by an earlier command."""
-    folders = [experiment.folder / search.name for search in plan.searches]
-    finals = range(1, experiment.request.final_seeds + 1)
-    files = [folder / SEARCH_FILE for folder in folders]
-    files += [folder / f"final-{number}" / RESULT_FILE for folder in folders for number in finals]
-    return all(read_json(file) for file in files)
 
 
 def _run_plans(plans: Sequence[Plan], experiment: Experiment, machine: Machine, resume: bool) -> None:
@@ -118,8 +104,6 @@ class _Tuner:
         """Runs one data set's searches, then its final models."""
         shape = self._shape(plan, nodes, streams=False)
         cluster.concurrent_trials(shape, nodes)  # refused before anything is read
-        for search in plan.searches:
-            self._keep_plan(search, plan.prepared)
         todo = [search for search in plan.searches if not self._skip(search)]
         data = open_data(plan.prepared, self._machine.cache_bytes)
         shape = self._shape(plan, nodes, streams=data.cached is None and not data.in_process)
@@ -134,25 +118,6 @@ class _Tuner:
 
     def _folder(self, search: Search) -> Path:
         return self._experiment.folder / search.name
-
-    def _keep_plan(self, search: Search, prepared: PreparedDataset) -> None:
-        """Writes what a search is, or compares it with what it was when it was started.
-
-        Raises:
-            CheckpointError: The data or the search space changed since.
-        """
-        path = self._folder(search) / PLAN_FILE
-        path.parent.mkdir(parents=True, exist_ok=True)
-        plan = json.loads(json.dumps({**search.to_dict(), "data_fingerprint": prepared.fingerprint}))
-        stored = read_json(path)
-        if stored is None:
-            write_json(path, plan)
-        elif stored != plan:
-            changed = ", ".join(key for key in plan if stored.get(key) != plan[key])
-            raise CheckpointError(
-                f"{search.name} was started with another {changed} (kept in {path}): old and new trials cannot be "
-                "compared; undo the change, or start a new experiment without --resume"
-            )
 
     def _skip(self, search: Search) -> bool:
         """Tells whether a search was finished by an earlier command."""
@@ -201,38 +166,6 @@ class _Tuner:
             with _interrupting(interruption):
                 run_given(GivenRuns(tuple(waiting)), folder, execution)
         self._display.finish(stage)
-
-
-def save_search(folder: Path, search: Search, outcomes: Sequence[Outcome], experiment: Experiment) -> None:
-    """Writes a finished search and, as a file of its own, its best configuration."""
-    best = max(succeeded(outcomes), key=lambda outcome: (outcome.objective, -outcome.objective_loss), default=None)
-    config = search.config.with_values(best.values).to_dict() if best else None
-    write_json(
-        folder / SEARCH_FILE,
-        {
-            "label": search.label,
-            "trials": [outcome.to_dict() for outcome in outcomes],
-            "best": best.to_dict() if best else None,
-            "config": config,
-        },
-    )
-    if config:
-        write_text(experiment.folder / f"best-{search.name}.yaml", yaml.safe_dump(config, sort_keys=False))
-
-
-def final_jobs(plan: Plan, data: DataHandle, experiment: Experiment) -> list[Job]:
-    """Returns a job for each fresh seed of each method whose search found a configuration."""
-    jobs = []
-    for search in plan.searches:
-        folder = experiment.folder / search.name
-        stored = read_json(folder / SEARCH_FILE)
-        if not stored or not stored["config"]:
-            continue
-        for number in range(1, experiment.request.final_seeds + 1):
-            config = RunConfig.parse(stored["config"]).with_values({"seed": experiment.request.seed + number})
-            run_dir = str((folder / f"final-{number}").resolve())
-            jobs.append(Job(config.to_dict(), data, run_dir, test=True, command=experiment.command))
-    return jobs
 
 
 @contextmanager

@@ -138,14 +138,14 @@ def _test(job: Job, config: RunConfig, prepared: PreparedDataset) -> Row:
     evaluation = trainer.evaluate("test")
     rows = trainer.loader.rows("test")
     if distributed.rank() == 0:
-        np.savez_compressed(
-            run_dir / PREDICTIONS_FILE,
-            sample_ids=rows.sample_ids.astype(str),
-            labels=rows.labels,
-            groups=rows.groups.astype(str),
-            sources=rows.sources.astype(str),
-            **{f"logits/{name}": values.float().numpy() for name, values in evaluation.logits.items()},
-        )
+        predictions: dict[str, Any] = {
+            "sample_ids": rows.sample_ids.astype(str),
+            "labels": rows.labels,
+            "groups": rows.groups.astype(str),
+            "sources": rows.sources.astype(str),
+        }
+        predictions |= {f"logits/{name}": values.float().numpy() for name, values in evaluation.logits.items()}
+        np.savez_compressed(run_dir / PREDICTIONS_FILE, **predictions)
     return {"epoch": epoch, **evaluation.metrics}
 
 

@@ -2,6 +2,13 @@
 
 Constructed: noise levels are chosen so that one modality learns fast and holds the other back in joint
 training. The image is real (1,797 scans of 8×8 pixels); the tone pair follows ITU-T Recommendation Q.23.
+Measured through the trainer with `small_conv`, 30 epochs at a constant rate, 3 seeds, validation accuracy:
+
+| learning rate | image alone | audio alone | joint (concat) | audio probe in joint |
+|---|---|---|---|---|
+| 0.01 | .955 | .801 | .979 | .587 |
+| 0.03 | .960 | .859 | .980 | .640 |
+| 0.1 | .952 | .874 | .983 | .743 |
 
 Shape legend: image (1, 8, 8) uint8, audio (2000,) int16, view (1, 8, 8) uint8.
 """
@@ -39,10 +46,10 @@ class DigitsConfig(Section):
     """Options of `digits`; another value is another prepared data set."""
 
     audio_snr_db: Annotated[float, Ge(-40), Le(60)] = Field(
-        default=-12.0, description="tone power over noise power, dB"
+        default=-13.0, description="tone power over noise power, dB"
     )
     image_noise: Annotated[float, Ge(0), Le(1)] = Field(
-        default=0.2, description="standard deviation of the pixels' Gaussian noise, as a share of full scale"
+        default=0.15, description="standard deviation of the pixels' Gaussian noise, as a share of full scale"
     )
     third: Literal["none", "view"] = Field(
         default="none", description="a third modality: `view`, the same image rotated and zoomed, with its own noise"

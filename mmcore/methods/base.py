@@ -182,5 +182,3 @@ def unimodal_losses(logits: Mapping[str, Tensor], labels: Tensor) -> dict[str, T
 def mean_logits(logits: Mapping[str, Tensor]) -> Tensor:
     """Returns the mean of several (B, K) logits, (B, K)."""
     return torch.stack(list(logits.values())).mean(dim=0)
-
-

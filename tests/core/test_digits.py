@@ -1,17 +1,21 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from mmcore.config import ProtocolConfig
+from mmcore.build import build_method, build_run_transforms, complete_config
+from mmcore.config import ProtocolConfig, RunConfig
 from mmcore.data.columns import Arrays, columns_to_arrays, to_batch
 from mmcore.data.digits import COLUMN_HZ, KEYPAD, ROW_HZ, SAMPLE_RATE_HZ, Digits, DigitsConfig, second_view, touch_tone
+from mmcore.data.loader import TensorLoader
 from mmcore.data.pixels import noisy_bytes, stored_statistics
 from mmcore.data.spec import Sample
 from mmcore.data.store import PreparedDataset, prepare
+from mmcore.trainer import Trainer
 from mmcore.transforms import build_transforms
 
 
@@ -122,3 +126,21 @@ def test_default_transforms_standardise(digits: PreparedDataset, arrays: Arrays)
     for name, x in batch.inputs.items():
         assert float(x.mean()) == pytest.approx(0, abs=0.15), name
         assert float(x.std()) == pytest.approx(1, abs=0.15), name
+
+
+@pytest.mark.slow
+def test_joint_training_leaves_the_audio_at_least_5_points_under_what_it_reaches_alone(tmp_path: Path) -> None:
+    prepared = prepare("digits", None, None, tmp_path)
+
+    def probe_accuracy(method: dict[str, Any], seed: int) -> float:
+        values = {"dataset": {"name": "digits"}, "method": method, "optimizer": {"lr": 0.03}, "seed": seed}
+        config = complete_config(RunConfig.parse({**values, "trainer": {"max_epochs": 15}}))
+        loader = TensorLoader.from_prepared(prepared, prepared.assign(config.protocol), 64, seed=seed)
+        transforms = build_run_transforms(config, prepared.spec)
+        trainer = Trainer(config, build_method(config, prepared.spec), loader, transforms)
+        return float(trainer.fit().last_row["val/audio/probe_accuracy"])
+
+    alone = [probe_accuracy({"name": "unimodal", "modality": "audio"}, seed) for seed in range(3)]
+    joint = [probe_accuracy({"name": "joint"}, seed) for seed in range(3)]
+    assert np.mean(alone) > 0.75
+    assert np.mean(alone) - np.mean(joint) > 0.05

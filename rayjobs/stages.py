@@ -1,0 +1,85 @@
+"""What a search and its final models leave in an experiment's folder, and what that says about what is left to do."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+from mmcore.config import RunConfig
+from mmcore.errors import CheckpointError
+from rayjobs.experiments import Outcome, succeeded
+from rayjobs.files import read_json, write_json, write_text
+from rayjobs.plans import Plan
+from rayjobs.request import Experiment
+from rayjobs.search import Search
+from rayjobs.worker import RESULT_FILE, DataHandle, Job
+
+SEARCH_FILE = "search.json"
+"""A finished search: every trial, and the best configuration."""
+PLAN_FILE = "plan.json"
+"""What a search was when it was started."""
+
+
+def keep_plan(plan: Plan, experiment: Experiment) -> None:
+    """Writes what each search is, or compares it with what it was when it was started.
+
+    Raises:
+        CheckpointError: The data or the search space changed since.
+    """
+    for search in plan.searches:
+        path = experiment.folder / search.name / PLAN_FILE
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = json.loads(json.dumps({**search.to_dict(), "data_fingerprint": plan.prepared.fingerprint}))
+        stored = read_json(path)
+        if stored is None:
+            write_json(path, content)
+        elif stored != content:
+            changed = ", ".join(key for key in content if stored.get(key) != content[key])
+            raise CheckpointError(
+                f"{search.name} was started with another {changed} (kept in {path}): old and new trials cannot be "
+                "compared; undo the change, or start a new experiment without --resume"
+            )
+
+
+def is_finished(plan: Plan, experiment: Experiment) -> bool:
+    """Tells whether every search of a data set and every final model was finished by an earlier command."""
+    folders = [experiment.folder / search.name for search in plan.searches]
+    finals = range(1, experiment.request.final_seeds + 1)
+    files = [folder / SEARCH_FILE for folder in folders]
+    files += [folder / f"final-{number}" / RESULT_FILE for folder in folders for number in finals]
+    return all(read_json(file) for file in files)
+
+
+def save_search(folder: Path, search: Search, outcomes: Sequence[Outcome], experiment: Experiment) -> None:
+    """Writes a finished search and, as a file of its own, its best configuration."""
+    best = max(succeeded(outcomes), key=lambda outcome: (outcome.objective, -outcome.objective_loss), default=None)
+    config = search.config.with_values(best.values).to_dict() if best else None
+    write_json(
+        folder / SEARCH_FILE,
+        {
+            "label": search.label,
+            "trials": [outcome.to_dict() for outcome in outcomes],
+            "best": best.to_dict() if best else None,
+            "config": config,
+        },
+    )
+    if config:
+        write_text(experiment.folder / f"best-{search.name}.yaml", yaml.safe_dump(config, sort_keys=False))
+
+
+def final_jobs(plan: Plan, data: DataHandle, experiment: Experiment) -> list[Job]:
+    """Returns a job for each fresh seed of each method whose search found a configuration."""
+    jobs = []
+    for search in plan.searches:
+        folder = experiment.folder / search.name
+        stored = read_json(folder / SEARCH_FILE)
+        if not stored or not stored["config"]:
+            continue
+        for number in range(1, experiment.request.final_seeds + 1):
+            config = RunConfig.parse(stored["config"]).with_values({"seed": experiment.request.seed + number})
+            run_dir = str((folder / f"final-{number}").resolve())
+            jobs.append(Job(config.to_dict(), data, run_dir, test=True, command=experiment.command))
+    return jobs
