@@ -150,7 +150,9 @@ class Engine:
             self._scaler.update()
         else:
             self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        for group in self._groups.values():  # what zero_grad does, without its bookkeeping
+            for parameter in group:
+                parameter.grad = None
 
     def gradients(self, loss: Tensor, parameters: list[nn.Parameter]) -> list[Tensor]:
         """Returns the gradients of a mean over this rank's samples, averaged over all; `grad` is left alone.
@@ -178,6 +180,8 @@ class Engine:
     def total(self, statistic: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the sum over all ranks' samples behind a batch mean, and the number of those samples (a scalar)."""
         weighted = statistic.detach().flatten() * self._num_samples
+        if not distributed.is_distributed():
+            return weighted.view(statistic.shape), weighted.new_full((), self._num_samples)
         packed = torch.cat([weighted, torch.full_like(weighted[:1], self._num_samples)])
         distributed.all_reduce_sum([packed])
         return packed[:-1].reshape(statistic.shape), packed[-1]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from mmcore.config import RunConfig
+from mmcore.methods.base import METHODS
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -118,12 +119,22 @@ def tensorboard_tag(name: str) -> str:
 
 
 def hyper_parameters(config: RunConfig) -> dict[str, Any]:
-    """Returns what tells runs apart: method, optimizer, schedule's name, length, batch and seed."""
-    data = config.to_dict()
+    """Returns what tells runs apart: method, optimizer, schedule's name, length, batch and seed.
+
+    Of the method's settings, its numbers and whatever is not at its default.
+    """
+    defaults = METHODS.get(config.method["name"]).Config.model_fields
+    method = {
+        name: value
+        for name, value in config.method.items()
+        if name not in defaults
+        or value != defaults[name].default
+        or (isinstance(value, int | float) and not isinstance(value, bool))
+    }
     return {
         "dataset": config.dataset.name,
-        "method": data["method"],
-        "optimizer": data["optimizer"],
+        "method": method,
+        "optimizer": config.to_dict()["optimizer"],
         "schedule": config.schedule.name,
         "trainer": {"max_epochs": config.trainer.max_epochs, "batch_size": config.trainer.batch_size},
         "seed": config.seed,

@@ -5,6 +5,7 @@ What is pickled into a search's state is defined here, never in a program's `__m
 
 from __future__ import annotations
 
+import re
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -149,12 +150,18 @@ def is_fatal(error: BaseException) -> bool:
 def record_failure(run_dir: Path, error: BaseException) -> None:
     """Writes why a run failed into its folder, where the ranking finds it."""
     named = isinstance(error, EquipoiseError | LostWorkers)
-    reason = str(error) if named else f"{type(error).__name__}: {error}"
+    reason = str(error) if named else f"{type(error).__name__}: {brief(str(error))}"
     trace = "".join(traceback.format_exception(error))
     try:
         write_json(run_dir / FAILURE_FILE, {"reason": reason, "fatal": is_fatal(error), "traceback": trace})
     except OSError:  # a full disk must not hide what went wrong
         return
+
+
+def brief(text: str) -> str:
+    """Returns the first and the last line of a message: Ray's hold whole tracebacks, with colours."""
+    lines = [line.strip() for line in re.sub(r"\x1b\[[0-9;]*m", "", text).splitlines() if line.strip()]
+    return " ... ".join(dict.fromkeys([lines[0], lines[-1]])) if lines else "no message"
 
 
 def failure_reason(run_dir: Path) -> str:

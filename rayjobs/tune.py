@@ -103,7 +103,7 @@ def _request(flags: dict[str, Any]) -> Any:
         values=values,
         space=_text(flags["space"]),
         raw_dir=_text(flags["raw_dir"]),
-        data_dir=str(flags["data_dir"]),
+        data_dir=str(flags["data_dir"].resolve()),  # --resume may be typed in another folder
         **{key: flags[key] for key in ("trials", "max_epochs", "final_seeds", "seed", "workers", "gpus_per_worker")},
     )
     request.check()
@@ -153,7 +153,7 @@ def _dry_run(flags: dict[str, Any]) -> None:
 
 
 def _text(path: Path | None) -> str | None:
-    return None if path is None else str(path)
+    return None if path is None else str(path.resolve())
 
 
 if __name__ == "__main__":

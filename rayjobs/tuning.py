@@ -117,7 +117,7 @@ class _Tuner:
         return trial_shape(self._experiment.request, plan.searches[0], nodes, streams)
 
     def _folder(self, search: Search) -> Path:
-        return self._experiment.folder / search.name
+        return (self._experiment.folder / search.name).resolve()  # workers have other working directories
 
     def _skip(self, search: Search) -> bool:
         """Tells whether a search was finished by an earlier command."""
@@ -162,7 +162,7 @@ class _Tuner:
             run_dirs = [Path(job.run_dir) for job in waiting]
             max_epochs = plan.searches[0].max_epochs
             execution = replace(execution, callbacks=(ProgressCallback(self._display, stage, max_epochs, run_dirs),))
-            folder = self._experiment.folder / f"{plan.prepared.directory.name}-finals"
+            folder = self._experiment.folder.resolve() / f"{plan.prepared.directory.name}-finals"
             with _interrupting(interruption):
                 run_given(GivenRuns(tuple(waiting)), folder, execution)
         self._display.finish(stage)

@@ -31,22 +31,14 @@ FAST = [
 def start_driver(
     folder: Path, *arguments: str, plan: dict[str, Any] | None = None, epoch_s: float = 0.02
 ) -> subprocess.Popen[str]:
-    """Starts a tune command in a process group of its own, with its results and data in `folder`."""
+    """Starts a tune command as a user would, in `folder`, with the default (relative) folders."""
     environment = {
         **os.environ,
         "STUB_PLAN": json.dumps(plan or {}),
         "STUB_EPOCH_S": str(epoch_s),
         "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent.parent), os.environ.get("PYTHONPATH", "")]),
     }
-    command = [
-        sys.executable,
-        str(HERE / "stub_driver.py"),
-        *arguments,
-        "--output",
-        str(folder / "results"),
-        "--data-dir",
-        str(folder / "data"),
-    ]
+    command = [sys.executable, str(HERE / "stub_driver.py"), *arguments]
     return subprocess.Popen(
         command, cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
