@@ -43,13 +43,13 @@ class ProtocolConfig(Section):
 
     name: Literal["default", "group", "holdout", "cv", "paper"] = "default"
     seed: Annotated[int, Ge(0)] = 0
-    folds: Annotated[int, Ge(3)] = 5
+    folds: Annotated[int, Ge(3)] | None = Field(default=None, description="of cv; none: the data set's own number")
     fold: Annotated[int, Ge(0)] = 0
 
     @field_validator("fold")
     @classmethod
     def _one_of_the_folds(cls, fold: int, info: ValidationInfo) -> int:
-        if fold >= info.data.get("folds", fold + 1):
+        if fold >= (info.data.get("folds") or fold + 1):
             raise ValueError(f"less than folds ({info.data['folds']})")
         return fold
 

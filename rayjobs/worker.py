@@ -65,7 +65,7 @@ class DataHandle:
 
         if self.cached is not None:
             return self.cached.loader(assignment, batch_size, **options)
-        return StreamLoader(prepared, assignment, batch_size, **options)
+        return StreamLoader(prepared, assignment, batch_size, num_epochs=config.trainer.max_epochs, **options)
 
 
 @dataclass(frozen=True)
