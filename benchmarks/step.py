@@ -2,7 +2,7 @@
 
 The trainer with its defaults: probes, loss terms added up, gradient norms and a look for NaNs every 20 steps (a round
 is 20 steps, so each holds one such). The plain loop (`plain.py`) has none of it. Both are handed the same stored
-batches, start from the same weights, and must give the same losses over the warm-up, or the script ends with an error.
+batches, start from the same weights, and must give the same losses in the first steps, or the script ends with an error.
 
     python benchmarks/step.py [--quick] [--only small_conv/iprm] [--json PATH]
 """
@@ -26,6 +26,8 @@ from mmcore.trainer import Progress, Trainer
 
 BAR = 1.05
 TOLERANCE = 1e-4
+CHECKED_STEPS = 3
+"""Steps whose losses must agree: in a deep network, rounding grows to any size within ten."""
 METHODS = ("joint", "iprm", "aug", "aug-2")
 
 
@@ -129,12 +131,12 @@ def main() -> None:
         if options.only and name not in options.only:
             continue
         case = build_case(encoder, method, options.data_dir)
-        difference = check_losses(case, warm_up)
+        difference = check_losses(case, min(warm_up, CHECKED_STEPS))
         sides = {
             "ours": stepping(case.trainer, itertools.cycle(case.batches)),
             "plain": plain_stepping(case.plain, itertools.cycle(case.batches)),
         }
-        results = measure(sides, rounds[encoder], steps)
+        results = measure(sides, rounds[encoder], steps, warm_up)
         report.add(ratio(name, results, "ours", "plain", BAR, f"losses agree to {difference:.0e}"))
     report.finish(options.json)
 

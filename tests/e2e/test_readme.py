@@ -51,6 +51,7 @@ def test_the_example_runs(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.ray
+@pytest.mark.timeout(1800)
 def test_every_command_of_the_readme_runs(tmp_path: Path) -> None:
     commands = shell_commands()
     assert len(commands) >= 5
