@@ -2,7 +2,7 @@
 
 The trainer with its defaults: probes, loss terms added up, gradient norms and a look for NaNs every 20 steps (a round
 is 20 steps, so each holds one such). The plain loop (`plain.py`) has none of it. Both are handed the same stored
-batches, start from the same weights, and must give the same losses in the first steps, or the script ends with an error.
+batches, start from the same weights, and must give the same losses in the first steps, or it ends with an error.
 
     python benchmarks/step.py [--quick] [--only small_conv/iprm] [--json PATH]
 """
