@@ -10,3 +10,4 @@ _HERE = str(Path(__file__).parent)
 if _HERE not in sys.path:
     sys.path.insert(0, _HERE)
 os.environ["PYTHONPATH"] = os.pathsep.join([_HERE, *filter(None, [os.environ.get("PYTHONPATH")])])
+os.environ.setdefault("RAY_worker_niceness", "0")  # at Ray's own 15, workers starve beside other tests

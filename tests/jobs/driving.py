@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
+TIMEOUT_S = 600
+"""Generous: a busy machine of two cores takes a minute to start a process of a trial."""
 FAST = [
     "--trials",
     "4",
@@ -48,14 +50,14 @@ def run_driver(folder: Path, *arguments: str, **options: Any) -> subprocess.Comp
     """Runs a tune command to its end."""
     process = start_driver(folder, *arguments, **options)
     try:
-        stdout, stderr = process.communicate(timeout=300)
+        stdout, stderr = process.communicate(timeout=TIMEOUT_S)
     finally:
         process.kill()
     return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
 
 def wait_for(
-    condition: Callable[[], Any], process: subprocess.Popen[str] | None = None, timeout_s: float = 180
+    condition: Callable[[], Any], process: subprocess.Popen[str] | None = None, timeout_s: float = TIMEOUT_S
 ) -> None:
     """Waits until `condition()` holds; fails if the process ends before, or after the time-out."""
     deadline = time.monotonic() + timeout_s

@@ -9,12 +9,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from driving import FAST, epochs_of, run_driver, start_driver, starts_of, trials_of, wait_for
+from driving import FAST, TIMEOUT_S, epochs_of, run_driver, start_driver, starts_of, trials_of, wait_for
 
 from rayjobs.ledger import LEDGER_FILE
 from rayjobs.scheduler import read_rungs
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(1200)]
 SEARCH = Path("results/digits-iprm/digits-iprm")
 
 
@@ -81,7 +81,7 @@ def test_an_interrupted_search_goes_on(tmp_path: Path, number: signal.Signals) -
     running = [folder / "trial-003", folder / "trial-004"]  # two at once: the first two have ended
     wait_for(lambda: all(epochs_of(run) >= 1 for run in running), process)
     process.send_signal(number)
-    _, stderr = process.communicate(timeout=120)
+    _, stderr = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 130
     assert "--resume digits-iprm" in stderr
     assert "Traceback" not in stderr
@@ -173,7 +173,7 @@ def test_a_worker_group_that_loses_a_process_goes_on(tmp_path: Path, victim: str
     process = start_driver(tmp_path, *arguments, epoch_s=0.5)
     wait_for(lambda: epochs_of(folder) >= 2, process)
     os.kill(starts_of(folder)[0][0] if victim == "worker" else trial_process(process.pid), signal.SIGKILL)
-    _, stderr = process.communicate(timeout=240)
+    _, stderr = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 0, stderr
     assert "trying again" in stderr
     starts = starts_of(folder)
@@ -193,7 +193,7 @@ def test_fractions_of_gpus_pack_trials(tmp_path: Path) -> None:
     wait_for(lambda: all(starts_of(run) for run in runs), process)
     for run in runs:
         (run / "held").touch()
-    _, stderr = process.communicate(timeout=240)
+    _, stderr = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 0, stderr
 
 
