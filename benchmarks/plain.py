@@ -42,7 +42,7 @@ def resnet18(channels: int) -> nn.Module:
     return network
 
 
-class Digits:
+class Digits(nn.Module):
     """The `digits` set's input: pixels scaled, the waveform's standardised log-mel spectrogram.
 
     Args:
@@ -54,13 +54,14 @@ class Digits:
     """
 
     def __init__(self, mean: float, std: float, n_fft: int, hop_length: int, filters: Tensor):
-        self.mean, self.std = mean, std
-        self.hop_length, self.filters = hop_length, filters
-        self.window = torch.hann_window(n_fft)
+        super().__init__()
+        self.mean, self.std, self.hop_length = mean, std, hop_length
+        self.register_buffer("filters", filters)
+        self.register_buffer("window", torch.hann_window(n_fft))
 
-    def __call__(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        image = (inputs["image"].float() / 255 - self.mean) / self.std
-        wave = inputs["audio"].float() / 32768
+    def forward(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        image = (inputs["image"].to(self.window.dtype) / 255 - self.mean) / self.std
+        wave = inputs["audio"].to(self.window.dtype) / 32768
         n_fft = len(self.window)
         spectrum = torch.stft(
             wave, n_fft, self.hop_length, window=self.window, pad_mode="constant", return_complex=True
@@ -71,14 +72,16 @@ class Digits:
         return image.to(memory_format=torch.channels_last), audio.to(memory_format=torch.channels_last)
 
 
-class Pictures:
+class Pictures(nn.Module):
     """Two pictures of bytes, scaled."""
 
     def __init__(self, mean: float, std: float):
+        super().__init__()
         self.mean, self.std = mean, std
+        self.register_buffer("one", torch.ones(()))
 
-    def __call__(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        first, second = ((x.float() / 255 - self.mean) / self.std for x in inputs.values())
+    def forward(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        first, second = ((x.to(self.one.dtype) / 255 - self.mean) / self.std for x in inputs.values())
         return first.to(memory_format=torch.channels_last), second.to(memory_format=torch.channels_last)
 
 

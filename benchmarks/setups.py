@@ -24,28 +24,26 @@ PICTURES = DatasetSpec(
 SCALING = {"mean": 0.5, "std": 0.25}
 
 
-def digits_config(method: str) -> RunConfig:
-    """Returns the default run of a method on `digits`."""
-    return complete_config(RunConfig.parse({"dataset": {"name": "digits"}, "method": {"name": method}}))
-
-
-def digits_trainer(method: str, data_dir: Path, classifiers: int = 1) -> tuple[Trainer, list[Batch]]:
+def digits_trainer(
+    method: str, data_dir: Path, classifiers: int = 1, precision: str = "auto"
+) -> tuple[Trainer, list[Batch]]:
     """Returns a trainer on the prepared `digits` and the full batches of one epoch."""
-    config = digits_config(method)
+    values = {"dataset": {"name": "digits"}, "method": {"name": method}, "trainer": {"precision": precision}}
+    config = complete_config(RunConfig.parse(values))
     prepared = prepare("digits", None, None, data_dir)
     loader = TensorLoader.from_prepared(prepared, prepared.assign(config.protocol), config.trainer.batch_size)
     batches = [batch for batch in loader.train_batches(0) if batch.num_samples == config.trainer.batch_size]
     return _trainer(config, prepared.spec, loader, classifiers), batches
 
 
-def pictures_trainer(method: str, classifiers: int = 1) -> tuple[Trainer, list[Batch]]:
+def pictures_trainer(method: str, classifiers: int = 1, precision: str = "auto") -> tuple[Trainer, list[Batch]]:
     """Returns a trainer of two ResNet-18 on random 64x64 pictures, batch 16, and some batches."""
     config = RunConfig.parse(
         {
             "dataset": {"name": "digits", "transforms": {name: dict(SCALING) for name in PICTURES.modality_names}},
             "method": {"name": method},
             "model": {"encoders": {name: {"name": "resnet18"} for name in PICTURES.modality_names}},
-            "trainer": {"batch_size": 16},
+            "trainer": {"batch_size": 16, "precision": precision},
         }
     )
     generator = torch.Generator().manual_seed(0)

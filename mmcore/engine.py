@@ -66,6 +66,7 @@ class Engine:
         self._weighted = distributed.is_distributed() or config.trainer.accumulate > 1
         self._num_samples = 0
         self._step_samples = 0
+        self._has_stale_gradients = False
         # What `check_finite` has not looked at yet: loss terms as they came, and older ones packed.
         self._unpacked: list[Tensor] = []
         self._packed: list[Tensor] = []
@@ -112,6 +113,7 @@ class Engine:
         if self.config.trainer.accumulate > 1:
             share = self._num_samples / max(1, self._step_samples)
             detached = {name: term * share for name, term in detached.items()}
+        self._clear_stale_gradients()
         (self._scaler.scale(loss) if self._scaler else loss).backward()
         return detached
 
@@ -135,7 +137,7 @@ class Engine:
             self._scaler.unscale_(self.optimizer)
 
     def step(self) -> None:
-        """Clips by modality if asked for, updates the parameters and clears their gradients."""
+        """Clips by modality if asked for and updates the parameters; their gradients are stale from here on."""
         if self.log_step:
             self.gradient_norms |= {
                 name: torch.nn.utils.get_total_norm(gradients)
@@ -150,9 +152,7 @@ class Engine:
             self._scaler.update()
         else:
             self.optimizer.step()
-        for group in self._groups.values():  # what zero_grad does, without its bookkeeping
-            for parameter in group:
-                parameter.grad = None
+        self._has_stale_gradients = True
 
     def gradients(self, loss: Tensor, parameters: list[nn.Parameter]) -> list[Tensor]:
         """Returns the gradients of a mean over this rank's samples, averaged over all; `grad` is left alone.
@@ -161,6 +161,7 @@ class Engine:
         """
         if self._weighted:
             loss = loss * (self._num_samples / self._nominal)
+        self._clear_stale_gradients()
         found = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
         gradients = [
             torch.zeros_like(parameter) if gradient is None else gradient
@@ -280,6 +281,17 @@ class Engine:
             self.generator(name).set_state(generator_state.cpu())
 
     # Parts
+
+    def _clear_stale_gradients(self) -> None:
+        """Frees the last step's gradients, just before the memory is wanted for the next ones.
+
+        Freed any earlier it goes back to the system, to be asked for page by page: a tenth of a step on CPUs.
+        """
+        if self._has_stale_gradients:
+            self._has_stale_gradients = False
+            for group in self._groups.values():
+                for parameter in group:
+                    parameter.grad = None
 
     def _phase_parameters(self, phase: str) -> list[nn.Parameter]:
         if phase not in self._phases:

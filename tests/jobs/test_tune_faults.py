@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 from pathlib import Path
 
 import pytest
 from driving import FAST, TIMEOUT_S, epochs_of, run_driver, start_driver, starts_of, trials_of, wait_for
+from ray.thirdparty_files import psutil  # ray brings it along
 
 from rayjobs.ledger import LEDGER_FILE
 from rayjobs.scheduler import read_rungs
@@ -129,7 +129,7 @@ def test_a_finished_search_and_a_finished_final_model_are_not_done_again(tmp_pat
     folder = tmp_path / SEARCH
     plan = {"digits-iprm/final-2": {"hold_at": 2}}
     process = start_driver(tmp_path, *FAST, "--concurrent", "1", plan=plan)
-    wait_for(lambda: (folder / "final-1" / "result.json").exists() and starts_of(folder / "final-2"), process)
+    wait_for(lambda: (folder / "final-1" / "result.json").exists() and epochs_of(folder / "final-2"), process)
     process.kill()
     process.communicate(timeout=60)
     done = run_driver(tmp_path, *FAST, "--concurrent", "1", "--resume")
@@ -199,10 +199,5 @@ def test_fractions_of_gpus_pack_trials(tmp_path: Path) -> None:
 
 def trial_process(driver: int) -> int:
     """Returns the process Tune started for the only trial of a driver's own Ray."""
-
-    def children(parent: int) -> dict[int, str]:
-        listing = subprocess.run(["ps", "-o", "pid=,args=", "--ppid", str(parent)], capture_output=True, text=True)
-        return {int(line.split()[0]): line for line in listing.stdout.splitlines()}
-
-    raylet = next(pid for pid, line in children(driver).items() if "raylet/raylet" in line)
-    return next(pid for pid, line in children(raylet).items() if "ImplicitFunc" in line or "run_trial" in line)
+    names = {process.pid: " ".join(process.cmdline()) for process in psutil.Process(driver).children(recursive=True)}
+    return next(pid for pid, name in names.items() if "ImplicitFunc" in name or "run_trial" in name)
