@@ -66,7 +66,8 @@ class Digits(nn.Module):
         spectrum = torch.stft(
             wave, n_fft, self.hop_length, window=self.window, pad_mode="constant", return_complex=True
         )
-        spectrogram = (self.filters @ spectrum.abs().square() + 1e-7).log()
+        power = spectrum.real.square() + spectrum.imag.square()
+        spectrogram = (self.filters @ power + 1e-7).log()
         std, mean = torch.std_mean(spectrogram, dim=(1, 2), correction=0, keepdim=True)
         audio = ((spectrogram - mean) / std)[:, None]
         return image.to(memory_format=torch.channels_last), audio.to(memory_format=torch.channels_last)
@@ -125,15 +126,34 @@ class PlainJoint(Plain):
         return self.head(torch.cat([first, second], dim=1))
 
 
+def unit(x: Tensor) -> Tensor:
+    """Features (B, D) at norm 1, with a bounded gradient at zero."""
+    return x / (x.square().sum(dim=1, keepdim=True) + 1e-8).sqrt()
+
+
 def slerp(x: Tensor, y: Tensor, share: Tensor) -> Tensor:
-    """Equation (1) of IPRM: the point at `share` of the great circle from y to x."""
-    angle = torch.acos((x * y).sum(dim=1, keepdim=True).clamp(-1 + 1e-6, 1 - 1e-6))
-    return (torch.sin(share * angle) * x + torch.sin((1 - share) * angle) * y) / torch.sin(angle)
+    """Equation (1) of IPRM, made safe: the point at `share` of the great circle from y to x.
+
+    The angle by atan2; nearly equal vectors are mixed linearly; between opposite ones the way goes through a
+    direction orthogonal to x. (By arccos of the product, as a first draft would have it, the loss can become NaN.)
+    """
+    apart, together = (x - y).norm(dim=1, keepdim=True), (x + y).norm(dim=1, keepdim=True)
+    angle = 2 * torch.atan2(apart, together)
+    flat = angle.sin() < 1e-4
+    angle = torch.where(flat, torch.pi / 2, angle)
+    x_share = torch.where(flat, share, torch.sin(share * angle) / angle.sin())
+    y_share = torch.where(flat, 1 - share, torch.sin((1 - share) * angle) / angle.sin())
+    with torch.no_grad():
+        side = F.one_hot(x.abs().argmin(dim=1), x.shape[1]).to(x.dtype)
+        side = F.normalize(side - (side * x).sum(dim=1, keepdim=True) * x)
+    around = torch.cos((1 - share) * torch.pi) * x + torch.sin((1 - share) * torch.pi) * side
+    return torch.where(flat & (apart > together), around, x_share * x + y_share * y)
 
 
 def divergence(logits: Tensor, mixed: Tensor) -> Tensor:
-    """KL(p ‖ p̄), mean over samples."""
-    return F.kl_div(mixed.log_softmax(dim=1), logits.log_softmax(dim=1), reduction="batchmean", log_target=True)
+    """KL(p ‖ p̄), mean over samples, not under 0."""
+    mean = F.kl_div(mixed.log_softmax(dim=1), logits.log_softmax(dim=1), reduction="batchmean", log_target=True)
+    return mean.clamp(min=0)
 
 
 class PlainIprm(Plain):
@@ -150,11 +170,12 @@ class PlainIprm(Plain):
 
     def loss(self, first: Tensor, second: Tensor, labels: Tensor) -> Tensor:
         first_logits, second_logits = self.first_head(first), self.second_head(second)
-        x, y = F.normalize(first), F.normalize(second)
+        x, y = unit(first), unit(second)
         with torch.no_grad():
             mixed = self.mixed_head(slerp(x, y, self.running))
             first_kl, second_kl = divergence(first_logits, mixed), divergence(second_logits, mixed)
-            share = second_kl / (first_kl + second_kl)
+            total = first_kl + second_kl
+            share = torch.where(total < 1e-7, 0.5, second_kl / total).clamp(0, 1)
             self.probed = self.running
             self.running = self.alpha * self.running + (1 - self.alpha) * share
         mixed = self.mixed_head(slerp(x, y, share))
@@ -162,7 +183,7 @@ class PlainIprm(Plain):
         return torch.stack(terms).sum()
 
     def fused(self, first: Tensor, second: Tensor) -> Tensor:
-        mixed = self.mixed_head(slerp(F.normalize(first), F.normalize(second), self.probed))
+        mixed = self.mixed_head(slerp(unit(first), unit(second), self.probed))
         return self.first_head(first) + self.second_head(second) + mixed
 
 

@@ -180,10 +180,10 @@ class Engine:
 
     def total(self, statistic: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the sum over all ranks' samples behind a batch mean, and the number of those samples (a scalar)."""
-        weighted = statistic.detach().flatten() * self._num_samples
+        weighted = statistic.detach() * self._num_samples
         if not distributed.is_distributed():
-            return weighted.view(statistic.shape), weighted.new_full((), self._num_samples)
-        packed = torch.cat([weighted, torch.full_like(weighted[:1], self._num_samples)])
+            return weighted, weighted.new_full((), self._num_samples)
+        packed = torch.cat([weighted.flatten(), weighted.new_full((1,), self._num_samples)])
         distributed.all_reduce_sum([packed])
         return packed[:-1].reshape(statistic.shape), packed[-1]
 
@@ -203,7 +203,8 @@ class Engine:
         module.to(self.device)
         parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
         distributed.broadcast_(list(module.state_dict().values()))
-        self._add_to_optimizer(group, parameters)
+        self._groups.setdefault(group, []).extend(parameters)
+        self.optimizer.param_groups[0]["params"].extend(parameters)
         self._phases.clear()
         self.schedule.forget_best()
 
@@ -335,15 +336,6 @@ class Engine:
             by_modality.setdefault(name.rpartition("/")[2], []).extend(parameters)
         return list(by_modality.values())
 
-    def _add_to_optimizer(self, group: str, parameters: list[nn.Parameter]) -> None:
-        entry = next((entry for entry in self.optimizer.param_groups if entry["name"] == group), None)
-        if entry is None:
-            lr = self.learning_rate
-            self.optimizer.add_param_group({"params": parameters, "name": group, "lr": lr})
-        else:
-            entry["params"].extend(parameters)
-        self._groups.setdefault(group, []).extend(parameters)
-
 
 def resolve_precision(precision: str, device: torch.device) -> str:
     """Returns the precision `auto` stands for: bfloat16 on GPUs, else float32."""
@@ -353,9 +345,12 @@ def resolve_precision(precision: str, device: torch.device) -> str:
 
 
 def _build_optimizer(config: RunConfig, groups: dict[str, list[nn.Parameter]]) -> torch.optim.Optimizer:
+    """Returns the optimizer of all parameters: one list, since a step over several small ones takes longer."""
     settings = config.optimizer
-    entries = [{"params": list(parameters), "name": name} for name, parameters in groups.items()]
+    parameters = [parameter for group in groups.values() for parameter in group]
     if settings.name == "sgd":
-        return torch.optim.SGD(entries, lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay)
+        return torch.optim.SGD(
+            parameters, lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
+        )
     optimizer = torch.optim.Adam if settings.name == "adam" else torch.optim.AdamW
-    return optimizer(entries, lr=settings.lr, betas=(0.9, 0.999), weight_decay=settings.weight_decay)
+    return optimizer(parameters, lr=settings.lr, betas=(0.9, 0.999), weight_decay=settings.weight_decay)

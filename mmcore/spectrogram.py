@@ -28,8 +28,8 @@ def log_spectrogram(x: Tensor, window: Tensor, hop_length: int, filters: Tensor 
     """
     n_fft = len(window)
     spectrum = torch.stft(x, n_fft, hop_length, window=window, center=True, pad_mode="constant", return_complex=True)
-    magnitude = spectrum.abs()
-    return ((magnitude if filters is None else filters @ magnitude.square()) + LOG_FLOOR).log()
+    power = spectrum.real.square() + spectrum.imag.square()  # half the time of abs(), which takes care of overflow
+    return ((power.sqrt() if filters is None else filters @ power) + LOG_FLOOR).log()
 
 
 def mel_filters(num_filters: int, n_fft: int, sample_rate_hz: int) -> Tensor:

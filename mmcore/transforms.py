@@ -177,31 +177,37 @@ class _Transform(nn.Module):
     """Takes (x, lengths or None, uniforms or None in evaluation), returns (x, lengths or None)."""
 
     def add_constant(self, name: str, value: Tensor | None) -> None:
-        self.register_buffer(name, value, persistent=False)
+        self.register_buffer(name, None if value is None else value.to(torch.get_default_dtype()), persistent=False)
 
 
 class _Image(_Transform):
-    mean: Tensor
-    std: Tensor
+    """(x / 255 - mean) / std, as one product and sum; stored bytes alone are divided by 255."""
+
+    factor: Tensor
+    offset: Tensor
 
     def __init__(self, modality: Modality, settings: ImageTransform):
         super().__init__()
         self.settings = settings
         channels = modality.shape[-3]
         problems = []
+        constants = []
         for name in ("mean", "std"):
             values = getattr(settings, name)
             if len(values) not in (1, channels):
                 problems.append(f"{_path(modality)}.{name} must have 1 or {channels} values, got {values!r}")
-            self.add_constant(name, torch.tensor(values).reshape(-1, 1, 1))
+            constants.append(torch.tensor(values, dtype=torch.float64).reshape(-1, 1, 1))
         if problems:
             raise ConfigError(problems)
+        mean, std = constants
+        self.add_constant("factor", 1 / (std * (255 if modality.dtype == "uint8" else 1)))
+        self.add_constant("offset", -mean / std)
 
     def forward(self, x: Tensor, lengths: Tensor | None, uniforms: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        settings, stored = self.settings, x.dtype
+        settings = self.settings
         if settings.flip and uniforms is not None:
             x = flip_some(x, uniforms)
-        x = x.to(self.mean.dtype)
+        x = x.to(self.factor.dtype)
         size = settings.size or (x.shape[-2], x.shape[-1])
         if settings.crop_scale and uniforms is not None:
             height_to_width = x.shape[-2] / x.shape[-1]
@@ -209,7 +215,7 @@ class _Image(_Transform):
             x = crop_and_resize(x, boxes, size)
         elif size != x.shape[-2:]:
             x = resize(x, size)
-        x = ((x / 255 if stored == torch.uint8 else x) - self.mean) / self.std
+        x = torch.addcmul(self.offset, x, self.factor)
         return (x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x), lengths
 
 
@@ -220,15 +226,15 @@ class _Spectrogram(_Transform):
     def __init__(self, modality: Modality, settings: SpectrogramTransform):
         super().__init__()
         self.settings = settings
-        self.add_constant("window", torch.hann_window(settings.n_fft))
+        # Stored integers are scaled to [-1, 1] by the window: a power of two, so nothing is rounded.
+        self.add_constant("window", torch.hann_window(settings.n_fft) / (32768 if modality.dtype == "int16" else 1))
         self.add_constant("filters", None if settings.n_mels is None else _checked_filters(modality, settings))
         if len(modality.shape) != 1:
             raise ConfigError([f"{_path(modality)}: a spectrogram is made of a waveform (T,), got {modality.shape}"])
 
     def forward(self, x: Tensor, lengths: Tensor | None, uniforms: Tensor | None) -> tuple[Tensor, Tensor | None]:
         settings = self.settings
-        scale = 32768 if x.dtype == torch.int16 else 1
-        spectrogram = log_spectrogram(x.to(self.window.dtype) / scale, self.window, settings.hop_length, self.filters)
+        spectrogram = log_spectrogram(x.to(self.window.dtype), self.window, settings.hop_length, self.filters)
         num_frames = None if lengths is None else 1 + lengths // settings.hop_length
         valid = None if num_frames is None else frame_mask(num_frames, spectrogram.shape[-1])
         if settings.standardise:

@@ -108,11 +108,12 @@ def literal_residual_factor(each_logits: Tensor, labels: Tensor, weight: float) 
 def batch_score(logits: Tensor, labels: Tensor, score: str) -> Tensor:
     """Returns a modality's score, a mean over the batch: confidence in the label, entropy, or loss."""
     logits = logits.detach().float() if logits.dtype != torch.float64 else logits.detach()
+    if score == "confidence":
+        return logits.softmax(dim=1).gather(1, labels[:, None]).mean()
+    if score == "loss":
+        return F.cross_entropy(logits, labels)
     log_probabilities = logits.log_softmax(dim=1)
-    if score == "entropy":
-        return -(log_probabilities.exp() * log_probabilities).sum(dim=1).mean()
-    label_log_probability = log_probabilities.gather(1, labels[:, None])[:, 0]
-    return -label_log_probability.mean() if score == "loss" else label_log_probability.exp().mean()
+    return -(log_probabilities.exp() * log_probabilities).sum(dim=1).mean()
 
 
 def modalities_to_grow(scores: Sequence[float], config: AugConfig) -> list[int]:
@@ -191,7 +192,7 @@ class Aug(Method):
         logits = {}
         for name, values in features.items():
             hidden = self._hidden(name, values)
-            logits[name] = self._logits(name, hidden.sum(dim=1), hidden.shape[1])
+            logits[name] = self._summed_logits(name, hidden)
         weights = self.config.fusion_weights or dict.fromkeys(logits, 1 / len(logits))
         fused = torch.stack([weights[name] * values for name, values in logits.items()]).sum(dim=0)
         return {FUSED: fused, **logits}
@@ -237,39 +238,45 @@ class Aug(Method):
     def _hidden(self, name: str, features: Tensor) -> Tensor:
         """Returns the hidden units of all classifiers of a modality, (B, n, H), by one matrix product."""
         layers = cast(list[nn.Linear], list(self._layers(name)))
+        if len(layers) == 1:
+            return layers[0](features).relu()[:, None]
         weight = torch.cat([layer.weight for layer in layers])
         bias = torch.cat([layer.bias for layer in layers])
         return F.linear(features, weight, bias).relu().unflatten(1, (len(layers), -1))
 
-    def _logits(self, name: str, hidden: Tensor, count: int) -> Tensor:
-        """Returns Layer 2 of the summed hidden units of `count` classifiers: the sum of their logits."""
-        layer = self._second_layer(name)
-        return F.linear(hidden, layer.weight, count * layer.bias)
+    def _summed_logits(self, name: str, hidden: Tensor) -> Tensor:
+        """Returns the sum of the classifiers' logits, (B, K): Layer 2 of their summed hidden units, n biases."""
+        layer, count = self._second_layer(name), hidden.shape[1]
+        if count == 1:
+            return layer(hidden.squeeze(1))
+        return F.linear(hidden.sum(dim=1), layer.weight, count * layer.bias)
 
     def _loss(self, name: str, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Returns a modality's summed logits (B, K) and its loss."""
         count = hidden.shape[1]
-        everything = self._logits(name, hidden.sum(dim=1), count)
-        loss = F.cross_entropy(everything, labels)
         if count == 1:
-            return everything, 2 * loss if self.config.first_loss == "double" else loss
-        newest = self._logits(name, hidden[:, -1], 1)
-        previous = self._logits(name, hidden[:, :-1].sum(dim=1), count - 1)
+            logits = self._summed_logits(name, hidden)
+            loss = F.cross_entropy(logits, labels)
+            return logits, 2 * loss if self.config.first_loss == "double" else loss
+        older, last = hidden.split([count - 1, 1], dim=1)
+        previous, newest = self._summed_logits(name, older), self._summed_logits(name, last)
         if self.config.residual == "soft":
             factor = residual_factor(previous, labels, self.config.residual_weight)
         else:
-            each = self._logits(name, hidden[:, :-1], 1)
-            factor = literal_residual_factor(each, labels, self.config.residual_weight)
+            factor = literal_residual_factor(self._second_layer(name)(older), labels, self.config.residual_weight)
         residual = (factor * F.cross_entropy(newest, labels, reduction="none")).mean()
+        everything = previous + newest
+        loss = F.cross_entropy(everything, labels)
         return everything, residual + loss + F.cross_entropy(previous, labels)
 
     @torch.no_grad()
     def _add_scores(self, names: Sequence[str], scores: Tensor, engine: Engine) -> None:
+        """Adds the batch's mean scores of some modalities (neighbours, in their order) to the epoch's sums."""
+        start = self.context.modalities.index(names[0])
+        rows = slice(start, start + len(names))
         totals, count = engine.total(scores)
-        for name, total in zip(names, totals, strict=True):
-            index = self.context.modalities.index(name)
-            self.score_sum[index] += total
-            self.score_count[index] += count
+        self.score_sum[rows] += totals
+        self.score_count[rows] += count
 
     def _add_classifier(self, name: str, engine: Engine) -> None:
         layers = self._layers(name)

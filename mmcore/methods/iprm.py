@@ -25,7 +25,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import TYPE_CHECKING, Annotated, Literal
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -41,9 +43,10 @@ if TYPE_CHECKING:
     from mmcore.model import MultimodalModel
 
 Fraction = Annotated[float, Ge(0), Le(1)]
+Path = Callable[[Tensor], Tensor]
 
 NORM_EPSILON = 1e-8
-SMALL_SINE = 1e-4
+SMALL_ANGLE = 1e-4
 SMALL_DIVERGENCE = 1e-7
 """Above float32's rounding of a divergence, about 1e-8: a share of less would be noise."""
 
@@ -79,6 +82,46 @@ def normalise(features: Tensor) -> Tensor:
     return features / torch.sqrt(features.square().sum(dim=-1, keepdim=True) + NORM_EPSILON)
 
 
+class Arc(NamedTuple):
+    """The way from one unit vector to another along the sphere, computed once for several points on it.
+
+    Attributes:
+        first: (..., D), where λ = 1.
+        second: (..., D), where λ = 0; between opposite vectors the point half-way.
+        angle: (..., 1), θ between them, at least `SMALL_ANGLE`.
+        is_half_circle: (..., 1), where the vectors are opposite.
+    """
+
+    first: Tensor
+    second: Tensor
+    angle: Tensor
+    is_half_circle: Tensor
+
+
+def great_circle(first: Tensor, second: Tensor) -> Arc:
+    """Returns the arc between unit vectors (..., D).
+
+    Opposite vectors have no unique one: theirs goes through a fixed direction orthogonal to `first`.
+    """
+    # atan2 keeps its precision at both ends, where arccos of a rounded dot product is NaN or a step function.
+    difference = torch.linalg.vector_norm(first - second, dim=-1, keepdim=True)
+    total = torch.linalg.vector_norm(first + second, dim=-1, keepdim=True)
+    angle = 2 * torch.atan2(difference, total)
+    is_half_circle = (total < SMALL_ANGLE) & (difference > total)
+    # Where the angle is replaced its gradient is 0; under SMALL_ANGLE the shares are λ and 1 - λ to 2e-9.
+    angle = torch.where(is_half_circle, math.pi / 2, angle).clamp(min=SMALL_ANGLE)
+    return Arc(first, torch.where(is_half_circle, _orthogonal(first), second), angle, is_half_circle)
+
+
+def point_on(arc: Arc, weight: Tensor) -> Tensor:
+    """Returns sin(λθ)/sin θ · x̄ + sin((1-λ)θ)/sin θ · ȳ, (..., D), for a share λ of the arc's first end."""
+    # A half circle's arc is its first half: the other half of its way lies beyond that arc's end.
+    weight = torch.where(arc.is_half_circle, 2 * weight - 1, weight)
+    sine = torch.sin(arc.angle)
+    first_share, second_share = torch.sin(weight * arc.angle) / sine, torch.sin((1 - weight) * arc.angle) / sine
+    return torch.addcmul(first_share * arc.first, second_share, arc.second)
+
+
 def slerp(first: Tensor, second: Tensor, weight: Tensor) -> Tensor:
     """Mixes unit vectors along the great circle: equation (1) of the paper.
 
@@ -90,32 +133,18 @@ def slerp(first: Tensor, second: Tensor, weight: Tensor) -> Tensor:
         weight: λ in [0, 1], the share of `first`; a scalar or broadcastable to (..., 1).
 
     Returns:
-        (..., D), norm 1; `first` at λ = 1, `second` at λ = 0. Where the two point in opposite directions there is no
-        unique great circle: the path goes through a fixed direction orthogonal to `first`.
+        (..., D), norm 1; `first` at λ = 1, `second` at λ = 0.
     """
-    # atan2 keeps its precision at both ends, where arccos of a rounded dot product is NaN or a step function.
-    difference = torch.linalg.vector_norm(first - second, dim=-1, keepdim=True)
-    total = torch.linalg.vector_norm(first + second, dim=-1, keepdim=True)
-    angle = 2 * torch.atan2(difference, total)
-    sine = torch.sin(angle)
-    is_line = sine < SMALL_SINE
-    # The inner where keeps the unused branch finite, so that its gradient is 0 and not NaN.
-    safe_angle = torch.where(is_line, math.pi / 2, angle)
-    safe_sine = torch.sin(safe_angle)
-    first_share = torch.where(is_line, weight, torch.sin(weight * safe_angle) / safe_sine)
-    second_share = torch.where(is_line, 1 - weight, torch.sin((1 - weight) * safe_angle) / safe_sine)
-    mixed = first_share * first + second_share * second
-    return torch.where(is_line & (difference > total), _half_circle(first, weight), mixed)
+    return point_on(great_circle(first, second), weight)
 
 
-def _half_circle(first: Tensor, weight: Tensor) -> Tensor:
-    """Returns the point at the angle (1 - λ)π from `first`, through the basis vector least aligned with it."""
-    index = first.detach().abs().argmin(dim=-1, keepdim=True)
-    basis = torch.zeros_like(first).scatter(-1, index, 1.0)
-    side = basis - (basis * first).sum(dim=-1, keepdim=True) * first
-    side = normalise(side)
-    angle = (1 - weight) * math.pi
-    return torch.cos(angle) * first + torch.sin(angle) * side
+@torch.no_grad()
+def _orthogonal(first: Tensor) -> Tensor:
+    """Returns a unit vector orthogonal to each of `first`: the basis vector least aligned with it, made orthogonal."""
+    index = first.abs().argmin(dim=-1, keepdim=True)
+    entry = first.gather(-1, index)  # at most 1 / sqrt(D)
+    side = (first * -entry).scatter_add_(-1, index, torch.ones_like(entry))
+    return side * torch.rsqrt(1 - entry.square())
 
 
 def linear_mix(first: Tensor, second: Tensor, weight: Tensor) -> Tensor:
@@ -127,11 +156,11 @@ def mean_divergence(logits: Tensor, mixed_logits: Tensor) -> Tensor:
     """Returns the mean over samples of KL(p ‖ p̄), not under 0 (a rounded one can be).
 
     Args:
-        logits: (B, K), of p, the modality's own prediction.
+        logits: (..., B, K), of p, predictions of single modalities.
         mixed_logits: (B, K), of p̄, the mixed prediction.
     """
-    log_p, log_mixed = logits.log_softmax(dim=1), mixed_logits.log_softmax(dim=1)
-    return (log_p.exp() * (log_p - log_mixed)).sum(dim=1).mean().clamp(min=0)
+    log_p, log_mixed = logits.log_softmax(dim=-1), mixed_logits.log_softmax(dim=-1)
+    return (log_p.exp() * (log_p - log_mixed)).sum(dim=-1).mean(dim=-1).clamp(min=0)
 
 
 def rebalanced_weight(first_divergence: Tensor, second_divergence: Tensor) -> Tensor:
@@ -190,13 +219,16 @@ class Iprm(Method):
         logits = {name: self._own_head(name)(values) for name, values in features.items()}
         directions = {name: normalise(_full_precision(values)) for name, values in features.items()}
         terms = unimodal_losses(logits, batch.labels)
-        indices = list(range(len(self.pairs)))
+        rows = slice(None)
         if self.config.pair_heads == "single":
-            indices = [int(torch.randint(len(self.pairs), (), generator=engine.generator("pairs")))]
-        shares = self._probe(indices, directions, logits, engine)
-        for index, share in zip(indices, shares, strict=True):
-            mixed = self._mixed_logits(index, directions, share)
-            terms[f"mixed/{pair_key(*self.pairs[index])}"] = F.cross_entropy(mixed, batch.labels)
+            drawn = int(torch.randint(len(self.pairs), (), generator=engine.generator("pairs")))
+            rows = slice(drawn, drawn + 1)
+        pairs = self.pairs[rows]
+        paths = [self._path(pair, directions) for pair in pairs]
+        shares = self._probe(rows, paths, logits, engine)
+        for pair, path, share in zip(pairs, paths, shares, strict=True):
+            mixed = self._mixed_head(pair)(path(share))
+            terms[f"mixed/{pair_key(*pair)}"] = F.cross_entropy(mixed, batch.labels)
         return terms
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
@@ -204,8 +236,12 @@ class Iprm(Method):
         features = self.model.encode(batch)
         logits = {name: self._own_head(name)(values) for name, values in features.items()}
         directions = {name: normalise(_full_precision(values)) for name, values in features.items()}
-        weights = self._inference_weights()
-        mixed = torch.stack([self._mixed_logits(i, directions, weights[i]) for i in range(len(self.pairs))]).mean(dim=0)
+        mixed = torch.stack(
+            [
+                self._mixed_head(pair)(self._path(pair, directions)(weight))
+                for pair, weight in zip(self.pairs, self._inference_weights(), strict=True)
+            ]
+        ).mean(dim=0)
         fused = mixed if self.config.predict == "mixed" else torch.stack([*logits.values(), mixed]).sum(dim=0)
         return {FUSED: fused, **logits}
 
@@ -224,25 +260,19 @@ class Iprm(Method):
         return dict(self.heads.items())
 
     @torch.no_grad()
-    def _probe(
-        self, indices: list[int], directions: dict[str, Tensor], logits: dict[str, Tensor], engine: Engine
-    ) -> list[Tensor]:
+    def _probe(self, rows: slice, paths: list[Path], logits: dict[str, Tensor], engine: Engine) -> tuple[Tensor, ...]:
         """Does the probing pass for some pairs; updates their λ and returns the λ̂ each is to be mixed with."""
+        probed = self.next_weight[rows].clone()
         divergences = []
-        for index in indices:
-            mixed = _full_precision(self._mixed_logits(index, directions, self.next_weight[index]))
-            own = [_full_precision(logits[name]) for name in self.pairs[index]]
-            divergences.append(torch.stack([mean_divergence(values, mixed) for values in own]))
-        averaged = engine.mean(torch.stack(divergences))
-        shares = []
-        for index, (first, second) in zip(indices, averaged, strict=True):
-            probed = self.next_weight[index].clone()
-            share = self._fixed(rebalanced_weight(first, second).to(probed.dtype))
-            self.divergence[index] = torch.stack([first, second]).to(probed.dtype)
-            self.weight[index] = probed
-            self.next_weight[index] = running_weight(probed, share, self.config.alpha)
-            shares.append(probed if self.config.passes == "one" else share)
-        return shares
+        for pair, path, weight in zip(self.pairs[rows], paths, probed, strict=True):
+            own = torch.stack([_full_precision(logits[name]) for name in pair])
+            divergences.append(mean_divergence(own, _full_precision(self._mixed_head(pair)(path(weight)))))
+        averaged = engine.mean(torch.stack(divergences).to(probed.dtype))
+        share = self._fixed(rebalanced_weight(*averaged.unbind(dim=1)))
+        self.divergence[rows] = averaged
+        self.weight[rows] = probed
+        self.next_weight[rows] = running_weight(probed, share, self.config.alpha)
+        return (probed if self.config.passes == "one" else share).unbind()
 
     def _fixed(self, share: Tensor) -> Tensor:
         return share if self.config.fixed_weight is None else torch.full_like(share, self.config.fixed_weight)
@@ -254,11 +284,15 @@ class Iprm(Method):
             return torch.full_like(self.weight, self.config.inference_weight)
         return self.weight if self.config.inference_weight == "last" else self.next_weight
 
-    def _mixed_logits(self, index: int, directions: dict[str, Tensor], share: Tensor) -> Tensor:
-        first, second = (directions[name] for name in self.pairs[index])
-        mix = slerp if self.config.mixing == "geodesic" else linear_mix
-        head = self.mixed_heads["any" if self.config.pair_heads == "single" else pair_key(*self.pairs[index])]
-        return head(mix(first, second, share.to(first.dtype)))
+    def _path(self, pair: tuple[str, str], directions: dict[str, Tensor]) -> Path:
+        """Returns the way between two modalities' directions: share of the first -> (B, D)."""
+        first, second = (directions[name] for name in pair)
+        if self.config.mixing == "linear":
+            return partial(linear_mix, first, second)
+        return partial(point_on, great_circle(first, second))
+
+    def _mixed_head(self, pair: tuple[str, str]) -> nn.Module:
+        return self.mixed_heads["any" if self.config.pair_heads == "single" else pair_key(*pair)]
 
     def _own_head(self, name: str) -> nn.Module:
         return self.heads[name] if name in self.heads else self.heads[self.context.modalities[1]]

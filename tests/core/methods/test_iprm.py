@@ -13,7 +13,16 @@ from torch import Tensor
 
 from mmcore.batch import Batch
 from mmcore.methods import FUSED, iprm
-from mmcore.methods.iprm import mean_divergence, normalise, pair_key, rebalanced_weight, running_weight, slerp
+from mmcore.methods.iprm import (
+    great_circle,
+    mean_divergence,
+    normalise,
+    pair_key,
+    point_on,
+    rebalanced_weight,
+    running_weight,
+    slerp,
+)
 from mmcore.seeding import generator
 from mmcore.trainer import Trainer
 
@@ -265,12 +274,12 @@ def test_training_follows_algorithm_1(case: str, count: int, monkeypatch) -> Non
     trainer = iprm_trainer(count, **settings)
     naive = NaiveIprm(trainer, **settings)
     method, used = trainer.method, []
-    mix = "linear_mix" if case == "linear" else "slerp"
+    mix = "linear_mix" if case == "linear" else "point_on"
     original = getattr(iprm, mix)
 
-    def recording_mix(first: Tensor, second: Tensor, weight: Tensor) -> Tensor:
-        used.append(weight.item())
-        return original(first, second, weight)
+    def recording_mix(*path_and_weight) -> Tensor:
+        used.append(path_and_weight[-1].item())
+        return original(*path_and_weight)
 
     monkeypatch.setattr(iprm, mix, recording_mix)
     num_pairs = len(naive.pairs)
@@ -327,7 +336,7 @@ def test_three_modalities_have_a_head_each_and_one_per_pair() -> None:
 def test_a_fixed_weight_mixes_with_it_in_training_and_at_inference(monkeypatch) -> None:
     trainer = iprm_trainer(2, fixed_weight=0.3)
     used: list[float] = []
-    monkeypatch.setattr(iprm, "slerp", lambda x, y, weight: used.append(weight.item()) or slerp(x, y, weight))
+    monkeypatch.setattr(iprm, "point_on", lambda arc, weight: used.append(weight.item()) or point_on(arc, weight))
     for batch in batches(trainer, 3):
         trainer.method.train_step(batch, trainer.engine)
     trainer.method.predict(batches(trainer, 1)[0])
@@ -400,16 +409,14 @@ def test_predict_mixed_leaves_the_own_heads_out_of_the_fused_logits() -> None:
     torch.testing.assert_close(mixed["quiet"], everything["quiet"])
 
 
-def test_half_precision_mixes_in_full_precision() -> None:
+def test_half_precision_mixes_in_full_precision(monkeypatch) -> None:
     trainer = iprm_trainer(2, trainer__precision="bfloat16")
     seen: list[torch.dtype] = []
-    original = iprm.slerp
     trainer.method.to(torch.float32)
     batch = next(iter(trainer.loader.train_batches(0)))
-    try:
-        iprm.slerp = lambda x, y, weight: seen.append(x.dtype) or original(x, y, weight)
-        terms = trainer.method.train_step(batch, trainer.engine)
-    finally:
-        iprm.slerp = original
-    assert seen == [torch.float32] * 2
+    monkeypatch.setattr(
+        iprm, "great_circle", lambda first, second: seen.append(first.dtype) or great_circle(first, second)
+    )
+    terms = trainer.method.train_step(batch, trainer.engine)
+    assert seen == [torch.float32]
     assert all(torch.isfinite(term) for term in terms.values())
