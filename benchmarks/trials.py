@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -61,7 +62,7 @@ class SearchTimes:
 def plan(trials: int, epochs: int | None, data_dir: Path, prepared: PreparedDataset) -> Search:
     """Returns IPRM's search on digits, in which every trial may go on to the end."""
     request = Request(datasets=("digits",), methods=("iprm",), trials=trials, max_epochs=epochs, data_dir=str(data_dir))
-    (search,) = plan_searches(request, "digits", prepared.directory.name, prepared.spec.modality_names)
+    (search,) = plan_searches(request, "digits", prepared.directory.name, prepared.spec.modality_names, prepared.rules)
     return replace(search, grace_epochs=search.max_epochs)
 
 
@@ -125,6 +126,7 @@ def main() -> None:
     options = arguments.parse_args()
     if options.quick:
         options.rounds, options.trials, options.epochs = 1, 4, 1
+    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's default of 15 would lose to whatever else runs here
     prepared = prepare("digits", None, None, options.data_dir)
     search = plan(options.trials, options.epochs, options.data_dir, prepared)
     report = Report(

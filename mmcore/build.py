@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 
 from mmcore import batchnorm
-from mmcore.config import RunConfig, parse_section
+from mmcore.config import RunConfig, get_path, parse_section
 from mmcore.data.spec import DATASETS, DatasetSource, DatasetSpec
-from mmcore.errors import UsageError
+from mmcore.errors import UsageError, unknown_name
 from mmcore.methods.base import METHODS, Context, Method, Need
 from mmcore.model import build_model
 from mmcore.seeding import seed_process
@@ -61,6 +64,29 @@ def build_method(config: RunConfig, spec: DatasetSpec, device: torch.device | st
     method = method_class(model, method_config, Context(modalities, spec.num_classes, config.trainer.max_epochs))
     dtype = torch.float64 if config.trainer.precision == "float64" else torch.float32
     return method.to(device=device, dtype=dtype)
+
+
+def variant_settings(method: str, variant: str, modalities: Sequence[str]) -> dict[str, Any]:
+    """Returns what a method's named variant sets: path of the configuration -> value.
+
+    Raises:
+        UsageError: The method has no variant of that name; lists those it has.
+    """
+    known = METHODS.get(method).variants(modalities)
+    if variant not in known:
+        raise unknown_name(f"variant of {method}", variant, list(known))
+    return known[variant]
+
+
+def variants_of(config: RunConfig, modalities: Sequence[str]) -> list[str]:
+    """Returns the names of the method's variants whose every setting a configuration has."""
+    values = config.to_dict()
+    known = METHODS.get(config.method["name"]).variants(modalities)
+    return [
+        name
+        for name, settings in known.items()
+        if all(get_path(values, path) == value for path, value in settings.items())
+    ]
 
 
 def build_run_transforms(config: RunConfig, spec: DatasetSpec) -> BatchTransforms:

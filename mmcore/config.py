@@ -170,6 +170,14 @@ def set_path(data: dict[str, Any], path: str, value: Any) -> None:
     data[last] = value
 
 
+def get_path(data: Mapping[str, Any], path: str) -> Any:
+    """Returns `data["a"]["b"]` for the path "a.b"; None where there is no such entry."""
+    value: Any = data
+    for key in path.split("."):
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
+
+
 def parse_section(model: type[BaseModel], values: Mapping[str, Any], path: str) -> BaseModel:
     """Validates one section, for example a plug-in's own `Config`.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,11 +63,10 @@ def check_available(name: str, options: dict[str, Any], raw_dir: Path | None, da
         )
 
 
-def source_modalities(request: Request, dataset: str) -> tuple[str, ...]:
+def source_modalities(dataset: str, options: Mapping[str, Any]) -> tuple[str, ...]:
     """Returns a data set's modalities without its files."""
     source = DATASETS.get(dataset)
-    options = parse_section(source.Config, options_of(request, dataset), "dataset.options")
-    return source(options).spec().modality_names
+    return source(parse_section(source.Config, options, "dataset.options")).spec().modality_names
 
 
 def open_data(prepared: PreparedDataset, cache_bytes: int | None) -> DataHandle:

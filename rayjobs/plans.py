@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmcore.build import build_method
+from mmcore.data import DATASETS
+from mmcore.data.spec import SplitRules
 from mmcore.data.store import PreparedDataset
 from mmcore.errors import UsageError
 from rayjobs import cluster
@@ -44,25 +46,57 @@ class Machine:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be done for one data set."""
+    """What is to be done for one data set.
+
+    Attributes:
+        prepared: The data.
+        searches: One per row of the ranking, and per fold unless fold 0 alone is searched.
+        folds: Those the final models are trained and tested on; (None,) where there is one split.
+    """
 
     prepared: PreparedDataset
     searches: tuple[Search, ...]
+    folds: tuple[int | None, ...] = (None,)
+
+    @property
+    def labels(self) -> list[str]:
+        """The rows of the ranking."""
+        return list(dict.fromkeys(search.label for search in self.searches))
+
+    def search_of(self, label: str, fold: int | None) -> Search:
+        """Returns the search that decides the configuration of a row on a fold."""
+        own = [search for search in self.searches if search.label == label]
+        return next((search for search in own if search.fold == fold), own[0])
 
 
-def plan_searches(request: Request, dataset: str, folder_name: str, modalities: Sequence[str]) -> list[Search]:
+def folds_of(request: Request, rules: SplitRules) -> tuple[int | None, ...]:
+    """Returns the folds of a cross-validation, (None,) for any other protocol and for a single fold."""
+    name = request.protocol.get("name", rules.default_protocol)
+    if name != "cv" or "fold" in request.protocol:
+        return (None,)
+    return tuple(range(request.protocol.get("folds") or rules.folds))
+
+
+def plan_searches(
+    request: Request, dataset: str, folder_name: str, modalities: Sequence[str], rules: SplitRules
+) -> list[Search]:
     """Returns the searches of one data set.
 
     Raises:
         ConfigError: The search-space file, or what the command line adds to it, breaks a rule.
-        UsageError: The reference is no single row; all folds of a cross-validation.
+        UsageError: The reference is no single row.
     """
-    if request.protocol.get("name") == "cv" and "fold" not in request.protocol:
-        raise UsageError(
-            "--protocol cv: a comparison over all folds is not there yet; search one by --set protocol.fold=0"
-        )
     space = load_space(space_file(dataset, Path(request.space) if request.space else None))
-    options = SearchOptions(request.seed, request.protocol, request.values, request.trials, request.max_epochs)
+    folds = folds_of(request, rules)
+    options = SearchOptions(
+        request.seed,
+        request.protocol,
+        request.values,
+        request.trials,
+        request.max_epochs,
+        request.algorithm,
+        folds[:1] if request.search_once else folds,
+    )
     section = {"name": dataset, "options": options_of(request, dataset)}
     searches = build_searches(space, section, folder_name, modalities, request.methods, options)
     if request.reference and request.reference not in {search.label for search in searches}:
@@ -80,8 +114,10 @@ def check_request(request: Request, machine: Machine) -> None:
     """
     raw_dir = Path(request.raw_dir) if request.raw_dir else None
     for dataset in request.datasets:
-        check_available(dataset, options_of(request, dataset), raw_dir, Path(request.data_dir))
-        searches = plan_searches(request, dataset, dataset, source_modalities(request, dataset))
+        options = options_of(request, dataset)
+        check_available(dataset, options, raw_dir, Path(request.data_dir))
+        rules = DATASETS.get(dataset).split_rules
+        searches = plan_searches(request, dataset, dataset, source_modalities(dataset, options), rules)
         if machine.address is None:
             nodes = [cluster.local_node(machine.cpus, machine.gpus)]
             cluster.concurrent_trials(trial_shape(request, searches[0], nodes, streams=False), nodes)
@@ -91,12 +127,19 @@ def make_plans(request: Request) -> list[Plan]:
     """Prepares the data sets and plans their searches; builds each model once, so that what cannot work fails here."""
     plans = []
     for dataset, prepared in prepare_datasets(request).items():
-        searches = plan_searches(request, dataset, prepared.directory.name, prepared.spec.modality_names)
+        searches = plan_searches(
+            request, dataset, prepared.directory.name, prepared.spec.modality_names, prepared.rules
+        )
         for search in searches:
             prepared.assign(search.config.protocol)
             build_method(search.config, prepared.spec)
-        plans.append(Plan(prepared, tuple(searches)))
+        plans.append(Plan(prepared, tuple(searches), folds_of(request, prepared.rules)))
     return plans
+
+
+def grid_stage(plan: Plan) -> str:
+    """Returns what the trials of a data set's grids are called: all of them are run as one list."""
+    return f"{plan.prepared.directory.name} grid"
 
 
 def final_stage(plan: Plan) -> str:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from mmcore.data import DATASETS
 from rayjobs import cluster
-from rayjobs.datasets import source_modalities
+from rayjobs.datasets import options_of, source_modalities
 from rayjobs.files import read_json
-from rayjobs.plans import Machine, plan_searches, trial_shape
+from rayjobs.plans import Machine, folds_of, plan_searches, trial_shape
 from rayjobs.progress import format_seconds
 from rayjobs.request import Request
 from rayjobs.search import Search
@@ -28,7 +29,13 @@ def preview(request: Request, machine: Machine, output: Path) -> dict[str, Any]:
     searches = [
         search
         for dataset in request.datasets
-        for search in plan_searches(request, dataset, dataset, source_modalities(request, dataset))
+        for search in plan_searches(
+            request,
+            dataset,
+            dataset,
+            source_modalities(dataset, options_of(request, dataset)),
+            DATASETS.get(dataset).split_rules,
+        )
     ]
     nodes = None if machine.address else [cluster.local_node(machine.cpus, machine.gpus)]
     shape = trial_shape(request, searches[0], nodes or [], streams=False)
@@ -37,7 +44,7 @@ def preview(request: Request, machine: Machine, output: Path) -> dict[str, Any]:
         "experiment": request.name(),
         "trial": shape.describe(),
         "concurrent": concurrent,
-        "final_models": request.final_seeds * len(searches),
+        "final_models": request.final_seeds * sum(_final_rows(request, searches, name) for name in request.datasets),
         "searches": [
             {**search.to_dict(), "time": _estimate(search, request, output, concurrent or 1)} for search in searches
         ],
@@ -53,7 +60,12 @@ def print_preview(document: Mapping[str, Any]) -> None:
     for search in document["searches"]:
         console.print(
             f"\n{search['name']}: {search['trials']} trials of at most {search['max_epochs']} epochs, "
-            f"stopped early from epoch {search['grace_epochs']} on (1 of {search['reduction_factor']:g} goes on)"
+            + (
+                "all to their end (grid)"
+                if search["algorithm"] == "grid"
+                else f"stopped early from epoch {search['grace_epochs']} on "
+                f"(1 of {search['reduction_factor']:g} goes on)"
+            )
         )
         for path, text in search["space"].items():
             console.print(f"  {path}: {text}")
@@ -61,6 +73,12 @@ def print_preview(document: Mapping[str, Any]) -> None:
             console.print(f"  point {number}: " + ", ".join(f"{path}={value}" for path, value in point.items()))
         console.print(f"  time: {search['time']}")
     console.print(f"\nthen {document['final_models']} final models, each tested once")
+
+
+def _final_rows(request: Request, searches: Sequence[Search], dataset: str) -> int:
+    """Returns how many configurations of a data set are trained finally: rows times folds."""
+    labels = {search.label for search in searches if search.config.dataset.name == dataset}
+    return len(labels) * len(folds_of(request, DATASETS.get(dataset).split_rules))
 
 
 def _estimate(search: Search, request: Request, output: Path, concurrent: int) -> str:

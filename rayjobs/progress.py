@@ -184,7 +184,11 @@ class ProgressCallback(Callback):
 
     def _name(self, trial: Trial) -> str:
         run_dir = self._run_dir(trial)
-        return run_dir.name if isinstance(self._run_dirs, Path) else f"{run_dir.parent.name} {run_dir.name}"
+        if isinstance(self._run_dirs, Path):
+            return run_dir.name
+        search = run_dir.parent
+        names = [search.parent.name, search.name] if search.name.startswith("fold-") else [search.name]
+        return " ".join([*names, run_dir.name])
 
 
 def format_seconds(seconds: float) -> str:

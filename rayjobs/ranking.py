@@ -5,6 +5,7 @@ Read from the files of finished searches and final models; computes nothing but 
 
 from __future__ import annotations
 
+import re
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from mmcore.errors import DataError
 from mmcore.statistics import MIN_SEEDS, choose_clusters, mean_interval, paired_bootstrap
 from rayjobs.files import read_json
 from rayjobs.ledger import LEDGER_FILE
+from rayjobs.stages import SEARCH_FILE, best_file, final_dirs
 from rayjobs.trials import failure_reason
 from rayjobs.worker import PREDICTIONS_FILE, RESULT_FILE
 
@@ -25,7 +27,12 @@ if TYPE_CHECKING:
     from rayjobs.request import Experiment
 
 EQUAL_TRIALS = "Equal trials are not equal compute: compare epochs and device-seconds too."
-NEXT_SEEDS = 10
+OVER_FOLDS = (
+    "Intervals are over the folds (Student's t), differences paired by fold. The folds share training samples, so the "
+    "intervals are a little too narrow."
+)
+SEARCHED_ONCE = "Searched on fold 0 alone: its validation samples are among the test samples of another fold."
+NOT_SEARCHED: dict[str, Any] = {"trials": [], "best": None}
 
 
 @dataclass(frozen=True)
@@ -81,10 +88,10 @@ def load_final(run_dir: Path) -> Final | None:
     )
 
 
-def build_ranking(experiment: Experiment, plans: Sequence[Plan], search_file: str) -> dict[str, Any]:
+def build_ranking(experiment: Experiment, plans: Sequence[Plan]) -> dict[str, Any]:
     """Returns the whole result of an experiment as plain values; one table per data set and protocol."""
     request, folder = experiment.request, experiment.folder
-    tables = [_table(experiment, plan, search_file) for plan in plans]
+    tables = [_table(experiment, plan) for plan in plans]
     return {
         "experiment": experiment.name,
         "folder": str(folder),
@@ -98,44 +105,57 @@ def build_ranking(experiment: Experiment, plans: Sequence[Plan], search_file: st
     }
 
 
-def _table(experiment: Experiment, plan: Plan, search_file: str) -> dict[str, Any]:
+def _table(experiment: Experiment, plan: Plan) -> dict[str, Any]:
     request, prepared = experiment.request, plan.prepared
     rows, finals = [], {}
-    for search in plan.searches:
-        folder = experiment.folder / search.name
-        seeds = range(1, request.final_seeds + 1)
-        loaded = [load_final(folder / f"final-{number}") for number in seeds]
-        finals[search.label] = [final for final in loaded if final is not None]
-        stored = read_json(folder / search_file) or {"trials": [], "best": None}
-        row = _row(search.label, stored, finals[search.label])
-        missing = [f"final-{number}" for number, final in zip(seeds, loaded, strict=True) if final is None]
-        if stored["best"]:
-            row["failures"] += [{"trial": name, "reason": failure_reason(folder / name)} for name in missing]
-        row["config_file"] = str(experiment.folder / f"best-{search.name}.yaml") if stored["best"] else None
-        rows.append(row)
-    note = _compare(rows, finals, request.reference)
-    assignment = prepared.assign(plan.searches[0].config.protocol)
+    for label in plan.labels:
+        dirs = [final_dirs(plan, experiment, label, fold) for fold in plan.folds]
+        loaded = [[load_final(run_dir) for run_dir in of_fold] for of_fold in dirs]
+        finals[label] = [[final for final in of_fold if final is not None] for of_fold in loaded]
+        rows.append(_row(experiment, plan, label, finals[label]))
+        missing = [path for path, final in zip(_flat(dirs), _flat(loaded), strict=True) if final is None]
+        if rows[-1]["best"]:
+            rows[-1]["failures"] += [
+                {"trial": _short_name(path, label), "reason": failure_reason(path)} for path in missing
+            ]
+    cross_validated = len(plan.folds) > 1
+    compare = _compare_folds if cross_validated else _compare
+    note = compare(rows, finals, request.reference)
+    assignments = [prepared.assign(plan.search_of(plan.labels[0], fold).config.protocol) for fold in plan.folds[:1]]
+    tested = {sample for of_fold in finals[plan.labels[0]] for final in of_fold[:1] for sample in final.sample_ids}
     return {
         "dataset": prepared.directory.name,
         "card": prepared.card,
         "constructed": prepared.constructed,
         "data_fingerprint": prepared.fingerprint,
-        "protocol": assignment.line,
-        "num_test_samples": len(assignment.test),
+        "protocol": _all_folds(assignments[0].line) if cross_validated else assignments[0].line,
+        "folds": len(plan.folds) if cross_validated else None,
+        "num_test_samples": len(tested) if cross_validated else len(assignments[0].test),
         "interval_note": note,
         "chance_notes": _chance_notes(rows, finals),
+        "search_note": SEARCHED_ONCE if request.search_once else "",
         "rows": sorted(rows, key=lambda row: (row["accuracy"] is None, -(row["accuracy"] or 0.0))),
     }
 
 
-def _row(label: str, stored: Mapping[str, Any], finals: Sequence[Final]) -> dict[str, Any]:
-    trials = stored["trials"]
-    accuracies = [final.metrics["fused/accuracy"] for final in finals]
+def _row(experiment: Experiment, plan: Plan, label: str, folds: Sequence[Sequence[Final]]) -> dict[str, Any]:
+    searches = [search for search in plan.searches if search.label == label]
+    stored = [read_json(experiment.folder / search.name / SEARCH_FILE) or NOT_SEARCHED for search in searches]
+    trials = [
+        {**trial, "name": _short_name(experiment.folder / search.name / trial["name"], label)}
+        for search, entry in zip(searches, stored, strict=True)
+        for trial in entry["trials"]
+    ]
+    finals = _flat(folds)
+    of_folds = [mean_interval(accuracies_of(of_fold))[0] for of_fold in folds if of_fold]
     failed = [trial for trial in trials if trial["status"] == "failed"]
+    has_best = [search for search, entry in zip(searches, stored, strict=True) if entry["best"]]
     return {
         "method": label,
-        "accuracy": mean_interval(accuracies)[0] if accuracies else None,
-        "accuracies": accuracies,
+        "accuracy": mean_interval(of_folds)[0] if of_folds else None,
+        "half_width": mean_interval(of_folds)[1] if len(folds) > 1 and len(of_folds) == len(folds) else None,
+        "folds": of_folds if len(folds) > 1 else None,
+        "accuracies": accuracies_of(finals),
         "seeds": [final.seed for final in finals],
         "delta": None,
         "modalities": _modalities(finals),
@@ -145,9 +165,31 @@ def _row(label: str, stored: Mapping[str, Any], finals: Sequence[Final]) -> dict
         "epochs": sum(trial["epochs"] for trial in trials) + int(sum(final.cost["epochs"] for final in finals)),
         "device_seconds": sum(trial["device_seconds"] for trial in trials)
         + sum(final.cost["device_seconds"] for final in finals),
-        "best": stored["best"],
+        "best": stored[0]["best"],
+        "best_of_folds": [entry["best"] for entry in stored] if len(stored) > 1 else None,
+        "config_file": str(best_file(has_best[0], experiment)) if has_best else None,
         "failures": [{"trial": trial["name"], "reason": trial["reason"]} for trial in failed],
     }
+
+
+def accuracies_of(finals: Sequence[Final]) -> list[float]:
+    """Returns the fused test accuracy of each model."""
+    return [final.metrics["fused/accuracy"] for final in finals]
+
+
+def _flat(folds: Sequence[Sequence[Any]]) -> list[Any]:
+    return [entry for of_fold in folds for entry in of_fold]
+
+
+def _short_name(run_dir: Path, label: str) -> str:
+    """Returns `trial-001`, or `fold-2 trial-001` of a cross-validation."""
+    fold = run_dir.parent.name
+    return f"{fold} {run_dir.name}" if fold.startswith("fold-") else run_dir.name
+
+
+def _all_folds(line: str) -> str:
+    """Returns a protocol's line for all its folds: `cv over groups (6 folds, seed 0)`."""
+    return re.sub(r"fold \d+ of (\d+)", r"all \1 folds", line)
 
 
 def _modalities(finals: Sequence[Final]) -> dict[str, dict[str, Any]]:
@@ -168,22 +210,23 @@ def _modalities(finals: Sequence[Final]) -> dict[str, dict[str, Any]]:
     return own
 
 
-def _compare(rows: list[dict[str, Any]], finals: Mapping[str, Sequence[Final]], reference: str | None) -> str:
+Finals = Mapping[str, Sequence[Sequence[Final]]]
+"""Row -> fold -> seed."""
+
+
+def _compare(rows: list[dict[str, Any]], finals: Finals, reference: str | None) -> str:
     """Puts what each method adds to the reference into its row; returns what must be printed beside the intervals."""
-    base = finals.get(reference or "", [])
+    base = _flat(finals.get(reference or "", []))
     if not base:
-        return f"No differences: there is no final model of {reference}." if reference and any(finals.values()) else ""
+        return _no_reference(finals, reference)
     clusters, note = choose_clusters(base[0].groups.tolist(), base[0].sources.tolist())
     for row in rows:
-        own = finals[row["method"]]
+        own = _flat(finals[row["method"]])
         if row["method"] == reference or len(own) != len(base):
             continue
-        if any(not np.array_equal(final.sample_ids, base[0].sample_ids) for final in [*own, *base]):
-            raise DataError(
-                f"{row['method']} and {reference} were tested on different samples: they cannot be compared"
-            )
+        _check_paired(row["method"], reference, [*own, *base])
         interval = paired_bootstrap([final.correct for final in own], [final.correct for final in base], clusters)
-        difference = row["accuracy"] - mean_interval([final.metrics["fused/accuracy"] for final in base])[0]
+        difference = row["accuracy"] - mean_interval(accuracies_of(base))[0]
         row["delta"] = {
             "mean": interval.mean if interval else difference,
             "low": interval.low if interval else None,
@@ -194,16 +237,50 @@ def _compare(rows: list[dict[str, Any]], finals: Mapping[str, Sequence[Final]], 
     return f"The intervals hold {note}: nothing is claimed beyond them." if note else ""
 
 
-def _chance_notes(rows: Sequence[Mapping[str, Any]], finals: Mapping[str, Sequence[Final]]) -> list[str]:
+def _compare_folds(rows: list[dict[str, Any]], finals: Finals, reference: str | None) -> str:
+    """As `_compare`, paired by fold: the mean of the folds' differences, and its interval over the folds."""
+    base = finals.get(reference or "", [])
+    if not all(base) or not base:
+        return _no_reference(finals, reference)
+    for row in rows:
+        own = finals[row["method"]]
+        if row["method"] == reference or not all(own):
+            continue
+        for mine, theirs in zip(own, base, strict=True):
+            _check_paired(row["method"], reference, [*mine, *theirs])
+        pairs = zip(own, base, strict=True)
+        differences = [mean_interval(accuracies_of(a))[0] - mean_interval(accuracies_of(b))[0] for a, b in pairs]
+        mean, half_width = mean_interval(differences)
+        row["delta"] = {
+            "mean": mean,
+            "low": None if half_width is None else mean - half_width,
+            "high": None if half_width is None else mean + half_width,
+            "folds": differences,
+        }
+    return OVER_FOLDS
+
+
+def _no_reference(finals: Finals, reference: str | None) -> str:
+    trained = any(_flat(folds) for folds in finals.values())
+    return f"No differences: there is no final model of {reference}." if reference and trained else ""
+
+
+def _check_paired(method: str, reference: str | None, finals: Sequence[Final]) -> None:
+    """Raises a DataError where models were tested on different samples."""
+    if any(not np.array_equal(final.sample_ids, finals[-1].sample_ids) for final in finals):
+        raise DataError(f"{method} and {reference} were tested on different samples: they cannot be compared")
+
+
+def _chance_notes(rows: Sequence[Mapping[str, Any]], finals: Finals) -> list[str]:
     """Returns a note for each modality whose encoder was lost: no better than the most frequent class."""
     notes = []
     for row in rows:
-        models = finals[row["method"]]
+        models = _flat(finals[row["method"]])
         for name, own in row["modalities"].items():
             key = f"{name}/{'accuracy' if own['by'] == 'head' else 'probe_accuracy'}"
             lost = sum(
                 bool(final.metrics[key] <= np.bincount(final.labels).max() / len(final.labels)) for final in models
             )
             if lost:
-                notes.append(f"{row['method']}: {name} no better than chance in {lost} of {len(models)} seeds")
+                notes.append(f"{row['method']}: {name} no better than chance in {lost} of {len(models)} final models")
     return notes

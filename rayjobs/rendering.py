@@ -27,7 +27,7 @@ def _print_table(table: Mapping[str, Any], ranking: Mapping[str, Any], console: 
     console.print()
     _print(console, f"{table['dataset']}: test accuracy", style="bold")
     _print(console, f"Protocol: {table['protocol']}; {table['num_test_samples']} test samples, "
-                    f"{_seeds(ranking['final_seeds'])}.")  # fmt: skip
+                    f"{_seeds(ranking['final_seeds'], table['folds'])}.")  # fmt: skip
     if table["constructed"]:
         card = table["card"]
         prefix = "" if card.startswith("CONSTRUCTED") else "CONSTRUCTED to show an effect: "
@@ -35,8 +35,11 @@ def _print_table(table: Mapping[str, Any], ranking: Mapping[str, Any], console: 
     else:
         _print(console, table["card"], style="dim")
     console.print(_results(table, ranking["reference"]), no_wrap=True, crop=False)
-    if table["interval_note"]:
-        _print(console, table["interval_note"], style="dim")
+    for note in (table["interval_note"], table["search_note"]):
+        if note:
+            _print(console, note, style="dim")
+    if table["folds"]:
+        console.print(_fold_accuracies(table), no_wrap=True, crop=False)
     if any(row["modalities"] for row in table["rows"]):
         console.print(_own_accuracies(table), no_wrap=True, crop=False)
         if any(own["by"] == "probe" for row in table["rows"] for own in row["modalities"].values()):
@@ -60,6 +63,7 @@ def _results(table: Mapping[str, Any], reference: str | None) -> Table:
     shown.add_column("device-s", justify="right", no_wrap=True)
     for row in table["rows"]:
         test = "-" if row["accuracy"] is None else f"{row['accuracy']:.1%}"
+        test += "" if row["half_width"] is None else f" ± {100 * row['half_width']:.1f}"
         trials = str(row["trials"]) + (f", {row['failed']} failed" if row["failed"] else "")
         cost = (trials, str(row["epochs"]), f"{row['device_seconds']:.0f}")
         shown.add_row(row["method"], test, _delta(row, reference), *cost)
@@ -74,6 +78,18 @@ def _delta(row: Mapping[str, Any], reference: str | None) -> str:
         return ""
     text = f"{100 * delta['mean']:+.1f}"
     return text if delta["low"] is None else f"{text} [{100 * delta['low']:+.1f}, {100 * delta['high']:+.1f}]"
+
+
+def _fold_accuracies(table: Mapping[str, Any]) -> Table:
+    """Returns each fold's test accuracy, the mean over its seeds."""
+    shown = Table(box=None, pad_edge=False, header_style="bold")
+    shown.add_column("test by fold", no_wrap=True, overflow="ellipsis", max_width=24)
+    for number in range(table["folds"]):
+        shown.add_column(str(number), justify="right", no_wrap=True)
+    for row in table["rows"]:
+        cells = [f"{accuracy:.1%}" for accuracy in row["folds"]] if len(row["folds"]) == table["folds"] else []
+        shown.add_row(row["method"], *cells)
+    return shown
 
 
 def _own_accuracies(table: Mapping[str, Any]) -> Table:
@@ -109,8 +125,11 @@ def _command(console: Console, title: str, text: str) -> None:
     console.print(Text(f"  {text}"), soft_wrap=True)
 
 
-def _seeds(count: int) -> str:
-    return "no final models" if count == 0 else f"mean of {count} final {'seed' if count == 1 else 'seeds'} each"
+def _seeds(count: int, folds: int | None) -> str:
+    if count == 0:
+        return "no final models"
+    seeds = f"{count} final {'seed' if count == 1 else 'seeds'}"
+    return f"mean of {folds} folds with {seeds} each" if folds else f"mean of {seeds} each"
 
 
 def _print(console: Console, text: str, style: str = "") -> None:

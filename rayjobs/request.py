@@ -15,6 +15,7 @@ from rayjobs.files import read_json, write_json
 EXPERIMENT_FILE = "experiment.json"
 RANKING_FILE = "ranking.json"
 FORMAT_VERSION = 1
+MAX_NAME = 100
 
 
 @dataclass(frozen=True)
@@ -23,13 +24,15 @@ class Request:
 
     Attributes:
         datasets: Names of data sets.
-        methods: Names of methods, the reference among them.
+        methods: Names of methods, or of rows or variants of them (`iprm-linear`), the reference among them.
         reference: The method the others are compared with; None for none.
         options: Options of the data sets.
         protocol: Settings of the run's `protocol` section.
         trials: Of each method; None: what the search-space file says.
         max_epochs: Of each trial; None: what the file says.
         final_seeds: Final models of each method.
+        algorithm: How a search chooses its trials: hyperopt or grid.
+        search_once: Of a cross-validation, search fold 0 alone.
         seed: Of the search.
         values: Path -> fixed value.
         space: A search-space file; None: the data set's own.
@@ -47,6 +50,8 @@ class Request:
     trials: int | None = None
     max_epochs: int | None = None
     final_seeds: int = 3
+    algorithm: str = "hyperopt"
+    search_once: bool = False
     seed: int = 0
     values: dict[str, Any] = field(default_factory=dict)
     space: str | None = None
@@ -64,18 +69,23 @@ class Request:
         for name in self.datasets:
             DATASETS.get(name)
         for name in self.methods:
-            METHODS.get(name)
+            METHODS.get(name.partition("-")[0])
+        if self.search_once and (self.protocol.get("name") != "cv" or "fold" in self.protocol):
+            raise UsageError("--search-once is for --protocol cv over all folds")
         if self.protocol.get("name") == "paper":
             raise UsageError(
                 "--protocol paper picks the best epoch on the test split, and a search would stop trials on it: "
-                "tune with group or holdout; rayjobs.train --protocol paper reproduces the papers' way"
+                "tune with group, holdout or cv; rayjobs.train --protocol paper reproduces the papers' way"
             )
 
     def name(self) -> str:
         """Returns the experiment's name, made of what is searched: `digits-aug-iprm-ensemble`."""
         methods = sorted(set(self.methods) - {self.reference})
         parts = [*self.datasets, self.protocol.get("name", ""), *methods, self.reference or ""]
-        return "-".join(part for part in parts if part)
+        name = "-".join(part for part in parts if part)
+        if len(name) > MAX_NAME:
+            name = "-".join([*filter(None, parts[: len(self.datasets) + 1]), f"{len(methods)}-methods"])
+        return name
 
 
 @dataclass(frozen=True)

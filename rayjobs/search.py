@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,27 +22,32 @@ class Search:
     Attributes:
         dataset: Name of the prepared data set.
         label: The row's name in the ranking: the method, with its variant (`unimodal-image`).
+        fold: Of a cross-validation; None where there is one split.
         config: The configuration whose searched values are replaced.
         space: Path -> what it is drawn from.
         points: Values tried first.
         trials: How many.
+        is_grid: Every point is a trial and trained to its end; nothing is drawn.
         grace_epochs: Epochs every trial gets; longer than any interval at which a method changes itself.
         reduction_factor: Of the trials that reach a rung, one in so many goes on.
     """
 
     dataset: str
     label: str
+    fold: int | None
     config: RunConfig
     space: dict[str, Distribution]
     points: list[dict[str, Any]]
     trials: int
+    is_grid: bool
     grace_epochs: int
     reduction_factor: float
 
     @property
     def name(self) -> str:
-        """Name of the search and of its folder."""
-        return f"{self.dataset}-{self.label}"
+        """Name of the search and of its folder: `avdigits-iprm`, `avdigits-iprm/fold-2`."""
+        name = f"{self.dataset}-{self.label}"
+        return name if self.fold is None else f"{name}/fold-{self.fold}"
 
     @property
     def max_epochs(self) -> int:
@@ -53,6 +59,7 @@ class Search:
         return {
             "name": self.name,
             "trials": self.trials,
+            "algorithm": "grid" if self.is_grid else "hyperopt",
             "max_epochs": self.max_epochs,
             "grace_epochs": self.grace_epochs,
             "reduction_factor": self.reduction_factor,
@@ -72,6 +79,8 @@ class SearchOptions:
         values: Path -> fixed value; takes a path out of the space.
         trials: Replaces the file's.
         max_epochs: Replaces the file's.
+        algorithm: `hyperopt`; or `grid`: every combination of the space's choices is a trial.
+        folds: Those of a cross-validation to be searched; (None,) where there is one split.
     """
 
     seed: int = 0
@@ -79,6 +88,8 @@ class SearchOptions:
     values: Mapping[str, Any] = field(default_factory=dict)
     trials: int | None = None
     max_epochs: int | None = None
+    algorithm: str = "hyperopt"
+    folds: tuple[int | None, ...] = (None,)
 
 
 def build_searches(
@@ -89,28 +100,27 @@ def build_searches(
     methods: Sequence[str],
     options: SearchOptions,
 ) -> list[Search]:
-    """Returns one search per variant of each method, with the same number of trials and the same grace period.
+    """Returns one search per row and fold, with the same number of trials and the same grace period.
 
     Args:
         space: The file.
         dataset: The run's `dataset` section.
         folder_name: Name of the prepared data set.
         modalities: Those it has.
-        methods: Names of methods.
+        methods: Names of methods, or of a row or variant of one: `unimodal-image`, `iprm-linear`.
         options: What the command line adds.
 
     Raises:
         ConfigError: A path, value or point is not one of the method's configuration; lists every problem.
+        UsageError: A method has no such row or variant.
     """
     problems: list[str] = []
     searches = []
-    _check_fixed(options.values, methods, problems)
-    for method in methods:
-        variants = METHODS.get(method).variants(modalities)
-        for suffix, settings in variants.items():
-            section = {"name": method, **settings}
-            label = f"{method}-{suffix}" if suffix else method
-            search = collect(problems, _search, space, dict(dataset), folder_name, section, label, options)
+    rows = {label: row for method in methods for label, row in rows_of(method, modalities).items()}
+    _check_fixed(options.values, list(dict.fromkeys(row.method for row in rows.values())), problems)
+    for fold in options.folds:
+        for row in rows.values():
+            search = collect(problems, _search, space, dict(dataset), folder_name, row, fold, options)
             if search:
                 searches.append(search)
     if problems:
@@ -118,39 +128,91 @@ def build_searches(
     return searches
 
 
+@dataclass(frozen=True)
+class MethodRow:
+    """A row of a ranking: a method with some of its settings, and what its variant sets elsewhere."""
+
+    label: str
+    method: str
+    settings: Mapping[str, Any]
+    values: Mapping[str, Any]
+
+
+def rows_of(name: str, modalities: Sequence[str]) -> dict[str, MethodRow]:
+    """Returns the rows a name stands for: all of a method's (`unimodal`), one of them, or a variant (`iprm-linear`).
+
+    Raises:
+        UsageError: There is no such method, row or variant.
+    """
+    method, _, suffix = name.partition("-")
+    rows, variants = METHODS.get(method).rows(modalities), METHODS.get(method).variants(modalities)
+    if suffix in variants:
+        return {name: MethodRow(name, method, {}, variants[suffix])}
+    if suffix and suffix not in rows:
+        raise unknown_name(f"variant of {method}", suffix, [*filter(None, rows), *variants])
+    chosen = {suffix: rows[suffix]} if suffix else rows
+    labels = {key: f"{method}-{key}" if key else method for key in chosen}
+    return {labels[key]: MethodRow(labels[key], method, settings, {}) for key, settings in chosen.items()}
+
+
+def ablations_of(method: str) -> list[str]:
+    """Returns the labels of a method's ablations and controls; the released code's choices are none of them."""
+    if "-" in method:
+        return []
+    return [f"{method}-{name}" for name in METHODS.get(method).variants(()) if name != "released"]
+
+
 def _search(
     space: Space,
     dataset: dict[str, Any],
     folder_name: str,
-    section: dict[str, Any],
-    label: str,
+    row: MethodRow,
+    fold: int | None,
     options: SearchOptions,
 ) -> Search:
-    method = section["name"]
+    method, label = row.method, row.label
     part = space.methods.get(method, MethodSpace())
-    fixed = {path: value for path, value in options.values.items() if _concerns(path, method)}
+    fixed = {path: value for path, value in options.values.items() if _concerns(path, method)} | dict(row.values)
     max_epochs = options.max_epochs or space.file.max_epochs
+    section = {"name": method, **row.settings}
+    protocol = dict(options.protocol) if fold is None else {**options.protocol, "fold": fold}
     config = complete_config(
-        RunConfig.parse(
-            {"dataset": dataset, "method": section, "protocol": dict(options.protocol), "seed": options.seed}
-        )
+        RunConfig.parse({"dataset": dataset, "method": section, "protocol": protocol, "seed": options.seed})
     )
     values = {**space.file.set, **part.set, "trainer.max_epochs": max_epochs, **fixed}
     config = _with_values(config, values, f"{space.path.name} ({label})")
     searched = {**space.shared, **space.own.get(method, {})}
     searched = {path: values for path, values in searched.items() if path not in fixed}
-    points = [_without(point, fixed) for point in (part.points or space.file.points)]
+    is_grid = options.algorithm == "grid"
+    points = _distinct([_without(point, fixed) for point in (part.points or space.file.points)])
+    if is_grid:
+        points = _grid(searched, f"{space.path.name} ({label})")
     _check_space(space, label, config, searched, points)
     return Search(
         dataset=folder_name,
         label=label,
+        fold=fold,
         config=config,
         space=searched,
-        points=points if searched else [],
-        trials=(options.trials or space.file.trials) if searched else 1,
+        points=points if searched or is_grid else [],
+        trials=len(points) if is_grid else (options.trials or space.file.trials) if searched else 1,
+        is_grid=is_grid,
         grace_epochs=_grace_epochs(space.file, config.trainer.max_epochs),
         reduction_factor=space.file.reduction_factor,
     )
+
+
+def _grid(space: Mapping[str, Distribution], where: str) -> list[dict[str, Any]]:
+    """Returns every combination of a space's choices, the last path changing first.
+
+    Raises:
+        ConfigError: A path is drawn from a range.
+    """
+    ranges = [path for path, distribution in space.items() if distribution.choice is None]
+    if ranges:
+        raise ConfigError([f"{where}: --search grid needs a choice for {path}, not a range" for path in ranges])
+    choices = [distribution.ends() for distribution in space.values()]
+    return [dict(zip(space, values, strict=True)) for values in itertools.product(*choices)]
 
 
 def _grace_epochs(file: SpaceFile, max_epochs: int) -> int:
@@ -217,6 +279,11 @@ def _leads_on(data: Any, path: str) -> bool:
             return False
         data = data.get(part, {})
     return True
+
+
+def _distinct(points: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Returns points in their order; those that became equal when a path was fixed only once."""
+    return [point for number, point in enumerate(points) if point not in points[:number]]
 
 
 def _without(point: Mapping[str, Any], fixed: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import yaml
@@ -46,11 +48,16 @@ def keep_plan(plan: Plan, experiment: Experiment) -> None:
 
 def is_finished(plan: Plan, experiment: Experiment) -> bool:
     """Tells whether every search of a data set and every final model was finished by an earlier command."""
-    folders = [experiment.folder / search.name for search in plan.searches]
-    finals = range(1, experiment.request.final_seeds + 1)
-    files = [folder / SEARCH_FILE for folder in folders]
-    files += [folder / f"final-{number}" / RESULT_FILE for folder in folders for number in finals]
+    files = [experiment.folder / search.name / SEARCH_FILE for search in plan.searches]
+    rows = itertools.product(plan.labels, plan.folds)
+    files += [run_dir / RESULT_FILE for row in rows for run_dir in final_dirs(plan, experiment, *row)]
     return all(read_json(file) for file in files)
+
+
+def final_dirs(plan: Plan, experiment: Experiment, label: str, fold: int | None) -> list[Path]:
+    """Returns the folders of a row's final models on a fold, one per seed."""
+    folder = experiment.folder / replace(plan.search_of(label, fold), fold=fold).name
+    return [folder / f"final-{number}" for number in range(1, experiment.request.final_seeds + 1)]
 
 
 def save_search(folder: Path, search: Search, outcomes: Sequence[Outcome], experiment: Experiment) -> None:
@@ -67,19 +74,25 @@ def save_search(folder: Path, search: Search, outcomes: Sequence[Outcome], exper
         },
     )
     if config:
-        write_text(experiment.folder / f"best-{search.name}.yaml", yaml.safe_dump(config, sort_keys=False))
+        write_text(best_file(search, experiment), yaml.safe_dump(config, sort_keys=False))
+
+
+def best_file(search: Search, experiment: Experiment) -> Path:
+    """Returns the file of a search's best configuration, which `rayjobs.train --config` takes."""
+    return experiment.folder / f"best-{search.name.replace('/', '-')}.yaml"
 
 
 def final_jobs(plan: Plan, data: DataHandle, experiment: Experiment) -> list[Job]:
-    """Returns a job for each fresh seed of each method whose search found a configuration."""
+    """Returns a job for each fresh seed of each row, on each fold, whose search found a configuration."""
     jobs = []
-    for search in plan.searches:
-        folder = experiment.folder / search.name
-        stored = read_json(folder / SEARCH_FILE)
-        if not stored or not stored["config"]:
-            continue
-        for number in range(1, experiment.request.final_seeds + 1):
-            config = RunConfig.parse(stored["config"]).with_values({"seed": experiment.request.seed + number})
-            run_dir = str((folder / f"final-{number}").resolve())
-            jobs.append(Job(config.to_dict(), data, run_dir, test=True, command=experiment.command))
+    for fold in plan.folds:
+        for label in plan.labels:
+            stored = read_json(experiment.folder / plan.search_of(label, fold).name / SEARCH_FILE)
+            if not stored or not stored["config"]:
+                continue
+            values = {} if fold is None else {"protocol.fold": fold}
+            for number, run_dir in enumerate(final_dirs(plan, experiment, label, fold), start=1):
+                values["seed"] = experiment.request.seed + number
+                config = RunConfig.parse(stored["config"]).with_values(values)
+                jobs.append(Job(config.to_dict(), data, str(run_dir.resolve()), test=True, command=experiment.command))
     return jobs

@@ -20,6 +20,7 @@ from rayjobs.cli import friendly_errors, parse_overrides, print_json
 @click.option("--config", "config_file", type=click.Path(path_type=Path), help="A configuration, as tune writes it.")
 @click.option("--dataset", help="Name of the data set; default: the configuration's, else digits.")
 @click.option("--method", help="Name of the method; default: the configuration's, else iprm.")
+@click.option("--variant", help="A variant of the method: released (the authors' code), or an ablation.")
 @click.option("--option", "options", multiple=True, metavar="KEY=VALUE", help="An option of the data set; repeatable.")
 @click.option("--set", "values", multiple=True, metavar="PATH=VALUE", help="A key of the configuration; repeatable.")
 @click.option("--protocol", type=click.Choice(["group", "holdout", "cv", "paper"]), help="How samples are split.")
@@ -88,9 +89,22 @@ def configuration(arguments: dict[str, Any]) -> dict[str, Any]:
     if arguments["max_epochs"]:
         set_path(values, "trainer.max_epochs", arguments["max_epochs"])
     values["seed"] = arguments["seed"]
+    if arguments["variant"]:
+        _set_variant(values, arguments["variant"])
     for path, value in parse_overrides(arguments["values"], "--set").items():
         set_path(values, path, value)
     return values
+
+
+def _set_variant(values: dict[str, Any], variant: str) -> None:
+    """Puts all settings of a method's variant into a configuration; `--set` still goes before them."""
+    from mmcore.build import variant_settings
+    from rayjobs.datasets import source_modalities
+
+    dataset = values["dataset"]
+    modalities = source_modalities(dataset["name"], dataset.get("options", {}))
+    for path, value in variant_settings(values["method"]["name"], variant, modalities).items():
+        set_path(values, path, value)
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -133,7 +133,9 @@ def print_results(results: Sequence[dict[str, Any]], folder: Path, prepared: Pre
     """Prints each metric on test: every seed's value and, from three seeds on, the mean's 95 % interval."""
     console = Console(highlight=False)
     seeds = [result["config"]["seed"] for result in results]
-    table = Table(title=f"{results[0]['config']['method']['name']} on {prepared.directory.name}: test, in percent")
+    variants = f" ({', '.join(results[0]['variants'])})" if results[0]["variants"] else ""
+    title = f"{results[0]['config']['method']['name']}{variants} on {prepared.directory.name}: test, in percent"
+    table = Table(title=title)
     table.add_column("")
     table.add_column("mean", justify="right")
     table.add_column("95 %", justify="right")

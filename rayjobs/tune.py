@@ -16,10 +16,15 @@ from rayjobs.cli import friendly_errors, parse_overrides, print_json
 
 @click.command()
 @click.option("--dataset", "datasets", multiple=True, help="A data set; repeatable.  [default: digits]")
-@click.option("--method", "methods", multiple=True, help="A method; repeatable.  [default: iprm, aug]")
+@click.option("--method", "methods", multiple=True, help="A method, or a variant: iprm-linear, aug-released; "
+              "repeatable.  [default: iprm, aug]")  # fmt: skip
+@click.option("--ablations", is_flag=True, help="Also every ablation and control of the methods asked for.")
 @click.option("--reference", default="ensemble", show_default=True, help="What they are compared with, or 'none'.")
 @click.option("--option", "options", multiple=True, metavar="KEY=VALUE", help="An option of the data set; repeatable.")
 @click.option("--protocol", default="default", show_default=True, help="How samples are split: group, holdout or cv.")
+@click.option("--search-once", is_flag=True, help="Of --protocol cv: search on fold 0 alone, for all folds.")
+@click.option("--search", "algorithm", type=click.Choice(["hyperopt", "grid"]), default="hyperopt", show_default=True,
+              help="How trials are chosen; grid: all combinations of the space's choices, to their end.")  # fmt: skip
 @click.option("--trials", type=click.IntRange(1), help="Trials of each method.  [default: the space's]")
 @click.option(
     "--max-epochs", type=click.IntRange(1), help="Epochs of a trial not stopped early.  [default: the space's]"
@@ -87,9 +92,12 @@ def main(**flags: Any) -> None:
 def _request(flags: dict[str, Any]) -> Any:
     """Returns the checked request of a command line."""
     from rayjobs.request import Request
+    from rayjobs.search import ablations_of
 
     reference = None if flags["reference"] == "none" else flags["reference"]
     methods = dict.fromkeys(flags["methods"] or ("iprm", "aug"))
+    if flags["ablations"]:
+        methods |= dict.fromkeys(label for name in list(methods) for label in ablations_of(name))
     values = parse_overrides(flags["values"], "--set")
     protocol = {} if flags["protocol"] == "default" else {"name": flags["protocol"]}
     for path in [path for path in values if path.startswith("protocol.")]:
@@ -105,8 +113,11 @@ def _request(flags: dict[str, Any]) -> Any:
         raw_dir=_text(flags["raw_dir"]),
         data_dir=str(flags["data_dir"].resolve()),  # --resume may be typed in another folder
         **{key: flags[key] for key in ("trials", "max_epochs", "final_seeds", "seed", "workers", "gpus_per_worker")},
+        **{key: flags[key] for key in ("algorithm", "search_once")},
     )
     request.check()
+    if request.algorithm == "grid" and request.trials:
+        raise UsageError("--trials is not for --search grid, whose trials are all combinations of the space's choices")
     return request
 
 

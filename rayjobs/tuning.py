@@ -4,6 +4,7 @@
     results/<experiment>/<dataset>-<method>/search.json  a finished search: every trial, and the best configuration
     results/<experiment>/<dataset>-<method>/trial-001/   a trial: metrics, curves, checkpoints
     results/<experiment>/<dataset>-<method>/final-1/     a final model: the same, and its predictions on test
+    results/<experiment>/<dataset>-<method>/fold-0/...   all of it once per fold of a cross-validation
     results/<experiment>/best-<dataset>-<method>.yaml    for rayjobs.train --config
     results/<experiment>/ranking.json                    what is printed at the end
 
@@ -23,15 +24,16 @@ from rayjobs import cluster
 from rayjobs.datasets import open_data
 from rayjobs.experiments import Execution, Outcome, run_given, run_search, succeeded
 from rayjobs.files import read_json, write_json
+from rayjobs.grids import grid_jobs, grid_outcomes, grid_trials
 from rayjobs.ledger import open_ledger
-from rayjobs.plans import Machine, Plan, final_stage, make_plans, trial_shape
+from rayjobs.plans import Machine, Plan, final_stage, grid_stage, make_plans, trial_shape
 from rayjobs.progress import Display, ProgressCallback
 from rayjobs.ranking import build_ranking
 from rayjobs.request import RANKING_FILE, Experiment
 from rayjobs.search import Search
 from rayjobs.stages import SEARCH_FILE, final_jobs, is_finished, keep_plan, save_search
 from rayjobs.trials import GivenRuns, SearchRuns
-from rayjobs.worker import RESULT_FILE, DataHandle
+from rayjobs.worker import RESULT_FILE, DataHandle, Job
 
 
 class Interrupted(EquipoiseError):
@@ -66,7 +68,7 @@ def run_tuning(experiment: Experiment, machine: Machine, resume: bool) -> dict[s
             f"interrupted; everything finished so far is kept. To go on:\n"
             f"  python -m rayjobs.tune --resume {experiment.name}{_output_flag(experiment)}"
         ) from None
-    ranking = build_ranking(experiment, plans, SEARCH_FILE)
+    ranking = build_ranking(experiment, plans)
     write_json(experiment.folder / RANKING_FILE, ranking)
     if not any(row["best"] for table in ranking["rankings"] for row in table["rows"]):
         raise TrainingError(_all_failed(ranking))
@@ -75,9 +77,13 @@ def run_tuning(experiment: Experiment, machine: Machine, resume: bool) -> dict[s
 
 def _run_plans(plans: Sequence[Plan], experiment: Experiment, machine: Machine, resume: bool) -> None:
     request = experiment.request
-    stages = {search.name: search.trials for plan in plans for search in plan.searches}
+    stages: dict[str, int] = {}
+    for plan in plans:
+        for search in plan.searches:
+            stage = grid_stage(plan) if search.is_grid else search.name
+            stages[stage] = stages.get(stage, 0) + search.trials
     if request.final_seeds:
-        stages |= {final_stage(plan): request.final_seeds * len(plan.searches) for plan in plans}
+        stages |= {final_stage(plan): request.final_seeds * len(plan.labels) * len(plan.folds) for plan in plans}
     display = Display(stages)
     tuner = _Tuner(experiment, machine, display, resume)
     gpus = request.gpus_per_worker if request.gpus_per_worker is not None else cluster.visible_gpus(machine.gpus)
@@ -104,13 +110,15 @@ class _Tuner:
         """Runs one data set's searches, then its final models."""
         shape = self._shape(plan, nodes, streams=False)
         cluster.concurrent_trials(shape, nodes)  # refused before anything is read
-        todo = [search for search in plan.searches if not self._skip(search)]
+        todo = [search for search in plan.searches if not self._skip(plan, search)]
         data = open_data(plan.prepared, self._machine.cache_bytes)
         shape = self._shape(plan, nodes, streams=data.cached is None and not data.in_process)
         concurrent = cluster.concurrent_trials(shape, nodes, self._machine.concurrent)
         execution = Execution(shape, concurrent, self._machine.max_failures, body=self._machine.body)
         for search in todo:
-            self._search(search, data, execution, interruption)
+            if not search.is_grid:
+                self._search(search, data, execution, interruption)
+        self._grids(plan, [search for search in todo if search.is_grid], data, execution, interruption)
         self._finals(plan, data, execution, interruption)
 
     def _shape(self, plan: Plan, nodes: list[cluster.Node], streams: bool) -> cluster.TrialShape:
@@ -119,7 +127,7 @@ class _Tuner:
     def _folder(self, search: Search) -> Path:
         return (self._experiment.folder / search.name).resolve()  # workers have other working directories
 
-    def _skip(self, search: Search) -> bool:
+    def _skip(self, plan: Plan, search: Search) -> bool:
         """Tells whether a search was finished by an earlier command."""
         stored = read_json(self._folder(search) / SEARCH_FILE) if self._resume else None
         if not stored:
@@ -130,7 +138,11 @@ class _Tuner:
             (outcome.objective for outcome in succeeded(outcomes) if outcome.objective is not None), default=None
         )
         epochs = sum(outcome.epochs for outcome in outcomes)
-        self._display.skip(search.name, len(outcomes) - failed, failed, best, epochs)
+        if search.is_grid:
+            for outcome in outcomes:
+                self._display.ended(grid_stage(plan), "a trial: finished before", outcome.status == "failed")
+        else:
+            self._display.skip(search.name, len(outcomes) - failed, failed, best, epochs)
         return True
 
     def _search(
@@ -149,22 +161,46 @@ class _Tuner:
         save_search(folder, search, outcomes, self._experiment)
         self._display.finish(search.name)
 
+    def _grids(
+        self,
+        plan: Plan,
+        searches: Sequence[Search],
+        data: DataHandle,
+        execution: Execution,
+        interruption: cluster.Interruption,
+    ) -> None:
+        """Runs the trials of all grids of a data set as one list, each method's before the next one's."""
+        if not searches:
+            return
+        trials = {search.name: grid_trials(search, self._folder(search)) for search in searches}
+        jobs = [
+            job for search in searches for job in grid_jobs(search, trials[search.name], data, self._experiment.command)
+        ]
+        self._given(grid_stage(plan), jobs, sum(map(len, trials.values())), execution, interruption)
+        for search in searches:
+            save_search(self._folder(search), search, grid_outcomes(trials[search.name]), self._experiment)
+
     def _finals(self, plan: Plan, data: DataHandle, execution: Execution, interruption: cluster.Interruption) -> None:
         jobs = final_jobs(plan, data, self._experiment)
         if not jobs:
             return
-        stage = final_stage(plan)
         waiting = [job for job in jobs if read_json(Path(job.run_dir) / RESULT_FILE) is None]
+        self._given(final_stage(plan), waiting, len(jobs), execution, interruption)
+
+    def _given(
+        self, stage: str, jobs: Sequence[Job], total: int, execution: Execution, interruption: cluster.Interruption
+    ) -> None:
+        """Runs jobs as one stage; those of its `total` that are missing among them were finished before."""
         self._display.start(stage)
-        for _ in range(len(jobs) - len(waiting)):
-            self._display.ended(stage, "a final model: finished before", failed=False)
-        if waiting:
-            run_dirs = [Path(job.run_dir) for job in waiting]
-            max_epochs = plan.searches[0].max_epochs
+        for _ in range(total - len(jobs)):
+            self._display.ended(stage, "a run: finished before", failed=False)
+        if jobs:
+            max_epochs = max(job.config["trainer"]["max_epochs"] for job in jobs)
+            run_dirs = [Path(job.run_dir) for job in jobs]
             execution = replace(execution, callbacks=(ProgressCallback(self._display, stage, max_epochs, run_dirs),))
-            folder = self._experiment.folder.resolve() / f"{plan.prepared.directory.name}-finals"
+            folder = self._experiment.folder.resolve() / stage.replace(" ", "-")
             with _interrupting(interruption):
-                run_given(GivenRuns(tuple(waiting)), folder, execution)
+                run_given(GivenRuns(tuple(jobs)), folder, execution)
         self._display.finish(stage)
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmcore import distributed
-from mmcore.build import build_method, build_run_transforms, resolve_device
+from mmcore.build import build_method, build_run_transforms, resolve_device, variants_of
 from mmcore.config import RunConfig
 from mmcore.data.loader import Loader, TensorLoader
 from mmcore.data.store import PreparedDataset
@@ -171,6 +171,7 @@ def _result(
         "data_fingerprint": prepared.fingerprint,
         "protocol": assignment.line,
         "selects_on_test": assignment.selects_on_test,
+        "variants": variants_of(config, prepared.spec.modality_names),
         "workers": distributed.world_size(),
         "notices": notices,
     }

@@ -74,7 +74,7 @@ def make_loader(spec: DatasetSpec, batch_size: int, num_train: int, rank: int = 
 
 def make_config(method: str, spec: DatasetSpec, **values: object) -> RunConfig:
     """Returns a configuration of tiny encoders; `values` are paths with "." written as "__"."""
-    settings = dict(next(iter(METHODS.get(method).variants(spec.modality_names).values())))
+    settings = dict(next(iter(METHODS.get(method).rows(spec.modality_names).values())))
     sections = {modality.name: {"name": "tiny"} for modality in spec.modalities}
     base = {
         "dataset": {"name": "digits"},

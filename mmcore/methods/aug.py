@@ -62,7 +62,9 @@ class AugConfig(Section):
         growth: `difference` (§3.3), `ratio` (App. C.7, released: s_strong / s_weak > σ + τ), or `share` (first code
             drop: every modality under 2/7 of the sum).
         check_first_epoch: Also after the first epoch (released).
-        added_classifiers: `trained`, or `frozen` (released).
+        added_classifiers: `trained`; `frozen` at Xavier-normal weights and no bias (released); or `none`: a modality
+            that would grow has its one cross-entropy weighted as three terms instead (control: is it the weight?).
+        initial_classifiers: n at the start (control: all heads from the start, with `max_classifiers` the same).
         update: One step on the `joint` loss, or `alternating`, a step per modality (released).
         second_layer: `shared` by the modalities or `private` to each (control).
         fusion_weights: Modality -> weight of its logits at inference; none: the mean.
@@ -80,7 +82,8 @@ class AugConfig(Section):
     score: Literal["confidence", "entropy", "loss"] = "confidence"
     growth: Literal["difference", "ratio", "share"] = "difference"
     check_first_epoch: bool = False
-    added_classifiers: Literal["trained", "frozen"] = "trained"
+    added_classifiers: Literal["trained", "frozen", "none"] = "trained"
+    initial_classifiers: Annotated[int, Ge(1)] = 1
     update: Literal["joint", "alternating"] = "joint"
     second_layer: Literal["shared", "private"] = "shared"
     fusion_weights: dict[str, Annotated[float, Ge(0)]] | None = None
@@ -137,7 +140,8 @@ def modalities_to_grow(scores: Sequence[float], config: AugConfig) -> list[int]:
 class Aug(Method):
     """AUG for any number of modalities. A missing modality is seen as zeros.
 
-    State (buffers): per modality, the sum of its training scores in this epoch and the samples behind it.
+    State (buffers): per modality, the sum of its training scores in this epoch, the samples behind it, and (with
+    `added_classifiers: none`) whether its loss is weighted.
     """
 
     Config = AugConfig
@@ -150,8 +154,16 @@ class Aug(Method):
                                f"got {sorted(config.fusion_weights)}"])  # fmt: skip
         if config.growth == "share" and config.score != "confidence":
             raise ConfigError([f"method.score must be confidence with method.growth = share, got {config.score!r}"])
+        if config.added_classifiers == "none" and config.initial_classifiers > 1:
+            raise ConfigError(["method.initial_classifiers must be 1 with method.added_classifiers = none, "
+                               f"got {config.initial_classifiers}"])  # fmt: skip
         self.first_layers = nn.ModuleDict(
-            {name: nn.ModuleList([nn.Linear(model.num_features[name], config.hidden)]) for name in names}
+            {
+                name: nn.ModuleList(
+                    nn.Linear(model.num_features[name], config.hidden) for _ in range(config.initial_classifiers)
+                )
+                for name in names
+            }
         )
         keys = ["shared"] if config.second_layer == "shared" else list(names)
         self.second_layers = nn.ModuleDict({key: nn.Linear(config.hidden, context.num_classes) for key in keys})
@@ -160,6 +172,36 @@ class Aug(Method):
         self.score_count: Tensor
         self.register_buffer("score_sum", torch.zeros(len(names)))
         self.register_buffer("score_count", torch.zeros(len(names)))
+        self.boosted: Tensor
+        self.register_buffer("boosted", torch.zeros(len(names)))
+
+    @classmethod
+    def variants(cls, modalities: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Returns the released code's choices, and the controls that show what does the work.
+
+        The released weights of the modalities' logits are for audio and video, and for three modalities; for two
+        without audio nothing is released, and the mean stays.
+        """
+        released: dict[str, Any] = {
+            "method.growth": "ratio",
+            "method.check_first_epoch": True,
+            "method.added_classifiers": "frozen",
+            "method.update": "alternating",
+            "schedule.name": "step",
+            "schedule.step_epochs": 70,
+        }
+        if weights := _released_weights(modalities):
+            released["method.fusion_weights"] = weights
+        return {
+            "released": released,
+            "single": {"method.max_classifiers": 1},
+            "frozen": {"method.added_classifiers": "frozen"},
+            "from_start": {"method.initial_classifiers": 4, "method.max_classifiers": 4},
+            "weighted": {"method.added_classifiers": "none"},
+            "private": {"method.second_layer": "private"},
+            "entropy": {"method.score": "entropy"},
+            "loss": {"method.score": "loss"},
+        }
 
     def phases(self) -> tuple[str, ...]:
         """Returns one phase, or one per modality with `update: alternating`."""
@@ -256,6 +298,8 @@ class Aug(Method):
         count = hidden.shape[1]
         if count == 1:
             logits = self._summed_logits(name, hidden)
+            if self.config.added_classifiers == "none":
+                return logits, self._weighted_loss(name, logits, labels)
             loss = F.cross_entropy(logits, labels)
             return logits, 2 * loss if self.config.first_loss == "double" else loss
         older, last = hidden.split([count - 1, 1], dim=1)
@@ -269,6 +313,12 @@ class Aug(Method):
         loss = F.cross_entropy(everything, labels)
         return everything, residual + loss + F.cross_entropy(previous, labels)
 
+    def _weighted_loss(self, name: str, logits: Tensor, labels: Tensor) -> Tensor:
+        """Returns the one classifier's cross-entropy; of a modality that lags, weighted 2 + (1 - λ p_y) as if grown."""
+        factor = 1 + residual_factor(logits, labels, self.config.residual_weight)
+        weight = 1 + self.boosted[self.context.modalities.index(name)] * factor
+        return (weight * F.cross_entropy(logits, labels, reduction="none")).mean()
+
     @torch.no_grad()
     def _add_scores(self, names: Sequence[str], scores: Tensor, engine: Engine) -> None:
         """Adds the batch's mean scores of some modalities (neighbours, in their order) to the epoch's sums."""
@@ -280,10 +330,14 @@ class Aug(Method):
 
     def _add_classifier(self, name: str, engine: Engine) -> None:
         layers = self._layers(name)
+        if self.config.added_classifiers == "none":
+            self.boosted[self.context.modalities.index(name)] = 1
+            return
         if self.config.max_classifiers is not None and len(layers) >= self.config.max_classifiers:
             return
         layer = self._new_layer(name)
-        _initialise(layer, engine.generator("growth"))
+        initialise = _initialise if self.config.added_classifiers == "trained" else _initialise_frozen
+        initialise(layer, engine.generator("growth"))
         layers.append(layer)
         engine.grow(layer, f"head/{name}")
 
@@ -299,3 +353,20 @@ def _initialise(layer: nn.Linear, generator: torch.Generator) -> None:
     for parameter in (layer.weight, layer.bias):
         values = torch.empty(parameter.shape, dtype=parameter.dtype).uniform_(-bound, bound, generator=generator)
         parameter.data.copy_(values)
+
+
+def _initialise_frozen(layer: nn.Linear, generator: torch.Generator) -> None:
+    """Gives a layer that will not be trained the released code's initial values: Xavier-normal weights, no bias."""
+    deviation = math.sqrt(2 / (layer.in_features + layer.out_features))
+    values = torch.empty(layer.weight.shape, dtype=layer.weight.dtype).normal_(0, deviation, generator=generator)
+    layer.weight.data.copy_(values)
+    layer.bias.data.zero_()
+
+
+def _released_weights(modalities: Sequence[str]) -> dict[str, float]:
+    """Returns the weights of the modalities' logits that stand in the released programs, where there are any."""
+    if len(modalities) == 3:
+        return dict(zip(modalities, (0.33, 0.33, 0.34), strict=True))
+    if len(modalities) == 2 and "audio" in modalities:
+        return {name: 0.4 if name == "audio" else 0.6 for name in modalities}
+    return {}

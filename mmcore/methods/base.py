@@ -96,9 +96,17 @@ class Method(nn.Module):
         return tuple(modalities)
 
     @classmethod
-    def variants(cls, modalities: Sequence[str]) -> dict[str, dict[str, Any]]:
+    def rows(cls, modalities: Sequence[str]) -> dict[str, dict[str, Any]]:
         """Returns what a comparison runs for this method: suffix of the row's name -> settings of `Config`."""
         return {"": {}}
+
+    @classmethod
+    def variants(cls, modalities: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Returns the method's named variants: name -> what it sets, by path of the run's configuration.
+
+        `released` is the authors' code where it differs from their paper; the others are ablations and controls.
+        """
+        return {}
 
     def losses(self, batch: Batch, phase: str, engine: Engine) -> dict[str, Tensor]:
         """Returns the phase's loss terms, each a mean over this rank's samples; they are summed."""

@@ -25,9 +25,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -209,6 +209,17 @@ class Iprm(Method):
     def needs(cls, config: IprmConfig) -> frozenset[Need]:
         """Returns equal feature sizes: two vectors on one sphere."""
         return frozenset({Need.EQUAL_FEATURES})
+
+    @classmethod
+    def variants(cls, modalities: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Returns the paper's ablations (Table 3), IPRM without its adaptation, and the released code's choices."""
+        return {
+            "released": {"method.third_head": "shared", "schedule.name": "step", "schedule.step_epochs": 70},
+            "linear": {"method.mixing": "linear"},
+            "no_average": {"method.alpha": 0.0},
+            "one_pass": {"method.passes": "one"},
+            "fixed": {"method.fixed_weight": 0.5},
+        }
 
     def losses(self, batch: Batch, phase: str, engine: Engine) -> dict[str, Tensor]:
         """Returns each modality's cross-entropy and that of the mixed prediction of each pair.

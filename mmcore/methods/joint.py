@@ -8,7 +8,8 @@ Shape legend: B samples, K classes.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -43,6 +44,12 @@ class Joint(Method):
     def needs(cls, config: JointConfig) -> frozenset[Need]:
         """Returns equal feature sizes for the fusion heads that add features up."""
         return fusion_needs(config.fusion)
+
+    @classmethod
+    def variants(cls, modalities: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Returns the other ways to fuse."""
+        names = [name for name in get_args(FusionName) if name != "concat"]
+        return {name: {"method.fusion": name} for name in names}
 
     def losses(self, batch: Batch, phase: str, engine: Engine) -> dict[str, Tensor]:
         """Returns the fused cross-entropy."""

@@ -7,7 +7,8 @@ Shape legend: B samples, K classes.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -45,6 +46,11 @@ class JointUnimodal(Method):
     def needs(cls, config: JointUnimodalConfig) -> frozenset[Need]:
         """Returns equal feature sizes for the fusion heads that add features up."""
         return fusion_needs(config.fusion)
+
+    @classmethod
+    def variants(cls, modalities: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Returns the prediction by the sum of all heads, as IPRM predicts."""
+        return {"sum": {"method.predict": "sum"}}
 
     def losses(self, batch: Batch, phase: str, engine: Engine) -> dict[str, Tensor]:
         """Returns the fused cross-entropy and each modality's."""

@@ -47,7 +47,7 @@ class Unimodal(Method):
         return (config.modality,)
 
     @classmethod
-    def variants(cls, modalities: Sequence[str]) -> dict[str, dict[str, Any]]:
+    def rows(cls, modalities: Sequence[str]) -> dict[str, dict[str, Any]]:
         """Returns one row per modality."""
         return {name: {"modality": name} for name in modalities}
 

@@ -12,9 +12,11 @@ import stub_body
 from rich.console import Console
 
 from mmcore.errors import DataError
+from rayjobs.plans import Plan
 from rayjobs.ranking import build_ranking, load_final
 from rayjobs.rendering import print_ranking
 from rayjobs.request import Request, find_experiment, new_experiment
+from rayjobs.search import Search
 
 LABELS = ("ensemble", "iprm", "aug")
 TRIAL = {
@@ -47,7 +49,7 @@ def ranking_of(folder: Path, right: dict[str, float], seeds: int = 3, constructe
         stored = {"label": label, "trials": trials, "best": trials[0], "config": {}}
         (experiment.folder / f"digits-{label}").mkdir(exist_ok=True)
         (experiment.folder / f"digits-{label}" / "search.json").write_text(json.dumps(stored))
-    return build_ranking(experiment, [plan_of(constructed)], "search.json")
+    return build_ranking(experiment, [plan_of(constructed)])
 
 
 def plan_of(constructed: bool) -> Any:
@@ -59,14 +61,14 @@ def plan_of(constructed: bool) -> Any:
         fingerprint="f",
         assign=lambda protocol: assignment,
     )
-    config = SimpleNamespace(protocol=None)
-    searches = tuple(SimpleNamespace(name=f"digits-{label}", label=label, config=config) for label in LABELS)
-    return SimpleNamespace(prepared=prepared, searches=searches)
+    config: Any = SimpleNamespace(protocol=None)
+    searches = tuple(Search("digits", label, None, config, {}, [], 2, False, 1, 3) for label in LABELS)
+    return Plan(prepared, searches)  # type: ignore[arg-type]
 
 
 def build_again(folder: Path, ranking: dict[str, Any]) -> dict[str, Any]:
     """Builds the ranking of an experiment whose files were changed."""
-    return build_ranking(find_experiment(folder, ranking["experiment"]), [plan_of(True)], "search.json")
+    return build_ranking(find_experiment(folder, ranking["experiment"]), [plan_of(True)])
 
 
 def rows_of(ranking: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -128,7 +130,7 @@ def test_a_lost_encoder_is_told_with_the_number_of_seeds(tmp_path: Path) -> None
         result["test"]["image/accuracy"] = 1 / 3
         path.write_text(json.dumps(result))
     again = build_again(tmp_path, ranking)
-    assert again["rankings"][0]["chance_notes"] == ["aug: image no better than chance in 2 of 3 seeds"]
+    assert again["rankings"][0]["chance_notes"] == ["aug: image no better than chance in 2 of 3 final models"]
 
 
 def test_a_missing_final_model_is_told_and_does_not_stand_in_the_mean(tmp_path: Path) -> None:
