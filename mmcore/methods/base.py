@@ -126,7 +126,7 @@ class Method(nn.Module):
             for micro_batch in engine.micro_batches(batch):
                 with engine.autocast():
                     terms = self.losses(micro_batch, phase, engine)
-                for name, term in engine.backward(terms).items():
+                for name, term in engine.backward(terms, phase).items():
                     logged[name] = logged[name] + term if name in logged else term
             engine.reduce_gradients(phase)
             self.adjust_gradients(batch, phase, engine)

@@ -22,7 +22,7 @@ def train(method: str, count: int, num_train: int, rank: int, world_size: int) -
     step = trainer.engine.step
 
     def recording_step() -> None:
-        gradients.extend(p.grad.flatten() for p in trainer.method.parameters() if p.grad is not None)
+        gradients.extend(p.grad.flatten().clone() for p in trainer.method.parameters() if p.grad is not None)
         step()
 
     trainer.engine.step = recording_step
