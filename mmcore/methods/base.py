@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from mmcore.batch import Batch
 from mmcore.config import Section
+from mmcore.precision import full_precision
 from mmcore.registry import Registry
 
 if TYPE_CHECKING:
@@ -180,5 +181,5 @@ def unimodal_losses(logits: Mapping[str, Tensor], labels: Tensor) -> dict[str, T
 
 
 def mean_logits(logits: Mapping[str, Tensor]) -> Tensor:
-    """Returns the mean of several (B, K) logits, (B, K)."""
-    return torch.stack(list(logits.values())).mean(dim=0)
+    """Returns the mean of several (B, K) logits, (B, K), at least float32."""
+    return torch.stack([full_precision(values) for values in logits.values()]).mean(dim=0)

@@ -35,6 +35,7 @@ from torch import Tensor, nn
 from mmcore.batch import Batch
 from mmcore.config import Section
 from mmcore.methods.base import FUSED, METHODS, Context, Method, Need, linear_heads, unimodal_losses
+from mmcore.precision import full_precision
 
 if TYPE_CHECKING:
     from mmcore.engine import Engine
@@ -188,7 +189,7 @@ class Iprm(Method):
         """
         features = self.model.encode(batch)
         logits = {name: self._own_head(name)(values) for name, values in features.items()}
-        directions = {name: normalise(_full_precision(values)) for name, values in features.items()}
+        directions = {name: normalise(full_precision(values)) for name, values in features.items()}
         terms = unimodal_losses(logits, batch.labels)
         indices = list(range(len(self.pairs)))
         if self.config.pair_heads == "single":
@@ -203,10 +204,12 @@ class Iprm(Method):
         """Returns each modality's logits and the fused ones, (B, K)."""
         features = self.model.encode(batch)
         logits = {name: self._own_head(name)(values) for name, values in features.items()}
-        directions = {name: normalise(_full_precision(values)) for name, values in features.items()}
+        directions = {name: normalise(full_precision(values)) for name, values in features.items()}
         weights = self._inference_weights()
-        mixed = torch.stack([self._mixed_logits(i, directions, weights[i]) for i in range(len(self.pairs))]).mean(dim=0)
-        fused = mixed if self.config.predict == "mixed" else torch.stack([*logits.values(), mixed]).sum(dim=0)
+        each = [full_precision(self._mixed_logits(i, directions, weights[i])) for i in range(len(self.pairs))]
+        mixed = torch.stack(each).mean(dim=0)
+        own = [full_precision(values) for values in logits.values()]
+        fused = mixed if self.config.predict == "mixed" else torch.stack([*own, mixed]).sum(dim=0)
         return {FUSED: fused, **logits}
 
     def diagnostics(self) -> dict[str, Tensor]:
@@ -230,8 +233,8 @@ class Iprm(Method):
         """Does the probing pass for some pairs; updates their λ and returns the λ̂ each is to be mixed with."""
         divergences = []
         for index in indices:
-            mixed = _full_precision(self._mixed_logits(index, directions, self.next_weight[index]))
-            own = [_full_precision(logits[name]) for name in self.pairs[index]]
+            mixed = full_precision(self._mixed_logits(index, directions, self.next_weight[index]))
+            own = [full_precision(logits[name]) for name in self.pairs[index]]
             divergences.append(torch.stack([mean_divergence(values, mixed) for values in own]))
         averaged = engine.mean(torch.stack(divergences))
         shares = []
@@ -267,8 +270,3 @@ class Iprm(Method):
 def pair_key(first: str, second: str) -> str:
     """Returns the name of a pair of modalities."""
     return f"{first}+{second}"
-
-
-def _full_precision(values: Tensor) -> Tensor:
-    """Returns half-precision values as float32; others as they are (norms, angles and logarithms need it)."""
-    return values.float() if values.dtype in {torch.float16, torch.bfloat16} else values
