@@ -121,7 +121,10 @@ class Method(nn.Module):
         """Changes gradients, unscaled and averaged over ranks, before clipping and the step."""
 
     def train_step(self, batch: Batch, engine: Engine) -> dict[str, Tensor]:
-        """Does one step; returns the loss terms, detached, on the device."""
+        """Does one step; returns the loss terms, detached, on the device.
+
+        Where several backward passes make one gradient, `engine.backward` is given the phase in the last alone.
+        """
         logged: dict[str, Tensor] = {}
         for phase in self.phases():
             for micro_batch in engine.micro_batches(batch):
