@@ -1,8 +1,9 @@
 """Resident memory after 100,000 steps ÷ after 10,000, of every method (bar 1.005): nothing may grow with the steps.
 
-Each method in a process of its own, through the trainer's whole loop (evaluation, logs and checkpoints included), with
-networks so small that what a step leaves behind would show: 10 bytes a step would be a megabyte. AUG grows by design;
-its line says how many classifiers it had in the end.
+Each method in a process of its own (as many at a time as there are CPUs), through the trainer's whole loop (evaluation,
+logs and checkpoints included), with networks so small that what a step leaves behind would show: 10 bytes a step would
+be a megabyte. AUG grows by design, as one modality says much here and the other nothing; its line says how many
+classifiers it had in the end.
 
     python benchmarks/memory.py [--quick] [--only iprm] [--json PATH]
 """
@@ -16,6 +17,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -88,14 +90,15 @@ def measure_method(method: str, epochs: int, steps_per_epoch: int) -> dict[str, 
 
 
 def make_loader(num_train: int) -> TensorLoader:
-    """Returns a loader of random pictures, held in memory."""
+    """Returns a loader of pictures held in memory: the left one's brightness tells the class, the right one nothing."""
     total = num_train + 2 * NUM_EVALUATED
     generator = torch.Generator().manual_seed(0)
     inputs = {
-        m.name: torch.randint(0, 256, (total, *m.shape), dtype=torch.uint8, generator=generator)
+        m.name: torch.randint(0, 128, (total, *m.shape), dtype=torch.uint8, generator=generator)
         for m in SPEC.modalities
     }
     labels = torch.arange(total) % SPEC.num_classes
+    inputs["left"] += (60 * labels)[:, None, None, None].to(torch.uint8)
     data = Batch(inputs, labels, sample_ids=[str(index) for index in range(total)])
     names = pa.array(data.sample_ids)
     index = pa.table({"sample_id": names, "group": names, "source": names, "label": pa.array(labels.numpy())})
@@ -112,6 +115,17 @@ def in_own_process(method: str, epochs: int, steps_per_epoch: int) -> dict[str, 
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def line(method: str, found: dict[str, Any], steps: int, bar: float | None) -> Ratio:
+    """Returns a method's line of the table."""
+    early, late = found["resident"][0], found["resident"][-1]
+    per_step = (late - early) / (steps * (1 - 1 / MARKS))
+    tenths = " ".join(f"{value / 2**20:.1f}" for value in found["resident"])
+    note = f"{per_step:+.1f} bytes a step; MiB at every tenth: {tenths}"
+    if found["structure"]:
+        note += f"; {found['structure']}"
+    return Ratio(f"memory/{method}", {}, late / early, bar=bar, note=note)
+
+
 def main() -> None:
     arguments = parser("resident memory late in a run ÷ early")
     arguments.add_argument("--only", action="append", default=[], help="a method; repeatable")
@@ -125,15 +139,11 @@ def main() -> None:
         "resident memory at the end ÷ after a tenth of the steps",
         f"{epochs * steps} steps of batch {BATCH_SIZE}, {epochs} epochs, tiny networks, one process a method",
     )
-    for method in options.only or METHODS.names():
-        found = in_own_process(method, epochs, steps)
-        early, late = found["resident"][0], found["resident"][-1]
-        per_step = (late - early) / (epochs * steps * (1 - 1 / MARKS))
-        tenths = " ".join(f"{value / 2**20:.1f}" for value in found["resident"])
-        note = f"{per_step:+.1f} bytes a step; MiB at every tenth: {tenths}"
-        if found["structure"]:
-            note += f"; {found['structure']}"
-        report.add(Ratio(f"memory/{method}", {}, late / early, bar=None if options.quick else BAR, note=note))
+    methods = options.only or METHODS.names()
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        results = pool.map(lambda method: in_own_process(method, epochs, steps), methods)
+        for method, found in zip(methods, results, strict=True):
+            report.add(line(method, found, epochs * steps, None if options.quick else BAR))
     report.finish(options.json)
 
 
