@@ -137,8 +137,8 @@ class Report:
         spread = "" if result.low is None else f" ({result.low:.3f} to {result.high:.3f})"
         bar = "" if result.bar is None else f", bar {result.bar:g}: {result.verdict}"
         cpu = "" if result.cpu_ratio is None else f", of CPU time {result.cpu_ratio:.3f}"
-        note = f"; {result.note}" if result.note else ""
-        self.say(f"{result.name:<28} {result.ratio:6.3f}{spread}{bar}{cpu}; {times}{note}")
+        details = "; ".join(filter(None, [times, result.note]))
+        self.say(f"{result.name:<28} {result.ratio:6.3f}{spread}{bar}{cpu}; {details}")
 
     def part(self, name: str, seconds: Seconds, note: str = "") -> None:
         """Takes one figure that explains a ratio and prints it."""

@@ -23,7 +23,8 @@ class SynchronisedBatchNorm(_BatchNorm):
     """Batch norm of (B, C, ...) whose mean and variance in training are those of all ranks' samples together.
 
     With k ranks on B/k samples each, output, gradients (of a loss summed over ranks) and running statistics
-    equal those of one process on B samples. In one process, and in evaluation, it is torch's batch norm.
+    equal those of one process on B samples. In one process, and in evaluation, it is torch's batch norm. A single
+    sample over all ranks is normalised by the running statistics, as one process does (`without_statistics`).
 
     Attributes:
         counted: False while this rank's samples are a stand-in that must not enter the statistics.
@@ -44,24 +45,32 @@ class SynchronisedBatchNorm(_BatchNorm):
         dims = [0, *range(2, x.dim())]
         shape = [1, -1, *[1] * (x.dim() - 2)]
         weight = float(self.counted)
-        own_count = values.new_full((1,), weight * (x.numel() // x.shape[1]))
-        sums = _sum_over_ranks(torch.cat([values.sum(dims) * weight, own_count]))
-        count = sums[-1].detach()
-        mean = sums[:-1] / count
+        # full, not tensor, which would wait for the device.
+        own_samples = values.new_full((1,), weight * len(x))
+        sums = _sum_over_ranks(torch.cat([values.sum(dims) * weight, own_samples]))
+        is_alone = sums[-1].detach() <= 1
+        count = sums[-1].detach() * (x.numel() // (x.shape[0] * x.shape[1]))
+        mean = self._unless(is_alone, sums[:-1] / count, self.running_mean)
         centred = values - mean.view(shape)
         # Around the common mean, in a second message: the difference of squares would lose all digits of a large mean.
         variance = _sum_over_ranks(centred.square().sum(dims) * weight) / count
-        self._update_running(mean.detach(), variance.detach(), count)
+        variance = self._unless(is_alone, variance, self.running_var)
+        self._update_running(mean.detach(), variance.detach(), count, is_alone)
         scale = (variance + self.eps).rsqrt()
         if self.affine:
             return (centred * (scale * self.weight).view(shape) + self.bias.view(shape)).to(x.dtype)
         return (centred * scale.view(shape)).to(x.dtype)
 
-    def _update_running(self, mean: Tensor, variance: Tensor, count: Tensor) -> None:
+    def _unless(self, is_alone: Tensor, statistic: Tensor, running: Tensor | None) -> Tensor:
+        """Returns the batch's statistic, or the running one for a single sample (see `without_statistics`)."""
+        return statistic if running is None else torch.where(is_alone, running.to(statistic.dtype), statistic)
+
+    def _update_running(self, mean: Tensor, variance: Tensor, count: Tensor, is_alone: Tensor) -> None:
         if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
             return
-        self.num_batches_tracked.add_(1)
-        factor = 1 / self.num_batches_tracked.double() if self.momentum is None else self.momentum
+        self.num_batches_tracked.add_(~is_alone)
+        factor = 1 / self.num_batches_tracked.clamp(min=1).double() if self.momentum is None else self.momentum
+        factor = factor * (~is_alone).to(mean.dtype)
         unbiased = variance * (count / (count - 1).clamp(min=1))
         for running, new in ((self.running_mean, mean), (self.running_var, unbiased)):
             running.add_((new.to(running.dtype) - running) * factor)
@@ -95,7 +104,8 @@ def without_statistics(model: nn.Module, counted: bool) -> Iterator[None]:
 
     Batch norms of this worker alone normalise by their running statistics, which stay as they are. (One value
     per channel has no variance: torch raises an error, which would strike the last batch of an epoch.)
-    Synchronised ones take part as ever, with weight 0 unless `counted`.
+    Synchronised ones take part as ever, with weight 0 unless `counted`, and do the same where the sample is the only
+    one of all ranks.
 
     Args:
         model: In training.

@@ -7,11 +7,14 @@ tensors over gloo and on GPU tensors over NCCL.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+T = TypeVar("T")
+TensorT = TypeVar("TensorT", bound=Tensor)
 
 BUCKET_BYTES = 4 * 2**20
 """What one message carries: large enough to be worth its latency, small enough to overlap with the next."""
@@ -78,6 +81,19 @@ def gather_objects(value: Any) -> list[Any]:
     return values
 
 
+def gather_found(value: T | None, device: torch.device) -> dict[int, T]:
+    """Returns rank -> value (picklable) of the ranks that have one, on every rank; where none has, one small message.
+
+    Waits for the device.
+    """
+    if not is_distributed():
+        return {} if value is None else {0: value}
+    count = torch.full((1,), float(value is not None), device=device)
+    dist.all_reduce(count)
+    values = gather_objects(value) if count.item() else []
+    return {rank: value for rank, value in enumerate(values) if value is not None}
+
+
 def broadcast_object(value: Any) -> Any:
     """Returns rank 0's picklable value on every rank. For what is small and rare."""
     if not is_distributed():
@@ -102,7 +118,7 @@ def _as_bytes(tensor: Tensor) -> Tensor:
 def _in_buckets(tensors: Sequence[Tensor], start: Callable[[Tensor], Any]) -> None:
     """Packs tensors into flat buckets, starts an operation on every bucket, waits, and unpacks."""
     started = []
-    for bucket in _buckets(tensors):
+    for bucket in buckets(tensors):
         flat = torch.cat([tensor.detach().reshape(-1) for tensor in bucket])
         started.append((bucket, flat, start(flat)))
     for bucket, flat, work in started:
@@ -112,17 +128,17 @@ def _in_buckets(tensors: Sequence[Tensor], start: Callable[[Tensor], Any]) -> No
             tensor.copy_(part.view(tensor.shape))
 
 
-def _buckets(tensors: Sequence[Tensor]) -> list[list[Tensor]]:
+def buckets(tensors: Sequence[TensorT]) -> list[list[TensorT]]:
     """Cuts `tensors` into lists of one type and about BUCKET_BYTES; the same cut on every rank."""
-    buckets: list[list[Tensor]] = []
-    current: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
+    found: list[list[TensorT]] = []
+    current: dict[tuple[torch.dtype, torch.device], list[TensorT]] = {}
     free: dict[tuple[torch.dtype, torch.device], int] = {}
     for tensor in tensors:
         key = (tensor.dtype, tensor.device)
         num_bytes = tensor.numel() * tensor.element_size()
         if key not in current or num_bytes > free[key]:
             current[key], free[key] = [], BUCKET_BYTES
-            buckets.append(current[key])
+            found.append(current[key])
         current[key].append(tensor)
         free[key] -= num_bytes
-    return buckets
+    return found

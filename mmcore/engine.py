@@ -10,7 +10,6 @@ empty shard (a placeholder, weight 0) adds zeros.
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -21,16 +20,16 @@ from torch import Tensor, nn
 
 from mmcore import distributed
 from mmcore.batch import Batch
+from mmcore.buckets import GradientAverager
 from mmcore.config import RunConfig
 from mmcore.data.loader import shard_bounds
 from mmcore.errors import CheckpointError, TrainingError
+from mmcore.finite import LossWatch
 from mmcore.methods.base import Method
 from mmcore.schedule import Schedule
 from mmcore.seeding import generator as seeded_generator
 
 PRECISIONS = {"float32": None, "float64": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
-MAX_UNPACKED = 256
-"""Loss terms kept as tensors of their own."""
 
 
 class Engine:
@@ -64,13 +63,12 @@ class Engine:
         self._generators: dict[str, torch.Generator] = {}
         self._nominal = config.trainer.batch_size / distributed.world_size()
         self._weighted = distributed.is_distributed() or config.trainer.accumulate > 1
+        self._averager = GradientAverager() if distributed.is_distributed() else None
         self._num_samples = 0
         self._step_samples = 0
+        self._is_last_part = True
         self._has_stale_gradients = False
-        # What `check_finite` has not looked at yet: loss terms as they came, and older ones packed.
-        self._unpacked: list[Tensor] = []
-        self._packed: list[Tensor] = []
-        self._entries: list[tuple[int, tuple[str, ...]]] = []
+        self._losses = LossWatch()
 
     # What a method uses
 
@@ -92,6 +90,7 @@ class Engine:
             yield batch
             return
         for index in range(parts):
+            self._is_last_part = index == parts - 1
             start, stop = shard_bounds(batch.num_samples, index, parts)
             self._num_samples = stop - start
             if stop > start:
@@ -99,21 +98,25 @@ class Engine:
             elif distributed.is_distributed():
                 yield replace(batch.select(0, 1), is_placeholder=True)
 
-    def backward(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:
+    def backward(self, terms: dict[str, Tensor], phase: str | None = None) -> dict[str, Tensor]:
         """Adds the gradient of the terms' sum; returns the terms, detached, weighted by their part of the step.
 
         Args:
             terms: Name -> scalar, a mean over this rank's samples.
+            phase: Given where a micro-batch has no further pass before `reduce_gradients(phase)`: gradients are then
+                averaged over ranks while the last micro-batch's backward still runs.
         """
         loss = functools.reduce(torch.add, terms.values())
         detached = {name: term.detach() for name, term in terms.items()}
-        self._watch(detached)
+        self._losses.add(self.step_index, detached)
         if self._weighted:
             loss = loss * (self._num_samples / self._nominal)
         if self.config.trainer.accumulate > 1:
             share = self._num_samples / max(1, self._step_samples)
             detached = {name: term * share for name, term in detached.items()}
         self._clear_stale_gradients()
+        if self._averager and phase is not None and self._is_last_part:
+            self._averager.begin(phase, self._phase_parameters(phase), self._step_samples / self._nominal)
         (self._scaler.scale(loss) if self._scaler else loss).backward()
         return detached
 
@@ -123,16 +126,19 @@ class Engine:
         Every parameter of the phase then has a gradient (zeros where none came), every other one has none.
         """
         parameters = self._phase_parameters(phase)
-        for parameter in parameters:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
+        if self._averager:
+            self._averager.finish(phase, parameters, self._step_samples / self._nominal)
+        else:
+            for parameter in parameters:
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+            if self._weighted:
+                self._average([parameter.grad for parameter in parameters if parameter.grad is not None])
         if len(self.method.phases()) > 1:
             wanted = {id(parameter) for parameter in parameters}
             for parameter in self.method.parameters():
                 if id(parameter) not in wanted:
                     parameter.grad = None
-        if self._weighted:
-            self._average([parameter.grad for parameter in parameters if parameter.grad is not None])
         if self._scaler:
             self._scaler.unscale_(self.optimizer)
 
@@ -205,7 +211,7 @@ class Engine:
         distributed.broadcast_(list(module.state_dict().values()))
         self._groups.setdefault(group, []).extend(parameters)
         self.optimizer.param_groups[0]["params"].extend(parameters)
-        self._phases.clear()
+        self._forget_phases()
         self.schedule.forget_best()
 
     # What the trainer uses
@@ -225,13 +231,15 @@ class Engine:
         """Looks at every loss term since the last call and at the weights; waits for the device.
 
         Raises:
-            TrainingError: A loss or a weight was not finite; names the first such step and its loss terms.
+            TrainingError: On every rank, since none may go on alone: a loss (with float16, whose scaler skips such a
+                step, perhaps of one rank only) or a weight was not finite; names the first such step and its terms.
         """
-        if bad := self._first_bad_entry():
-            step, values = bad
+        if found := distributed.gather_found(self._losses.first_bad(), self.device):
+            worker, (step, values) = min(found.items(), key=lambda item: item[1][0])
             listed = ", ".join(f"{name} = {value:g}" for name, value in values.items())
+            where = f" on worker {worker}" if distributed.is_distributed() else ""
             raise TrainingError(
-                f"the loss is not finite at step {step} ({listed}): a smaller optimizer.lr "
+                f"the loss is not finite at step {step}{where} ({listed}): a smaller optimizer.lr "
                 f"(now {self.learning_rate:g}) or optimizer.clip_norm usually helps"
             )
         norm = torch.nn.utils.get_total_norm([parameter.detach() for parameter in self.method.parameters()])
@@ -262,7 +270,7 @@ class Engine:
         """
         self._groups = self.method.parameter_groups()
         self.optimizer = _build_optimizer(self.config, self._groups)
-        self._phases.clear()
+        self._forget_phases()
         parameters = dict(self.method.named_parameters())
         if unknown := sorted(set(state["optimizer"]) - set(parameters)):
             raise CheckpointError(f"the checkpoint's optimizer knows parameters the model has not: {unknown[:3]}")
@@ -299,6 +307,11 @@ class Engine:
             self._phases[phase] = self.method.phase_parameters(phase)
         return self._phases[phase]
 
+    def _forget_phases(self) -> None:
+        self._phases.clear()
+        if self._averager:
+            self._averager.forget()
+
     def _average(self, gradients: list[Tensor]) -> None:
         """Turns sums weighted by (samples / nominal) into means over all samples of all ranks, in place."""
         # full, not tensor, which would wait for the device.
@@ -306,29 +319,6 @@ class Engine:
         distributed.all_reduce_sum([*gradients, count])
         for gradient in gradients:
             gradient.div_(count)
-
-    def _watch(self, terms: dict[str, Tensor]) -> None:
-        """Keeps the terms for `check_finite`: a step neither waits for the device nor computes anything for it."""
-        self._entries.append((self.step_index, tuple(terms)))
-        self._unpacked += terms.values()
-        if len(self._unpacked) >= MAX_UNPACKED:
-            self._pack()
-
-    def _pack(self) -> None:
-        if self._unpacked:
-            self._packed.append(torch.stack([term.float() for term in self._unpacked]))
-            self._unpacked = []
-
-    def _first_bad_entry(self) -> tuple[int, dict[str, float]] | None:
-        """Returns step and loss terms of the first backward pass whose loss was not finite; forgets all of them."""
-        self._pack()
-        values = iter(torch.cat(self._packed).tolist() if self._packed else [])
-        entries, self._packed, self._entries = self._entries, [], []
-        for step, names in entries:
-            terms = {name: next(values) for name in names}
-            if not all(math.isfinite(value) for value in terms.values()):
-                return step, terms
-        return None
 
     def _clip_groups(self) -> list[list[nn.Parameter]]:
         by_modality: dict[str, list[nn.Parameter]] = {}

@@ -26,11 +26,12 @@ NUM_CLASSES = 3
 
 class TinyConfig(Section):
     features: int = 6
+    batch_norm: bool = False
 
 
 @ENCODERS.register("tiny")
 class Tiny(Encoder):
-    """One linear layer and tanh: no batch statistics, so that shards can be compared with the whole."""
+    """One linear layer and tanh; by default without batch statistics, so that shards can be compared with the whole."""
 
     Config = TinyConfig
     kinds = frozenset({"features"})
@@ -38,10 +39,11 @@ class Tiny(Encoder):
     def __init__(self, config: TinyConfig, modality: Modality):
         super().__init__(config, modality)
         self.layer = nn.Linear(modality.shape[0], config.features)
+        self.norm = nn.BatchNorm1d(config.features) if config.batch_norm else nn.Identity()
         self.num_features = config.features
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
-        return torch.tanh(self.layer(x))
+        return torch.tanh(self.norm(self.layer(x)))
 
 
 def make_spec(num_modalities: int) -> DatasetSpec:

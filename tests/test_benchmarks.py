@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from mmcore.methods import METHODS
+
 ROOT = Path(__file__).parents[1]
 RATIOS = {
     "step": [
@@ -22,6 +24,8 @@ RATIOS = {
         "resnet18/aug",
     ],
     "methods": ["resnet18/iprm", "resnet18/aug-5"],
+    "communication": ["resnet18/ours÷ddp", "resnet18/ours÷flat", "resnet18/ours÷none"],
+    "memory": [f"memory/{method}" for method in METHODS.names()],
     "trials": ["search_of_4"],
     "feeding": ["digits/cached_first", "digits/cached_second", "digits/streamed_first", "digits/streamed_second"],
 }
@@ -34,12 +38,19 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", ["step", "methods", *(pytest.param(name, marks=pytest.mark.ray) for name in ("trials", "feeding"))]
+    "name",
+    [
+        "step",
+        "methods",
+        "communication",
+        "memory",
+        *(pytest.param(name, marks=pytest.mark.ray) for name in ("trials", "feeding")),
+    ],
 )
 def test_a_benchmark_prints_finite_ratios(name: str, data_dir: Path, tmp_path: Path) -> None:
     figures = tmp_path / "figures.json"
     command = [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), "--quick", "--json", str(figures)]
-    if name != "methods":
+    if name not in {"methods", "communication", "memory"}:
         command += ["--data-dir", str(data_dir)]
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
     done = subprocess.run(

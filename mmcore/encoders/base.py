@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from mmcore.config import Section, parse_section
 from mmcore.data.spec import Kind, Modality
 from mmcore.errors import ConfigError, UsageError
+from mmcore.precision import guard_convolutions
 from mmcore.registry import Registry
 
 
@@ -120,4 +121,6 @@ def build_encoder(section: Mapping[str, Any], modality: Modality) -> Encoder:
             f"but '{modality.name}' is of kind {modality.kind}; choose another encoder"
         )
     settings = {key: value for key, value in section.items() if key != "name"}
-    return encoder(parse_section(encoder.Config, settings, path), modality)
+    network = encoder(parse_section(encoder.Config, settings, path), modality)
+    guard_convolutions(network)
+    return network

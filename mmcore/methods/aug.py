@@ -39,6 +39,7 @@ from mmcore.batch import Batch
 from mmcore.config import Section
 from mmcore.errors import ConfigError
 from mmcore.methods.base import FUSED, METHODS, Context, EpochStats, Method
+from mmcore.precision import full_precision
 
 if TYPE_CHECKING:
     from mmcore.engine import Engine
@@ -97,20 +98,20 @@ def scaled_interval(check_every_epochs: int, schedule_epochs: int, max_epochs: i
 
 def residual_factor(previous_logits: Tensor, labels: Tensor, weight: float) -> Tensor:
     """Returns 1 - λ p_y per sample, (B,), with p the softmax of the summed logits (B, K) of the older classifiers."""
-    probability = previous_logits.detach().softmax(dim=1).gather(1, labels[:, None])[:, 0]
+    probability = full_precision(previous_logits.detach()).softmax(dim=1).gather(1, labels[:, None])[:, 0]
     return 1 - weight * probability
 
 
 def literal_residual_factor(each_logits: Tensor, labels: Tensor, weight: float) -> Tensor:
     """Returns 1 - λ Σ_j p_jy per sample, (B,), clamped at 0, from the logits (B, n, K) of the older classifiers."""
-    probabilities = each_logits.detach().softmax(dim=2)
+    probabilities = full_precision(each_logits.detach()).softmax(dim=2)
     index = labels[:, None, None].expand(-1, each_logits.shape[1], 1)
     return (1 - weight * probabilities.gather(2, index).sum(dim=(1, 2))).clamp(min=0)
 
 
 def batch_score(logits: Tensor, labels: Tensor, score: str) -> Tensor:
     """Returns a modality's score, a mean over the batch: confidence in the label, entropy, or loss."""
-    logits = logits.detach().float() if logits.dtype != torch.float64 else logits.detach()
+    logits = full_precision(logits.detach())
     if score == "confidence":
         return logits.softmax(dim=1).gather(1, labels[:, None]).mean()
     if score == "loss":
@@ -236,7 +237,7 @@ class Aug(Method):
             hidden = self._hidden(name, values)
             logits[name] = self._summed_logits(name, hidden)
         weights = self.config.fusion_weights or dict.fromkeys(logits, 1 / len(logits))
-        fused = torch.stack([weights[name] * values for name, values in logits.items()]).sum(dim=0)
+        fused = torch.stack([weights[name] * full_precision(values) for name, values in logits.items()]).sum(dim=0)
         return {FUSED: fused, **logits}
 
     def diagnostics(self) -> dict[str, Tensor]:

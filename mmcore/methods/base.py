@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from mmcore.batch import Batch
 from mmcore.config import Section
+from mmcore.precision import full_precision
 from mmcore.registry import Registry
 
 if TYPE_CHECKING:
@@ -128,13 +129,16 @@ class Method(nn.Module):
         """Changes gradients, unscaled and averaged over ranks, before clipping and the step."""
 
     def train_step(self, batch: Batch, engine: Engine) -> dict[str, Tensor]:
-        """Does one step; returns the loss terms, detached, on the device."""
+        """Does one step; returns the loss terms, detached, on the device.
+
+        Where several backward passes make one gradient, `engine.backward` is given the phase in the last alone.
+        """
         logged: dict[str, Tensor] = {}
         for phase in self.phases():
             for micro_batch in engine.micro_batches(batch):
                 with engine.autocast():
                     terms = self.losses(micro_batch, phase, engine)
-                for name, term in engine.backward(terms).items():
+                for name, term in engine.backward(terms, phase).items():
                     logged[name] = logged[name] + term if name in logged else term
             engine.reduce_gradients(phase)
             self.adjust_gradients(batch, phase, engine)
@@ -188,5 +192,5 @@ def unimodal_losses(logits: Mapping[str, Tensor], labels: Tensor) -> dict[str, T
 
 
 def mean_logits(logits: Mapping[str, Tensor]) -> Tensor:
-    """Returns the mean of several (B, K) logits, (B, K)."""
-    return torch.stack(list(logits.values())).mean(dim=0)
+    """Returns the mean of several (B, K) logits, (B, K), at least float32."""
+    return torch.stack([full_precision(values) for values in logits.values()]).mean(dim=0)

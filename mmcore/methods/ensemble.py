@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from mmcore.batch import Batch
 from mmcore.config import Section
 from mmcore.methods.base import FUSED, METHODS, Context, Method, linear_heads, mean_logits, unimodal_losses
+from mmcore.precision import full_precision
 
 if TYPE_CHECKING:
     from mmcore.engine import Engine
@@ -34,7 +35,7 @@ class EnsembleConfig(Section):
 
 def mean_probabilities(logits: dict[str, Tensor]) -> Tensor:
     """Returns the logarithm of the mean of the modalities' softmax, (B, K)."""
-    log_probabilities = torch.stack([values.log_softmax(dim=1) for values in logits.values()])
+    log_probabilities = torch.stack([full_precision(values).log_softmax(dim=1) for values in logits.values()])
     return torch.logsumexp(log_probabilities, dim=0) - math.log(len(logits))
 
 

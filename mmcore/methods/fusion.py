@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from mmcore.methods.base import Need
+from mmcore.precision import full_precision
 
 FusionName = Literal["concat", "sum", "weight", "film", "gated"]
 
@@ -56,7 +57,7 @@ def feature_attention(features: Tensor) -> Tensor:
         (M, B, D); sums to 1 over M.
     """
     # In logarithms: a quotient of underflown values would be 0 / 0.
-    return features.log_softmax(dim=2).softmax(dim=0)
+    return full_precision(features).log_softmax(dim=2).softmax(dim=0)
 
 
 class Weight(nn.Module):

@@ -37,6 +37,7 @@ from torch import Tensor, nn
 from mmcore.batch import Batch
 from mmcore.config import Section
 from mmcore.methods.base import FUSED, METHODS, Context, Method, Need, linear_heads, unimodal_losses
+from mmcore.precision import full_precision
 
 if TYPE_CHECKING:
     from mmcore.engine import Engine
@@ -228,7 +229,7 @@ class Iprm(Method):
         """
         features = self.model.encode(batch)
         logits = {name: self._own_head(name)(values) for name, values in features.items()}
-        directions = {name: normalise(_full_precision(values)) for name, values in features.items()}
+        directions = {name: normalise(full_precision(values)) for name, values in features.items()}
         terms = unimodal_losses(logits, batch.labels)
         rows = slice(None)
         if self.config.pair_heads == "single":
@@ -246,14 +247,14 @@ class Iprm(Method):
         """Returns each modality's logits and the fused ones, (B, K)."""
         features = self.model.encode(batch)
         logits = {name: self._own_head(name)(values) for name, values in features.items()}
-        directions = {name: normalise(_full_precision(values)) for name, values in features.items()}
-        mixed = torch.stack(
-            [
-                self._mixed_head(pair)(self._path(pair, directions)(weight))
-                for pair, weight in zip(self.pairs, self._inference_weights(), strict=True)
-            ]
-        ).mean(dim=0)
-        fused = mixed if self.config.predict == "mixed" else torch.stack([*logits.values(), mixed]).sum(dim=0)
+        directions = {name: normalise(full_precision(values)) for name, values in features.items()}
+        each = []
+        for pair, weight in zip(self.pairs, self._inference_weights(), strict=True):
+            features_mixed = self._path(pair, directions)(weight)
+            each.append(full_precision(self._mixed_head(pair)(features_mixed)))
+        mixed = torch.stack(each).mean(dim=0)
+        own = [full_precision(values) for values in logits.values()]
+        fused = mixed if self.config.predict == "mixed" else torch.stack([*own, mixed]).sum(dim=0)
         return {FUSED: fused, **logits}
 
     def diagnostics(self) -> dict[str, Tensor]:
@@ -276,8 +277,8 @@ class Iprm(Method):
         probed = self.next_weight[rows].clone()
         divergences = []
         for pair, path, weight in zip(self.pairs[rows], paths, probed, strict=True):
-            own = torch.stack([_full_precision(logits[name]) for name in pair])
-            divergences.append(mean_divergence(own, _full_precision(self._mixed_head(pair)(path(weight)))))
+            own = torch.stack([full_precision(logits[name]) for name in pair])
+            divergences.append(mean_divergence(own, full_precision(self._mixed_head(pair)(path(weight)))))
         averaged = engine.mean(torch.stack(divergences).to(probed.dtype))
         share = self._fixed(rebalanced_weight(*averaged.unbind(dim=1)))
         self.divergence[rows] = averaged
@@ -312,8 +313,3 @@ class Iprm(Method):
 def pair_key(first: str, second: str) -> str:
     """Returns the name of a pair of modalities."""
     return f"{first}+{second}"
-
-
-def _full_precision(values: Tensor) -> Tensor:
-    """Returns half-precision values as float32; others as they are (norms, angles and logarithms need it)."""
-    return values.float() if values.dtype in {torch.float16, torch.bfloat16} else values

@@ -18,6 +18,7 @@ from mmcore.batch import Batch
 from mmcore.config import Section
 from mmcore.methods.base import FUSED, METHODS, Context, Method, Need, linear_heads, unimodal_losses
 from mmcore.methods.fusion import FusionName, build_fusion, fusion_needs
+from mmcore.precision import full_precision
 
 if TYPE_CHECKING:
     from mmcore.engine import Engine
@@ -61,7 +62,7 @@ class JointUnimodal(Method):
         """Returns the fused logits and each modality's, (B, K)."""
         fused, logits = self._logits(batch)
         if self.config.predict == "sum":
-            fused = torch.stack([fused, *logits.values()]).sum(dim=0)
+            fused = torch.stack([full_precision(values) for values in (fused, *logits.values())]).sum(dim=0)
         return {FUSED: fused, **logits}
 
     def head_modules(self) -> dict[str, nn.Module]:

@@ -46,13 +46,21 @@ def _in_a_rank(rank: int) -> dict[str, Any]:
             results["stand-in"] = _two_steps(network, x[:1] * 1e3, weights[:1] * 0)
     else:
         results["stand-in"] = _two_steps(network, x, weights)
+    network = convert(_network()[:-1])
+    network(x)  # each rank all of it: any running statistics
+    with without_statistics(network, counted=rank == 0):
+        results["only one"] = _two_steps(network, x[:1], weights[:1] * (rank == 0))
     low = convert(nn.BatchNorm1d(3))(torch.randn(4, 3).bfloat16())
     results["bfloat16"] = low.dtype == torch.bfloat16
     return results
 
 
-def test_two_processes_equal_one() -> None:
-    results = run_processes(_in_a_rank, 2)
+@pytest.fixture(scope="module")
+def results() -> list[dict[str, Any]]:
+    return run_processes(_in_a_rank, 2)
+
+
+def test_two_processes_equal_one(results) -> None:
     expected = _two_steps(_network(), *_data())
     for name in CUTS:
         parts = [result[name] for result in results]
@@ -68,6 +76,19 @@ def test_two_processes_equal_one() -> None:
     torch.testing.assert_close(real["gradients"], expected["gradients"], rtol=1e-11, atol=1e-11)
     torch.testing.assert_close(dict(stand_in["state"]), dict(expected["state"]), rtol=1e-12, atol=1e-12)
     assert all(result["bfloat16"] for result in results)
+
+
+def test_a_single_sample_over_all_ranks_is_treated_as_in_one_process(results) -> None:
+    network, (x, weights) = _network()[:-1], _data()
+    network(torch.cat([x, x]))
+    with without_statistics(network, counted=True):
+        expected = _two_steps(network, x[:1], weights[:1])
+    for result in results:
+        found = result["only one"]
+        torch.testing.assert_close(found["y"], expected["y"], rtol=0, atol=1e-12)
+        torch.testing.assert_close(dict(found["state"]), dict(expected["state"]), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(results[0]["only one"]["gradients"], expected["gradients"], rtol=1e-11, atol=1e-11)
+    assert not any(gradient.any() for gradient in results[1]["only one"]["gradients"].values())
 
 
 def test_one_process_is_torchs_batch_norm() -> None:

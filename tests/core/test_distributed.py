@@ -70,6 +70,6 @@ def test_one_process_is_left_alone() -> None:
 def test_buckets_keep_the_order_and_one_type_each() -> None:
     megabyte = torch.zeros(2**18)
     tensors = [megabyte, torch.zeros(3, dtype=torch.int64), *[megabyte.clone() for _ in range(4)], torch.zeros(2**21)]
-    buckets = distributed._buckets(tensors)
+    buckets = distributed.buckets(tensors)
     places = [[next(i for i, t in enumerate(tensors) if t is tensor) for tensor in bucket] for bucket in buckets]
     assert places == [[0, 2, 3, 4], [1], [5], [6]]
