@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
@@ -45,6 +45,7 @@ class Engine:
         step_index: Optimizer steps done, the phases of one batch counted once.
         gradient_norms: Group -> gradient norm of the newest logged step, on the device.
         log_step: Whether this step's gradient norms are wanted.
+        term_samples: Loss term -> samples of this rank behind it in the running step (the trainer clears it).
     """
 
     def __init__(self, method: Method, config: RunConfig, device: torch.device):
@@ -54,6 +55,7 @@ class Engine:
         self.step_index = 0
         self.log_step = False
         self.gradient_norms: dict[str, Tensor] = {}
+        self.term_samples: dict[str, int] = {}
         precision = resolve_precision(config.trainer.precision, device)
         self._autocast_dtype = PRECISIONS[precision]
         self._scaler = torch.amp.GradScaler(device.type) if precision == "float16" else None
@@ -108,6 +110,8 @@ class Engine:
         loss = functools.reduce(torch.add, terms.values())
         detached = {name: term.detach() for name, term in terms.items()}
         self._watch(detached)
+        for name in terms:
+            self.term_samples[name] = self.term_samples.get(name, 0) + self._num_samples
         if self._weighted:
             loss = loss * (self._num_samples / self._nominal)
         if self.config.trainer.accumulate > 1:
@@ -177,6 +181,28 @@ class Engine:
             return statistic
         total, num_samples = self.total(statistic)
         return total / num_samples.clamp(min=1)  # the last micro-batches of a small batch may be empty on every rank
+
+    def means(self, values: Mapping[str, Tensor], masks: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
+        """Returns name -> the mean of per-sample values (B,) over the samples in its mask (B,), as a loss term.
+
+        On one rank it is that mean. On several it is this rank's part of it: the average over the ranks, weighted by
+        their samples, as `backward` and `mean` do it, is the mean over the masked samples of all ranks, however they
+        are spread. 0 where no rank has any.
+
+        Args:
+            values: Name -> (B,).
+            masks: Name -> (B,) bool, or None: all samples.
+        """
+        shares = [mask.to(values[name].dtype).mean() for name, mask in masks.items() if mask is not None]
+        averaged = iter(self.mean(torch.stack(shares)) if shares else ())
+        terms = {}
+        for name, mask in masks.items():
+            if mask is None:
+                terms[name] = values[name].mean()
+            else:
+                share = next(averaged)
+                terms[name] = torch.where(mask, values[name], 0).mean() / torch.where(share > 0, share, 1)
+        return terms
 
     def total(self, statistic: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the sum over all ranks' samples behind a batch mean, and the number of those samples (a scalar)."""

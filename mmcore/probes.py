@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from mmcore import distributed
 from mmcore.batch import Batch
 
-_Seen = tuple[dict[str, Tensor], Tensor]
+_Seen = tuple[dict[str, Tensor], Tensor, dict[str, Tensor]]
 
 LEARNING_RATE = 0.01
 BETAS = (0.9, 0.999)
@@ -56,7 +56,7 @@ class Probes(nn.Module):
         self._num_classes = num_classes
         self._num_steps = 0
         self._blocks: list[_Block] = []
-        self._running: list[_Seen] = []  # of this step: (modality -> features, labels)
+        self._running: list[_Seen] = []  # of this step: (modality -> features, labels, `Batch.present`)
         self._waiting: list[list[_Seen]] = []  # of the steps before
         self.logits: dict[str, Tensor] = {}
         total = sum(num_classes * (size + 1) for size in num_features.values())
@@ -77,14 +77,15 @@ class Probes(nn.Module):
     def observe(self, features: Mapping[str, Tensor], batch: Batch) -> None:
         """Takes features (B, D) of some modalities.
 
-        In training they are kept for `step`, in evaluation it leaves `logits` (B, K).
+        In training those of samples that have it are kept for `step`, in evaluation it leaves `logits` (B, K).
         """
         if not self.training:
             with _full_precision(self.flat.device):
                 for names, inputs, weights, _ in self._parts(features):
                     self.logits |= zip(names, torch.bmm(inputs, weights.mT), strict=True)
         elif batch.num_samples:
-            self._running.append(({name: _alone(values) for name, values in features.items()}, batch.labels))
+            own = {name: _alone(values) for name, values in features.items()}
+            self._running.append((own, batch.labels, batch.present))
 
     def step(self) -> None:
         """Ends a step: the probes will be updated once with what was observed since the last."""
@@ -99,9 +100,9 @@ class Probes(nn.Module):
         waiting, self._waiting = self._waiting, []
         for step in waiting:
             with _full_precision(self.flat.device):
-                for features, labels in step:
-                    for _, inputs, weights, gradient in self._parts(features):
-                        _add_gradient(gradient, inputs, weights, labels)
+                for features, labels, present in step:
+                    for names, inputs, weights, gradient in self._parts(features):
+                        _add_gradient(gradient, inputs, weights, labels, _masks(names, labels, present))
             distributed.all_reduce_sum([self._gradient])
             self._update()
 
@@ -181,7 +182,15 @@ def _alone(features: Tensor) -> Tensor:
     return features.detach().clone() if is_part else features.detach()
 
 
-def _add_gradient(gradient: Tensor, inputs: Tensor, weights: Tensor, labels: Tensor) -> None:
+def _masks(names: list[str], labels: Tensor, present: Mapping[str, Tensor]) -> Tensor | None:
+    """Returns (P, B) bool: which samples have which of the modalities; None where none is ever missing."""
+    if not any(name in present for name in names):
+        return None
+    everywhere = torch.ones_like(labels, dtype=torch.bool)
+    return torch.stack([present.get(name, everywhere) for name in names])
+
+
+def _add_gradient(gradient: Tensor, inputs: Tensor, weights: Tensor, labels: Tensor, masks: Tensor | None) -> None:
     """Adds to `gradient` that of the summed cross-entropy: (softmax - onehot)ᵀ [features, 1].
 
     Args:
@@ -189,9 +198,12 @@ def _add_gradient(gradient: Tensor, inputs: Tensor, weights: Tensor, labels: Ten
         inputs: (P, B, D + 1), the features and a one.
         weights: (P, K, D + 1).
         labels: (B,).
+        masks: (P, B) bool, the samples that count; None: all.
     """
     error = torch.bmm(inputs, weights.mT).softmax(dim=2)
     error.sub_(torch.zeros_like(error[0]).scatter_(1, labels[:, None], 1.0))
+    if masks is not None:
+        error.mul_(masks[..., None])
     gradient.baddbmm_(error.mT, inputs)
 
 

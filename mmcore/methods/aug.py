@@ -38,7 +38,7 @@ from torch import Tensor, nn
 from mmcore.batch import Batch
 from mmcore.config import Section
 from mmcore.errors import ConfigError
-from mmcore.methods.base import FUSED, METHODS, Context, EpochStats, Method
+from mmcore.methods.base import FUSED, METHODS, Context, EpochStats, Method, mean_logits
 
 if TYPE_CHECKING:
     from mmcore.engine import Engine
@@ -65,7 +65,8 @@ class AugConfig(Section):
         added_classifiers: `trained`, or `frozen` (released).
         update: One step on the `joint` loss, or `alternating`, a step per modality (released).
         second_layer: `shared` by the modalities or `private` to each (control).
-        fusion_weights: Modality -> weight of its logits at inference; none: the mean.
+        fusion_weights: Modality -> weight of its logits at inference; divided by their sum, which must not be 0. None:
+            the mean.
     """
 
     residual_weight: Annotated[float, Ge(0), Le(1)] = 0.5
@@ -105,14 +106,14 @@ def literal_residual_factor(each_logits: Tensor, labels: Tensor, weight: float) 
     return (1 - weight * probabilities.gather(2, index).sum(dim=(1, 2))).clamp(min=0)
 
 
-def batch_score(logits: Tensor, labels: Tensor, score: str) -> Tensor:
-    """Returns a modality's score, a mean over the batch: confidence in the label, entropy, or loss."""
+def sample_scores(logits: Tensor, labels: Tensor, score: str) -> Tensor:
+    """Returns what is averaged to a modality's score, (B,): confidence in the label, entropy, or loss."""
     logits = logits.detach().float() if logits.dtype != torch.float64 else logits.detach()
     log_probabilities = logits.log_softmax(dim=1)
     if score == "entropy":
-        return -(log_probabilities.exp() * log_probabilities).sum(dim=1).mean()
+        return -(log_probabilities.exp() * log_probabilities).sum(dim=1)
     label_log_probability = log_probabilities.gather(1, labels[:, None])[:, 0]
-    return -label_log_probability.mean() if score == "loss" else label_log_probability.exp().mean()
+    return -label_log_probability if score == "loss" else label_log_probability.exp()
 
 
 def modalities_to_grow(scores: Sequence[float], config: AugConfig) -> list[int]:
@@ -134,7 +135,10 @@ def modalities_to_grow(scores: Sequence[float], config: AugConfig) -> list[int]:
 
 @METHODS.register("aug")
 class Aug(Method):
-    """AUG for any number of modalities. A missing modality is seen as zeros.
+    """AUG for any number of modalities.
+
+    A modality's loss and score are means over the samples that have it; the fused logits are the (weighted) mean over
+    the modalities a sample has.
 
     State (buffers): per modality, the sum of its training scores in this epoch and the samples behind it.
     """
@@ -147,6 +151,8 @@ class Aug(Method):
         if config.fusion_weights is not None and set(config.fusion_weights) != set(names):
             raise ConfigError([f"method.fusion_weights must have a weight for each of {', '.join(names)}, "
                                f"got {sorted(config.fusion_weights)}"])  # fmt: skip
+        if config.fusion_weights is not None and not sum(config.fusion_weights.values()):
+            raise ConfigError([f"method.fusion_weights must not all be 0, got {config.fusion_weights}"])
         if config.growth == "share" and config.score != "confidence":
             raise ConfigError([f"method.score must be confidence with method.growth = share, got {config.score!r}"])
         self.first_layers = nn.ModuleDict(
@@ -176,14 +182,14 @@ class Aug(Method):
         """Returns each modality's loss, equation (5); in an alternating phase, of that modality alone."""
         names = self.context.modalities if phase == "joint" else (phase,)
         features = self.model.encode(batch, names)
-        terms, scores = {}, []
+        masks = {name: batch.has(name) for name in names}
+        losses, scores = {}, {}
         for name in names:
             hidden = self._hidden(name, features[name])
-            everything, loss = self._loss(name, hidden, batch.labels)
-            terms[name] = loss
-            scores.append(batch_score(everything, batch.labels, self.config.score))
-        self._add_scores(names, torch.stack(scores), engine)
-        return terms
+            everything, losses[name] = self._losses(name, hidden, batch.labels)
+            scores[name] = sample_scores(everything, batch.labels, self.config.score)
+        self._add_scores(scores, masks, engine)
+        return engine.means(losses, masks)
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
         """Returns each modality's summed logits and their (weighted) mean, (B, K)."""
@@ -192,9 +198,7 @@ class Aug(Method):
         for name, values in features.items():
             hidden = self._hidden(name, values)
             logits[name] = self._logits(name, hidden.sum(dim=1), hidden.shape[1])
-        weights = self.config.fusion_weights or dict.fromkeys(logits, 1 / len(logits))
-        fused = torch.stack([weights[name] * values for name, values in logits.items()]).sum(dim=0)
-        return {FUSED: fused, **logits}
+        return {FUSED: mean_logits(logits, batch, self.config.fusion_weights), **logits}
 
     def diagnostics(self) -> dict[str, Tensor]:
         """Returns each modality's classifier count and score so far in this epoch, and strongest ÷ weakest score."""
@@ -246,11 +250,11 @@ class Aug(Method):
         layer = self._second_layer(name)
         return F.linear(hidden, layer.weight, count * layer.bias)
 
-    def _loss(self, name: str, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns a modality's summed logits (B, K) and its loss."""
+    def _losses(self, name: str, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns a modality's summed logits (B, K) and each sample's loss (B,)."""
         count = hidden.shape[1]
         everything = self._logits(name, hidden.sum(dim=1), count)
-        loss = F.cross_entropy(everything, labels)
+        loss = F.cross_entropy(everything, labels, reduction="none")
         if count == 1:
             return everything, 2 * loss if self.config.first_loss == "double" else loss
         newest = self._logits(name, hidden[:, -1], 1)
@@ -260,13 +264,20 @@ class Aug(Method):
         else:
             each = self._logits(name, hidden[:, :-1], 1)
             factor = literal_residual_factor(each, labels, self.config.residual_weight)
-        residual = (factor * F.cross_entropy(newest, labels, reduction="none")).mean()
-        return everything, residual + loss + F.cross_entropy(previous, labels)
+        residual = factor * F.cross_entropy(newest, labels, reduction="none")
+        return everything, residual + loss + F.cross_entropy(previous, labels, reduction="none")
 
     @torch.no_grad()
-    def _add_scores(self, names: Sequence[str], scores: Tensor, engine: Engine) -> None:
-        totals, count = engine.total(scores)
-        for name, total in zip(names, totals, strict=True):
+    def _add_scores(self, scores: dict[str, Tensor], masks: dict[str, Tensor | None], engine: Engine) -> None:
+        parts = []
+        for name, values in scores.items():
+            mask = masks[name]
+            if mask is None:
+                parts.append(torch.stack([values.mean(), values.new_ones(())]))
+            else:
+                parts.append(torch.stack([torch.where(mask, values, 0), mask.to(values.dtype)]).mean(dim=1))
+        totals, _ = engine.total(torch.stack(parts))
+        for name, (total, count) in zip(scores, totals, strict=True):
             index = self.context.modalities.index(name)
             self.score_sum[index] += total
             self.score_count[index] += count

@@ -28,13 +28,22 @@ import math
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import torch
-import torch.nn.functional as F
 from annotated_types import Ge, Le
 from torch import Tensor, nn
 
 from mmcore.batch import Batch
 from mmcore.config import Section
-from mmcore.methods.base import FUSED, METHODS, Context, Method, Need, linear_heads, unimodal_losses
+from mmcore.methods.base import (
+    FUSED,
+    METHODS,
+    Context,
+    Method,
+    Need,
+    cross_entropies,
+    linear_heads,
+    sum_logits,
+    unimodal_losses,
+)
 
 if TYPE_CHECKING:
     from mmcore.engine import Engine
@@ -123,15 +132,20 @@ def linear_mix(first: Tensor, second: Tensor, weight: Tensor) -> Tensor:
     return weight * first + (1 - weight) * second
 
 
-def mean_divergence(logits: Tensor, mixed_logits: Tensor) -> Tensor:
-    """Returns the mean over samples of KL(p ‖ p̄), not under 0 (a rounded one can be).
+def divergences(logits: Tensor, mixed_logits: Tensor) -> Tensor:
+    """Returns each sample's KL(p ‖ p̄), (B,).
 
     Args:
         logits: (B, K), of p, the modality's own prediction.
         mixed_logits: (B, K), of p̄, the mixed prediction.
     """
     log_p, log_mixed = logits.log_softmax(dim=1), mixed_logits.log_softmax(dim=1)
-    return (log_p.exp() * (log_p - log_mixed)).sum(dim=1).mean().clamp(min=0)
+    return (log_p.exp() * (log_p - log_mixed)).sum(dim=1)
+
+
+def mean_divergence(logits: Tensor, mixed_logits: Tensor) -> Tensor:
+    """Returns the mean over samples of KL(p ‖ p̄), not under 0 (a rounded one can be); see `divergences`."""
+    return divergences(logits, mixed_logits).mean().clamp(min=0)
 
 
 def rebalanced_weight(first_divergence: Tensor, second_divergence: Tensor) -> Tensor:
@@ -152,7 +166,12 @@ def running_weight(old: Tensor, share: Tensor, alpha: float) -> Tensor:
 
 @METHODS.register("iprm")
 class Iprm(Method):
-    """IPRM for any number of modalities. A missing modality is seen as zeros: its normalised feature is then near 0.
+    """IPRM for any number of modalities.
+
+    A modality's own loss is a mean over the samples that have it; divergences, and with them λ, and the mixed loss of a
+    pair are over the samples that have both (a step without any leaves λ as it is). The fused logits sum the heads of
+    the modalities a sample has and the mean of the mixed heads of its complete pairs; where no pair is complete, and
+    the `mixed` heads alone would predict, its modalities' own heads do.
 
     State (buffers): per pair, λ of the last probing pass, λ for the next, the last two divergences.
     """
@@ -189,15 +208,16 @@ class Iprm(Method):
         features = self.model.encode(batch)
         logits = {name: self._own_head(name)(values) for name, values in features.items()}
         directions = {name: normalise(_full_precision(values)) for name, values in features.items()}
-        terms = unimodal_losses(logits, batch.labels)
+        terms = unimodal_losses(logits, batch, engine)
         indices = list(range(len(self.pairs)))
         if self.config.pair_heads == "single":
             indices = [int(torch.randint(len(self.pairs), (), generator=engine.generator("pairs")))]
-        shares = self._probe(indices, directions, logits, engine)
-        for index, share in zip(indices, shares, strict=True):
-            mixed = self._mixed_logits(index, directions, share)
-            terms[f"mixed/{pair_key(*self.pairs[index])}"] = F.cross_entropy(mixed, batch.labels)
-        return terms
+        masks = [batch.has(*self.pairs[index]) for index in indices]
+        shares = self._probe(indices, directions, logits, masks, engine)
+        names = [f"mixed/{pair_key(*self.pairs[index])}" for index in indices]
+        mixed = [self._mixed_logits(index, directions, share) for index, share in zip(indices, shares, strict=True)]
+        masked = dict(zip(names, masks, strict=True))
+        return terms | cross_entropies(dict(zip(names, mixed, strict=True)), batch.labels, masked, engine)
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
         """Returns each modality's logits and the fused ones, (B, K)."""
@@ -205,9 +225,8 @@ class Iprm(Method):
         logits = {name: self._own_head(name)(values) for name, values in features.items()}
         directions = {name: normalise(_full_precision(values)) for name, values in features.items()}
         weights = self._inference_weights()
-        mixed = torch.stack([self._mixed_logits(i, directions, weights[i]) for i in range(len(self.pairs))]).mean(dim=0)
-        fused = mixed if self.config.predict == "mixed" else torch.stack([*logits.values(), mixed]).sum(dim=0)
-        return {FUSED: fused, **logits}
+        mixed = torch.stack([self._mixed_logits(i, directions, weights[i]) for i in range(len(self.pairs))])
+        return {FUSED: self._fused(logits, mixed, batch), **logits}
 
     def diagnostics(self) -> dict[str, Tensor]:
         """Returns λ (the first modality's share) and both divergences of every pair."""
@@ -223,24 +242,43 @@ class Iprm(Method):
         """Returns the modalities' own heads."""
         return dict(self.heads.items())
 
+    def _fused(self, logits: dict[str, Tensor], mixed: Tensor, batch: Batch) -> Tensor:
+        """Returns the fused logits (B, K) from the modalities' own and those of each pair (P, B, K)."""
+        complete = [batch.has(*pair) for pair in self.pairs]
+        if all(mask is None for mask in complete):
+            mean = mixed.mean(dim=0)
+            return mean if self.config.predict == "mixed" else torch.stack([*logits.values(), mean]).sum(dim=0)
+        everywhere = torch.ones_like(batch.labels, dtype=torch.bool)
+        masks = torch.stack([everywhere if mask is None else mask for mask in complete])[..., None]
+        mean = torch.where(masks, mixed, 0).sum(dim=0) / masks.sum(dim=0).clamp(min=1)
+        own = sum_logits(logits, batch)
+        return torch.where(masks.any(dim=0), mean, own) if self.config.predict == "mixed" else own + mean
+
     @torch.no_grad()
     def _probe(
-        self, indices: list[int], directions: dict[str, Tensor], logits: dict[str, Tensor], engine: Engine
+        self,
+        indices: list[int],
+        directions: dict[str, Tensor],
+        logits: dict[str, Tensor],
+        masks: list[Tensor | None],
+        engine: Engine,
     ) -> list[Tensor]:
         """Does the probing pass for some pairs; updates their λ and returns the λ̂ each is to be mixed with."""
-        divergences = []
-        for index in indices:
+        measured = []
+        for index, mask in zip(indices, masks, strict=True):
             mixed = _full_precision(self._mixed_logits(index, directions, self.next_weight[index]))
             own = [_full_precision(logits[name]) for name in self.pairs[index]]
-            divergences.append(torch.stack([mean_divergence(values, mixed) for values in own]))
-        averaged = engine.mean(torch.stack(divergences))
+            measured.append(_mean_divergences(own, mixed, mask))
         shares = []
-        for index, (first, second) in zip(indices, averaged, strict=True):
+        for index, mask, (first, second, seen) in zip(indices, masks, engine.mean(torch.stack(measured)), strict=True):
             probed = self.next_weight[index].clone()
+            if mask is not None:
+                first, second = (value / torch.where(seen > 0, seen, 1) for value in (first, second))
             share = self._fixed(rebalanced_weight(first, second).to(probed.dtype))
+            updated = running_weight(probed, share, self.config.alpha)
             self.divergence[index] = torch.stack([first, second]).to(probed.dtype)
             self.weight[index] = probed
-            self.next_weight[index] = running_weight(probed, share, self.config.alpha)
+            self.next_weight[index] = updated if mask is None else torch.where(seen > 0, updated, probed)
             shares.append(probed if self.config.passes == "one" else share)
         return shares
 
@@ -262,6 +300,16 @@ class Iprm(Method):
 
     def _own_head(self, name: str) -> nn.Module:
         return self.heads[name] if name in self.heads else self.heads[self.context.modalities[1]]
+
+
+def _mean_divergences(own: list[Tensor], mixed: Tensor, mask: Tensor | None) -> Tensor:
+    """Returns (3,): the means over the batch of both divergences, 0 for samples not in the mask, and of the mask."""
+    if mask is None:
+        means = [mean_divergence(values, mixed) for values in own]
+        return torch.stack([*means, torch.ones_like(means[0])])
+    share = mask.to(mixed.dtype)
+    means = [torch.where(mask, divergences(values, mixed), 0).mean().clamp(min=0) for values in own]
+    return torch.stack([*means, share.mean()])
 
 
 def pair_key(first: str, second: str) -> str:
