@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from mmcore import batchnorm
@@ -44,9 +46,7 @@ def build_method(config: RunConfig, spec: DatasetSpec, device: torch.device | st
     Raises:
         ConfigError: A modality, encoder or setting that does not fit the data set.
     """
-    method_class = METHODS.get(config.method["name"])
-    settings = {key: value for key, value in config.method.items() if key != "name"}
-    method_config = parse_section(method_class.Config, settings, "method")
+    method_class, method_config = _method_config(config)
     modalities = method_class.used_modalities(method_config, spec.modality_names)
     seed_process(config.seed, "model")
     model = build_model(
@@ -61,6 +61,16 @@ def build_method(config: RunConfig, spec: DatasetSpec, device: torch.device | st
     method = method_class(model, method_config, Context(modalities, spec.num_classes, config.trainer.max_epochs))
     dtype = torch.float64 if config.trainer.precision == "float64" else torch.float32
     return method.to(device=device, dtype=dtype)
+
+
+def used_modalities(config: RunConfig, spec: DatasetSpec) -> tuple[str, ...]:
+    """Returns the modalities the configuration's method predicts from.
+
+    Raises:
+        ConfigError: It names one the data set does not have.
+    """
+    method_class, method_config = _method_config(config)
+    return method_class.used_modalities(method_config, spec.modality_names)
 
 
 def build_run_transforms(config: RunConfig, spec: DatasetSpec) -> BatchTransforms:
@@ -79,3 +89,9 @@ def resolve_device(name: str) -> torch.device:
     if name == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
     return torch.device("cuda", torch.cuda.current_device())
+
+
+def _method_config(config: RunConfig) -> tuple[type[Method], Any]:
+    method_class = METHODS.get(config.method["name"])
+    settings = {key: value for key, value in config.method.items() if key != "name"}
+    return method_class, parse_section(method_class.Config, settings, "method")

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from mmcore import distributed
 from mmcore.batch import Batch
 from mmcore.config import RunConfig
+from mmcore.cosines import CosineMeter
 from mmcore.data.loader import shard_bounds
 from mmcore.errors import CheckpointError, TrainingError
 from mmcore.methods.base import Method
@@ -45,6 +46,8 @@ class Engine:
         step_index: Optimizer steps done, the phases of one batch counted once.
         gradient_norms: Group -> gradient norm of the newest logged step, on the device.
         log_step: Whether this step's gradient norms are wanted.
+        cosine_step: Whether this step's cosines are wanted.
+        cosines: Between the joint and the modalities' own gradients, of the newest such step.
         term_samples: Loss term -> samples of this rank behind it in the running step (the trainer clears it).
     """
 
@@ -53,8 +56,9 @@ class Engine:
         self.config = config
         self.device = device
         self.step_index = 0
-        self.log_step = False
+        self.log_step = self.cosine_step = False
         self.gradient_norms: dict[str, Tensor] = {}
+        self.cosines = CosineMeter()
         self.term_samples: dict[str, int] = {}
         precision = resolve_precision(config.trainer.precision, device)
         self._autocast_dtype = PRECISIONS[precision]
@@ -107,6 +111,8 @@ class Engine:
         Args:
             terms: Name -> scalar, a mean over this rank's samples.
         """
+        if self.cosine_step:
+            self.cosines.add(terms, self._encoders(), self.gradients)
         loss = functools.reduce(torch.add, terms.values())
         detached = {name: term.detach() for name, term in terms.items()}
         self._watch(detached)
@@ -139,6 +145,8 @@ class Engine:
             self._average([parameter.grad for parameter in parameters if parameter.grad is not None])
         if self._scaler:
             self._scaler.unscale_(self.optimizer)
+        if self.cosine_step:
+            self.cosines.finish(self._encoders())
 
     def step(self) -> None:
         """Clips by modality if asked for and updates the parameters; their gradients are stale from here on."""
@@ -165,12 +173,16 @@ class Engine:
         """
         if self._weighted:
             loss = loss * (self._num_samples / self._nominal)
+        if self._scaler:  # or half precision loses small ones
+            loss = self._scaler.scale(loss)
         self._clear_stale_gradients()
         found = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
         gradients = [
             torch.zeros_like(parameter) if gradient is None else gradient
             for parameter, gradient in zip(parameters, found, strict=True)
         ]
+        if self._scaler:
+            torch._foreach_div_(gradients, self._scaler.get_scale())
         if self._weighted:
             self._average(gradients)
         return gradients
@@ -277,6 +289,7 @@ class Engine:
             "scaler": self._scaler.state_dict() if self._scaler else {},
             "generators": {name: generator.get_state() for name, generator in self._generators.items()},
             "gradient_norms": self.gradient_norms,
+            "cosines": self.cosines.values,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -300,6 +313,7 @@ class Engine:
         for group in self.optimizer.param_groups:
             group["lr"] = state["lr"]
         self.step_index, self.gradient_norms = state["step"], state["gradient_norms"]
+        self.cosines.values = state["cosines"]
         self.schedule.load_state_dict(state["schedule"])
         if self._scaler:
             self._scaler.load_state_dict(state["scaler"])
@@ -318,6 +332,10 @@ class Engine:
             for group in self._groups.values():
                 for parameter in group:
                     parameter.grad = None
+
+    def _encoders(self) -> dict[str, list[nn.Parameter]]:
+        prefix = "encoder/"
+        return {name.removeprefix(prefix): group for name, group in self._groups.items() if name.startswith(prefix)}
 
     def _phase_parameters(self, phase: str) -> list[nn.Parameter]:
         if phase not in self._phases:

@@ -5,11 +5,14 @@ A step never waits for the device: loss terms are collected there and read once 
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,6 +22,7 @@ from mmcore.checkpoint import CheckpointFolder
 from mmcore.conditions import Condition
 from mmcore.config import RunConfig
 from mmcore.data.loader import Loader
+from mmcore.diagnostics import COSINE_EVERY_STEPS, Facts, Reading, kept, readings
 from mmcore.engine import Engine
 from mmcore.errors import CheckpointError
 from mmcore.evaluation import PROBE, Collector, Evaluation, log_prior
@@ -41,6 +45,7 @@ class Progress:
         totals: Loss term -> its sum over this epoch's samples, on the device.
         counts: Loss term -> samples of the steps in which it occurred.
         num_samples: Samples of all steps.
+        history: What readings go by, of every finished epoch (`mmcore.diagnostics.kept`).
         best_row: The row of the best epoch.
         last_row: The row of the last finished epoch.
         seconds: Time spent in finished epochs.
@@ -51,6 +56,7 @@ class Progress:
     totals: dict[str, Tensor] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     num_samples: int = 0
+    history: list[Row] = field(default_factory=list)
     best_row: Row = field(default_factory=dict)
     last_row: Row = field(default_factory=dict)
     seconds: float = 0.0
@@ -67,6 +73,7 @@ class Trainer:
         device: Where to train.
         run_dir: Folder of checkpoints and logs, shared by all ranks; None: nothing is written.
         reporter: Told of every epoch on every rank.
+        alone: Modality -> validation accuracy of a reference trained on it alone, as far as known: for the readings.
     """
 
     def __init__(
@@ -78,6 +85,7 @@ class Trainer:
         device: torch.device | str = "cpu",
         run_dir: Path | None = None,
         reporter: Reporter | None = None,
+        alone: Mapping[str, float] | None = None,
     ):
         self.config = config
         self.device = torch.device(device)
@@ -95,6 +103,8 @@ class Trainer:
         self._checkpoints = None
         self._log: RunLog | None = None
         self._run_dir = run_dir
+        self._alone = dict(alone or {})
+        self._cosine_every = COSINE_EVERY_STEPS
         if run_dir is not None:
             self._checkpoints = CheckpointFolder(run_dir / "checkpoints", config.trainer.keep_checkpoints)
 
@@ -128,6 +138,7 @@ class Trainer:
         self.probes.train()
         if progress.step_in_epoch == 0:
             seeding.seed_process(self.config.seed, "epoch", progress.epoch, distributed.rank())
+        self._cosine_every = max(COSINE_EVERY_STEPS, self.loader.num_steps)
         every = self.config.trainer.checkpoint_every_steps
         for batch in self.loader.train_batches(progress.epoch, progress.step_in_epoch):
             self.train_step(batch)
@@ -141,7 +152,9 @@ class Trainer:
         """Does one optimizer step of the method (several, if it has several phases)."""
         batch = self._on_device(batch, training=True)
         progress, engine = self.progress, self.engine
-        engine.log_step = progress.step_in_epoch % self.config.trainer.log_every_steps == 0
+        is_diagnosed = self.config.trainer.diagnostics
+        engine.log_step = is_diagnosed and progress.step_in_epoch % self.config.trainer.log_every_steps == 0
+        engine.cosine_step = is_diagnosed and engine.step_index % self._cosine_every == self._cosine_every // 2
         terms = self.method.train_step(batch, engine)
         if self.config.trainer.probes:
             self.probes.step()
@@ -169,6 +182,8 @@ class Trainer:
         row["time/epoch_s"] = time.perf_counter() - start
         progress.epoch, progress.step_in_epoch, progress.last_row = epoch + 1, 0, row
         progress.totals, progress.counts, progress.num_samples = {}, {}, 0
+        progress.history.append(kept(row, self.method.context.modalities))
+        self.engine.cosines.values = {}
         progress.seconds += row["time/epoch_s"]
         if not progress.best_row or row[MONITOR] > progress.best_row[MONITOR]:
             progress.best_row = row
@@ -201,6 +216,10 @@ class Trainer:
                 logits = self.method.predict(batch)
             collector.add(batch, {**logits, **self._probe_logits()})
         return collector.finish(full)
+
+    def prior_accuracy(self, split: str) -> float:
+        """Returns the accuracy on a split of always answering training's most frequent class (of equals the first)."""
+        return float((self.loader.rows(split).labels == int(self._log_prior().argmax())).mean())
 
     def resume(self) -> bool:
         """Goes on from the newest valid checkpoint, if there is one; returns whether there was."""
@@ -268,8 +287,10 @@ class Trainer:
         values["train/total/loss"] = sums.sum() / num_samples[0]
         values |= {f"train/{name}/gradient_norm": norm for name, norm in self.engine.gradient_norms.items()}
         values |= {f"method/{name}": value for name, value in self.method.diagnostics().items()}
-        numbers = torch.stack([value.double() for value in values.values()]).tolist()
-        return dict(zip(values, numbers, strict=True))
+        cosines = {f"train/encoder/{name}/cosine": value for name, value in self.engine.cosines.values.items()}
+        numbers = torch.stack([value.double() for value in [*values.values(), *cosines.values()]]).tolist()
+        row = dict(zip([*values, *cosines], numbers, strict=True))
+        return {name: value for name, value in row.items() if name not in cosines or not math.isnan(value)}
 
     def _model_state(self) -> dict[str, Any]:
         return {
@@ -295,9 +316,16 @@ class Trainer:
             state |= {"mid_epoch": mid_epoch, "engine": self.engine.state_dict(), "rng": rng}
             self._checkpoints.save({**state, "progress": dict(vars(self.progress))})
 
+    def readings(self) -> list[Reading]:
+        """Returns what the last finished epoch says, in words."""
+        counts = np.bincount(self.loader.rows("val").labels)
+        chance, num_samples = float(counts.max() / counts.sum()), int(counts.sum())
+        facts = Facts(self.method.context.modalities, chance, num_samples, self._alone)
+        return readings(self.progress.history, facts)
+
     def _report(self, row: Row) -> None:
         if self._log is not None:
-            self._log.write(row)
+            self._log.write(row, [reading.to_dict() for reading in self.readings()])
         self.reporter.report(row)
 
     def _check_agreement(self, state: dict[str, Any] | None) -> None:

@@ -13,6 +13,7 @@ from mmcore.errors import CheckpointError
 from rayjobs.experiments import Outcome, succeeded
 from rayjobs.files import read_json, write_json, write_text
 from rayjobs.plans import Plan
+from rayjobs.references import searched_accuracies
 from rayjobs.request import Experiment
 from rayjobs.search import Search
 from rayjobs.worker import RESULT_FILE, DataHandle, Job
@@ -73,6 +74,7 @@ def save_search(folder: Path, search: Search, outcomes: Sequence[Outcome], exper
 def final_jobs(plan: Plan, data: DataHandle, experiment: Experiment) -> list[Job]:
     """Returns a job for each fresh seed of each method whose search found a configuration."""
     jobs = []
+    alone = searched_accuracies(plan, experiment, SEARCH_FILE)
     for search in plan.searches:
         folder = experiment.folder / search.name
         stored = read_json(folder / SEARCH_FILE)
@@ -81,5 +83,5 @@ def final_jobs(plan: Plan, data: DataHandle, experiment: Experiment) -> list[Job
         for number in range(1, experiment.request.final_seeds + 1):
             config = RunConfig.parse(stored["config"]).with_values({"seed": experiment.request.seed + number})
             run_dir = str((folder / f"final-{number}").resolve())
-            jobs.append(Job(config.to_dict(), data, run_dir, test=True, command=experiment.command))
+            jobs.append(Job(config.to_dict(), data, run_dir, test=True, command=experiment.command, alone=alone))
     return jobs

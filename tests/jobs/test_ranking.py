@@ -131,6 +131,19 @@ def test_a_lost_encoder_is_told_with_the_number_of_seeds(tmp_path: Path) -> None
     assert again["rankings"][0]["chance_notes"] == ["aug: image no better than chance in 2 of 3 seeds"]
 
 
+def test_encoders_that_died_are_told_with_the_number_of_seeds(tmp_path: Path) -> None:
+    ranking = ranking_of(tmp_path, RIGHT)
+    dead = {"kind": "dead", "modality": "audio", "text": "audio's encoder is dead"}
+    other = {"kind": "fallen", "modality": "image", "since": 2, "text": "image has fallen back"}
+    for number, since in ((1, 9), (3, 4)):
+        path = tmp_path / "digits-aug-iprm-ensemble" / "digits-aug" / f"final-{number}" / "result.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"readings": [other, dead | {"since": since}]}))
+    again = build_again(tmp_path, ranking)
+    note = "aug: audio's encoder died in 2 of 3 seeds (since epoch 4, 9)"
+    assert again["rankings"][0]["chance_notes"] == [note]
+    assert note in shown(again)
+
+
 def test_a_missing_final_model_is_told_and_does_not_stand_in_the_mean(tmp_path: Path) -> None:
     ranking = ranking_of(tmp_path, RIGHT)
     run_dir = tmp_path / ranking["experiment"] / "digits-iprm" / "final-2"
