@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 Row = Mapping[str, float]
 
-COSINE_EVERY_STEPS = 40
+COSINE_EVERY_STEPS = 100
 """Steps between two measurements of the cosine, at least: each costs one more backward pass, about half a step."""
 PATIENCE_EPOCHS = 3
 """Epochs a modality must have stood still, or been in a state, before that is said."""

@@ -151,11 +151,7 @@ class Engine:
     def step(self) -> None:
         """Clips by modality if asked for and updates the parameters; their gradients are stale from here on."""
         if self.log_step:
-            self.gradient_norms |= {
-                name: torch.nn.utils.get_total_norm(gradients)
-                for name, group in self._groups.items()
-                if (gradients := [parameter.grad for parameter in group if parameter.grad is not None])
-            }
+            self.gradient_norms |= gradient_norms(self._groups)
         if self.config.optimizer.clip_norm is not None:
             for parameters in self._clip_groups():
                 torch.nn.utils.clip_grad_norm_(parameters, self.config.optimizer.clip_norm)
@@ -387,6 +383,17 @@ class Engine:
         else:
             entry["params"].extend(parameters)
         self._groups.setdefault(group, []).extend(parameters)
+
+
+def gradient_norms(groups: Mapping[str, list[nn.Parameter]]) -> dict[str, Tensor]:
+    """Returns group -> norm of its gradient, of groups that have one."""
+    with_gradients = {name: [p.grad for p in group if p.grad is not None] for name, group in groups.items()}
+    norms = iter(torch._foreach_norm([gradient for found in with_gradients.values() for gradient in found]))
+    return {
+        name: torch.linalg.vector_norm(torch.stack([next(norms) for _ in found]))
+        for name, found in with_gradients.items()
+        if found
+    }
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:

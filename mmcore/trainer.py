@@ -104,6 +104,7 @@ class Trainer:
         self._log: RunLog | None = None
         self._run_dir = run_dir
         self._alone = dict(alone or {})
+        self._facts: Facts | None = None
         self._cosine_every = COSINE_EVERY_STEPS
         if run_dir is not None:
             self._checkpoints = CheckpointFolder(run_dir / "checkpoints", config.trainer.keep_checkpoints)
@@ -318,10 +319,11 @@ class Trainer:
 
     def readings(self) -> list[Reading]:
         """Returns what the last finished epoch says, in words."""
-        counts = np.bincount(self.loader.rows("val").labels)
-        chance, num_samples = float(counts.max() / counts.sum()), int(counts.sum())
-        facts = Facts(self.method.context.modalities, chance, num_samples, self._alone)
-        return readings(self.progress.history, facts)
+        if self._facts is None:
+            counts = np.bincount(self.loader.rows("val").labels)
+            chance, num_samples = float(counts.max() / counts.sum()), int(counts.sum())
+            self._facts = Facts(self.method.context.modalities, chance, num_samples, self._alone)
+        return readings(self.progress.history, self._facts)
 
     def _report(self, row: Row) -> None:
         if self._log is not None:

@@ -22,6 +22,12 @@ RATIOS = {
         "resnet18/aug",
     ],
     "methods": ["resnet18/iprm", "resnet18/aug-5"],
+    "diagnostics": [
+        f"{encoder}/{method}{part}"
+        for encoder in ("small_conv", "resnet18")
+        for method in ("joint_unimodal", "iprm", "aug")
+        for part in ("", " probes")
+    ],
     "trials": ["search_of_4"],
     "feeding": ["digits/cached_first", "digits/cached_second", "digits/streamed_first", "digits/streamed_second"],
 }
@@ -34,7 +40,8 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", ["step", "methods", *(pytest.param(name, marks=pytest.mark.ray) for name in ("trials", "feeding"))]
+    "name",
+    ["step", "methods", "diagnostics", *(pytest.param(name, marks=pytest.mark.ray) for name in ("trials", "feeding"))],
 )
 def test_a_benchmark_prints_finite_ratios(name: str, data_dir: Path, tmp_path: Path) -> None:
     figures = tmp_path / "figures.json"
