@@ -25,10 +25,14 @@ SCALING = {"mean": 0.5, "std": 0.25}
 
 
 def digits_trainer(
-    method: str, data_dir: Path, classifiers: int = 1, precision: str = "auto"
+    method: str, data_dir: Path, classifiers: int = 1, precision: str = "auto", **settings: object
 ) -> tuple[Trainer, list[Batch]]:
-    """Returns a trainer on the prepared `digits` and the full batches of one epoch."""
-    values = {"dataset": {"name": "digits"}, "method": {"name": method}, "trainer": {"precision": precision}}
+    """Returns a trainer on the prepared `digits` and the full batches of one epoch; `settings` are `trainer.*`."""
+    values = {
+        "dataset": {"name": "digits"},
+        "method": {"name": method},
+        "trainer": {"precision": precision, **settings},
+    }
     config = complete_config(RunConfig.parse(values))
     prepared = prepare("digits", None, None, data_dir)
     loader = TensorLoader.from_prepared(prepared, prepared.assign(config.protocol), config.trainer.batch_size)
@@ -36,14 +40,16 @@ def digits_trainer(
     return _trainer(config, prepared.spec, loader, classifiers), batches
 
 
-def pictures_trainer(method: str, classifiers: int = 1, precision: str = "auto") -> tuple[Trainer, list[Batch]]:
+def pictures_trainer(
+    method: str, classifiers: int = 1, precision: str = "auto", **settings: object
+) -> tuple[Trainer, list[Batch]]:
     """Returns a trainer of two ResNet-18 on random 64x64 pictures, batch 16, and some batches."""
     config = RunConfig.parse(
         {
             "dataset": {"name": "digits", "transforms": {name: dict(SCALING) for name in PICTURES.modality_names}},
             "method": {"name": method},
             "model": {"encoders": {name: {"name": "resnet18"} for name in PICTURES.modality_names}},
-            "trainer": {"batch_size": 16, "precision": precision},
+            "trainer": {"batch_size": 16, "precision": precision, **settings},
         }
     )
     generator = torch.Generator().manual_seed(0)

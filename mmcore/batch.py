@@ -5,6 +5,7 @@ Shape legend: B samples in this shard; the rest of a modality's shape is its own
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -63,6 +64,17 @@ class Batch:
     def with_inputs(self, inputs: dict[str, Tensor]) -> Batch:
         """Returns this batch with other inputs (same samples)."""
         return replace(self, inputs=inputs)
+
+    def has(self, *modalities: str) -> Tensor | None:
+        """Returns which samples have every one of `modalities`, (B,) bool; None where none of them is ever missing."""
+        masks = [self.present[name] for name in modalities if name in self.present]
+        return functools.reduce(torch.logical_and, masks) if masks else None
+
+    def has_any(self, *modalities: str) -> Tensor | None:
+        """Returns which samples have at least one of `modalities`, (B,) bool; None where one is never missing."""
+        if not all(name in self.present for name in modalities):
+            return None
+        return functools.reduce(torch.logical_or, [self.present[name] for name in modalities])
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> Batch:
         return replace(

@@ -47,9 +47,7 @@ def build_method(config: RunConfig, spec: DatasetSpec, device: torch.device | st
     Raises:
         ConfigError: A modality, encoder or setting that does not fit the data set.
     """
-    method_class = METHODS.get(config.method["name"])
-    settings = {key: value for key, value in config.method.items() if key != "name"}
-    method_config = parse_section(method_class.Config, settings, "method")
+    method_class, method_config = _method_config(config)
     modalities = method_class.used_modalities(method_config, spec.modality_names)
     seed_process(config.seed, "model")
     model = build_model(
@@ -89,6 +87,16 @@ def variants_of(config: RunConfig, modalities: Sequence[str]) -> list[str]:
     ]
 
 
+def used_modalities(config: RunConfig, spec: DatasetSpec) -> tuple[str, ...]:
+    """Returns the modalities the configuration's method predicts from.
+
+    Raises:
+        ConfigError: It names one the data set does not have.
+    """
+    method_class, method_config = _method_config(config)
+    return method_class.used_modalities(method_config, spec.modality_names)
+
+
 def build_run_transforms(config: RunConfig, spec: DatasetSpec) -> BatchTransforms:
     """Builds the transforms that run on the device."""
     return build_transforms(spec, {}, config.dataset.transforms)
@@ -105,3 +113,9 @@ def resolve_device(name: str) -> torch.device:
     if name == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
     return torch.device("cuda", torch.cuda.current_device())
+
+
+def _method_config(config: RunConfig) -> tuple[type[Method], Any]:
+    method_class = METHODS.get(config.method["name"])
+    settings = {key: value for key, value in config.method.items() if key != "name"}
+    return method_class, parse_section(method_class.Config, settings, "method")

@@ -97,6 +97,9 @@ class TrainerConfig(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Annotated[int, Ge(1)] = Field(default=1, description="CPU threads of a worker; results depend on it")
     probes: bool = Field(default=True, description="train a linear probe per modality beside the model")
+    diagnostics: bool = Field(
+        default=True, description="log gradient norms, and the cosine of each encoder's joint and own gradient"
+    )
     log_every_steps: Annotated[int, Ge(1)] = 20
     checkpoint_every_steps: Annotated[int, Ge(1)] | None = None
     keep_checkpoints: Annotated[int, Ge(1)] = 2

@@ -10,7 +10,7 @@ empty shard (a placeholder, weight 0) adds zeros.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
@@ -22,6 +22,7 @@ from mmcore import distributed
 from mmcore.batch import Batch
 from mmcore.buckets import GradientAverager
 from mmcore.config import RunConfig
+from mmcore.cosines import CosineMeter
 from mmcore.data.loader import shard_bounds
 from mmcore.errors import CheckpointError, TrainingError
 from mmcore.finite import LossWatch
@@ -44,6 +45,9 @@ class Engine:
         step_index: Optimizer steps done, the phases of one batch counted once.
         gradient_norms: Group -> gradient norm of the newest logged step, on the device.
         log_step: Whether this step's gradient norms are wanted.
+        cosine_step: Whether this step's cosines are wanted.
+        cosines: Between the joint and the modalities' own gradients, of the newest such step.
+        term_samples: Loss term -> samples of this rank behind it in the running step (the trainer clears it).
     """
 
     def __init__(self, method: Method, config: RunConfig, device: torch.device):
@@ -51,8 +55,10 @@ class Engine:
         self.config = config
         self.device = device
         self.step_index = 0
-        self.log_step = False
+        self.log_step = self.cosine_step = False
         self.gradient_norms: dict[str, Tensor] = {}
+        self.cosines = CosineMeter()
+        self.term_samples: dict[str, int] = {}
         precision = resolve_precision(config.trainer.precision, device)
         self._autocast_dtype = PRECISIONS[precision]
         self._scaler = torch.amp.GradScaler(device.type) if precision == "float16" else None
@@ -106,9 +112,13 @@ class Engine:
             phase: Given where a micro-batch has no further pass before `reduce_gradients(phase)`: gradients are then
                 averaged over ranks while the last micro-batch's backward still runs.
         """
+        if self.cosine_step:
+            self.cosines.add(terms, self._encoders(), self.gradients)
         loss = functools.reduce(torch.add, terms.values())
         detached = {name: term.detach() for name, term in terms.items()}
         self._losses.add(self.step_index, detached)
+        for name in terms:
+            self.term_samples[name] = self.term_samples.get(name, 0) + self._num_samples
         if self._weighted:
             loss = loss * (self._num_samples / self._nominal)
         if self.config.trainer.accumulate > 1:
@@ -141,15 +151,13 @@ class Engine:
                     parameter.grad = None
         if self._scaler:
             self._scaler.unscale_(self.optimizer)
+        if self.cosine_step:
+            self.cosines.finish(self._encoders())
 
     def step(self) -> None:
         """Clips by modality if asked for and updates the parameters; their gradients are stale from here on."""
         if self.log_step:
-            self.gradient_norms |= {
-                name: torch.nn.utils.get_total_norm(gradients)
-                for name, group in self._groups.items()
-                if (gradients := [parameter.grad for parameter in group if parameter.grad is not None])
-            }
+            self.gradient_norms |= gradient_norms(self._groups)
         if self.config.optimizer.clip_norm is not None:
             for parameters in self._clip_groups():
                 torch.nn.utils.clip_grad_norm_(parameters, self.config.optimizer.clip_norm)
@@ -167,12 +175,16 @@ class Engine:
         """
         if self._weighted:
             loss = loss * (self._num_samples / self._nominal)
+        if self._scaler:  # or half precision loses small ones
+            loss = self._scaler.scale(loss)
         self._clear_stale_gradients()
         found = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
         gradients = [
             torch.zeros_like(parameter) if gradient is None else gradient
             for parameter, gradient in zip(parameters, found, strict=True)
         ]
+        if self._scaler:
+            torch._foreach_div_(gradients, self._scaler.get_scale())
         if self._weighted:
             self._average(gradients)
         return gradients
@@ -183,6 +195,28 @@ class Engine:
             return statistic
         total, num_samples = self.total(statistic)
         return total / num_samples.clamp(min=1)  # the last micro-batches of a small batch may be empty on every rank
+
+    def means(self, values: Mapping[str, Tensor], masks: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
+        """Returns name -> the mean of per-sample values (B,) over the samples in its mask (B,), as a loss term.
+
+        On one rank it is that mean. On several it is this rank's part of it: the average over the ranks, weighted by
+        their samples, as `backward` and `mean` do it, is the mean over the masked samples of all ranks, however they
+        are spread. 0 where no rank has any.
+
+        Args:
+            values: Name -> (B,).
+            masks: Name -> (B,) bool, or None: all samples.
+        """
+        shares = [mask.to(values[name].dtype).mean() for name, mask in masks.items() if mask is not None]
+        averaged = iter(self.mean(torch.stack(shares)) if shares else ())
+        terms = {}
+        for name, mask in masks.items():
+            if mask is None:
+                terms[name] = values[name].mean()
+            else:
+                share = next(averaged)
+                terms[name] = torch.where(mask, values[name], 0).mean() / torch.where(share > 0, share, 1)
+        return terms
 
     def total(self, statistic: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the sum over all ranks' samples behind a batch mean, and the number of those samples (a scalar)."""
@@ -260,6 +294,7 @@ class Engine:
             "scaler": self._scaler.state_dict() if self._scaler else {},
             "generators": {name: generator.get_state() for name, generator in self._generators.items()},
             "gradient_norms": self.gradient_norms,
+            "cosines": self.cosines.values,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -283,6 +318,7 @@ class Engine:
         for group in self.optimizer.param_groups:
             group["lr"] = state["lr"]
         self.step_index, self.gradient_norms = state["step"], state["gradient_norms"]
+        self.cosines.values = state["cosines"]
         self.schedule.load_state_dict(state["schedule"])
         if self._scaler:
             self._scaler.load_state_dict(state["scaler"])
@@ -301,6 +337,10 @@ class Engine:
             for group in self._groups.values():
                 for parameter in group:
                     parameter.grad = None
+
+    def _encoders(self) -> dict[str, list[nn.Parameter]]:
+        prefix = "encoder/"
+        return {name.removeprefix(prefix): group for name, group in self._groups.items() if name.startswith(prefix)}
 
     def _phase_parameters(self, phase: str) -> list[nn.Parameter]:
         if phase not in self._phases:
@@ -325,6 +365,17 @@ class Engine:
         for name, parameters in self._groups.items():
             by_modality.setdefault(name.rpartition("/")[2], []).extend(parameters)
         return list(by_modality.values())
+
+
+def gradient_norms(groups: Mapping[str, list[nn.Parameter]]) -> dict[str, Tensor]:
+    """Returns group -> norm of its gradient, of groups that have one."""
+    with_gradients = {name: [p.grad for p in group if p.grad is not None] for name, group in groups.items()}
+    norms = iter(torch._foreach_norm([gradient for found in with_gradients.values() for gradient in found]))
+    return {
+        name: torch.linalg.vector_norm(torch.stack([next(norms) for _ in found]))
+        for name, found in with_gradients.items()
+        if found
+    }
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:

@@ -47,7 +47,8 @@ class MultimodalModel(nn.Module):
     def encode(self, batch: Batch, modalities: Sequence[str] | None = None) -> dict[str, Tensor]:
         """Returns modality -> features (B, D_m); zeros where `batch.present` says a sample lacks the modality.
 
-        In training, a single sample or a placeholder leaves no trace in batch norms (`without_statistics`).
+        What is stored for it is never seen: the encoder is given zeros, which in training enter the statistics of its
+        batch norms. In training, a single sample or a placeholder leaves no trace there (`without_statistics`).
 
         Args:
             batch: Transformed samples.
@@ -68,12 +69,13 @@ class MultimodalModel(nn.Module):
         return groups
 
     def _encode_one(self, batch: Batch, name: str) -> Tensor:
-        features = self.encoders[name](batch.inputs[name], batch.lengths.get(name))
+        inputs, present = batch.inputs[name], batch.has(name)
+        if present is not None:
+            inputs = torch.where(present.view(-1, *[1] * (inputs.dim() - 1)), inputs, 0)
+        features = self.encoders[name](inputs, batch.lengths.get(name))
         if name in self.projections:
             features = self.projections[name](features)
-        if name in batch.present:
-            features = torch.where(batch.present[name][:, None], features, 0)
-        return features
+        return features if present is None else torch.where(present[:, None], features, 0)
 
 
 def build_model(

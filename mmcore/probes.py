@@ -14,10 +14,10 @@ Shape legend: B samples, K classes, D features, P probes on features of one size
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -25,8 +25,6 @@ from torch import Tensor, nn
 
 from mmcore import distributed
 from mmcore.batch import Batch
-
-_Seen = tuple[dict[str, Tensor], Tensor]
 
 LEARNING_RATE = 0.01
 BETAS = (0.9, 0.999)
@@ -56,8 +54,9 @@ class Probes(nn.Module):
         self._num_classes = num_classes
         self._num_steps = 0
         self._blocks: list[_Block] = []
-        self._running: list[_Seen] = []  # of this step: (modality -> features, labels)
+        self._running: list[_Seen] = []  # of this step
         self._waiting: list[list[_Seen]] = []  # of the steps before
+        self._num_slots = 0  # in use by them
         self.logits: dict[str, Tensor] = {}
         total = sum(num_classes * (size + 1) for size in num_features.values())
         self.flat: Tensor
@@ -77,14 +76,17 @@ class Probes(nn.Module):
     def observe(self, features: Mapping[str, Tensor], batch: Batch) -> None:
         """Takes features (B, D) of some modalities.
 
-        In training they are kept for `step`, in evaluation it leaves `logits` (B, K).
+        In training those of samples that have it are kept for `step`, in evaluation it leaves `logits` (B, K).
         """
         if not self.training:
             with _full_precision(self.flat.device):
-                for names, inputs, weights, _ in self._parts(features):
+                for names, inputs, weights in self._parts(features):
                     self.logits |= zip(names, torch.bmm(inputs, weights.mT), strict=True)
         elif batch.num_samples:
-            self._running.append(({name: _alone(values) for name, values in features.items()}, batch.labels))
+            for block in self._blocks:
+                block.keep(self._num_slots, features, len(batch.labels))
+            self._running.append(_Seen(self._num_slots, features.keys(), batch.labels, batch.present))
+            self._num_slots += 1
 
     def step(self) -> None:
         """Ends a step: the probes will be updated once with what was observed since the last."""
@@ -97,13 +99,15 @@ class Probes(nn.Module):
     def catch_up(self) -> None:
         """Does the updates that wait, each with the gradients summed over all samples of all ranks in its step."""
         waiting, self._waiting = self._waiting, []
-        for step in waiting:
-            with _full_precision(self.flat.device):
-                for features, labels in step:
-                    for _, inputs, weights, gradient in self._parts(features):
-                        _add_gradient(gradient, inputs, weights, labels)
-            distributed.all_reduce_sum([self._gradient])
-            self._update()
+        with _full_precision(self.flat.device):
+            for step in waiting:
+                for seen in step:
+                    for block in self._blocks:
+                        block.add_gradient(seen)
+                distributed.all_reduce_sum([self._gradient])
+                self._update()
+        if not self._running:
+            self._num_slots = 0
 
     def train(self, mode: bool = True) -> Probes:
         """Turns learning on or off; what waits is learned first."""
@@ -117,17 +121,17 @@ class Probes(nn.Module):
 
     def load_full_state(self, state: dict[str, Any]) -> None:
         """Restores what `full_state` returned."""
-        self._running, self._waiting = [], []
+        self._running, self._waiting, self._num_slots = [], [], 0
         self.load_state_dict(state["weights"])
         self._num_steps = state["num_steps"]
 
-    def _parts(self, features: Mapping[str, Tensor]) -> Iterator[tuple[list[str], Tensor, Tensor, Tensor]]:
-        """Yields what is computed at once: names, features with a one for the bias (P, B, D + 1), weights, gradient."""
+    def _parts(self, features: Mapping[str, Tensor]) -> Iterator[tuple[list[str], Tensor, Tensor]]:
+        """Yields what is predicted at once: names, features with a one for the bias (P, B, D + 1), weights."""
         for block in self._blocks:
             for rows in block.runs(features):
                 names = block.names[rows]
                 inputs = torch.stack([features[name] for name in names]).to(self.flat.dtype)
-                yield names, F.pad(inputs, (0, 1), value=1.0), block.weights[rows], block.gradient[rows]
+                yield names, F.pad(inputs, (0, 1), value=1.0), block.weights[rows]
 
     def _update(self) -> None:
         """Does one step of Adam and clears the gradient."""
@@ -159,29 +163,65 @@ class Probes(nn.Module):
             start = part.stop
 
 
+class _Seen(NamedTuple):
+    """What was observed at once: the slot in which its features are kept, whose they are, labels, `Batch.present`."""
+
+    slot: int
+    names: Collection[str]
+    labels: Tensor
+    present: Mapping[str, Tensor]
+
+
 @dataclass(frozen=True)
 class _Block:
-    """The probes on features of one size: their modalities, weights and gradients, (P, K, D + 1), views."""
+    """The probes on features of one size: their modalities, weights and gradients, (P, K, D + 1), views.
+
+    Features are copied while they are at hand, so that what they are a part of can be freed; into slots, (P, B, D + 1)
+    with a one for the bias at the end, that are used again: memory asked for anew would cost more than the copy.
+    """
 
     names: list[str]
     weights: Tensor
     gradient: Tensor
+    slots: list[Tensor] = field(default_factory=list)
 
-    def runs(self, features: Mapping[str, Tensor]) -> list[slice]:
+    def keep(self, slot: int, features: Mapping[str, Tensor], num_samples: int) -> None:
+        """Copies features (B, D) into a slot: one of those there are, or the next."""
+        if slot == len(self.slots):
+            self.slots.append(self._new_slot(num_samples))
+        elif num_samples > self.slots[slot].shape[1]:
+            self.slots[slot] = self._new_slot(num_samples)
+        for place, name in zip(self.slots[slot], self.names, strict=True):
+            if name in features:
+                place[:num_samples, :-1].copy_(features[name])
+
+    def add_gradient(self, seen: _Seen) -> None:
+        """Adds the gradient of the summed cross-entropy of what was seen."""
+        inputs = self.slots[seen.slot][:, : len(seen.labels)]
+        for rows in self.runs(seen.names):
+            mask = _mask(self.names[rows], seen)
+            _add_gradient(self.gradient[rows], inputs[rows], self.weights[rows], seen.labels, mask)
+
+    def runs(self, names: Collection[str]) -> list[slice]:
         """Returns the rows to be computed at once: all of them, or those whose features are there one by one."""
-        there = [row for row, name in enumerate(self.names) if name in features]
+        there = [row for row, name in enumerate(self.names) if name in names]
         if len(there) == len(self.names):
             return [slice(None)]
         return [slice(row, row + 1) for row in there]
 
-
-def _alone(features: Tensor) -> Tensor:
-    """Returns features to be kept: a copy where they are a part of a larger tensor, which would be kept with them."""
-    is_part = features.untyped_storage().nbytes() > 2 * features.nbytes
-    return features.detach().clone() if is_part else features.detach()
+    def _new_slot(self, num_samples: int) -> Tensor:
+        return self.weights.new_ones(len(self.names), num_samples, self.weights.shape[2])
 
 
-def _add_gradient(gradient: Tensor, inputs: Tensor, weights: Tensor, labels: Tensor) -> None:
+def _mask(names: list[str], seen: _Seen) -> Tensor | None:
+    """Returns which samples have which of the modalities, (P, B, 1) bool; None where none is ever missing."""
+    if not any(name in seen.present for name in names):
+        return None
+    everywhere = torch.ones_like(seen.labels, dtype=torch.bool)
+    return torch.stack([seen.present.get(name, everywhere) for name in names])[..., None]
+
+
+def _add_gradient(gradient: Tensor, inputs: Tensor, weights: Tensor, labels: Tensor, mask: Tensor | None) -> None:
     """Adds to `gradient` that of the summed cross-entropy: (softmax - onehot)ᵀ [features, 1].
 
     Args:
@@ -189,9 +229,13 @@ def _add_gradient(gradient: Tensor, inputs: Tensor, weights: Tensor, labels: Ten
         inputs: (P, B, D + 1), the features and a one.
         weights: (P, K, D + 1).
         labels: (B,).
+        mask: (P, B, 1) bool, the samples that count; None: all.
     """
     error = torch.bmm(inputs, weights.mT).softmax(dim=2)
-    error.sub_(torch.zeros_like(error[0]).scatter_(1, labels[:, None], 1.0))
+    index = labels.view(1, -1, 1).expand(len(inputs), -1, 1)
+    error.scatter_add_(2, index, error.new_full((), -1.0).expand_as(index))
+    if mask is not None:
+        error.mul_(mask)
     gradient.baddbmm_(error.mT, inputs)
 
 

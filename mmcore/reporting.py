@@ -6,7 +6,7 @@ A row is one epoch: a flat mapping of names to floats, `epoch` (finished epochs,
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,6 +16,9 @@ from mmcore.methods.base import METHODS
 METRICS_FILE = "metrics.jsonl"
 
 Row = dict[str, float]
+
+READINGS = "readings"
+"""Key, in a line of the file, of what the epoch says in words (`mmcore.diagnostics.Reading.to_dict`)."""
 
 
 class Reporter(Protocol):
@@ -39,15 +42,24 @@ class PlainReporter:
 
 def read_rows(run_dir: Path) -> list[Row]:
     """Returns the rows of a run, one per epoch; a half-written last line is left out."""
+    return [{key: value for key, value in line.items() if key != READINGS} for line in _read_lines(run_dir)]
+
+
+def read_readings(run_dir: Path) -> dict[int, list[dict[str, Any]]]:
+    """Returns what the epochs of a run say in words, of those that say something."""
+    return {int(line["epoch"]): line[READINGS] for line in _read_lines(run_dir) if READINGS in line}
+
+
+def _read_lines(run_dir: Path) -> list[dict[str, Any]]:
     path = run_dir / METRICS_FILE
-    rows: dict[float, Row] = {}
-    for line in path.read_text().splitlines() if path.exists() else []:
+    lines: dict[float, dict[str, Any]] = {}
+    for text in path.read_text().splitlines() if path.exists() else []:
         try:
-            row = json.loads(line)
+            line = json.loads(text)
         except ValueError:
             continue
-        rows[row["epoch"]] = row
-    return [rows[epoch] for epoch in sorted(rows)]
+        lines[line["epoch"]] = line
+    return [lines[epoch] for epoch in sorted(lines)]
 
 
 class RunLog:
@@ -77,13 +89,15 @@ class RunLog:
         if not rows:
             self._write_hparams(config)
 
-    def write(self, row: Row) -> None:
-        """Appends a row."""
+    def write(self, row: Row, readings: Sequence[Mapping[str, Any]] = ()) -> None:
+        """Appends a row, and what it says in words."""
         if row["epoch"] <= self._last_epoch:
             return
         self._last_epoch = row["epoch"]
         with self._path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+            file.write(json.dumps({**row, READINGS: readings} if readings else row) + "\n")
+        if readings:
+            self._writer.add_text(READINGS, "; ".join(reading["text"] for reading in readings), int(row["epoch"]))
         for name, value in row.items():
             if name != "epoch":
                 self._writer.add_scalar(tensorboard_tag(name), value, int(row["epoch"]))

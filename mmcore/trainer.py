@@ -5,45 +5,34 @@ A step never waits for the device: loss terms are collected there and read once 
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from mmcore import distributed, seeding
 from mmcore.batch import Batch
 from mmcore.checkpoint import CheckpointFolder
+from mmcore.conditions import Condition
 from mmcore.config import RunConfig
 from mmcore.data.loader import Loader
+from mmcore.diagnostics import COSINE_EVERY_STEPS, Facts, Reading, kept, readings
 from mmcore.engine import Engine
 from mmcore.errors import CheckpointError
+from mmcore.evaluation import PROBE, Collector, Evaluation, log_prior
 from mmcore.methods.base import EpochStats, Method
-from mmcore.metrics import evaluate_logits
 from mmcore.probes import Probes
 from mmcore.reporting import PlainReporter, Reporter, Row, RunLog, flatten
 from mmcore.transforms import BatchTransforms
 
 MONITOR = "val/fused/accuracy"
 """The metric by which the best epoch is picked: never one of the test split."""
-
-
-@dataclass
-class Evaluation:
-    """Predictions on a whole split and what they are worth.
-
-    Attributes:
-        metrics: "<head>/<metric>" -> value; heads are "fused" and the modalities.
-        logits: Head -> (N, K) on the CPU, in the order of `Loader.rows`.
-        labels: (N,) int64 on the CPU.
-    """
-
-    metrics: Row
-    logits: dict[str, Tensor]
-    labels: Tensor
 
 
 @dataclass
@@ -54,7 +43,9 @@ class Progress:
         epoch: Finished epochs.
         step_in_epoch: Finished steps of the running epoch.
         totals: Loss term -> its sum over this epoch's samples, on the device.
-        num_samples: Samples behind `totals`.
+        counts: Loss term -> samples of the steps in which it occurred.
+        num_samples: Samples of all steps.
+        history: What readings go by, of every finished epoch (`mmcore.diagnostics.kept`).
         best_row: The row of the best epoch.
         last_row: The row of the last finished epoch.
         seconds: Time spent in finished epochs.
@@ -63,7 +54,9 @@ class Progress:
     epoch: int = 0
     step_in_epoch: int = 0
     totals: dict[str, Tensor] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
     num_samples: int = 0
+    history: list[Row] = field(default_factory=list)
     best_row: Row = field(default_factory=dict)
     last_row: Row = field(default_factory=dict)
     seconds: float = 0.0
@@ -80,6 +73,7 @@ class Trainer:
         device: Where to train.
         run_dir: Folder of checkpoints and logs, shared by all ranks; None: nothing is written.
         reporter: Told of every epoch on every rank.
+        alone: Modality -> validation accuracy of a reference trained on it alone, as far as known: for the readings.
     """
 
     def __init__(
@@ -91,6 +85,7 @@ class Trainer:
         device: torch.device | str = "cpu",
         run_dir: Path | None = None,
         reporter: Reporter | None = None,
+        alone: Mapping[str, float] | None = None,
     ):
         self.config = config
         self.device = torch.device(device)
@@ -108,6 +103,9 @@ class Trainer:
         self._checkpoints = None
         self._log: RunLog | None = None
         self._run_dir = run_dir
+        self._alone = dict(alone or {})
+        self._facts: Facts | None = None
+        self._cosine_every = COSINE_EVERY_STEPS
         if run_dir is not None:
             self._checkpoints = CheckpointFolder(run_dir / "checkpoints", config.trainer.keep_checkpoints)
 
@@ -141,6 +139,7 @@ class Trainer:
         self.probes.train()
         if progress.step_in_epoch == 0:
             seeding.seed_process(self.config.seed, "epoch", progress.epoch, distributed.rank())
+        self._cosine_every = max(COSINE_EVERY_STEPS, self.loader.num_steps)
         every = self.config.trainer.checkpoint_every_steps
         for batch in self.loader.train_batches(progress.epoch, progress.step_in_epoch):
             self.train_step(batch)
@@ -154,14 +153,19 @@ class Trainer:
         """Does one optimizer step of the method (several, if it has several phases)."""
         batch = self._on_device(batch, training=True)
         progress, engine = self.progress, self.engine
-        engine.log_step = progress.step_in_epoch % self.config.trainer.log_every_steps == 0
+        is_diagnosed = self.config.trainer.diagnostics
+        engine.log_step = is_diagnosed and progress.step_in_epoch % self.config.trainer.log_every_steps == 0
+        engine.cosine_step = is_diagnosed and engine.step_index % self._cosine_every == self._cosine_every // 2
         terms = self.method.train_step(batch, engine)
         if self.config.trainer.probes:
             self.probes.step()
         for name, term in terms.items():
             if name not in progress.totals:
-                progress.totals[name] = torch.zeros_like(term)
+                progress.totals[name], progress.counts[name] = torch.zeros_like(term), 0
             progress.totals[name].add_(term, alpha=batch.num_samples)
+            # Fewer than the step's where only some of its micro-batches have the term.
+            progress.counts[name] += min(engine.term_samples.get(name, batch.num_samples), batch.num_samples)
+        engine.term_samples.clear()
         progress.num_samples += batch.num_samples
         progress.step_in_epoch += 1
         engine.step_index += 1
@@ -178,7 +182,9 @@ class Trainer:
         row |= {f"val/{name}": value for name, value in evaluation.metrics.items()}
         row["time/epoch_s"] = time.perf_counter() - start
         progress.epoch, progress.step_in_epoch, progress.last_row = epoch + 1, 0, row
-        progress.totals, progress.num_samples = {}, 0
+        progress.totals, progress.counts, progress.num_samples = {}, {}, 0
+        progress.history.append(kept(row, self.method.context.modalities))
+        self.engine.cosines.values = {}
         progress.seconds += row["time/epoch_s"]
         if not progress.best_row or row[MONITOR] > progress.best_row[MONITOR]:
             progress.best_row = row
@@ -189,26 +195,32 @@ class Trainer:
         self._report(row)
 
     @torch.no_grad()
-    def evaluate(self, split: str, full: bool = True) -> Evaluation:
+    def evaluate(self, split: str, full: bool = True, condition: Condition | None = None) -> Evaluation:
         """Predicts a whole split, no sample dropped or counted twice, whatever the number of ranks.
 
         Args:
             split: "train", "val" or "test".
             full: Also the metrics that cost more (mAP, calibration error, per class).
+            condition: What the samples lose before they are predicted; None: nothing.
         """
         self.method.eval()
         self.probes.eval()
-        parts: dict[str, list[Tensor]] = {}
-        labels: list[Tensor] = []
+        modalities, num_classes = self.method.model.modalities, self.method.context.num_classes
+        collector = Collector(modalities, num_classes, self._log_prior, self.device, self._dtype)
         for batch in self.loader.eval_batches(split):
+            if condition is not None:
+                batch = condition.remove(batch)
             batch = self._on_device(batch, training=False)
+            if condition is not None:
+                batch = condition.disturb(batch)
             with self.engine.autocast():
                 logits = self.method.predict(batch)
-            for name, values in {**logits, **self._probe_logits()}.items():
-                parts.setdefault(name, []).append(values.to(self._dtype))
-            labels.append(batch.labels)
-        gathered = self._gather(parts, labels)
-        return Evaluation(self._metrics(gathered, full), gathered, self._labels)
+            collector.add(batch, {**logits, **self._probe_logits()})
+        return collector.finish(full)
+
+    def prior_accuracy(self, split: str) -> float:
+        """Returns the accuracy on a split of always answering training's most frequent class (of equals the first)."""
+        return float((self.loader.rows(split).labels == int(self._log_prior().argmax())).mean())
 
     def resume(self) -> bool:
         """Goes on from the newest valid checkpoint, if there is one; returns whether there was."""
@@ -257,43 +269,29 @@ class Trainer:
     def _probe_logits(self) -> dict[str, Tensor]:
         if not self.config.trainer.probes:
             return {}
-        return {f"{name}/probe": values for name, values in self.probes.logits.items()}
+        return {f"{name}{PROBE}": values for name, values in self.probes.logits.items()}
 
-    def _gather(self, parts: dict[str, list[Tensor]], labels: list[Tensor]) -> dict[str, Tensor]:
-        """Returns head -> (N, K) over all ranks; keeps the labels, (N,), beside it."""
-        names = distributed.broadcast_object(list(parts))  # a rank without a share knows no heads
-        num_classes = self.method.context.num_classes
-        empty = torch.zeros(0, num_classes, device=self.device, dtype=self._dtype)
-        own = {name: torch.cat(parts[name]) if parts else empty for name in names}
-        own_labels = torch.cat(labels) if labels else torch.zeros(0, device=self.device, dtype=torch.int64)
-        self._labels = distributed.gather_rows(own_labels).cpu()
-        return {name: distributed.gather_rows(values).cpu() for name, values in own.items()}
-
-    def _metrics(self, logits: dict[str, Tensor], full: bool) -> Row:
-        metrics: Row = {}
-        for name, values in logits.items():
-            if name.endswith("/probe"):
-                accuracy = (values.argmax(dim=1) == self._labels).double().mean()
-                metrics[f"{name}_accuracy"] = float(accuracy)
-                continue
-            metrics[f"{name}/loss"] = float(F.cross_entropy(values, self._labels))
-            found = evaluate_logits(values, self._labels, self.method.context.num_classes, full)
-            metrics |= {f"{name}/{metric}": float(value) for metric, value in found.items()}
-        return metrics
+    def _log_prior(self) -> Tensor:
+        labels = torch.from_numpy(self.loader.rows("train").labels)
+        return log_prior(labels, self.method.context.num_classes)
 
     def _training_values(self) -> Row:
         """Returns the epoch's mean loss terms, gradient norms and the method's own numbers, read in one go."""
         progress = self.progress
-        packed = torch.stack([value.double() for value in progress.totals.values()])
-        packed = torch.cat([packed, torch.full_like(packed[:1], progress.num_samples)])
+        totals = torch.stack([value.double() for value in progress.totals.values()])
+        counts = torch.tensor([*progress.counts.values(), progress.num_samples], dtype=torch.float64)
+        packed = torch.cat([totals, counts.to(totals.device)])
         distributed.all_reduce_sum([packed])
-        means = zip(progress.totals, packed[:-1] / packed[-1], strict=True)
+        sums, counts, num_samples = packed.split([len(totals), len(totals), 1])
+        means = zip(progress.totals, sums / counts, strict=True)
         values = {f"train/{name}/loss": mean for name, mean in means}
-        values["train/total/loss"] = packed[:-1].sum() / packed[-1]
+        values["train/total/loss"] = sums.sum() / num_samples[0]
         values |= {f"train/{name}/gradient_norm": norm for name, norm in self.engine.gradient_norms.items()}
         values |= {f"method/{name}": value for name, value in self.method.diagnostics().items()}
-        numbers = torch.stack([value.double() for value in values.values()]).tolist()
-        return dict(zip(values, numbers, strict=True))
+        cosines = {f"train/encoder/{name}/cosine": value for name, value in self.engine.cosines.values.items()}
+        numbers = torch.stack([value.double() for value in [*values.values(), *cosines.values()]]).tolist()
+        row = dict(zip([*values, *cosines], numbers, strict=True))
+        return {name: value for name, value in row.items() if name not in cosines or not math.isnan(value)}
 
     def _model_state(self) -> dict[str, Any]:
         return {
@@ -319,9 +317,17 @@ class Trainer:
             state |= {"mid_epoch": mid_epoch, "engine": self.engine.state_dict(), "rng": rng}
             self._checkpoints.save({**state, "progress": dict(vars(self.progress))})
 
+    def readings(self) -> list[Reading]:
+        """Returns what the last finished epoch says, in words."""
+        if self._facts is None:
+            counts = np.bincount(self.loader.rows("val").labels)
+            chance, num_samples = float(counts.max() / counts.sum()), int(counts.sum())
+            self._facts = Facts(self.method.context.modalities, chance, num_samples, self._alone)
+        return readings(self.progress.history, self._facts)
+
     def _report(self, row: Row) -> None:
         if self._log is not None:
-            self._log.write(row)
+            self._log.write(row, [reading.to_dict() for reading in self.readings()])
         self.reporter.report(row)
 
     def _check_agreement(self, state: dict[str, Any] | None) -> None:

@@ -1,6 +1,7 @@
 """The ledger of test readings: one line each time a model's predictions on the test split were looked at.
 
-Append-only JSON lines in the results folder. Test is read once per final model; the ledger is how anyone can check.
+Append-only JSON lines in the results folder. Test is read once per final model, and once more for each condition asked
+for (`rayjobs.train --missing`, `--noise`, `--shapley`); the ledger is how anyone can check.
 """
 
 from __future__ import annotations
@@ -8,9 +9,12 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from mmcore import distributed
 
 LEDGER_FILE = "ledger.jsonl"
 
@@ -30,29 +34,46 @@ def ledger_path(run_dir: Path) -> Path:
     return next(found, run_dir / LEDGER_FILE)
 
 
-def record(run_dir: Path, config_fingerprint: str, data_fingerprint: str, protocol: str, command: str) -> None:
-    """Enters one reading of the test split. To be called just before the predictions are made.
+@dataclass(frozen=True)
+class Entry:
+    """What the readings of one model have in common.
 
-    Args:
+    Attributes:
         run_dir: The run's folder.
         config_fingerprint: `RunConfig.fingerprint()`.
         data_fingerprint: `PreparedDataset.fingerprint`.
         protocol: How the split was made, for a person: `group (seed 0)`.
         command: The command that asked for it.
     """
-    entry = {
-        "when": datetime.now(UTC).isoformat(timespec="seconds"),
-        "config": config_fingerprint,
-        "data": data_fingerprint,
-        "protocol": protocol,
-        "run_dir": str(run_dir.resolve()),
-        "command": command,
-    }
-    with ledger_path(run_dir).open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # several final models end at the same time
-        file.write(json.dumps(entry) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+
+    run_dir: Path
+    config_fingerprint: str
+    data_fingerprint: str
+    protocol: str
+    command: str
+
+    def record(self, condition: str) -> None:
+        """Enters one reading of the test split, just before the predictions are made; of a group only rank 0's counts.
+
+        Args:
+            condition: `Condition.name`: what was done to the samples.
+        """
+        if distributed.rank():
+            return
+        entry = {
+            "when": datetime.now(UTC).isoformat(timespec="seconds"),
+            "config": self.config_fingerprint,
+            "data": self.data_fingerprint,
+            "protocol": self.protocol,
+            "condition": condition,
+            "run_dir": str(self.run_dir.resolve()),
+            "command": self.command,
+        }
+        with ledger_path(self.run_dir).open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # several final models end at the same time
+            file.write(json.dumps(entry) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def read_ledger(path: Path) -> list[dict[str, Any]]:

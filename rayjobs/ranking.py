@@ -49,6 +49,7 @@ class Final:
         sources: (N,) str.
         protocol: The protocol's line.
         cost: Epochs and device-seconds.
+        dead: Modality -> epoch since which its encoder is dead, at the run's end.
     """
 
     seed: int
@@ -60,6 +61,7 @@ class Final:
     sources: np.ndarray
     protocol: str
     cost: Mapping[str, float]
+    dead: Mapping[str, int]
 
 
 def load_final(run_dir: Path) -> Final | None:
@@ -85,6 +87,7 @@ def load_final(run_dir: Path) -> Final | None:
         **{name: arrays[name][order] for name in ("sample_ids", "labels", "groups", "sources")},
         protocol=result["protocol"],
         cost={"epochs": result["epochs"], "device_seconds": result["device_seconds"]},
+        dead={reading["modality"]: reading["since"] for reading in result["readings"] if reading["kind"] == "dead"},
     )
 
 
@@ -132,7 +135,7 @@ def _table(experiment: Experiment, plan: Plan) -> dict[str, Any]:
         "folds": len(plan.folds) if cross_validated else None,
         "num_test_samples": len(tested) if cross_validated else len(assignments[0].test),
         "interval_note": note,
-        "chance_notes": _chance_notes(rows, finals),
+        "chance_notes": [*_chance_notes(rows, finals), *_dead_notes(finals)],
         "search_note": SEARCHED_ONCE if request.search_once else "",
         "rows": sorted(rows, key=lambda row: (row["accuracy"] is None, -(row["accuracy"] or 0.0))),
     }
@@ -283,4 +286,16 @@ def _chance_notes(rows: Sequence[Mapping[str, Any]], finals: Finals) -> list[str
             )
             if lost:
                 notes.append(f"{row['method']}: {name} no better than chance in {lost} of {len(models)} final models")
+    return notes
+
+
+def _dead_notes(finals: Finals) -> list[str]:
+    """Returns a note for each modality whose encoder died while a final model was trained (no gradient any more)."""
+    notes = []
+    for label, folds in finals.items():
+        models = _flat(folds)
+        for name in dict.fromkeys(name for model in models for name in model.dead):
+            since = sorted(model.dead[name] for model in models if name in model.dead)
+            seeds = f"{len(since)} of {len(models)} final models (since epoch {', '.join(map(str, since))})"
+            notes.append(f"{label}: {name}'s encoder died in {seeds}")
     return notes

@@ -15,6 +15,7 @@ from mmcore.errors import CheckpointError
 from rayjobs.experiments import Outcome, succeeded
 from rayjobs.files import read_json, write_json, write_text
 from rayjobs.plans import Plan
+from rayjobs.references import searched_accuracies
 from rayjobs.request import Experiment
 from rayjobs.search import Search
 from rayjobs.worker import RESULT_FILE, DataHandle, Job
@@ -86,6 +87,7 @@ def final_jobs(plan: Plan, data: DataHandle, experiment: Experiment) -> list[Job
     """Returns a job for each fresh seed of each row, on each fold, whose search found a configuration."""
     jobs = []
     for fold in plan.folds:
+        alone = searched_accuracies(plan, experiment, SEARCH_FILE, fold)
         for label in plan.labels:
             stored = read_json(experiment.folder / plan.search_of(label, fold).name / SEARCH_FILE)
             if not stored or not stored["config"]:
@@ -93,6 +95,7 @@ def final_jobs(plan: Plan, data: DataHandle, experiment: Experiment) -> list[Job
             values = {} if fold is None else {"protocol.fold": fold}
             for number, run_dir in enumerate(final_dirs(plan, experiment, label, fold), start=1):
                 values["seed"] = experiment.request.seed + number
-                config = RunConfig.parse(stored["config"]).with_values(values)
-                jobs.append(Job(config.to_dict(), data, str(run_dir.resolve()), test=True, command=experiment.command))
+                config = RunConfig.parse(stored["config"]).with_values(values).to_dict()
+                run_dir = run_dir.resolve()
+                jobs.append(Job(config, data, str(run_dir), test=True, command=experiment.command, alone=alone))
     return jobs

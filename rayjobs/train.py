@@ -33,6 +33,12 @@ from rayjobs.cli import friendly_errors, parse_overrides, print_json
 )
 @click.option("--cache", type=click.Choice(["auto", "off"]), default="auto", show_default=True,
               help="auto: hold a data set that fits in shared memory; off: stream it.")  # fmt: skip
+@click.option("--missing", metavar="SHARES", help="Test also with shares of the samples lacking a modality: 0,0.2,0.5.")
+@click.option("--noise", "noises", multiple=True, metavar="MODALITY=STD,...",
+              help="Test also with noise on the encoder's input, of about deviation 1; repeatable.")  # fmt: skip
+@click.option("--shapley", is_flag=True, help="Test also each modality's contribution (exact Shapley values).")
+@click.option("--reference", "references", multiple=True, type=click.Path(path_type=Path), metavar="FOLDER",
+              help="Runs of unimodal or ensemble: what a modality reaches alone; repeatable.")  # fmt: skip
 @click.option("--raw-dir", type=click.Path(path_type=Path), help="Raw files of a data set not prepared yet.")
 @click.option("--data-dir", type=click.Path(path_type=Path), default=Path("data"), show_default=True)
 @click.option("--output", type=click.Path(path_type=Path), default=Path("results"), show_default=True)
@@ -44,15 +50,21 @@ from rayjobs.cli import friendly_errors, parse_overrides, print_json
 @friendly_errors
 def main(**arguments: Any) -> None:
     """Train one configuration, once per seed, and test each model once."""
+    from mmcore.build import used_modalities
     from rayjobs.datasets import prepare_one
+    from rayjobs.evaluations import Extra, parse_conditions
+    from rayjobs.references import alone_accuracies
     from rayjobs.training import TrainRequest, base_config, open_folder, print_results, train_seeds
 
     values = configuration(arguments)
+    extra = Extra(parse_conditions(arguments["missing"], arguments["noises"]), arguments["shapley"])
     RunConfig.parse(values)  # every problem at once, before any data is touched
     prepared = prepare_one(
         values["dataset"]["name"], values["dataset"].get("options", {}), arguments["raw_dir"], arguments["data_dir"]
     )
     config = base_config(values, prepared)
+    extra.check(prepared.spec, used_modalities(config, prepared.spec))
+    alone = alone_accuracies(arguments["references"], config, prepared)
     command = shlex.join(["python", "-m", "rayjobs.train", *sys.argv[1:]])
     folder = open_folder(arguments["output"], arguments["name"], config, arguments["resume"], command)
     request = TrainRequest(
@@ -64,6 +76,8 @@ def main(**arguments: Any) -> None:
         0 if arguments["cache"] == "off" else 2**30,
         arguments["verbose"],
         command,
+        extra,
+        alone,
     )
     try:
         results = train_seeds(request, prepared, folder)

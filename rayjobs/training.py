@@ -9,9 +9,9 @@ One worker without a GPU trains in this very process; anything else is a Ray Tra
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,11 @@ from mmcore.build import build_method, complete_config
 from mmcore.config import RunConfig
 from mmcore.data.store import PreparedDataset
 from mmcore.errors import CheckpointError, UsageError
-from mmcore.reporting import PlainReporter, read_rows
+from mmcore.reporting import PlainReporter, read_readings, read_rows
 from mmcore.statistics import MIN_SEEDS, mean_interval
 from rayjobs import cluster
 from rayjobs.datasets import open_data
+from rayjobs.evaluations import NOTHING_MORE, Extra, print_extra
 from rayjobs.files import read_json, write_json
 from rayjobs.groups import run_group
 from rayjobs.ledger import open_ledger
@@ -49,6 +50,8 @@ class TrainRequest:
         cache_bytes: Data sets up to this size are held in the object store.
         verbose: Show Ray's own log.
         command: For the ledger.
+        extra: What is tested beside the data as they are.
+        alone: Modality -> validation accuracy of a reference trained on it alone, as far as known.
     """
 
     config: RunConfig
@@ -59,6 +62,8 @@ class TrainRequest:
     cache_bytes: int = 2**30
     verbose: bool = False
     command: str = ""
+    extra: Extra = NOTHING_MORE
+    alone: Mapping[str, float] = field(default_factory=dict)
 
 
 def base_config(values: dict[str, Any], prepared: PreparedDataset) -> RunConfig:
@@ -148,6 +153,10 @@ def print_results(results: Sequence[dict[str, Any]], folder: Path, prepared: Pre
     epochs = [f"{result['test']['epoch']:.0f}" for result in results]
     table.add_row("tested epoch", "", "", "  ".join(epochs))
     console.print(table)
+    print_extra(results, console)
+    for result in results:
+        for reading in result["readings"]:
+            console.print(f"seed {result['config']['seed']}: {reading['text']}", style="yellow")
     console.print(f"protocol {results[0]['protocol']}; {prepared.card}")
     if results[0]["selects_on_test"]:
         console.print("PAPER PROTOCOL: the epoch was picked on the test split, as the papers did; not a fair result")
@@ -175,7 +184,8 @@ def _sees_gpus(request: TrainRequest) -> bool:
 
 def _job(request: TrainRequest, data: DataHandle, folder: Path, seed: int) -> Job:
     config = request.config.with_values({"seed": seed}).to_dict()
-    return Job(config, data, str((folder / f"seed-{seed}").resolve()), test=True, command=request.command)
+    run_dir = str((folder / f"seed-{seed}").resolve())
+    return Job(config, data, run_dir, test=True, command=request.command, extra=request.extra, alone=request.alone)
 
 
 def _train_here(request: TrainRequest, data: DataHandle, folder: Path, seed: int) -> dict[str, Any]:
@@ -194,6 +204,18 @@ def _train_group(
     return read_json(Path(job.run_dir) / "result.json")
 
 
+def new_readings(run_dir: Path, told: set[tuple[Any, ...]]) -> list[tuple[int, dict[str, Any]]]:
+    """Returns what the epochs of a run say (epoch, reading), each state once; adds it to what was `told`."""
+    found = []
+    for epoch, readings in read_readings(run_dir).items():
+        for reading in readings:
+            state = (reading["kind"], reading["modality"], reading["since"])
+            if state not in told:
+                told.add(state)
+                found.append((epoch, reading))
+    return found
+
+
 @contextmanager
 def _progress(job: Job, title: str) -> Iterator[None]:
     """Shows epochs as they are logged in the run's folder, wherever its workers run."""
@@ -201,6 +223,7 @@ def _progress(job: Job, title: str) -> Iterator[None]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     total = job.config["trainer"]["max_epochs"]
     ended = threading.Event()
+    told: set[tuple[Any, ...]] = set()
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task(title, total=total)
 
@@ -209,6 +232,8 @@ def _progress(job: Job, title: str) -> Iterator[None]:
             if rows:
                 last = rows[-1]
                 bar.update(task, completed=last["epoch"], description=f"{title}, val {last['val/fused/accuracy']:.3f}")
+            for epoch, reading in new_readings(Path(job.run_dir), told):
+                console.print(f"{title}, epoch {epoch}: {reading['text']}", style="yellow", soft_wrap=True)
 
         def follow() -> None:
             while not ended.wait(POLL_S):

@@ -6,21 +6,24 @@ The same body serves a trial's own process, a worker of a Ray Train group and a 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mmcore import distributed
-from mmcore.build import build_method, build_run_transforms, resolve_device, variants_of
+from mmcore.build import build_method, build_run_transforms, resolve_device, used_modalities, variants_of
+from mmcore.conditions import Condition
 from mmcore.config import RunConfig
 from mmcore.data.loader import Loader, TensorLoader
 from mmcore.data.store import PreparedDataset
 from mmcore.reporting import Reporter, Row
-from mmcore.trainer import MONITOR, Progress, Trainer
-from rayjobs import ledger
+from mmcore.trainer import MONITOR, Trainer
+from rayjobs.evaluations import NOTHING_MORE, Extra, add_conditions
 from rayjobs.files import read_json, write_json
+from rayjobs.ledger import Entry
 
 if TYPE_CHECKING:
     from rayjobs.streaming import CachedData
@@ -78,6 +81,8 @@ class Job:
         run_dir: Folder of everything the run writes; seen by all workers.
         test: Read test once at the end, from the selected epoch. For final models only.
         command: What was typed, for the ledger.
+        extra: What is tested beside the data as they are.
+        alone: Modality -> validation accuracy of a reference trained on it alone, as far as known; for the readings.
     """
 
     config: dict[str, Any]
@@ -85,6 +90,8 @@ class Job:
     run_dir: str
     test: bool = False
     command: str = ""
+    extra: Extra = NOTHING_MORE
+    alone: Mapping[str, float] = field(default_factory=dict)
 
 
 def run(job: Job, reporter: Reporter) -> dict[str, Any]:
@@ -97,21 +104,28 @@ def run(job: Job, reporter: Reporter) -> dict[str, Any]:
     """
     config, run_dir = RunConfig.parse(job.config), Path(job.run_dir)
     result = read_json(run_dir / RESULT_FILE)
+    prepared = job.data.prepared()
     if result and result["config"] == config.to_dict() and (result["test"] is not None or not job.test):
         reporter.report(result["last"])
-        return result
-    run_dir.mkdir(parents=True, exist_ok=True)
-    prepared = job.data.prepared()
-    trainer = _build_trainer(job, config, prepared, reporter)
-    if distributed.rank() == 0:
-        write_json(run_dir / CONFIG_FILE, config.to_dict())
-    start = time.perf_counter()
-    progress = trainer.fit()
-    test = _test(job, config, prepared) if job.test else None
-    result = _result(config, prepared, progress, time.perf_counter() - start, test, trainer.notices)
+        if not job.test or job.extra.is_read(result, used_modalities(config, prepared.spec)):
+            return result
+    else:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        result = _train(job, config, prepared, reporter)
+    if job.test:
+        _test(job, config, prepared, result)
     if distributed.rank() == 0:
         write_json(run_dir / RESULT_FILE, result)
     return result
+
+
+def _train(job: Job, config: RunConfig, prepared: PreparedDataset, reporter: Reporter) -> dict[str, Any]:
+    trainer = _build_trainer(job, config, prepared, reporter)
+    if distributed.rank() == 0:
+        write_json(Path(job.run_dir) / CONFIG_FILE, config.to_dict())
+    start = time.perf_counter()
+    trainer.fit()
+    return _result(config, prepared, trainer, time.perf_counter() - start)
 
 
 def _build_trainer(job: Job, config: RunConfig, prepared: PreparedDataset, reporter: Reporter | None) -> Trainer:
@@ -124,17 +138,24 @@ def _build_trainer(job: Job, config: RunConfig, prepared: PreparedDataset, repor
         device,
         Path(job.run_dir),
         reporter,
+        job.alone,
     )
 
 
-def _test(job: Job, config: RunConfig, prepared: PreparedDataset) -> Row:
-    """Reads test, once: enters it in the ledger, predicts with the selected epoch, keeps every prediction."""
+def _test(job: Job, config: RunConfig, prepared: PreparedDataset, result: dict[str, Any]) -> None:
+    """Completes a result by what was not read of test yet, with the selected epoch."""
     trainer = _build_trainer(job, config, prepared, None)
     epoch = trainer.load_selected()
-    run_dir = Path(job.run_dir)
-    if distributed.rank() == 0:
-        line = prepared.assign(config.protocol).line
-        ledger.record(run_dir, config.fingerprint(), prepared.fingerprint, line, job.command)
+    line = prepared.assign(config.protocol).line
+    entry = Entry(Path(job.run_dir), config.fingerprint(), prepared.fingerprint, line, job.command)
+    if result["test"] is None:
+        entry.record(Condition().name)
+        result["test"] = {"epoch": epoch, **_predict(trainer, Path(job.run_dir))}
+    add_conditions(trainer, job.extra, result, entry)
+
+
+def _predict(trainer: Trainer, run_dir: Path) -> Row:
+    """Returns the metrics on test as it is; keeps every prediction."""
     evaluation = trainer.evaluate("test")
     rows = trainer.loader.rows("test")
     if distributed.rank() == 0:
@@ -146,18 +167,11 @@ def _test(job: Job, config: RunConfig, prepared: PreparedDataset) -> Row:
         }
         predictions |= {f"logits/{name}": values.float().numpy() for name, values in evaluation.logits.items()}
         np.savez_compressed(run_dir / PREDICTIONS_FILE, **predictions)
-    return {"epoch": epoch, **evaluation.metrics}
+    return evaluation.metrics
 
 
-def _result(
-    config: RunConfig,
-    prepared: PreparedDataset,
-    progress: Progress,
-    seconds: float,
-    test: Row | None,
-    notices: list[str],
-) -> dict[str, Any]:
-    assignment = prepared.assign(config.protocol)
+def _result(config: RunConfig, prepared: PreparedDataset, trainer: Trainer, seconds: float) -> dict[str, Any]:
+    assignment, progress = prepared.assign(config.protocol), trainer.progress
     return {
         "best": progress.best_row,
         "last": progress.last_row,
@@ -165,7 +179,10 @@ def _result(
         "epochs": progress.epoch,
         "seconds": seconds,
         "device_seconds": progress.seconds * distributed.world_size(),
-        "test": test,
+        "test": None,
+        "conditions": {},
+        "shapley": None,
+        "readings": [reading.to_dict() for reading in trainer.readings()],
         "config": config.to_dict(),
         "config_fingerprint": config.fingerprint(),
         "data_fingerprint": prepared.fingerprint,
@@ -173,5 +190,5 @@ def _result(
         "selects_on_test": assignment.selects_on_test,
         "variants": variants_of(config, prepared.spec.modality_names),
         "workers": distributed.world_size(),
-        "notices": notices,
+        "notices": trainer.notices,
     }

@@ -26,6 +26,12 @@ RATIOS = {
     "methods": ["resnet18/iprm", "resnet18/aug-5"],
     "communication": ["resnet18/ours÷ddp", "resnet18/ours÷flat", "resnet18/ours÷none"],
     "memory": [f"memory/{method}" for method in METHODS.names()],
+    "diagnostics": [
+        f"{encoder}/{method}{part}"
+        for encoder in ("small_conv", "resnet18")
+        for method in ("joint_unimodal", "iprm", "aug")
+        for part in ("", " probes")
+    ],
     "trials": ["search_of_4"],
     "feeding": ["digits/cached_first", "digits/cached_second", "digits/streamed_first", "digits/streamed_second"],
 }
@@ -44,6 +50,7 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "methods",
         "communication",
         "memory",
+        "diagnostics",
         *(pytest.param(name, marks=pytest.mark.ray) for name in ("trials", "feeding")),
     ],
 )

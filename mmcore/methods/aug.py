@@ -38,7 +38,7 @@ from torch import Tensor, nn
 from mmcore.batch import Batch
 from mmcore.config import Section
 from mmcore.errors import ConfigError
-from mmcore.methods.base import FUSED, METHODS, Context, EpochStats, Method
+from mmcore.methods.base import FUSED, METHODS, Context, EpochStats, Method, mean_logits
 from mmcore.precision import full_precision
 
 if TYPE_CHECKING:
@@ -68,7 +68,8 @@ class AugConfig(Section):
         initial_classifiers: n at the start (control: all heads from the start, with `max_classifiers` the same).
         update: One step on the `joint` loss, or `alternating`, a step per modality (released).
         second_layer: `shared` by the modalities or `private` to each (control).
-        fusion_weights: Modality -> weight of its logits at inference; none: the mean.
+        fusion_weights: Modality -> weight of its logits at inference; divided by their sum, which must not be 0. None:
+            the mean.
     """
 
     residual_weight: Annotated[float, Ge(0), Le(1)] = 0.5
@@ -109,15 +110,15 @@ def literal_residual_factor(each_logits: Tensor, labels: Tensor, weight: float) 
     return (1 - weight * probabilities.gather(2, index).sum(dim=(1, 2))).clamp(min=0)
 
 
-def batch_score(logits: Tensor, labels: Tensor, score: str) -> Tensor:
-    """Returns a modality's score, a mean over the batch: confidence in the label, entropy, or loss."""
+def sample_scores(logits: Tensor, labels: Tensor, score: str) -> Tensor:
+    """Returns what is averaged to a modality's score, (B,): confidence in the label, entropy, or loss."""
     logits = full_precision(logits.detach())
     if score == "confidence":
-        return logits.softmax(dim=1).gather(1, labels[:, None]).mean()
+        return logits.softmax(dim=1).gather(1, labels[:, None])[:, 0]
     if score == "loss":
-        return F.cross_entropy(logits, labels)
+        return F.cross_entropy(logits, labels, reduction="none")
     log_probabilities = logits.log_softmax(dim=1)
-    return -(log_probabilities.exp() * log_probabilities).sum(dim=1).mean()
+    return -(log_probabilities.exp() * log_probabilities).sum(dim=1)
 
 
 def modalities_to_grow(scores: Sequence[float], config: AugConfig) -> list[int]:
@@ -139,7 +140,10 @@ def modalities_to_grow(scores: Sequence[float], config: AugConfig) -> list[int]:
 
 @METHODS.register("aug")
 class Aug(Method):
-    """AUG for any number of modalities. A missing modality is seen as zeros.
+    """AUG for any number of modalities.
+
+    A modality's loss and score are means over the samples that have it; the fused logits are the (weighted) mean over
+    the modalities a sample has.
 
     State (buffers): per modality, the sum of its training scores in this epoch, the samples behind it, and (with
     `added_classifiers: none`) whether its loss is weighted.
@@ -153,6 +157,8 @@ class Aug(Method):
         if config.fusion_weights is not None and set(config.fusion_weights) != set(names):
             raise ConfigError([f"method.fusion_weights must have a weight for each of {', '.join(names)}, "
                                f"got {sorted(config.fusion_weights)}"])  # fmt: skip
+        if config.fusion_weights is not None and not sum(config.fusion_weights.values()):
+            raise ConfigError([f"method.fusion_weights must not all be 0, got {config.fusion_weights}"])
         if config.growth == "share" and config.score != "confidence":
             raise ConfigError([f"method.score must be confidence with method.growth = share, got {config.score!r}"])
         if config.added_classifiers == "none" and config.initial_classifiers > 1:
@@ -220,14 +226,14 @@ class Aug(Method):
         """Returns each modality's loss, equation (5); in an alternating phase, of that modality alone."""
         names = self.context.modalities if phase == "joint" else (phase,)
         features = self.model.encode(batch, names)
-        terms, scores = {}, []
+        masks = {name: batch.has(name) for name in names}
+        losses, scores = {}, {}
         for name in names:
             hidden = self._hidden(name, features[name])
-            everything, loss = self._loss(name, hidden, batch.labels)
-            terms[name] = loss
-            scores.append(batch_score(everything, batch.labels, self.config.score))
-        self._add_scores(names, torch.stack(scores), engine)
-        return terms
+            everything, losses[name] = self._losses(name, hidden, batch.labels)
+            scores[name] = sample_scores(everything, batch.labels, self.config.score)
+        self._add_scores(scores, masks, engine)
+        return engine.means(losses, masks)
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
         """Returns each modality's summed logits and their (weighted) mean, (B, K)."""
@@ -236,9 +242,7 @@ class Aug(Method):
         for name, values in features.items():
             hidden = self._hidden(name, values)
             logits[name] = self._summed_logits(name, hidden)
-        weights = self.config.fusion_weights or dict.fromkeys(logits, 1 / len(logits))
-        fused = torch.stack([weights[name] * full_precision(values) for name, values in logits.items()]).sum(dim=0)
-        return {FUSED: fused, **logits}
+        return {FUSED: mean_logits(logits, batch, self.config.fusion_weights), **logits}
 
     def diagnostics(self) -> dict[str, Tensor]:
         """Returns each modality's classifier count and score so far in this epoch, and strongest ÷ weakest score."""
@@ -294,14 +298,14 @@ class Aug(Method):
             return layer(hidden.squeeze(1))
         return F.linear(hidden.sum(dim=1), layer.weight, count * layer.bias)
 
-    def _loss(self, name: str, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns a modality's summed logits (B, K) and its loss."""
+    def _losses(self, name: str, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns a modality's summed logits (B, K) and each sample's loss (B,)."""
         count = hidden.shape[1]
         if count == 1:
             logits = self._summed_logits(name, hidden)
+            loss = F.cross_entropy(logits, labels, reduction="none")
             if self.config.added_classifiers == "none":
-                return logits, self._weighted_loss(name, logits, labels)
-            loss = F.cross_entropy(logits, labels)
+                loss = self._loss_weight(name, logits, labels) * loss
             return logits, 2 * loss if self.config.first_loss == "double" else loss
         older, last = hidden.split([count - 1, 1], dim=1)
         previous, newest = self._summed_logits(name, older), self._summed_logits(name, last)
@@ -309,23 +313,28 @@ class Aug(Method):
             factor = residual_factor(previous, labels, self.config.residual_weight)
         else:
             factor = literal_residual_factor(self._second_layer(name)(older), labels, self.config.residual_weight)
-        residual = (factor * F.cross_entropy(newest, labels, reduction="none")).mean()
+        residual = factor * F.cross_entropy(newest, labels, reduction="none")
         everything = previous + newest
-        loss = F.cross_entropy(everything, labels)
-        return everything, residual + loss + F.cross_entropy(previous, labels)
+        loss = F.cross_entropy(everything, labels, reduction="none")
+        return everything, residual + loss + F.cross_entropy(previous, labels, reduction="none")
 
-    def _weighted_loss(self, name: str, logits: Tensor, labels: Tensor) -> Tensor:
-        """Returns the one classifier's cross-entropy; of a modality that lags, weighted 2 + (1 - λ p_y) as if grown."""
+    def _loss_weight(self, name: str, logits: Tensor, labels: Tensor) -> Tensor:
+        """Returns the weight of each sample's only loss term, (B,): 1; of a modality that lags, 2 + (1 - λ p_y)."""
         factor = 1 + residual_factor(logits, labels, self.config.residual_weight)
-        weight = 1 + self.boosted[self.context.modalities.index(name)] * factor
-        return (weight * F.cross_entropy(logits, labels, reduction="none")).mean()
+        return 1 + self.boosted[self.context.modalities.index(name)] * factor
 
     @torch.no_grad()
-    def _add_scores(self, names: Sequence[str], scores: Tensor, engine: Engine) -> None:
-        """Adds the batch's mean scores of some modalities (neighbours, in their order) to the epoch's sums."""
-        start = self.context.modalities.index(names[0])
-        rows = slice(start, start + len(names))
-        totals, count = engine.total(scores)
+    def _add_scores(self, scores: dict[str, Tensor], masks: dict[str, Tensor | None], engine: Engine) -> None:
+        """Adds the batch's scores of some modalities (neighbours, in their order) to the epoch's sums."""
+        start = self.context.modalities.index(next(iter(scores)))
+        rows = slice(start, start + len(scores))
+        each = torch.stack(list(scores.values()))
+        if all(mask is None for mask in masks.values()):
+            totals, count = engine.total(each.mean(dim=1))
+        else:
+            everywhere = torch.ones_like(each[0])
+            shares = torch.stack([everywhere if mask is None else mask.to(each.dtype) for mask in masks.values()])
+            (totals, count), _ = engine.total(torch.stack([each * shares, shares]).mean(dim=2))
         self.score_sum[rows] += totals
         self.score_count[rows] += count
 

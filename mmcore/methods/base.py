@@ -114,7 +114,12 @@ class Method(nn.Module):
         raise NotImplementedError
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
-        """Returns logits (B, K): `FUSED`, and each modality that has a head of its own."""
+        """Returns logits (B, K): `FUSED`, and each modality that has a head of its own.
+
+        Where `batch.present` says that a sample lacks a modality, the fused logits must not depend on what is stored
+        for it; how that is done stands in each method's docstring. Logits of the modality itself, and the fused ones
+        of a sample that has none of the method's modalities, are not looked at (see `Trainer.evaluate`), but finite.
+        """
         raise NotImplementedError
 
     def phases(self) -> tuple[str, ...]:
@@ -186,11 +191,55 @@ def linear_heads(model: MultimodalModel, modalities: Sequence[str], num_classes:
     return nn.ModuleDict({name: nn.Linear(model.num_features[name], num_classes) for name in modalities})
 
 
-def unimodal_losses(logits: Mapping[str, Tensor], labels: Tensor) -> dict[str, Tensor]:
-    """Returns the cross-entropy of each modality's logits (B, K) against `labels` (B,)."""
-    return {name: F.cross_entropy(values, labels) for name, values in logits.items()}
+def unimodal_losses(logits: Mapping[str, Tensor], batch: Batch, engine: Engine) -> dict[str, Tensor]:
+    """Returns the cross-entropy of each modality's logits (B, K), a mean over the samples that have the modality."""
+    return cross_entropies(logits, batch.labels, {name: batch.has(name) for name in logits}, engine)
 
 
-def mean_logits(logits: Mapping[str, Tensor]) -> Tensor:
-    """Returns the mean of several (B, K) logits, (B, K), at least float32."""
-    return torch.stack([full_precision(values) for values in logits.values()]).mean(dim=0)
+def cross_entropies(
+    logits: Mapping[str, Tensor], labels: Tensor, masks: Mapping[str, Tensor | None], engine: Engine
+) -> dict[str, Tensor]:
+    """Returns name -> cross-entropy of its logits (B, K), a mean over the samples of its mask (B,); None: over all."""
+    if all(mask is None for mask in masks.values()):
+        return {name: F.cross_entropy(values, labels) for name, values in logits.items()}
+    losses = {name: F.cross_entropy(values, labels, reduction="none") for name, values in logits.items()}
+    return engine.means(losses, masks)
+
+
+def mean_logits(logits: Mapping[str, Tensor], batch: Batch, weights: Mapping[str, float] | None = None) -> Tensor:
+    """Returns the mean of the modalities' logits (B, K) over those each sample has, (B, K), at least float32.
+
+    Args:
+        logits: Modality -> (B, K).
+        batch: Tells which samples have which modalities.
+        weights: Modality -> weight, not negative; those of the modalities a sample has are scaled to sum to 1 (where
+            they sum to 0, the logits are 0). None: equal ones.
+    """
+    if weights is None and not any(name in batch.present for name in logits):
+        return _stacked(logits).mean(dim=0)
+    return (_stacked(logits) * modality_shares(logits, batch, weights)).sum(dim=0)
+
+
+def modality_shares(logits: Mapping[str, Tensor], batch: Batch, weights: Mapping[str, float] | None = None) -> Tensor:
+    """Returns each modality's part in a mean over the modalities a sample has, (M, B, 1); see `mean_logits`."""
+    parts = []
+    for name, values in logits.items():
+        present = batch.has(name)
+        weight = full_precision(values).new_full((len(values), 1), 1.0 if weights is None else weights[name])
+        parts.append(weight if present is None else torch.where(present[:, None], weight, 0))
+    shares = torch.stack(parts)
+    total = shares.sum(dim=0)
+    return shares / torch.where(total > 0, total, 1)
+
+
+def sum_logits(logits: Mapping[str, Tensor], batch: Batch) -> Tensor:
+    """Returns the sum of the modalities' logits (B, K) over those each sample has, (B, K), at least float32."""
+    parts = []
+    for name, values in logits.items():
+        present = batch.has(name)
+        parts.append(values if present is None else torch.where(present[:, None], values, 0))
+    return torch.stack([full_precision(part) for part in parts]).sum(dim=0)
+
+
+def _stacked(logits: Mapping[str, Tensor]) -> Tensor:
+    return torch.stack([full_precision(values) for values in logits.values()])

@@ -11,7 +11,7 @@ Shape legend: B samples, K classes, M modalities.
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -19,7 +19,16 @@ from torch import Tensor, nn
 
 from mmcore.batch import Batch
 from mmcore.config import Section
-from mmcore.methods.base import FUSED, METHODS, Context, Method, linear_heads, mean_logits, unimodal_losses
+from mmcore.methods.base import (
+    FUSED,
+    METHODS,
+    Context,
+    Method,
+    linear_heads,
+    mean_logits,
+    modality_shares,
+    unimodal_losses,
+)
 from mmcore.precision import full_precision
 
 if TYPE_CHECKING:
@@ -33,15 +42,19 @@ class EnsembleConfig(Section):
     average: Literal["logits", "probabilities"] = "logits"
 
 
-def mean_probabilities(logits: dict[str, Tensor]) -> Tensor:
-    """Returns the logarithm of the mean of the modalities' softmax, (B, K)."""
+def mean_probabilities(logits: Mapping[str, Tensor], batch: Batch) -> Tensor:
+    """Returns the logarithm of the mean softmax of the modalities each sample has, (B, K); 0 where it has none."""
     log_probabilities = torch.stack([full_precision(values).log_softmax(dim=1) for values in logits.values()])
-    return torch.logsumexp(log_probabilities, dim=0) - math.log(len(logits))
+    averaged = torch.logsumexp(log_probabilities + modality_shares(logits, batch).log(), dim=0)
+    return torch.where(averaged.isneginf().all(dim=1, keepdim=True), 0, averaged)
 
 
 @METHODS.register("ensemble")
 class Ensemble(Method):
-    """Sums the modalities' cross-entropies. A missing modality is seen as zeros."""
+    """Sums the modalities' cross-entropies, each a mean over the samples that have the modality.
+
+    The average is over the modalities a sample has.
+    """
 
     Config = EnsembleConfig
 
@@ -51,12 +64,13 @@ class Ensemble(Method):
 
     def losses(self, batch: Batch, phase: str, engine: Engine) -> dict[str, Tensor]:
         """Returns each modality's cross-entropy."""
-        return unimodal_losses(self._logits(batch), batch.labels)
+        return unimodal_losses(self._logits(batch), batch, engine)
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
         """Returns each modality's logits and their average, (B, K)."""
         logits = self._logits(batch)
-        fused = mean_logits(logits) if self.config.average == "logits" else mean_probabilities(logits)
+        average = mean_logits if self.config.average == "logits" else mean_probabilities
+        fused = average(logits, batch)
         return {FUSED: fused, **logits}
 
     def head_modules(self) -> dict[str, nn.Module]:

@@ -36,7 +36,17 @@ from torch import Tensor, nn
 
 from mmcore.batch import Batch
 from mmcore.config import Section
-from mmcore.methods.base import FUSED, METHODS, Context, Method, Need, linear_heads, unimodal_losses
+from mmcore.methods.base import (
+    FUSED,
+    METHODS,
+    Context,
+    Method,
+    Need,
+    cross_entropies,
+    linear_heads,
+    sum_logits,
+    unimodal_losses,
+)
 from mmcore.precision import full_precision
 
 if TYPE_CHECKING:
@@ -153,15 +163,20 @@ def linear_mix(first: Tensor, second: Tensor, weight: Tensor) -> Tensor:
     return weight * first + (1 - weight) * second
 
 
-def mean_divergence(logits: Tensor, mixed_logits: Tensor) -> Tensor:
-    """Returns the mean over samples of KL(p ‖ p̄), not under 0 (a rounded one can be).
+def divergences(logits: Tensor, mixed_logits: Tensor) -> Tensor:
+    """Returns each sample's KL(p ‖ p̄), (B,).
 
     Args:
         logits: (..., B, K), of p, predictions of single modalities.
         mixed_logits: (B, K), of p̄, the mixed prediction.
     """
     log_p, log_mixed = logits.log_softmax(dim=-1), mixed_logits.log_softmax(dim=-1)
-    return (log_p.exp() * (log_p - log_mixed)).sum(dim=-1).mean(dim=-1).clamp(min=0)
+    return (log_p.exp() * (log_p - log_mixed)).sum(dim=-1)
+
+
+def mean_divergence(logits: Tensor, mixed_logits: Tensor) -> Tensor:
+    """Returns the mean over samples of KL(p ‖ p̄), (...), not under 0 (a rounded one can be); see `divergences`."""
+    return divergences(logits, mixed_logits).mean(dim=-1).clamp(min=0)
 
 
 def rebalanced_weight(first_divergence: Tensor, second_divergence: Tensor) -> Tensor:
@@ -182,7 +197,12 @@ def running_weight(old: Tensor, share: Tensor, alpha: float) -> Tensor:
 
 @METHODS.register("iprm")
 class Iprm(Method):
-    """IPRM for any number of modalities. A missing modality is seen as zeros: its normalised feature is then near 0.
+    """IPRM for any number of modalities.
+
+    A modality's own loss is a mean over the samples that have it; divergences, and with them λ, and the mixed loss of a
+    pair are over the samples that have both (a step without any leaves λ as it is). The fused logits sum the heads of
+    the modalities a sample has and the mean of the mixed heads of its complete pairs; where no pair is complete, and
+    the `mixed` heads alone would predict, its modalities' own heads do.
 
     State (buffers): per pair, λ of the last probing pass, λ for the next, the last two divergences.
     """
@@ -230,32 +250,30 @@ class Iprm(Method):
         features = self.model.encode(batch)
         logits = {name: self._own_head(name)(values) for name, values in features.items()}
         directions = {name: normalise(full_precision(values)) for name, values in features.items()}
-        terms = unimodal_losses(logits, batch.labels)
+        terms = unimodal_losses(logits, batch, engine)
         rows = slice(None)
         if self.config.pair_heads == "single":
             drawn = int(torch.randint(len(self.pairs), (), generator=engine.generator("pairs")))
             rows = slice(drawn, drawn + 1)
         pairs = self.pairs[rows]
         paths = [self._path(pair, directions) for pair in pairs]
-        shares = self._probe(rows, paths, logits, engine)
-        for pair, path, share in zip(pairs, paths, shares, strict=True):
-            mixed = self._mixed_head(pair)(path(share))
-            terms[f"mixed/{pair_key(*pair)}"] = F.cross_entropy(mixed, batch.labels)
-        return terms
+        masks = [batch.has(*pair) for pair in pairs]
+        shares = self._probe(rows, paths, logits, masks, engine)
+        names = [f"mixed/{pair_key(*pair)}" for pair in pairs]
+        mixed = [self._mixed_head(pair)(path(share)) for pair, path, share in zip(pairs, paths, shares, strict=True)]
+        masked = dict(zip(names, masks, strict=True))
+        return terms | cross_entropies(dict(zip(names, mixed, strict=True)), batch.labels, masked, engine)
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
         """Returns each modality's logits and the fused ones, (B, K)."""
         features = self.model.encode(batch)
         logits = {name: self._own_head(name)(values) for name, values in features.items()}
         directions = {name: normalise(full_precision(values)) for name, values in features.items()}
-        each = []
+        mixed = []
         for pair, weight in zip(self.pairs, self._inference_weights(), strict=True):
-            features_mixed = self._path(pair, directions)(weight)
-            each.append(full_precision(self._mixed_head(pair)(features_mixed)))
-        mixed = torch.stack(each).mean(dim=0)
-        own = [full_precision(values) for values in logits.values()]
-        fused = mixed if self.config.predict == "mixed" else torch.stack([*own, mixed]).sum(dim=0)
-        return {FUSED: fused, **logits}
+            mixed.append(full_precision(self._mixed_head(pair)(self._path(pair, directions)(weight))))
+        own = {name: full_precision(values) for name, values in logits.items()}
+        return {FUSED: self._fused(own, torch.stack(mixed), batch), **logits}
 
     def diagnostics(self) -> dict[str, Tensor]:
         """Returns λ (the first modality's share) and both divergences of every pair."""
@@ -271,19 +289,42 @@ class Iprm(Method):
         """Returns the modalities' own heads."""
         return dict(self.heads.items())
 
+    def _fused(self, logits: dict[str, Tensor], mixed: Tensor, batch: Batch) -> Tensor:
+        """Returns the fused logits (B, K) from the modalities' own and those of each pair (P, B, K)."""
+        complete = [batch.has(*pair) for pair in self.pairs]
+        if all(mask is None for mask in complete):
+            mean = mixed.mean(dim=0)
+            return mean if self.config.predict == "mixed" else torch.stack([*logits.values(), mean]).sum(dim=0)
+        everywhere = torch.ones_like(batch.labels, dtype=torch.bool)
+        masks = torch.stack([everywhere if mask is None else mask for mask in complete])[..., None]
+        mean = torch.where(masks, mixed, 0).sum(dim=0) / masks.sum(dim=0).clamp(min=1)
+        own = sum_logits(logits, batch)
+        return torch.where(masks.any(dim=0), mean, own) if self.config.predict == "mixed" else own + mean
+
     @torch.no_grad()
-    def _probe(self, rows: slice, paths: list[Path], logits: dict[str, Tensor], engine: Engine) -> tuple[Tensor, ...]:
+    def _probe(
+        self,
+        rows: slice,
+        paths: list[Path],
+        logits: dict[str, Tensor],
+        masks: list[Tensor | None],
+        engine: Engine,
+    ) -> tuple[Tensor, ...]:
         """Does the probing pass for some pairs; updates their λ and returns the λ̂ each is to be mixed with."""
         probed = self.next_weight[rows].clone()
-        divergences = []
-        for pair, path, weight in zip(self.pairs[rows], paths, probed, strict=True):
+        measured = []
+        for pair, path, weight, mask in zip(self.pairs[rows], paths, probed, masks, strict=True):
             own = torch.stack([full_precision(logits[name]) for name in pair])
-            divergences.append(mean_divergence(own, full_precision(self._mixed_head(pair)(path(weight)))))
-        averaged = engine.mean(torch.stack(divergences).to(probed.dtype))
-        share = self._fixed(rebalanced_weight(*averaged.unbind(dim=1)))
-        self.divergence[rows] = averaged
+            measured.append(_mean_divergences(own, full_precision(self._mixed_head(pair)(path(weight))), mask))
+        averaged = engine.mean(torch.stack(measured).to(probed.dtype))
+        pair_divergences, seen = averaged[:, :2], averaged[:, 2:]
+        if any(mask is not None for mask in masks):
+            pair_divergences = pair_divergences / torch.where(seen > 0, seen, 1)
+        share = self._fixed(rebalanced_weight(*pair_divergences.unbind(dim=1)))
+        updated = running_weight(probed, share, self.config.alpha)
+        self.divergence[rows] = pair_divergences
         self.weight[rows] = probed
-        self.next_weight[rows] = running_weight(probed, share, self.config.alpha)
+        self.next_weight[rows] = torch.where(seen[:, 0] > 0, updated, probed)
         return (probed if self.config.passes == "one" else share).unbind()
 
     def _fixed(self, share: Tensor) -> Tensor:
@@ -308,6 +349,14 @@ class Iprm(Method):
 
     def _own_head(self, name: str) -> nn.Module:
         return self.heads[name] if name in self.heads else self.heads[self.context.modalities[1]]
+
+
+def _mean_divergences(own: Tensor, mixed: Tensor, mask: Tensor | None) -> Tensor:
+    """Returns (3,): the means over the batch of both divergences, 0 for samples not in the mask, and of the mask."""
+    if mask is None:
+        return F.pad(mean_divergence(own, mixed), (0, 1), value=1.0)
+    masked = torch.where(mask, divergences(own, mixed), 0).mean(dim=-1).clamp(min=0)
+    return torch.cat([masked, mask.to(mixed.dtype).mean()[None]])
 
 
 def pair_key(first: str, second: str) -> str:

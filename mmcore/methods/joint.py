@@ -32,7 +32,7 @@ class JointConfig(Section):
 
 @METHODS.register("joint")
 class Joint(Method):
-    """Trains the fusion head's cross-entropy. A missing modality is seen as zeros."""
+    """Trains the fusion head's cross-entropy, over all samples. A missing modality is features of zero to it."""
 
     Config = JointConfig
 

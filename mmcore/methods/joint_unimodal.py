@@ -10,13 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmcore.batch import Batch
 from mmcore.config import Section
-from mmcore.methods.base import FUSED, METHODS, Context, Method, Need, linear_heads, unimodal_losses
+from mmcore.methods.base import FUSED, METHODS, Context, Method, Need, linear_heads, sum_logits, unimodal_losses
 from mmcore.methods.fusion import FusionName, build_fusion, fusion_needs
 from mmcore.precision import full_precision
 
@@ -34,7 +33,11 @@ class JointUnimodalConfig(Section):
 
 @METHODS.register("joint_unimodal")
 class JointUnimodal(Method):
-    """Sums the fused and the unimodal cross-entropies. A missing modality is seen as zeros."""
+    """Sums the fused and the unimodal cross-entropies.
+
+    A missing modality is features of zero to the fusion head; its own cross-entropy is a mean over the samples that
+    have it, and its own logits are left out of a predicted `sum`.
+    """
 
     Config = JointUnimodalConfig
 
@@ -56,13 +59,13 @@ class JointUnimodal(Method):
     def losses(self, batch: Batch, phase: str, engine: Engine) -> dict[str, Tensor]:
         """Returns the fused cross-entropy and each modality's."""
         fused, logits = self._logits(batch)
-        return {FUSED: F.cross_entropy(fused, batch.labels), **unimodal_losses(logits, batch.labels)}
+        return {FUSED: F.cross_entropy(fused, batch.labels), **unimodal_losses(logits, batch, engine)}
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
         """Returns the fused logits and each modality's, (B, K)."""
         fused, logits = self._logits(batch)
         if self.config.predict == "sum":
-            fused = torch.stack([full_precision(values) for values in (fused, *logits.values())]).sum(dim=0)
+            fused = full_precision(fused) + sum_logits(logits, batch)
         return {FUSED: fused, **logits}
 
     def head_modules(self) -> dict[str, nn.Module]:

@@ -30,7 +30,11 @@ class UnimodalConfig(Section):
 
 @METHODS.register("unimodal")
 class Unimodal(Method):
-    """Trains one modality alone. A sample whose modality is missing is seen as zeros."""
+    """Trains one modality alone.
+
+    Samples that lack it are left out of the loss. In evaluation nothing is left to tell them by: they are answered by
+    the classes' frequencies (see `Trainer.evaluate`).
+    """
 
     Config = UnimodalConfig
 
@@ -54,7 +58,7 @@ class Unimodal(Method):
     def losses(self, batch: Batch, phase: str, engine: Engine) -> dict[str, Tensor]:
         """Returns the modality's cross-entropy."""
         logits = self.predict(batch)
-        return unimodal_losses({self.config.modality: logits[self.config.modality]}, batch.labels)
+        return unimodal_losses({self.config.modality: logits[self.config.modality]}, batch, engine)
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
         """Returns the head's logits (B, K), under the modality's name and as the fused ones."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ import torch.nn.functional as F
 from synthetic import Tiny, make_config, make_spec, make_trainer
 from torch import Tensor
 
-from mmcore import distributed
+from mmcore import buckets, distributed
 from mmcore.batch import Batch
 from mmcore.checkpoint import CheckpointFolder, is_valid, load_checkpoint
 from mmcore.encoders import ENCODERS
@@ -186,6 +187,9 @@ def collectives(rank: int, method: str, run_dir: Path) -> list[object]:
         patch.setattr(distributed, "world_size", lambda: 2)
         patch.setattr(distributed, "rank", lambda: rank)
         patch.setattr(distributed, "all_reduce_sum", record("sum", lambda tensors: None))
+        started = record("bucket", lambda tensor: SimpleNamespace(wait=lambda: None))
+        patch.setattr(buckets.dist, "all_reduce", lambda tensor, group=None, async_op=False: started(tensor))
+        patch.setattr(buckets.dist, "new_group", lambda: None)
         patch.setattr(distributed, "broadcast_", record("broadcast", lambda tensors: None))
         patch.setattr(distributed, "gather_rows", record("rows", lambda tensor: tensor))
         patch.setattr(distributed, "gather_objects", record("gather", lambda value: [value, value]))

@@ -86,6 +86,9 @@ def write_result(job: Any, run_dir: Path, row: dict[str, float], right: float | 
         "seconds": 1.0,
         "device_seconds": 1.0,
         "test": test,
+        "conditions": {},
+        "shapley": None,
+        "readings": [],
         "config": job.config,
         "protocol": "holdout (stub)",
     }

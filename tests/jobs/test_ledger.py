@@ -4,7 +4,7 @@ import multiprocessing
 from datetime import datetime
 from pathlib import Path
 
-from rayjobs.ledger import ledger_path, open_ledger, read_ledger, record
+from rayjobs.ledger import Entry, ledger_path, open_ledger, read_ledger
 
 
 def test_every_reading_is_appended_to_the_ledger_of_the_results(tmp_path: Path) -> None:
@@ -12,7 +12,7 @@ def test_every_reading_is_appended_to_the_ledger_of_the_results(tmp_path: Path) 
     for number in (1, 2):
         run_dir = tmp_path / "results" / "experiment" / "digits-iprm" / f"final-{number}"
         run_dir.mkdir(parents=True)
-        record(run_dir, f"config{number}", "data", "holdout", "python -m rayjobs.tune")
+        Entry(run_dir, f"config{number}", "data", "holdout", "python -m rayjobs.tune").record("missing 20 %")
     open_ledger(tmp_path / "results")
     entries = read_ledger(ledger)
     assert [entry["config"] for entry in entries] == ["config1", "config2"]
@@ -23,19 +23,20 @@ def test_every_reading_is_appended_to_the_ledger_of_the_results(tmp_path: Path) 
         "config": "config1",
         "data": "data",
         "protocol": "holdout",
+        "condition": "missing 20 %",
         "command": "python -m rayjobs.tune",
     }
 
 
 def test_a_run_outside_of_any_results_keeps_its_own(tmp_path: Path) -> None:
-    record(tmp_path, "config", "data", "holdout", "command")
+    Entry(tmp_path, "config", "data", "holdout", "command").record("as stored")
     assert ledger_path(tmp_path) == tmp_path.resolve() / "ledger.jsonl"
     assert len(read_ledger(tmp_path / "ledger.jsonl")) == 1
 
 
 def write_many(run_dir: Path) -> None:
     for _ in range(50):
-        record(run_dir, "c" * 500, "data", "holdout", "command")
+        Entry(run_dir, "c" * 500, "data", "holdout", "command").record("as stored")
 
 
 def test_several_runs_may_write_at_once(tmp_path: Path) -> None:

@@ -133,6 +133,19 @@ def test_a_lost_encoder_is_told_with_the_number_of_seeds(tmp_path: Path) -> None
     assert again["rankings"][0]["chance_notes"] == ["aug: image no better than chance in 2 of 3 final models"]
 
 
+def test_encoders_that_died_are_told_with_the_number_of_seeds(tmp_path: Path) -> None:
+    ranking = ranking_of(tmp_path, RIGHT)
+    dead = {"kind": "dead", "modality": "audio", "text": "audio's encoder is dead"}
+    other = {"kind": "fallen", "modality": "image", "since": 2, "text": "image has fallen back"}
+    for number, since in ((1, 9), (3, 4)):
+        path = tmp_path / "digits-aug-iprm-ensemble" / "digits-aug" / f"final-{number}" / "result.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"readings": [other, dead | {"since": since}]}))
+    again = build_again(tmp_path, ranking)
+    note = "aug: audio's encoder died in 2 of 3 final models (since epoch 4, 9)"
+    assert again["rankings"][0]["chance_notes"] == [note]
+    assert note in shown(again)
+
+
 def test_a_missing_final_model_is_told_and_does_not_stand_in_the_mean(tmp_path: Path) -> None:
     ranking = ranking_of(tmp_path, RIGHT)
     run_dir = tmp_path / ranking["experiment"] / "digits-iprm" / "final-2"
@@ -191,3 +204,61 @@ def test_the_table_fits_80_columns_and_says_what_must_be_said(tmp_path: Path) ->
 
 def test_data_that_is_not_constructed_is_not_called_so(tmp_path: Path) -> None:
     assert "CONSTRUCTED" not in shown(ranking_of(tmp_path, RIGHT, constructed=False))
+
+
+def folds_ranking(folder: Path, offsets: list[float], seeds: int = 2) -> dict[str, Any]:
+    """Ranks iprm against the ensemble over as many folds as there are `offsets`, its advantage in each of them."""
+    request = Request(("digits",), ("ensemble", "iprm"), "ensemble", final_seeds=seeds, protocol={"name": "cv"})
+    experiment = new_experiment(request, folder, None, "command")
+    config: Any = SimpleNamespace(protocol=None)
+    folds = range(len(offsets))
+    searches = [Search("digits", label, fold, config, {}, [], 2, False, 1, 3) for label in LABELS[:2] for fold in folds]
+    for search in searches:
+        run_folder = experiment.folder / search.name
+        run_folder.mkdir(parents=True)
+        best = TRIAL | {"name": "trial-001"}
+        stored = {"label": search.label, "trials": [best], "best": best, "config": {}}
+        (run_folder / "search.json").write_text(json.dumps(stored))
+        for number in range(1, seeds + 1):
+            run_dir = run_folder / f"final-{number}"
+            run_dir.mkdir()
+            job = SimpleNamespace(config={"method": {"name": search.label}, "seed": number})
+            stub_body.write_result(job, run_dir, {"epoch": 24, "val/fused/accuracy": 0.9}, 1.0)
+            path = run_dir / "result.json"
+            result = json.loads(path.read_text())
+            result["test"]["fused/accuracy"] = 0.5 + (offsets[search.fold] if search.label == "iprm" else 0.0)
+            path.write_text(json.dumps(result))
+    plan = Plan(plan_of(True).prepared, tuple(searches), tuple(folds))
+    return build_ranking(experiment, [plan])
+
+
+def test_a_cross_validation_is_compared_by_fold_with_an_interval_over_the_folds(tmp_path: Path) -> None:
+    offsets = [0.10, 0.14, 0.06]
+    ranking = folds_ranking(tmp_path, offsets)
+    row = rows_of(ranking)["iprm"]
+    assert row["folds"] == pytest.approx([0.5 + offset for offset in offsets])
+    assert row["delta"]["folds"] == pytest.approx(offsets)
+    half_width = 4.302653 * np.std(offsets, ddof=1) / np.sqrt(3)  # Student's t, 2 degrees of freedom
+    assert row["delta"]["low"] == pytest.approx(0.1 - half_width, abs=1e-6)
+    assert row["delta"]["high"] == pytest.approx(0.1 + half_width)
+    assert (row["trials"], len(row["accuracies"])) == (3, 6)
+    table = shown(ranking)
+    assert "test by fold" in table
+    assert "mean of 3 folds with 2 final seeds each" in " ".join(table.split())
+    assert "Intervals are over the folds" in table
+
+
+def test_a_cross_validation_lacking_a_fold_has_no_difference(tmp_path: Path) -> None:
+    ranking = folds_ranking(tmp_path, [0.1, 0.1, 0.1])
+    experiment = find_experiment(tmp_path, ranking["experiment"])
+    config: Any = SimpleNamespace(protocol=None)
+    searches = [
+        Search("digits", label, fold, config, {}, [], 2, False, 1, 3) for label in LABELS[:2] for fold in (0, 1, 2)
+    ]
+    for number in (1, 2):
+        (experiment.folder / "digits-iprm" / "fold-1" / f"final-{number}" / "result.json").unlink()
+    again = build_ranking(experiment, [Plan(plan_of(True).prepared, tuple(searches), (0, 1, 2))])
+    row = rows_of(again)["iprm"]
+    assert row["delta"] is None
+    assert row["half_width"] is None
+    assert {failure["trial"] for failure in row["failures"]} == {"fold-1 final-1", "fold-1 final-2"}

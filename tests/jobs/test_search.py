@@ -7,9 +7,10 @@ import pytest
 import yaml
 
 from mmcore.errors import ConfigError, UsageError
+from mmcore.methods import METHODS
 from mmcore.methods.aug import scaled_interval
 from rayjobs.distributions import Distribution
-from rayjobs.search import Search, SearchOptions, build_searches
+from rayjobs.search import Search, SearchOptions, ablations_of, build_searches
 from rayjobs.spaces import load_space, space_file
 
 DIGITS = {"name": "digits", "options": {}}
@@ -135,7 +136,56 @@ def test_own_file_or_default() -> None:
     assert space_file("something").name == "default.yaml"
 
 
-@pytest.mark.parametrize("path", sorted(space_file("digits").parent.glob("*.yaml")), ids=lambda path: path.stem)
+SHIPPED = sorted(space_file("digits").parent.glob("*.yaml"))
+LADDERS = [path for path in SHIPPED if path.stem.endswith("-ladder")]
+
+
+@pytest.mark.parametrize("path", LADDERS, ids=lambda path: path.stem)
+def test_a_shipped_ladder_fits_every_variant_and_holds_the_papers_learning_rate(path: Path) -> None:
+    variants = [f"{name}-{key}" for name in METHODS.names() for key in METHODS.get(name).variants(("image", "audio"))]
+    built = searches(path, *METHODS.names(), *variants, algorithm="grid")
+    assert len(built) > len(variants) > 10
+    for search in built.values():
+        assert list(search.space) == ["optimizer.lr"]
+        assert 0.01 in search.space["optimizer.lr"].ends()
+        assert search.trials == load_space(path).file.trials
+
+
+def test_a_variant_fixes_its_settings_and_takes_them_out_of_the_space(tmp_path: Path) -> None:
+    path = write(tmp_path, methods=CONTENT["methods"])
+    built = searches(path, "iprm", "iprm-no_average", "aug-released", "unimodal-audio")
+    assert list(built) == ["iprm", "iprm-no_average", "aug-released", "unimodal-audio"]
+    ablation = built["iprm-no_average"]
+    assert (ablation.config.method["alpha"], list(ablation.space)) == (0.0, ["optimizer.lr"])
+    assert ablation.points == [{"optimizer.lr": 0.01}]
+    released = built["aug-released"].config
+    assert (released.schedule.name, released.method["added_classifiers"]) == ("step", "frozen")
+    assert released.method["fusion_weights"] == {"image": 0.6, "audio": 0.4}
+    assert ablations_of("iprm") == ["iprm-linear", "iprm-no_average", "iprm-one_pass", "iprm-fixed"]
+    assert ablations_of("iprm-linear") == []
+    with pytest.raises(UsageError, match="unknown variant of iprm 'liner': did you mean 'linear'"):
+        searches(path, "iprm-liner")
+
+
+def test_a_grid_is_every_combination_of_choices_and_refuses_ranges(tmp_path: Path) -> None:
+    space = {"optimizer.lr": {"choice": [0.1, 0.01]}, "trainer.batch_size": {"choice": [32, 64]}}
+    path = write(tmp_path, space=space, points=[], methods={})
+    search = searches(path, "joint", algorithm="grid")["joint"]
+    points = [tuple(point.values()) for point in search.points]
+    assert points == [(0.1, 32), (0.1, 64), (0.01, 32), (0.01, 64)]
+    assert (search.trials, search.is_grid) == (4, True)
+    with pytest.raises(ConfigError, match=r"--search grid needs a choice for optimizer\.lr, not a range"):
+        searches(write(tmp_path), "joint", algorithm="grid")
+
+
+def test_each_fold_is_a_search_of_its_own(tmp_path: Path) -> None:
+    options = SearchOptions(protocol={"name": "cv"}, folds=(0, 1, 2))
+    built = build_searches(load_space(write(tmp_path)), DIGITS, "digits", ("image", "audio"), ("joint",), options)
+    assert [search.name for search in built] == [f"digits-joint/fold-{fold}" for fold in range(3)]
+    assert [search.config.protocol.fold for search in built] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("path", [path for path in SHIPPED if path not in LADDERS], ids=lambda path: path.stem)
 def test_every_shipped_space_fits_every_method_and_tries_the_papers_settings_first(path: Path) -> None:
     methods = ["unimodal", "ensemble", "joint", "joint_unimodal", "iprm", "aug"]
     built = searches(path, *methods)

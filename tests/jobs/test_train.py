@@ -9,9 +9,13 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
+from mmcore.config import RunConfig
+from mmcore.data.store import PreparedDataset
 from mmcore.reporting import read_rows
 from rayjobs.ledger import read_ledger
+from rayjobs.references import alone_accuracies
 from rayjobs.train import main
+from rayjobs.training import new_readings
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +74,11 @@ def test_another_configuration_is_not_resumed(data_dir: Path, tmp_path: Path) ->
         (["--config", "nowhere.yaml"], "--config nowhere.yaml: there is no such file"),
         (["--resume"], "to go on with; leave out --resume"),
         (["--gpus-per-worker", "2", "--workers", "3"], "asks for 3 workers"),
+        (["--missing", "0,half"], "--missing must be shares in [0, 1], as in 0,0.2,0.5, got 'half'"),
+        (["--missing", "0.2,1.2"], "a share of missing modalities must be in [0, 1], got 1.2"),
+        (["--noise", "image"], "--noise must be MODALITY=DEVIATION, as in image=0.2,audio=0.5, got 'image'"),
+        (["--noise", "imag=0.5"], "unknown modality 'imag': did you mean 'image'?"),
+        (["--reference", "nowhere"], "--reference nowhere: there is no finished run in it"),
     ],
 )
 def test_wrong_use_is_one_message_and_exit_code_2(
@@ -98,6 +107,71 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_step_and_terms(data_dir: Pa
     run_dir = tmp_path / "train-digits-aug" / "seed-0"
     assert all(row["train/total/loss"] == row["train/total/loss"] for row in read_rows(run_dir))
     assert not (run_dir / "result.json").exists()
+
+
+def test_conditions_and_contributions_are_tested_printed_and_each_reading_entered(
+    data_dir: Path, tmp_path: Path
+) -> None:
+    base = ["--method", "ensemble", "--max-epochs", "2", "--seeds", "2"]
+    asked = ["--missing", "0,0.5", "--noise", "image=1,audio=0.5", "--shapley"]
+    done = train(data_dir, tmp_path, *base, *asked)
+    assert done.exit_code == 0, done.output
+    assert max(map(len, done.stdout.split("protocol")[0].splitlines())) <= 80
+    for text in ("as stored", "missing 50 %", "noise image 1, audio 0.5", "none (most frequent class)"):
+        assert text in done.stdout
+    result = json.loads((tmp_path / "train-digits-ensemble" / "seed-0" / "result.json").read_text())
+    found = {name: metrics["fused/accuracy"] for name, metrics in result["conditions"].items()}
+    assert list(found) == ["as stored", "missing 50 %", "noise image 1, audio 0.5", "only image", "only audio"]
+    assert found["as stored"] == result["test"]["fused/accuracy"]
+    assert found["missing 50 %"] < found["as stored"]
+    shapley = result["shapley"]
+    assert shapley["all"] == found["as stored"]
+    assert 0.05 < shapley["none"] < 0.15  # one of ten classes
+    assert sum(shapley["contributions"].values()) == pytest.approx(shapley["all"] - shapley["none"], abs=1e-12)
+    expected = (found["only image"] - shapley["none"] + shapley["all"] - found["only audio"]) / 2
+    assert shapley["contributions"]["image"] == pytest.approx(expected)
+    read = [entry["condition"] for entry in read_ledger(tmp_path / "ledger.jsonl")]
+    assert read == 2 * list(found)
+    more = train(data_dir, tmp_path, *base, "--missing", "0.2,0.5", "--resume", "--json")
+    again = json.loads(more.stdout)["results"][0]
+    assert again["conditions"] == result["conditions"] | {"missing 20 %": again["conditions"]["missing 20 %"]}
+    read = [entry["condition"] for entry in read_ledger(tmp_path / "ledger.jsonl")]
+    assert read[10:] == ["missing 20 %"] * 2  # what was read before is not read again
+
+
+def test_a_reference_tells_what_a_modality_reaches_alone(data_dir: Path, tmp_path: Path) -> None:
+    train(data_dir, tmp_path, "--method", "ensemble", "--max-epochs", "1", "--seeds", "2")
+    prepared = PreparedDataset.open(data_dir / "digits")
+    folder = tmp_path / "train-digits-ensemble"
+    results = [json.loads((folder / f"seed-{seed}" / "result.json").read_text()) for seed in (0, 1)]
+    config = RunConfig.parse(results[0]["config"])
+    alone = alone_accuracies([folder], config, prepared)
+    for name in ("image", "audio"):
+        assert alone[name] == pytest.approx(sum(result["best"][f"val/{name}/accuracy"] for result in results) / 2)
+    assert alone.keys() == {"image", "audio"}
+    done = train(data_dir, tmp_path, "--method", "joint", "--max-epochs", "1", "--reference", str(folder), "--json")
+    assert done.exit_code == 0, done.output
+    refused = train(data_dir, tmp_path, "--max-epochs", "1", "--reference", str(tmp_path / "train-digits-joint"))
+    assert refused.exit_code == 2
+    assert "holds runs of joint; what a modality reaches alone is known from unimodal or ensemble" in refused.output
+    other = train(data_dir, tmp_path, "--max-epochs", "1", "--reference", str(folder), "--set", "protocol.seed=1")
+    assert "holds runs on other data or by another protocol" in other.output
+
+
+def test_what_is_read_in_the_numbers_is_said_once_and_kept(tmp_path: Path) -> None:
+    readings = [
+        {"kind": "dead", "modality": "audio", "since": 2, "text": "audio's encoder is dead"},
+        {"kind": "fallen", "modality": "image", "since": 3, "text": "image, 6 points"},
+        {"kind": "fallen", "modality": "image", "since": 3, "text": "image, 7 points"},
+    ]
+    lines = [{"epoch": 1}, {"epoch": 2, "readings": readings[:1]}, {"epoch": 3, "readings": readings[:2]}]
+    lines.append({"epoch": 4, "readings": [readings[0], readings[2]]})
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    told: set = set()
+    found = [(epoch, reading["text"]) for epoch, reading in new_readings(tmp_path, told)]
+    assert found == [(2, "audio's encoder is dead"), (3, "image, 6 points")]
+    assert new_readings(tmp_path, told) == []
+    assert read_rows(tmp_path) == [{"epoch": number} for number in (1, 2, 3, 4)]
 
 
 @pytest.mark.slow

@@ -17,10 +17,10 @@ from mmcore.errors import ConfigError
 from mmcore.methods import FUSED, EpochStats
 from mmcore.methods.aug import (
     AugConfig,
-    batch_score,
     literal_residual_factor,
     modalities_to_grow,
     residual_factor,
+    sample_scores,
     scaled_interval,
 )
 from mmcore.seeding import generator
@@ -160,17 +160,17 @@ def test_losses_and_gradients_are_equation_5(settings: dict[str, object]) -> Non
 
 
 @pytest.mark.parametrize("score", ["confidence", "entropy", "loss"])
-def test_batch_score(score: str) -> None:
+def test_sample_scores(score: str) -> None:
     logits, labels = 2 * randn(6, 4), torch.tensor([0, 1, 2, 3, 0, 1])
     expected = 0.0
     for row, label in zip(logits.tolist(), labels.tolist(), strict=True):
         p = softmax(row)
         value = {"confidence": p[label], "loss": -math.log(p[label]), "entropy": -sum(q * math.log(q) for q in p)}
         expected += value[score] / 6
-    found = batch_score(logits.requires_grad_(), labels, score)
-    assert found.item() == pytest.approx(expected, abs=1e-12)
+    found = sample_scores(logits.requires_grad_(), labels, score)
+    assert found.mean().item() == pytest.approx(expected, abs=1e-12)
     assert not found.requires_grad
-    assert batch_score(logits.bfloat16(), labels, score).dtype == torch.float32
+    assert sample_scores(logits.bfloat16(), labels, score).dtype == torch.float32
 
 
 GROWTH = {
@@ -431,8 +431,15 @@ def test_a_private_second_layer_is_of_one_modality() -> None:
 
 def test_fusion_weights() -> None:
     trainer = aug_trainer(2, (1, 2), fusion_weights={"quiet": 0.6, "loud": 0.4})
-    logits = trainer.method.predict(batches(trainer)[0])
+    batch = batches(trainer)[0]
+    logits = trainer.method.predict(batch)
     torch.testing.assert_close(logits[FUSED], 0.4 * logits["loud"] + 0.6 * logits["quiet"])
+    scaled = aug_trainer(2, (1, 2), fusion_weights={"quiet": 3.0, "loud": 2.0})  # relative: the same as 0.6 and 0.4
+    torch.testing.assert_close(scaled.method.predict(batch)[FUSED], trainer.method.predict(batch)[FUSED])
+    with pytest.raises(ConfigError, match=r"fusion_weights must not all be 0, got \{'loud': 0.0, 'quiet': 0.0\}"):
+        aug_trainer(2, fusion_weights={"loud": 0, "quiet": 0})
+    with pytest.raises(ConfigError, match=r"fusion_weights\.quiet must be"):
+        aug_trainer(2, fusion_weights={"loud": 1, "quiet": -1})
     with pytest.raises(ConfigError, match=r"fusion_weights must have a weight for each of loud, quiet, got \['loud'\]"):
         aug_trainer(2, fusion_weights={"loud": 1.0})
     with pytest.raises(ConfigError, match="loud, quiet, got"):

@@ -59,8 +59,9 @@ def test_an_ensemble_predicts_the_mean_of_the_logits_or_of_the_probabilities() -
 def test_mean_probabilities_is_a_logarithm_and_keeps_small_ones() -> None:
     logits = {name: torch.randn(4, 3, generator=generator(0, name)) for name in "ab"}
     expected = ((logits["a"].softmax(dim=1) + logits["b"].softmax(dim=1)) / 2).log()
-    torch.testing.assert_close(mean_probabilities(logits), expected)
-    certain = mean_probabilities({"a": torch.tensor([[0.0, 500.0]]), "b": torch.tensor([[0.0, 400.0]])})
+    torch.testing.assert_close(mean_probabilities(logits, Batch({}, torch.zeros(4))), expected)
+    sure = {"a": torch.tensor([[0.0, 500.0]]), "b": torch.tensor([[0.0, 400.0]])}
+    certain = mean_probabilities(sure, Batch({}, torch.zeros(1)))
     assert certain[0, 0].item() == pytest.approx(-400 - 0.693147, abs=1e-3)
 
 

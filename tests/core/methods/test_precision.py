@@ -10,6 +10,7 @@ import torch
 from synthetic import make_config, make_spec, make_trainer
 from torch import nn
 
+from mmcore.batch import Batch
 from mmcore.build import build_method, build_run_transforms, complete_config
 from mmcore.config import RunConfig
 from mmcore.data.loader import TensorLoader
@@ -22,6 +23,7 @@ from mmcore.precision import full_precision, guard_convolutions
 from mmcore.trainer import Trainer
 
 HALF = [torch.bfloat16, torch.float16]
+BATCH = Batch(inputs={}, labels=torch.zeros(4, dtype=torch.int64))
 LABELS = torch.tensor([0, 2, 1, 1])
 EPOCHS = 15
 POINTS = 0.02
@@ -32,7 +34,7 @@ def test_scores_and_probabilities_of_half_precision_logits_are_computed_in_float
     logits = (5 * torch.randn(4, 3, generator=torch.Generator().manual_seed(0))).to(dtype)
     exact = logits.double()
     for score in ("confidence", "entropy", "loss"):
-        found, expected = (aug.batch_score(values, LABELS, score) for values in (logits, exact))
+        found, expected = (aug.sample_scores(values, LABELS, score) for values in (logits, exact))
         assert found.dtype == torch.float32
         torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=1e-7)
     each = torch.stack([logits, logits.flip(0)], dim=1)
@@ -43,10 +45,10 @@ def test_scores_and_probabilities_of_half_precision_logits_are_computed_in_float
             aug.literal_residual_factor(each.double(), LABELS, 0.5),
         ),
         "attention": (feature_attention(each), feature_attention(each.double())),
-        "mean": (mean_logits({"a": logits, "b": logits.flip(0)}), mean_logits({"a": exact, "b": exact.flip(0)})),
+        "mean": tuple(mean_logits({"a": values, "b": values.flip(0)}, BATCH) for values in (logits, exact)),
         "probabilities": (
-            mean_probabilities({"a": logits, "b": logits.flip(0)}),
-            mean_probabilities({"a": exact, "b": exact.flip(0)}),
+            mean_probabilities({"a": logits, "b": logits.flip(0)}, BATCH),
+            mean_probabilities({"a": exact, "b": exact.flip(0)}, BATCH),
         ),
     }
     for name, (found, expected) in pairs.items():
@@ -63,7 +65,7 @@ def test_full_precision_leaves_the_others_as_they_are() -> None:
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_iprm_normalises_mixes_compares_and_averages_in_float32(precision: str, monkeypatch) -> None:
     seen: dict[str, set[torch.dtype]] = {}
-    for name in ("normalise", "slerp", "mean_divergence", "rebalanced_weight", "running_weight"):
+    for name in ("normalise", "great_circle", "point_on", "mean_divergence", "rebalanced_weight", "running_weight"):
         function = getattr(iprm, name)
 
         @functools.wraps(function)
@@ -80,7 +82,7 @@ def test_iprm_normalises_mixes_compares_and_averages_in_float32(precision: str, 
     trainer.train_step(next(iter(trainer.loader.train_batches(0))))
     evaluation = trainer.evaluate("val")
     assert {name: dtypes for name, dtypes in seen.items() if dtypes != {torch.float32}} == {}
-    assert len(seen) == 5
+    assert len(seen) == 6
     assert trainer.method.next_weight.dtype == torch.float32
     # Each head's logits have 8 (or 11) bits, their sum more: it was not rounded to them again.
     fused = evaluation.logits["fused"]
