@@ -46,7 +46,7 @@ def body(job: Any, reporter: Any) -> dict[str, Any]:
     row = row or {"epoch": max_epochs, "val/fused/accuracy": accuracy(job.config, max_epochs), "val/fused/loss": 0.0}
     if first > max_epochs:
         reporter.report(row)
-    return write_result(job, run_dir, row) if job.test and not rank_suffix() else {}
+    return {} if rank_suffix() else write_result(job, run_dir, row)
 
 
 def rank_suffix() -> str:
@@ -85,7 +85,7 @@ def write_result(job: Any, run_dir: Path, row: dict[str, float], right: float | 
         "epochs": int(row["epoch"]),
         "seconds": 1.0,
         "device_seconds": 1.0,
-        "test": test,
+        "test": test if getattr(job, "test", True) else None,
         "conditions": {},
         "shapley": None,
         "readings": [],

@@ -153,6 +153,30 @@ def test_data_that_changed_is_not_mixed_with_what_was_searched_before(tmp_path: 
 
 
 @pytest.mark.slow
+def test_a_cross_validated_grid_goes_on_after_its_driver_was_killed(tmp_path: Path) -> None:
+    """All trials of all folds are one list; what ended before the kill is not done again, what ran goes on."""
+    space = tmp_path / "grid.yaml"
+    space.write_text("{trials: 2, max_epochs: 3, space: {optimizer.lr: {choice: [0.01, 0.1]}}}")
+    arguments = ["--protocol", "cv", "--search", "grid", "--space", str(space), "--method", "iprm"]
+    arguments += ["--reference", "none", "--final-seeds", "1", "--cpus", "2", "--concurrent", "2"]
+    folder = tmp_path / "results/digits-cv-iprm"
+    runs = {(fold, trial): folder / f"digits-iprm/fold-{fold}/trial-00{trial}" for fold in range(5) for trial in (1, 2)}
+    plan = {"fold-2/trial-001": {"hold_at": 2}, "fold-2/trial-002": {"hold_at": 2}}
+    process = start_driver(tmp_path, *arguments, plan=plan)
+    wait_for(lambda: epochs_of(runs[2, 1]) == epochs_of(runs[2, 2]) == 1, process)
+    process.kill()
+    process.communicate(timeout=60)
+    done = run_driver(tmp_path, *arguments, "--resume", "--json")
+    assert done.returncode == 0, done.stderr
+    assert {key: len(starts_of(run)) for key, run in runs.items()} == {key: 1 + (key[0] == 2) for key in runs}
+    assert [start[1] for start in starts_of(runs[2, 1])] == [1, 2], "it started anew"
+    (row,) = json.loads(done.stdout)["rankings"][0]["rows"]
+    assert (row["trials"], row["failed"], len(row["folds"])) == (10, 0, 5)
+    assert {best["values"]["optimizer.lr"] for best in row["best_of_folds"]} == {0.01}  # the stand-in is best at 0.02
+    assert len(list(folder.glob("best-digits-iprm-fold-*.yaml"))) == 5
+
+
+@pytest.mark.slow
 def test_a_worker_group_reports_stops_and_is_ranked(tmp_path: Path) -> None:
     """Two workers hold both CPUs, so a trial process that held a part of one would wait for ever."""
     arguments = [*FAST, "--workers", "2", "--trials", "3", "--final-seeds", "1", "--max-epochs", "4"]
