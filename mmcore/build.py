@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -39,6 +39,23 @@ def complete_config(config: RunConfig) -> RunConfig:
     completed = RunConfig.parse(data)
     build_run_transforms(completed, source.spec())
     return completed
+
+
+def with_named_encoders(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a mapping for `RunConfig.parse` in which an encoder's section without a name is the data set's own one.
+
+    So `{"model": {"encoders": {"image": {"width": 8}}}}` changes one key and keeps the others.
+    """
+    given = get_path(values, "model.encoders")
+    if not isinstance(given, Mapping) or not given:
+        return dict(values)
+    dataset = values["dataset"]
+    source = DATASETS.get(dataset["name"])
+    defaults = source(parse_section(source.Config, dataset.get("options", {}), "dataset.options")).default_encoders()
+    encoders = {
+        name: section if "name" in section else {**defaults.get(name, {}), **section} for name, section in given.items()
+    }
+    return {**values, "model": {**values["model"], "encoders": encoders}}
 
 
 def build_method(config: RunConfig, spec: DatasetSpec, device: torch.device | str = "cpu") -> Method:

@@ -50,13 +50,13 @@ from rayjobs.cli import friendly_errors, parse_overrides, print_json
 @friendly_errors
 def main(**arguments: Any) -> None:
     """Train one configuration, once per seed, and test each model once."""
-    from mmcore.build import used_modalities
+    from mmcore.build import used_modalities, with_named_encoders
     from rayjobs.datasets import prepare_one
     from rayjobs.evaluations import Extra, parse_conditions
     from rayjobs.references import alone_accuracies
     from rayjobs.training import TrainRequest, base_config, open_folder, print_results, train_seeds
 
-    values = configuration(arguments)
+    values = with_named_encoders(configuration(arguments))
     extra = Extra(parse_conditions(arguments["missing"], arguments["noises"]), arguments["shapley"])
     RunConfig.parse(values)  # every problem at once, before any data is touched
     prepared = prepare_one(

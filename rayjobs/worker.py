@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -124,7 +125,8 @@ def _train(job: Job, config: RunConfig, prepared: PreparedDataset, reporter: Rep
     if distributed.rank() == 0:
         write_json(Path(job.run_dir) / CONFIG_FILE, config.to_dict())
     start = time.perf_counter()
-    trainer.fit()
+    with closing(trainer.loader):
+        trainer.fit()
     return _result(config, prepared, trainer, time.perf_counter() - start)
 
 
@@ -148,10 +150,11 @@ def _test(job: Job, config: RunConfig, prepared: PreparedDataset, result: dict[s
     epoch = trainer.load_selected()
     line = prepared.assign(config.protocol).line
     entry = Entry(Path(job.run_dir), config.fingerprint(), prepared.fingerprint, line, job.command)
-    if result["test"] is None:
-        entry.record(Condition().name)
-        result["test"] = {"epoch": epoch, **_predict(trainer, Path(job.run_dir))}
-    add_conditions(trainer, job.extra, result, entry)
+    with closing(trainer.loader):
+        if result["test"] is None:
+            entry.record(Condition().name)
+            result["test"] = {"epoch": epoch, **_predict(trainer, Path(job.run_dir))}
+        add_conditions(trainer, job.extra, result, entry)
 
 
 def _predict(trainer: Trainer, run_dir: Path) -> Row:

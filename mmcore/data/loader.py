@@ -71,6 +71,10 @@ class Loader(Protocol):
         """Returns what describes the samples of a split: the shares of all ranks, one after another."""
         ...
 
+    def close(self) -> None:
+        """Ends what runs ahead of the batches asked for; there are no more of them then."""
+        ...
+
 
 class TensorLoader:
     """Serves from tensors in memory, which may be shared or read-only: batches are copies.
@@ -144,6 +148,9 @@ class TensorLoader:
         for first in range(start, stop, self.eval_batch_size):
             batch = self._select(rows[first : min(first + self.eval_batch_size, stop)])
             yield batch.pin_memory() if self._pin_memory else batch
+
+    def close(self) -> None:
+        """Does nothing: nothing runs ahead."""
 
     def rows(self, split: str) -> Rows:
         """Returns what describes the samples of a split, in evaluation order over all ranks."""

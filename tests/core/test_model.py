@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from mmcore.batch import Batch
+from mmcore.build import complete_config, with_named_encoders
+from mmcore.config import RunConfig
 from mmcore.data.spec import DatasetSpec, Modality
 from mmcore.encoders import ENCODERS
 from mmcore.errors import ConfigError, UsageError
@@ -148,3 +150,14 @@ def test_modalities_must_be_the_data_sets() -> None:
         build_model(SPEC, _sections(8, 8, 8), equal_features=False, modalities=["sound"])
     with pytest.raises(UsageError, match=r"^no encoder for audio, pen; name one in model.encoders.audio$"):
         build_model(SPEC, {"image": {"name": "small_conv"}}, equal_features=False)
+
+
+def test_an_encoders_section_without_a_name_changes_keys_of_the_data_sets_own() -> None:
+    plain = {"dataset": {"name": "digits"}, "method": {"name": "joint"}}
+    values = {**plain, "model": {"encoders": {"image": {"width": 8}}}}
+    config = complete_config(RunConfig.parse(with_named_encoders(values)))
+    default = complete_config(RunConfig.parse(plain))
+    assert config.model.encoders["image"] == {**default.model.encoders["image"], "width": 8}
+    assert config.model.encoders["audio"] == default.model.encoders["audio"]
+    named = {**values, "model": {"encoders": {"image": {"name": "resnet18"}}}}
+    assert with_named_encoders(named) == named
