@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from mmcore.config import parse_section
 from mmcore.data import DATASETS
+from mmcore.data.raw import RawSource
 from mmcore.data.store import PreparedDataset, prepare, prepared_dir
 from mmcore.errors import ConfigError, UsageError
 from rayjobs.prepare import progress_bar
@@ -46,6 +48,8 @@ def prepare_one(name: str, options: dict[str, Any], raw_dir: Path | None, data_d
         DataError: What is there is damaged.
     """
     check_available(name, options, raw_dir, data_dir)
+    if options.get("demo") and raw_dir is None:
+        raw_dir = demo_files(name, data_dir)
     if DATASETS.get(name).needs_raw and raw_dir is None:
         return PreparedDataset.open(prepared_dir(data_dir, name, options))
     with progress_bar(f"preparing {name}") as progress:
@@ -55,11 +59,31 @@ def prepare_one(name: str, options: dict[str, Any], raw_dir: Path | None, data_d
 def check_available(name: str, options: dict[str, Any], raw_dir: Path | None, data_dir: Path) -> None:
     """Raises a UsageError if a data set is not prepared and cannot be: it needs raw files, and none were given."""
     directory = prepared_dir(data_dir, name, options)
+    if options.get("demo"):
+        return
     if DATASETS.get(name).needs_raw and raw_dir is None and not directory.is_dir():
         raise UsageError(
             f"{name} is not prepared ({directory} is not there) and needs its raw files: pass --raw-dir DIR here, "
             f"or run python -m rayjobs.prepare --dataset {name} --raw-dir DIR. {DATASETS.get(name).raw_help}"
         )
+
+
+def check_demo(name: str) -> None:
+    """Raises a UsageError if a data set cannot write raw files of its own."""
+    if "demo" not in DATASETS.get(name).Config.model_fields:
+        others = [known for known in DATASETS.names() if "demo" in DATASETS.get(known).Config.model_fields]
+        raise UsageError(f"--demo: {name} writes no raw files of its own; {', '.join(others)} do")
+
+
+def demo_files(name: str, data_dir: Path) -> Path:
+    """Returns the folder of a data set's own small raw files, written now unless they are there."""
+    source = cast(type[RawSource], DATASETS.get(name))
+    folder = data_dir / "demo-raw" / f"{name}-{source.version}"
+    if not folder.is_dir():
+        partial = folder.with_name(f".{folder.name}.{os.getpid()}")
+        source(cast(Any, source.Config)(demo=True)).write_demo(partial)
+        partial.rename(folder)
+    return folder
 
 
 def source_modalities(request: Request, dataset: str) -> tuple[str, ...]:

@@ -61,9 +61,11 @@ def plan_searches(request: Request, dataset: str, folder_name: str, modalities: 
         raise UsageError(
             "--protocol cv: a comparison over all folds is not there yet; search one by --set protocol.fold=0"
         )
-    space = load_space(space_file(dataset, Path(request.space) if request.space else None))
+    own_options = options_of(request, dataset)
+    given = Path(request.space) if request.space else None
+    space = load_space(space_file(dataset, given, demo=bool(own_options.get("demo"))))
     options = SearchOptions(request.seed, request.protocol, request.values, request.trials, request.max_epochs)
-    section = {"name": dataset, "options": options_of(request, dataset)}
+    section = {"name": dataset, "options": own_options}
     searches = build_searches(space, section, folder_name, modalities, request.methods, options)
     if request.reference and request.reference not in {search.label for search in searches}:
         rows = ", ".join(search.label for search in searches if search.config.method["name"] == request.reference)

@@ -19,6 +19,7 @@ from rayjobs.cli import friendly_errors, parse_overrides, print_json
 @click.option("--method", "methods", multiple=True, help="A method; repeatable.  [default: iprm, aug]")
 @click.option("--reference", default="ensemble", show_default=True, help="What they are compared with, or 'none'.")
 @click.option("--option", "options", multiple=True, metavar="KEY=VALUE", help="An option of the data set; repeatable.")
+@click.option("--demo", is_flag=True, help="Small raw files the data set writes itself, and tiny encoders.")
 @click.option("--protocol", default="default", show_default=True, help="How samples are split: group, holdout or cv.")
 @click.option("--trials", type=click.IntRange(1), help="Trials of each method.  [default: the space's]")
 @click.option(
@@ -94,11 +95,19 @@ def _request(flags: dict[str, Any]) -> Any:
     protocol = {} if flags["protocol"] == "default" else {"name": flags["protocol"]}
     for path in [path for path in values if path.startswith("protocol.")]:
         protocol[path.removeprefix("protocol.")] = values.pop(path)
+    options = parse_overrides(flags["options"])
+    datasets = tuple(dict.fromkeys(flags["datasets"] or ("digits",)))
+    if flags["demo"]:
+        from rayjobs.datasets import check_demo
+
+        for dataset in datasets:
+            check_demo(dataset)
+        options["demo"] = True
     request = Request(
-        datasets=tuple(dict.fromkeys(flags["datasets"] or ("digits",))),
+        datasets=datasets,
         methods=tuple(dict.fromkeys([*methods, *([reference] if reference else [])])),
         reference=reference,
-        options=parse_overrides(flags["options"]),
+        options=options,
         protocol=protocol,
         values=values,
         space=_text(flags["space"]),
