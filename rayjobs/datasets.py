@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, cast
 from mmcore.config import parse_section
 from mmcore.data import DATASETS
 from mmcore.data.raw import RawSource
-from mmcore.data.store import PreparedDataset, prepare, prepared_dir
+from mmcore.data.store import HowToPrepare, PreparedDataset, prepare, prepared_dir
 from mmcore.errors import ConfigError, UsageError
+from rayjobs.parts import RayParts
 from rayjobs.prepare import progress_bar
 from rayjobs.worker import DataHandle
 
@@ -53,7 +54,7 @@ def prepare_one(name: str, options: dict[str, Any], raw_dir: Path | None, data_d
     if DATASETS.get(name).needs_raw and raw_dir is None:
         return PreparedDataset.open(prepared_dir(data_dir, name, options))
     with progress_bar(f"preparing {name}") as progress:
-        return prepare(name, options, raw_dir, data_dir, progress)
+        return prepare(name, options, raw_dir, data_dir, progress, HowToPrepare(run=RayParts()))
 
 
 def check_available(name: str, options: dict[str, Any], raw_dir: Path | None, data_dir: Path) -> None:

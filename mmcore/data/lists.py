@@ -72,3 +72,32 @@ def one_of(found: Sequence[Path], what: str, help_text: str) -> Path:
     if len(found) > 1:
         raise UsageError(f"{what} is there {len(found)} times ({', '.join(map(str, found[:3]))}); keep one")
     return found[0]
+
+
+def read_records(
+    path: Path, columns: Sequence[str], separator: str | None = ","
+) -> Iterator[tuple[Row, list[str] | str]]:
+    """Yields each row of a table with its fields in the order of `columns`, or with the reason why it has none.
+
+    A first row that holds at least two of the columns' names is a header, and fields are then found by name.
+
+    Args:
+        path: The table.
+        columns: What its columns are called.
+        separator: Between fields; None: any white space.
+    """
+    order: list[int] | None = None
+    for number, row in enumerate(read_rows(path)):
+        if row.text is None:
+            yield row, "the line is not UTF-8"
+            continue
+        fields = split_csv(row.text) if separator == "," else row.text.strip().split(separator)
+        header = [field.lower() for field in fields]
+        if number == 0 and len(set(header) & set(columns)) >= min(2, len(columns)):
+            order = [header.index(name) for name in columns if name in header]
+            if len(order) < len(columns):
+                raise UsageError(f"{path}: the header must name {', '.join(columns)}, got {row.text!r}")
+        elif len(fields) < len(columns):
+            yield row, f"{len(fields)} fields, not {len(columns)}"
+        else:
+            yield row, [fields[place] for place in order] if order else fields[: len(columns)]

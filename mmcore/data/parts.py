@@ -61,9 +61,10 @@ class PartWriter:
     def __call__(self, part: Part) -> dict[str, Any]:
         """Writes one part, or finds it written; returns its report as plain values.
 
-        The report holds "path", "split", "num_rows", "class_counts", "num_bytes", "sha256" and "problems"
-        (damaged samples, which are left out, and cropped ones, which are in). Other errors, a full disk among
-        them, come back as "error", so that they are one message wherever the part was written.
+        The report holds "path", "split", "num_rows", "class_counts", "num_bytes", "sha256", "lengths" (modality ->
+        sample -> valid length) and "problems": damaged samples, which are left out, and noted ones, which are in.
+        Other errors, a full disk among them, come back as "error", so that they are one message wherever the part
+        was written.
         """
         try:
             return self._stored(part) or self._written(part)
@@ -82,8 +83,9 @@ class PartWriter:
 
     def _written(self, part: Part) -> dict[str, Any]:
         problems: list[Problem] = []
+        lengths: dict[str, dict[str, int]] = {m.name: {} for m in self.spec.modalities if m.variable_length}
         counts = np.zeros(self.spec.num_classes, dtype=np.int64)
-        samples = self._decoded(part, problems, counts)
+        samples = self._decoded(part, problems, lengths, counts)
         report = {"path": part.path, "split": part.split, "num_bytes": 0, "sha256": ""}
         if self.directory is None:
             for _ in samples:
@@ -91,12 +93,14 @@ class PartWriter:
         else:
             report |= _write_file(self.directory / part.path, samples, self.spec)
         report |= {"num_rows": int(counts.sum()), "class_counts": counts.tolist()}
-        report["problems"] = [asdict(problem) for problem in problems]
+        report |= {"problems": [asdict(problem) for problem in problems], "lengths": lengths}
         if self.directory is not None:
             _replace_synced(_report_path(self.directory, part), json.dumps(report).encode())
         return report
 
-    def _decoded(self, part: Part, problems: list[Problem], counts: np.ndarray) -> Iterator[Sample]:
+    def _decoded(
+        self, part: Part, problems: list[Problem], lengths: dict[str, dict[str, int]], counts: np.ndarray
+    ) -> Iterator[Sample]:
         for entry in part.entries:
             try:
                 sample, notes = self.source.decode(entry, self.folder)
@@ -105,6 +109,8 @@ class PartWriter:
                 continue
             problems += notes
             counts[sample.label] += 1
+            for name, length in sample.lengths.items():
+                lengths[name][sample.sample_id] = length
             yield sample
 
 
@@ -183,7 +189,7 @@ def finish(
     }
     files = [{key: report[key] for key in ("path", "split", "num_rows", "num_bytes", "sha256")} for report in written]
     source.skipped = [(problem.sample_id, f"{problem.kind}: {problem.reason}") for problem in problems]
-    metadata = describe(source, spec, source.rules(index.entries), fingerprint, counts, files)
+    metadata = describe(source, spec, source.rules(index), fingerprint, counts, files)
     write_synced(directory / METADATA_FILE, json.dumps(metadata, indent=1).encode())
 
 

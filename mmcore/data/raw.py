@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -24,10 +24,10 @@ from mmcore.data.spec import SPLITS, DatasetSource, DatasetSpec, Sample, SplitRu
 from mmcore.data.writer import FORMAT_VERSION, sha256
 from mmcore.errors import DataError, UsageError
 
-FILTERED, DUPLICATE, CROPPED = "filtered", "duplicate", "cropped"
-"""Left out (or cropped) by a stated rule; every other kind of problem is a fault of the raw files."""
+FILTERED, DUPLICATE, NOTED = "filtered", "duplicate", "noted"
+"""Left out by a stated rule, or in but cropped or short; every other kind is a fault of the raw files."""
 MISSING, DAMAGED, BAD_ROW, CONFLICT = "missing", "damaged", "bad row", "conflict"
-BY_RULE = frozenset({FILTERED, DUPLICATE, CROPPED})
+BY_RULE = frozenset({FILTERED, DUPLICATE, NOTED})
 NUM_SHOWN = 5
 
 
@@ -87,6 +87,7 @@ class Index:
     Attributes:
         layout: Which variant of the lists was recognised, for people.
         lists: The files read.
+        published: Whether the splits are the publishers' own; else a seeded hash draws them.
         entries: Samples, one per id.
         problems: What was left out.
         num_rows: Split -> rows in the lists, the ones left out too.
@@ -94,6 +95,7 @@ class Index:
 
     layout: str
     lists: Sequence[Path]
+    published: bool = True
     entries: list[Entry] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     num_rows: Counter[str] = field(default_factory=Counter)
@@ -164,14 +166,20 @@ class RawSource(DatasetSource):
         return DatasetSpec(self.name, self.classes, tuple(medium.stored(folder) for medium in self.media()))
 
     def index(self, folder: RawFolder) -> Index:
-        """Returns the index in its final order, without the samples whose files are missing.
-
-        The order is a hash of the ids, so that classes are mixed and no file system's order matters.
+        """Returns the index, completed.
 
         Raises:
             UsageError: As `read_index`.
         """
         index = self.read_index(folder)
+        self.complete(index, folder)
+        return index
+
+    def complete(self, index: Index, folder: RawFolder) -> None:
+        """Leaves out the samples whose files are missing, and puts the others in their final order.
+
+        The order is a hash of the ids, so that classes are mixed and no file system's order matters.
+        """
         media = {medium.modality.name: medium for medium in self.media()}
         complete = []
         for entry in index.entries:
@@ -181,7 +189,6 @@ class RawSource(DatasetSource):
             else:
                 complete.append(entry)
         index.entries = sorted(complete, key=lambda entry: hashlib.sha256(entry.sample_id.encode()).digest())
-        return index
 
     def samples(self, raw_dir: Path | None) -> Iterator[tuple[str, Sample]]:
         """Yields (published split, sample), decoded; `rayjobs.prepare` decodes in parts instead."""
@@ -212,13 +219,14 @@ class RawSource(DatasetSource):
             if decoded.length is not None:
                 sample.lengths[modality.name] = decoded.length
             if decoded.note:
-                notes.append(Problem(entry.sample_id, CROPPED, f"{modality.name} {decoded.note}"))
+                notes.append(Problem(entry.sample_id, NOTED, f"{modality.name} {decoded.note}"))
         return sample, notes
 
-    def rules(self, entries: Sequence[Entry]) -> SplitRules:
+    def rules(self, index: Index) -> SplitRules:
         """Returns the split rules; `group` is the default where a group lies on both sides of the published split."""
-        leaks = bool(shared_groups(entries))
-        return replace(self.split_rules, default_protocol="group" if leaks else "holdout")
+        leaks = bool(shared_groups(index.entries))
+        default: Literal["group", "holdout"] = "group" if leaks else "holdout"
+        return replace(self.split_rules, default_protocol=default, published=index.published)
 
 
 def shared_groups(entries: Sequence[Entry]) -> dict[str, list[str]]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from mmcore.config import Section
 from mmcore.data.spec import Modality
 from mmcore.encoders.base import ENCODERS, ImageEncoder, input_channels
+from mmcore.encoders.resnet18 import without_last_stages
 from mmcore.encoders.weights import RANDOM, load_all, torchvision_state
 from mmcore.errors import UsageError
 
@@ -27,20 +28,19 @@ class ResNet50Config(Section):
         default=RANDOM, description="random, a name of torchvision's (IMAGENET1K_V1; downloaded once), or a file"
     )
     size: Literal["50", "tiny"] = Field(
-        default="50", description="tiny: one block a stage, an eighth as wide inside; for demos, random only"
+        default="50", description="tiny: two stages of one block, an eighth as wide inside; for demos, random only"
     )
 
 
 @ENCODERS.register("resnet50")
 class ResNet50(ImageEncoder):
-    """ResNet50 up to its global average pooling: D = 2048 features, all at least 0; any number of channels.
+    """ResNet50 up to its global average pooling: D = 2048 (tiny: 512) features, all at least 0; any channels.
 
     Pretrained weights on other than three channels: the first convolution is the mean of its kernels over colour,
     for each channel, times 3 / channels, so that a grey picture gives what it gave.
     """
 
     Config = ResNet50Config
-    num_features = 2048
 
     def __init__(self, config: ResNet50Config, modality: Modality):
         from torchvision.models.resnet import Bottleneck, ResNet
@@ -48,6 +48,10 @@ class ResNet50(ImageEncoder):
         super().__init__(config, modality)
         network = ResNet(Bottleneck, **SIZES[config.size])
         network.fc = nn.Identity()
+        self.num_features = 2048
+        if config.size == "tiny":
+            without_last_stages(network)
+            self.num_features = 512
         if config.weights != RANDOM:
             if config.size != "50":
                 raise UsageError(f"size '{config.size}' is for random weights alone, got weights '{config.weights}'")
@@ -58,7 +62,7 @@ class ResNet50(ImageEncoder):
         self.network = network.to(memory_format=torch.channels_last)
 
     def encode_images(self, x: Tensor) -> Tensor:
-        """Returns features (N, 2048) of pictures (N, C, H, W)."""
+        """Returns features (N, D) of pictures (N, C, H, W)."""
         return self.network(x)
 
 

@@ -9,7 +9,7 @@ import soundfile
 from PIL import Image
 from raw_files import save_picture, save_text, save_vocab, save_wave
 
-from mmcore.data.media import AudioFile, ImageFile, ImageFrames, RawFolder, Text, read_audio, read_image
+from mmcore.data.media import AudioFile, Frames, ImageFile, RawFolder, Text, read_audio, read_image
 from mmcore.data.media.text import tokenizer
 from mmcore.errors import DataError, UsageError
 
@@ -84,15 +84,15 @@ class TestImage:
 
     def test_frames_are_padded_and_counted(self, tmp_path: Path) -> None:
         names = [save_picture(tmp_path / f"{n}.png", 40 * n).name for n in (1, 2)]
-        decoded = ImageFrames("video", 3, 4).read(RawFolder(tmp_path), names)
+        decoded = Frames("video", 3, 4).read(RawFolder(tmp_path), names)
         assert decoded.array.shape == (3, 3, 4, 4)
         assert decoded.array[:, 0, 0, 0].tolist() == [40, 80, 0]
         assert decoded.length == 2
-        assert ImageFrames("video", 1, 4).read(RawFolder(tmp_path), names).length == 1
+        assert Frames("video", 1, 4).read(RawFolder(tmp_path), names).length == 1
 
     def test_files_of_a_sample(self) -> None:
         assert list(ImageFile("image", 4).files("a.jpg")) == ["a.jpg"]
-        assert list(ImageFrames("video", 2, 4).files(["a.jpg", "b.jpg"])) == ["a.jpg", "b.jpg"]
+        assert list(Frames("video", 2, 4).files(["a.jpg", "b.jpg"])) == ["a.jpg", "b.jpg"]
 
 
 class TestAudio:

@@ -158,9 +158,9 @@ class TestTwitter15:
     def test_a_picture_on_both_sides_makes_group_the_default(self, raw: Path) -> None:
         source = Twitter15(Twitter15Config())
         index = source.index(RawFolder(raw))
-        assert source.rules(index.entries).default_protocol == "group"
-        disjoint = [entry for entry in index.entries if entry.split != "test"]
-        assert source.rules(disjoint).default_protocol == "holdout"
+        assert source.rules(index).default_protocol == "group"
+        index.entries = [entry for entry in index.entries if entry.split != "test"]
+        assert source.rules(index).default_protocol == "holdout"
 
     @pytest.mark.parametrize(
         ("target", "text"), [("filled", "Rome won  today"), ("marked", "Rome won  today [SEP] Rome")]

@@ -1,4 +1,4 @@
-"""Sound: soundfile decodes, soxr resamples.
+"""Sound: soundfile decodes, soxr resamples; the sound of clips is PyAV's.
 
 Shape legend: T samples of a waveform.
 """
@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from mmcore.data.media.base import Decoded, Medium, RawFolder, padded
+from mmcore.data.media.video import CLIP_SUFFIXES, read_sound_track
 from mmcore.data.spec import Modality
 from mmcore.errors import DataError
 
 
 class AudioFile(Medium):
-    """A sound file as a mono waveform (T,) int16 of fixed size, with its length. The value is the file's path.
+    """A sound file, or a clip's sound, as a mono waveform (T,) int16 with its length. The value is the file's path.
 
     Args:
         name: Of the modality.
@@ -32,7 +33,9 @@ class AudioFile(Medium):
     def read(self, folder: RawFolder, value: str) -> Decoded:
         """Decodes one file."""
         rate_hz = self.modality.sample_rate_hz or 0
-        wave = read_audio(folder.path(value), rate_hz)
+        path = folder.path(value)
+        is_clip = path.suffix.lower() in CLIP_SUFFIXES
+        wave = read_sound_track(path, rate_hz) if is_clip else read_audio(path, rate_hz)
         note = None
         if len(wave) > self._num_samples:
             note = f"cropped to the first {self._num_samples / rate_hz:g} s of {len(wave) / rate_hz:.2f} s"

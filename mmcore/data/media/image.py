@@ -1,16 +1,15 @@
-"""Pictures, by Pillow, and frames that lie as pictures in a folder.
+"""Pictures, by Pillow.
 
-Shape legend: T frames, C = 3 channels, H and W of the stored picture.
+Shape legend: C = 3 channels, H and W of the stored picture.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from mmcore.data.media.base import Decoded, Medium, RawFolder, padded
+from mmcore.data.media.base import Decoded, Medium, RawFolder
 from mmcore.data.spec import Modality
 from mmcore.errors import DataError
 
@@ -35,30 +34,6 @@ class ImageFile(Medium):
     def read(self, folder: RawFolder, value: str) -> Decoded:
         """Decodes one file."""
         return Decoded(read_image(folder.path(value), self._size))
-
-
-class ImageFrames(Medium):
-    """Picture files as frames (T, 3, size, size) uint8; a sample may have fewer. The value is a sequence of paths.
-
-    Args:
-        name: Of the modality.
-        num_frames: T.
-        size: Height and width, pixels.
-    """
-
-    def __init__(self, name: str, num_frames: int, size: int):
-        self._num_frames = num_frames
-        self._size = size
-        self.modality = Modality(name, "image", (num_frames, 3, size, size), "uint8", variable_length=True)
-
-    def files(self, value: Sequence[str]) -> Iterator[str]:
-        """Yields the frames' files."""
-        yield from value
-
-    def read(self, folder: RawFolder, value: Sequence[str]) -> Decoded:
-        """Decodes a sample's frames."""
-        frames = [read_image(folder.path(path), self._size) for path in value[: self._num_frames]]
-        return Decoded(padded(np.stack(frames), self._num_frames), len(frames))
 
 
 def read_image(path: Path, size: int) -> np.ndarray:
