@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from mmcore.config import parse_section
-from mmcore.data import DATASETS
+from mmcore.data import DATASETS, manifest
 from mmcore.data.raw import RawSource
 from mmcore.data.store import HowToPrepare, PreparedDataset, prepare, prepared_dir
 from mmcore.errors import ConfigError, UsageError
@@ -49,8 +49,8 @@ def prepare_one(name: str, options: dict[str, Any], raw_dir: Path | None, data_d
         DataError: What is there is damaged.
     """
     check_available(name, options, raw_dir, data_dir)
-    if options.get("demo") and raw_dir is None:
-        raw_dir = demo_files(name, data_dir)
+    if raw_dir is None:
+        raw_dir = own_raw_dir(name, options, data_dir)
     if DATASETS.get(name).needs_raw and raw_dir is None:
         return PreparedDataset.open(prepared_dir(data_dir, name, options))
     with progress_bar(f"preparing {name}") as progress:
@@ -60,13 +60,31 @@ def prepare_one(name: str, options: dict[str, Any], raw_dir: Path | None, data_d
 def check_available(name: str, options: dict[str, Any], raw_dir: Path | None, data_dir: Path) -> None:
     """Raises a UsageError if a data set is not prepared and cannot be: it needs raw files, and none were given."""
     directory = prepared_dir(data_dir, name, options)
-    if options.get("demo"):
+    if options.get("demo") or name == manifest.SOURCE_NAME:
         return
     if DATASETS.get(name).needs_raw and raw_dir is None and not directory.is_dir():
         raise UsageError(
             f"{name} is not prepared ({directory} is not there) and needs its raw files: pass --raw-dir DIR here, "
             f"or run python -m rayjobs.prepare --dataset {name} --raw-dir DIR. {DATASETS.get(name).raw_help}"
         )
+
+
+def resolve_dataset(given: str) -> tuple[str, dict[str, Any]]:
+    """Returns the name and the options of a data set: a registered one, or one described in a YAML file.
+
+    Raises:
+        UsageError: The file is missing, or wrong.
+    """
+    if Path(given).suffix.lower() not in {".yaml", ".yml"}:
+        return given, {}
+    return manifest.SOURCE_NAME, manifest.read_description(Path(given))
+
+
+def own_raw_dir(name: str, options: dict[str, Any], data_dir: Path) -> Path | None:
+    """Returns where the raw files of a demo, or of the user's own data set, lie; None for the others."""
+    if name == manifest.SOURCE_NAME:
+        return Path(options["root"])
+    return demo_files(name, data_dir) if options.get("demo") else None
 
 
 def check_demo(name: str) -> None:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--dataset", required=True, help="Name of the data set, for example digits or avdigits.")
+@click.option("--dataset", required=True, help="Its name, for example avdigits, or FILE.yaml.")
 @click.option("--raw-dir", type=click.Path(path_type=Path), help="Its raw files; not needed where there are none.")
 @click.option("--split-dir", type=click.Path(path_type=Path), help="Its public lists, where they are elsewhere.")
 @click.option("--vocab", type=click.Path(path_type=Path), help="WordPiece vocabulary.  [default: RAW/vocab.txt]")
@@ -45,14 +45,15 @@ if TYPE_CHECKING:
 @friendly_errors
 def main(**flags: Any) -> None:
     """Prepare a data set: read its raw files once, and store what training needs."""
-    from rayjobs.datasets import check_demo, demo_files
+    from rayjobs.datasets import check_demo, own_raw_dir, resolve_dataset
     from rayjobs.parts import RayParts
 
-    dataset, raw_dir, values = flags["dataset"], flags["raw_dir"], parse_overrides(flags["options"])
+    dataset, values = resolve_dataset(flags["dataset"])
+    values |= parse_overrides(flags["options"])
     if flags["demo"]:
         check_demo(dataset)
         values["demo"] = True
-        raw_dir = raw_dir or demo_files(dataset, flags["data_dir"])
+    raw_dir = flags["raw_dir"] or own_raw_dir(dataset, values, flags["data_dir"])
     run = RayParts(flags["address"], flags["cpus"])
     if flags["check"]:
         _check(dataset, values, raw_dir, flags, run)

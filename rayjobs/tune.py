@@ -15,7 +15,7 @@ from rayjobs.cli import friendly_errors, parse_overrides, print_json
 
 
 @click.command()
-@click.option("--dataset", "datasets", multiple=True, help="A data set; repeatable.  [default: digits]")
+@click.option("--dataset", "datasets", multiple=True, help="A data set, or FILE.yaml; repeatable.  [default: digits]")
 @click.option("--method", "methods", multiple=True, help="A method; repeatable.  [default: iprm, aug]")
 @click.option("--reference", default="ensemble", show_default=True, help="What they are compared with, or 'none'.")
 @click.option("--option", "options", multiple=True, metavar="KEY=VALUE", help="An option of the data set; repeatable.")
@@ -87,6 +87,7 @@ def main(**flags: Any) -> None:
 
 def _request(flags: dict[str, Any]) -> Any:
     """Returns the checked request of a command line."""
+    from rayjobs.datasets import check_demo, resolve_dataset
     from rayjobs.request import Request
 
     reference = None if flags["reference"] == "none" else flags["reference"]
@@ -96,10 +97,12 @@ def _request(flags: dict[str, Any]) -> Any:
     for path in [path for path in values if path.startswith("protocol.")]:
         protocol[path.removeprefix("protocol.")] = values.pop(path)
     options = parse_overrides(flags["options"])
-    datasets = tuple(dict.fromkeys(flags["datasets"] or ("digits",)))
+    described = [resolve_dataset(given) for given in dict.fromkeys(flags["datasets"] or ("digits",))]
+    datasets = tuple(name for name, _ in described)
+    if len(datasets) > 1 and any(values for _, values in described):
+        raise UsageError("--dataset FILE.yaml: tune one data set of your own at a time")
+    options = {**described[0][1], **options}
     if flags["demo"]:
-        from rayjobs.datasets import check_demo
-
         for dataset in datasets:
             check_demo(dataset)
         options["demo"] = True

@@ -67,7 +67,7 @@ def examine(
             }
             for split in SPLITS
         },
-        "expected": {} if source.options.demo else {name: dict(counts) for name, counts in source.expected.items()},
+        "expected": {} if source.constructed else {name: dict(counts) for name, counts in source.expected.items()},
         "matches": _matches(source, usable),
         "labels": _labels(source, listed),
         "groups": {split: len({e.group for e in listed if e.split == split and e.group}) for split in SPLITS},

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import BaseModel, Field
 
 from mmcore.config import Section
 from mmcore.data.media import Decoded, Medium, RawFolder
@@ -132,14 +132,13 @@ class RawSource(DatasetSource):
         expected: Variant of the lists -> split -> samples after the filters, as published.
     """
 
-    name: ClassVar[str]
+    name: str
     classes: tuple[str, ...]
     expected: ClassVar[Mapping[str, Mapping[str, int]]] = {}
-    options: RawConfig
 
-    def __init__(self, options: RawConfig):
+    def __init__(self, options: BaseModel):
         super().__init__(options)
-        self.constructed = options.demo
+        self.constructed = isinstance(options, RawConfig) and options.demo
 
     @abstractmethod
     def media(self) -> Sequence[Medium]:
@@ -216,7 +215,7 @@ class RawSource(DatasetSource):
             else:
                 decoded = medium.read(folder, value)
             sample.arrays[modality.name] = decoded.array
-            if decoded.length is not None:
+            if modality.variable_length and decoded.length is not None:
                 sample.lengths[modality.name] = decoded.length
             if decoded.note:
                 notes.append(Problem(entry.sample_id, NOTED, f"{modality.name} {decoded.note}"))

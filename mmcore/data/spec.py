@@ -148,6 +148,14 @@ class DatasetSource(ABC):
         self.options = options
         self.skipped: list[tuple[str, str]] = []
 
+    @classmethod
+    def folder_name(cls, name: str, options: BaseModel) -> str:
+        """Returns the folder of the data set under these options; options at their defaults do not show."""
+        defaults = cls.Config().model_dump(mode="json")
+        values = options.model_dump(mode="json").items()
+        changed = {key: value for key, value in values if value != defaults[key]}
+        return name + "".join(f"+{k}" if v is True else f"+{k}={v}" for k, v in sorted(changed.items()))
+
     def skip(self, sample_id: str, reason: str) -> None:
         """Records a sample that was left out, or what was left out of one; kept in the prepared data set."""
         self.skipped.append((sample_id, reason))

@@ -183,11 +183,8 @@ def prepared_dir(data_dir: Path | str, name: str, options: BaseModel | Mapping[s
 
     Options at their defaults do not show, so that the plain name is the default data set.
     """
-    model = _options_model(name, options)
-    defaults = type(model)().model_dump(mode="json")
-    changed = {key: value for key, value in model.model_dump(mode="json").items() if value != defaults[key]}
-    suffix = "".join(f"+{key}" if value is True else f"+{key}={value}" for key, value in sorted(changed.items()))
-    return Path(data_dir) / (name + re.sub(r"[^A-Za-z0-9._=+-]", "_", suffix))
+    folder = DATASETS.get(name).folder_name(name, _options_model(name, options))
+    return Path(data_dir) / re.sub(r"[^A-Za-z0-9._=+-]", "_", folder)
 
 
 def prepare(

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from mmcore.data.raw import RawSource
+from mmcore.data.raw import RawConfig
 from mmcore.data.spec import DATASETS
 
 ROOT = Path(__file__).parents[2]
-DEMOS = [name for name in DATASETS.names() if issubclass(DATASETS.get(name), RawSource)]
+DEMOS = [name for name in DATASETS.names() if issubclass(DATASETS.get(name).Config, RawConfig)]
 SMALL = ["--trials", "2", "--max-epochs", "2", "--final-seeds", "1", "--cpus", "2"]
 
 

@@ -3,10 +3,11 @@
 from mmcore.data.media.audio import AudioFile, read_audio
 from mmcore.data.media.base import Decoded, Medium, RawFolder
 from mmcore.data.media.image import ImageFile, read_image
+from mmcore.data.media.numbers import Cells, Series
 from mmcore.data.media.text import Text
 from mmcore.data.media.video import Frames, read_seconds, read_sound_track
 
 __all__ = [
-    "AudioFile", "Decoded", "Frames", "ImageFile", "Medium", "RawFolder", "Text", "read_audio", "read_image",
-    "read_seconds", "read_sound_track",
+    "AudioFile", "Cells", "Decoded", "Frames", "ImageFile", "Medium", "RawFolder", "Series", "Text", "read_audio",
+    "read_image", "read_seconds", "read_sound_track",
 ]  # fmt: skip
