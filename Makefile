@@ -5,7 +5,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-all test-slow lint types install clean
+DEMOS := cremad kinetics_sounds sarcasm twitter15 vggsound
+
+.PHONY: demo demos test test-all test-slow lint types install clean
 
 install: $(INSTALLED)
 
@@ -16,6 +18,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 demo: $(INSTALLED)
 	$(BIN)/python -m rayjobs.tune --dataset digits
+
+demos: $(INSTALLED)
+	set -e; for name in $(DEMOS); do $(BIN)/python -m rayjobs.tune --dataset $$name --demo; done
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -m "not slow"

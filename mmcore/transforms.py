@@ -72,6 +72,10 @@ class ImageTransform(Section):
 class SpectrogramTransform(Section):
     """int16 waveforms (T,), or floating ones in [-1, 1], to log-spectrograms (1, F, V)."""
 
+    tile_to: Size | None = Field(
+        default=None,
+        description="samples of the waveform a clip is repeated (or cut) to; none: as stored",
+    )
     n_fft: Annotated[int, Ge(2)] = Field(default=512, description="samples of one window (periodic Hann)")
     hop_length: Size = Field(default=128, description="samples from one window to the next")
     n_mels: Size | None = Field(
@@ -234,6 +238,8 @@ class _Spectrogram(_Transform):
 
     def forward(self, x: Tensor, lengths: Tensor | None, uniforms: Tensor | None) -> tuple[Tensor, Tensor | None]:
         settings = self.settings
+        if settings.tile_to is not None:
+            x, lengths = tile(x, lengths, settings.tile_to), None
         spectrogram = log_spectrogram(x.to(self.window.dtype), self.window, settings.hop_length, self.filters)
         num_frames = None if lengths is None else 1 + lengths // settings.hop_length
         valid = None if num_frames is None else frame_mask(num_frames, spectrogram.shape[-1])
@@ -285,6 +291,12 @@ def _checked_filters(modality: Modality, settings: SpectrogramTransform) -> Tens
         problem = f"{num_empty} of {settings.n_mels} filters hold none of the {filters.shape[1]} frequencies"
         raise ConfigError([f"{_path(modality)}.n_mels must be smaller, or n_fft larger: {problem}"])
     return filters
+
+
+def tile(x: Tensor, lengths: Tensor | None, total: int) -> Tensor:
+    """Repeats the first `lengths` (B,) samples of each waveform (B, T) until there are `total`: (B, total)."""
+    counts = torch.full_like(x[:, 0], x.shape[1], dtype=torch.int64) if lengths is None else lengths.clamp(min=1)
+    return x.gather(1, torch.arange(total, device=x.device) % counts[:, None])
 
 
 def flip_some(x: Tensor, uniforms: Tensor) -> Tensor:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from mmcore.config import parse_section
-from mmcore.data import DATASETS
-from mmcore.data.store import PreparedDataset, prepare, prepared_dir
+from mmcore.data import DATASETS, manifest
+from mmcore.data.raw import RawSource
+from mmcore.data.store import HowToPrepare, PreparedDataset, prepare, prepared_dir
 from mmcore.errors import ConfigError, UsageError
+from rayjobs.parts import RayParts
 from rayjobs.prepare import progress_bar
 from rayjobs.worker import DataHandle
 
@@ -47,20 +50,60 @@ def prepare_one(name: str, options: dict[str, Any], raw_dir: Path | None, data_d
         DataError: What is there is damaged.
     """
     check_available(name, options, raw_dir, data_dir)
+    if raw_dir is None:
+        raw_dir = own_raw_dir(name, options, data_dir)
     if DATASETS.get(name).needs_raw and raw_dir is None:
         return PreparedDataset.open(prepared_dir(data_dir, name, options))
     with progress_bar(f"preparing {name}") as progress:
-        return prepare(name, options, raw_dir, data_dir, progress)
+        return prepare(name, options, raw_dir, data_dir, progress, HowToPrepare(run=RayParts()))
 
 
 def check_available(name: str, options: dict[str, Any], raw_dir: Path | None, data_dir: Path) -> None:
     """Raises a UsageError if a data set is not prepared and cannot be: it needs raw files, and none were given."""
     directory = prepared_dir(data_dir, name, options)
+    if options.get("demo") or name == manifest.SOURCE_NAME:
+        return
     if DATASETS.get(name).needs_raw and raw_dir is None and not directory.is_dir():
         raise UsageError(
             f"{name} is not prepared ({directory} is not there) and needs its raw files: pass --raw-dir DIR here, "
             f"or run python -m rayjobs.prepare --dataset {name} --raw-dir DIR. {DATASETS.get(name).raw_help}"
         )
+
+
+def resolve_dataset(given: str) -> tuple[str, dict[str, Any]]:
+    """Returns the name and the options of a data set: a registered one, or one described in a YAML file.
+
+    Raises:
+        UsageError: The file is missing, or wrong.
+    """
+    if Path(given).suffix.lower() not in {".yaml", ".yml"}:
+        return given, {}
+    return manifest.SOURCE_NAME, manifest.read_description(Path(given))
+
+
+def own_raw_dir(name: str, options: dict[str, Any], data_dir: Path) -> Path | None:
+    """Returns where the raw files of a demo, or of the user's own data set, lie; None for the others."""
+    if name == manifest.SOURCE_NAME:
+        return Path(options["root"])
+    return demo_files(name, data_dir) if options.get("demo") else None
+
+
+def check_demo(name: str) -> None:
+    """Raises a UsageError if a data set cannot write raw files of its own."""
+    if "demo" not in DATASETS.get(name).Config.model_fields:
+        others = [known for known in DATASETS.names() if "demo" in DATASETS.get(known).Config.model_fields]
+        raise UsageError(f"--demo: {name} writes no raw files of its own; {', '.join(others)} do")
+
+
+def demo_files(name: str, data_dir: Path) -> Path:
+    """Returns the folder of a data set's own small raw files, written now unless they are there."""
+    source = cast(type[RawSource], DATASETS.get(name))
+    folder = data_dir / "demo-raw" / f"{name}-{source.version}"
+    if not folder.is_dir():
+        partial = folder.with_name(f".{folder.name}.{os.getpid()}")
+        source(cast(Any, source.Config)(demo=True)).write_demo(partial)
+        partial.rename(folder)
+    return folder
 
 
 def source_modalities(dataset: str, options: Mapping[str, Any]) -> tuple[str, ...]:

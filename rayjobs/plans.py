@@ -86,7 +86,9 @@ def plan_searches(
         ConfigError: The search-space file, or what the command line adds to it, breaks a rule.
         UsageError: The reference is no single row.
     """
-    space = load_space(space_file(dataset, Path(request.space) if request.space else None))
+    own_options = options_of(request, dataset)
+    given = Path(request.space) if request.space else None
+    space = load_space(space_file(dataset, given, demo=bool(own_options.get("demo"))))
     folds = folds_of(request, rules)
     options = SearchOptions(
         request.seed,
@@ -97,7 +99,7 @@ def plan_searches(
         request.algorithm,
         folds[:1] if request.search_once else folds,
     )
-    section = {"name": dataset, "options": options_of(request, dataset)}
+    section = {"name": dataset, "options": own_options}
     searches = build_searches(space, section, folder_name, modalities, request.methods, options)
     if request.reference and request.reference not in {search.label for search in searches}:
         rows = ", ".join(search.label for search in searches if search.config.method["name"] == request.reference)

@@ -2,39 +2,91 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from mmcore.data.spec import SPLITS
-from mmcore.data.store import PreparedDataset, prepare
+from mmcore.config import parse_section
+from mmcore.data.doctor import examine
+from mmcore.data.media import RawFolder
+from mmcore.data.raw import RawSource
+from mmcore.data.spec import DATASETS, SPLITS
+from mmcore.data.store import HowToPrepare, PreparedDataset, prepare
 from mmcore.data.writer import Progress as ReportProgress
+from mmcore.errors import UsageError
 from rayjobs.cli import friendly_errors, parse_overrides, print_json
+
+if TYPE_CHECKING:
+    from rayjobs.parts import RayParts
 
 
 @click.command()
-@click.option("--dataset", required=True, help="Name of the data set, for example digits or avdigits.")
+@click.option("--dataset", required=True, help="Its name, for example avdigits, or FILE.yaml.")
 @click.option("--raw-dir", type=click.Path(path_type=Path), help="Its raw files; not needed where there are none.")
+@click.option("--split-dir", type=click.Path(path_type=Path), help="Its public lists, where they are elsewhere.")
+@click.option("--vocab", type=click.Path(path_type=Path), help="WordPiece vocabulary.  [default: RAW/vocab.txt]")
+@click.option("--on-missing", type=click.Choice(["fail", "skip"]), default="fail", show_default=True,
+              help="Refuse missing and damaged files, or leave their samples out.")  # fmt: skip
+@click.option("--demo", is_flag=True, help="Small raw files that the data set writes itself.")
+@click.option("--check", is_flag=True, help="Only look: what is there, missing, damaged, on both sides of a split.")
+@click.option("--address", help="A Ray cluster: auto or HOST:PORT.  [default: this machine]")
+@click.option("--cpus", type=click.IntRange(1), help="CPUs of this machine to use.  [default: all]")
 @click.option("--option", "options", multiple=True, metavar="KEY=VALUE", help="An option of the data set; repeatable.")
 @click.option(
     "--data-dir", type=click.Path(path_type=Path), default=Path("data"), show_default=True, help="Where it is put."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @friendly_errors
-def main(dataset: str, raw_dir: Path | None, options: tuple[str, ...], data_dir: Path, as_json: bool) -> None:
+def main(**flags: Any) -> None:
     """Prepare a data set: read its raw files once, and store what training needs."""
-    values = parse_overrides(options)
+    from rayjobs.datasets import check_demo, own_raw_dir, resolve_dataset
+    from rayjobs.parts import RayParts
+
+    dataset, values = resolve_dataset(flags["dataset"])
+    values |= parse_overrides(flags["options"])
+    if flags["demo"]:
+        check_demo(dataset)
+        values["demo"] = True
+    raw_dir = flags["raw_dir"] or own_raw_dir(dataset, values, flags["data_dir"])
+    run = RayParts(flags["address"], flags["cpus"])
+    if flags["check"]:
+        _check(dataset, values, raw_dir, flags, run)
+        return
+    how = HowToPrepare(flags["split_dir"], flags["vocab"], flags["on_missing"], run)
     with progress_bar(f"preparing {dataset}") as progress:
-        prepared = prepare(dataset, values, raw_dir, data_dir, progress)
-    if as_json:
+        prepared = prepare(dataset, values, raw_dir, flags["data_dir"], progress, how)
+    if flags["as_json"]:
         print_json(summary(prepared))
     else:
         _print_summary(prepared)
+
+
+def _check(dataset: str, values: dict[str, Any], raw_dir: Path | None, flags: dict[str, Any], run: RayParts) -> None:
+    """Prints the doctor's report; ends with 1 if something is wrong with the raw files."""
+    from rayjobs.doctor import print_report
+
+    source = DATASETS.get(dataset)(cast(Any, parse_section(DATASETS.get(dataset).Config, values, "dataset.options")))
+    if not isinstance(source, RawSource):
+        raise UsageError(f"--check: {dataset} has no lists to check; preparing it checks its files")
+    root = raw_dir or flags["split_dir"]
+    if root is None:
+        raise UsageError(f"--check needs --raw-dir, or --split-dir for the lists alone. {source.raw_help}")
+    if not root.is_dir():
+        raise UsageError(f"{dataset}: folder {root} does not exist. {source.raw_help}")
+    folder = RawFolder(root.resolve(), flags["split_dir"], flags["vocab"])
+    with progress_bar(f"checking {dataset}") as progress:
+        report = examine(source, folder, raw_dir is not None, run, progress)
+    if flags["as_json"]:
+        print_json(report)
+    else:
+        print_report(report)
+    sys.exit(1 if report["num_faults"] else 0)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from mmcore.data import DATASETS
+from mmcore.data import DATASETS, manifest
 from mmcore.errors import UsageError, suggest
 from mmcore.methods import METHODS
 from rayjobs.files import read_json, write_json
@@ -81,10 +81,11 @@ class Request:
     def name(self) -> str:
         """Returns the experiment's name, made of what is searched: `digits-aug-iprm-ensemble`."""
         methods = sorted(set(self.methods) - {self.reference})
-        parts = [*self.datasets, self.protocol.get("name", ""), *methods, self.reference or ""]
+        datasets = [self.options["name"] if name == manifest.SOURCE_NAME else name for name in self.datasets]
+        parts = [*datasets, self.protocol.get("name", ""), *methods, self.reference or ""]
         name = "-".join(part for part in parts if part)
         if len(name) > MAX_NAME:
-            name = "-".join([*filter(None, parts[: len(self.datasets) + 1]), f"{len(methods)}-methods"])
+            name = "-".join([*filter(None, parts[: len(datasets) + 1]), f"{len(methods)}-methods"])
         return name
 
 

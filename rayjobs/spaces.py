@@ -32,6 +32,7 @@ from mmcore.methods import METHODS
 from rayjobs.distributions import Distribution
 
 DEFAULT_FILE = "default.yaml"
+DEMO_FILE = "demo.yaml"
 
 
 class MethodSpace(Section):
@@ -64,8 +65,8 @@ class Space(BaseModel):
     own: dict[str, dict[str, Distribution]]
 
 
-def space_file(dataset: str, given: Path | None = None) -> Path:
-    """Returns the file to use: the one `given`, else the data set's own, else the default one.
+def space_file(dataset: str, given: Path | None = None, demo: bool = False) -> Path:
+    """Returns the file to use: the one `given`, else that of demos for a demo, else the data set's own or the default.
 
     Raises:
         UsageError: The file given is not there.
@@ -77,7 +78,7 @@ def space_file(dataset: str, given: Path | None = None) -> Path:
     folder = Path(str(resources.files("rayjobs"))) / "search_spaces"
     if not folder.is_dir():  # a checkout: the folder stands at the top, beside the package
         folder = folder.parent.parent / "search_spaces"
-    own = folder / f"{dataset}.yaml"
+    own = folder / (DEMO_FILE if demo else f"{dataset}.yaml")
     return own if own.is_file() else folder / DEFAULT_FILE
 
 

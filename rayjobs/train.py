@@ -92,8 +92,13 @@ def main(**arguments: Any) -> None:
 
 def configuration(arguments: dict[str, Any]) -> dict[str, Any]:
     """Returns the configuration a command line asks for: its file, then its own options, then `--set`."""
+    from rayjobs.datasets import resolve_dataset
+
     values: dict[str, Any] = read_config(arguments["config_file"]) if arguments["config_file"] else {}
-    _choose(values, "dataset", arguments["dataset"], "digits")
+    name, described = resolve_dataset(arguments["dataset"] or "")
+    _choose(values, "dataset", name, "digits")
+    if described:
+        values["dataset"] = {"name": name, "options": described}
     _choose(values, "method", arguments["method"], "iprm")
     if arguments["options"]:
         set_path(values, "dataset.options", {**values["dataset"].get("options", {}),

@@ -15,12 +15,13 @@ from rayjobs.cli import friendly_errors, parse_overrides, print_json
 
 
 @click.command()
-@click.option("--dataset", "datasets", multiple=True, help="A data set; repeatable.  [default: digits]")
+@click.option("--dataset", "datasets", multiple=True, help="A data set, or FILE.yaml; repeatable.  [default: digits]")
 @click.option("--method", "methods", multiple=True, help="A method, or a variant: iprm-linear, aug-released; "
               "repeatable.  [default: iprm, aug]")  # fmt: skip
 @click.option("--ablations", is_flag=True, help="Also every ablation and control of the methods asked for.")
 @click.option("--reference", default="ensemble", show_default=True, help="What they are compared with, or 'none'.")
 @click.option("--option", "options", multiple=True, metavar="KEY=VALUE", help="An option of the data set; repeatable.")
+@click.option("--demo", is_flag=True, help="Small raw files the data set writes itself, and tiny encoders.")
 @click.option("--protocol", default="default", show_default=True, help="How samples are split: group, holdout or cv.")
 @click.option("--search-once", is_flag=True, help="Of --protocol cv: search on fold 0 alone, for all folds.")
 @click.option("--search", "algorithm", type=click.Choice(["hyperopt", "grid"]), default="hyperopt", show_default=True,
@@ -91,6 +92,7 @@ def main(**flags: Any) -> None:
 
 def _request(flags: dict[str, Any]) -> Any:
     """Returns the checked request of a command line."""
+    from rayjobs.datasets import check_demo, resolve_dataset
     from rayjobs.request import Request
     from rayjobs.search import ablations_of
 
@@ -102,11 +104,21 @@ def _request(flags: dict[str, Any]) -> Any:
     protocol = {} if flags["protocol"] == "default" else {"name": flags["protocol"]}
     for path in [path for path in values if path.startswith("protocol.")]:
         protocol[path.removeprefix("protocol.")] = values.pop(path)
+    options = parse_overrides(flags["options"])
+    described = [resolve_dataset(given) for given in dict.fromkeys(flags["datasets"] or ("digits",))]
+    datasets = tuple(name for name, _ in described)
+    if len(datasets) > 1 and any(values for _, values in described):
+        raise UsageError("--dataset FILE.yaml: tune one data set of your own at a time")
+    options = {**described[0][1], **options}
+    if flags["demo"]:
+        for dataset in datasets:
+            check_demo(dataset)
+        options["demo"] = True
     request = Request(
-        datasets=tuple(dict.fromkeys(flags["datasets"] or ("digits",))),
+        datasets=datasets,
         methods=tuple(dict.fromkeys([*methods, *([reference] if reference else [])])),
         reference=reference,
-        options=parse_overrides(flags["options"]),
+        options=options,
         protocol=protocol,
         values=values,
         space=_text(flags["space"]),

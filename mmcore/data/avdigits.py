@@ -22,6 +22,7 @@ from annotated_types import Ge
 from pydantic import BaseModel, Field
 
 from mmcore.config import Section
+from mmcore.data.media.audio import read_audio
 from mmcore.data.pixels import noisy_bytes, stored_statistics
 from mmcore.data.spec import DATASETS, DatasetSource, DatasetSpec, Modality, Sample, SplitRules
 from mmcore.errors import DataError, UsageError
@@ -193,34 +194,13 @@ class AVDigits(DatasetSource):
 
     def _audio(self, clip: Clip) -> tuple[np.ndarray, int]:
         """Returns a clip zero padded to NUM_AUDIO_SAMPLES, and its length; notes it if it had to be cropped."""
-        wave = read_wave(clip.path)
+        wave = read_audio(clip.path, SAMPLE_RATE_HZ)
         if len(wave) > NUM_AUDIO_SAMPLES:
             self.skip(clip.path.stem, f"cropped to its loudest second ({len(wave) / SAMPLE_RATE_HZ:.2f} s long)")
             wave = loudest_part(wave, NUM_AUDIO_SAMPLES)
         audio = np.zeros(NUM_AUDIO_SAMPLES, dtype=np.int16)
         audio[: len(wave)] = wave
         return audio, len(wave)
-
-
-def read_wave(path: Path) -> np.ndarray:
-    """Reads a wav file as mono int16 at 8 kHz, (T,).
-
-    Raises:
-        DataError: The file is damaged or shorter than its header says; the message names it.
-    """
-    import soundfile
-
-    try:
-        expected = _stated_bytes(path)
-        data, rate = soundfile.read(str(path), dtype="int16", always_2d=True)
-    except (soundfile.SoundFileError, OSError) as error:
-        raise DataError(f"{path} can not be read as audio: {error}") from None
-    if len(data) == 0:
-        raise DataError(f"{path} holds no audio")
-    if path.stat().st_size < expected:
-        raise DataError(f"{path} is truncated: {path.stat().st_size} bytes, its header says {expected}")
-    mono = data[:, 0] if data.shape[1] == 1 else np.round(data.mean(axis=1)).astype(np.int16)
-    return mono if rate == SAMPLE_RATE_HZ else _resampled(mono, rate)
 
 
 def read_idx(path: Path, magic: int) -> np.ndarray:
@@ -266,18 +246,3 @@ def _clips(raw_dir: Path) -> list[Clip]:
 def _mixed(clips: Sequence[Clip]) -> list[Clip]:
     """Returns the clips in an order that depends on their names alone."""
     return sorted(clips, key=lambda clip: hashlib.sha256(clip.path.stem.encode()).digest())
-
-
-def _stated_bytes(path: Path) -> int:
-    """Returns how long the file must be by its RIFF header: decoders read a truncated file without a word."""
-    with path.open("rb") as file:
-        header = file.read(12)
-    if len(header) < 12 or header[:4] != b"RIFF" or header[8:] != b"WAVE":
-        raise DataError(f"{path} is no wav file (no RIFF header)")
-    return int.from_bytes(header[4:8], "little") + 8
-
-
-def _resampled(wave: np.ndarray, rate_hz: int) -> np.ndarray:
-    import soxr
-
-    return np.asarray(soxr.resample(wave, rate_hz, SAMPLE_RATE_HZ), dtype=np.int16)

@@ -32,6 +32,7 @@ class Modality:
             `variable_length`.
         dtype: NumPy name of the stored type: uint8 frames, int16 waveform, int32 tokens, float16 features.
         sample_rate_hz: For audio.
+        num_values: For tokens, the size of the vocabulary: every id is smaller. None: known only once prepared.
         variable_length: A column `<name>__length` tells how much of the first axis is real.
         may_be_missing: A column `<name>__present` tells whether the sample has it.
     """
@@ -41,6 +42,7 @@ class Modality:
     shape: tuple[int, ...]
     dtype: str
     sample_rate_hz: int | None = None
+    num_values: int | None = None
     variable_length: bool = False
     may_be_missing: bool = False
 
@@ -109,6 +111,8 @@ class SplitRules:
             good); False if they are a seeded hash, which another protocol seed draws again.
         group_splits: Group -> split, the fixed rule of the `group` protocol; groups not named train. Empty:
             groups are drawn by a seeded hash.
+        group_counts: Split -> groups it gets of all where they are drawn by hash, as {"train": 63, "val": 14,
+            "test": 14}; of another number of groups the same shares. Empty: shares of the samples.
         folds: Folds of the `cv` protocol where the run names no number.
     """
 
@@ -116,6 +120,7 @@ class SplitRules:
     replicates: Mapping[str, int] = field(default_factory=dict)
     published: bool = True
     group_splits: Mapping[str, str] = field(default_factory=dict)
+    group_counts: Mapping[str, int] = field(default_factory=dict)
     folds: int = 5
 
 
@@ -136,12 +141,20 @@ class DatasetSource(ABC):
     needs_raw: ClassVar[bool] = True
     raw_help: ClassVar[str] = ""
     split_rules: ClassVar[SplitRules] = SplitRules()
-    constructed: ClassVar[bool] = False
+    constructed: bool = False
     version: ClassVar[int] = 1
 
     def __init__(self, options: BaseModel):
         self.options = options
         self.skipped: list[tuple[str, str]] = []
+
+    @classmethod
+    def folder_name(cls, name: str, options: BaseModel) -> str:
+        """Returns the folder of the data set under these options; options at their defaults do not show."""
+        defaults = cls.Config().model_dump(mode="json")
+        values = options.model_dump(mode="json").items()
+        changed = {key: value for key, value in values if value != defaults[key]}
+        return name + "".join(f"+{k}" if v is True else f"+{k}={v}" for k, v in sorted(changed.items()))
 
     def skip(self, sample_id: str, reason: str) -> None:
         """Records a sample that was left out, or what was left out of one; kept in the prepared data set."""

@@ -154,7 +154,11 @@ def _group(rows: _Rows, rules: SplitRules, protocol: ProtocolConfig, name: str) 
         raise UsageError(f"protocol group needs groups, in {name} every sample is its own: use holdout or cv")
     if rules.group_splits and protocol.seed == 0:
         return _array([rules.group_splits.get(group, "train") for group in rows.groups]), "group (published rule)"
-    of_group = _hashed_groups(Counter(rows.groups.tolist()), protocol.seed, name)
+    sizes = Counter(rows.groups.tolist())
+    if rules.group_counts:
+        of_group = _counted_groups(sizes, rules.group_counts, protocol.seed, name)
+    else:
+        of_group = _hashed_groups(sizes, protocol.seed, name)
     return _array([of_group[group] for group in rows.groups]), f"group (seed {protocol.seed})"
 
 
@@ -182,10 +186,26 @@ def _kept(rows: _Rows, rules: SplitRules, split: str) -> np.ndarray:
     return np.ones(len(rows.labels), dtype=bool) if limit is None else rows.replicates < limit
 
 
-def _hashed_groups(sizes: Counter[str], seed: int, name: str) -> dict[str, str]:
-    """Fills test, then val, up to their share of the samples (one group at least), in hash order; the rest trains."""
+def _counted_groups(sizes: Counter[str], counts: Mapping[str, int], seed: int, name: str) -> dict[str, str]:
+    """Gives test and val their numbers of groups, in hash order; the rest trains."""
+    _check_enough_groups(sizes, name)
+    waiting = _hash_order(sizes, seed)
+    chosen: dict[str, str] = {}
+    for split in ("test", "val"):
+        number = max(1, round(counts[split] * len(sizes) / sum(counts.values())))
+        chosen |= dict.fromkeys(waiting[:number], split)
+        waiting = waiting[number:]
+    return chosen | dict.fromkeys(waiting, "train")
+
+
+def _check_enough_groups(sizes: Counter[str], name: str) -> None:
     if len(sizes) < 3:
         raise UsageError(f"{name} has {len(sizes)} groups: protocol group needs 3 at least; use holdout or cv")
+
+
+def _hashed_groups(sizes: Counter[str], seed: int, name: str) -> dict[str, str]:
+    """Fills test, then val, up to their share of the samples (one group at least), in hash order; the rest trains."""
+    _check_enough_groups(sizes, name)
     chosen: dict[str, str] = {}
     waiting = _hash_order(sizes, seed)
     for split, num_reserved in (("test", 2), ("val", 1)):

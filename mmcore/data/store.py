@@ -13,9 +13,10 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,12 +24,32 @@ from pydantic import BaseModel
 
 from mmcore.config import ProtocolConfig, parse_section
 from mmcore.data.columns import INDEX_COLUMNS, columns_to_arrays, to_batch
+from mmcore.data.media import RawFolder
+from mmcore.data.parts import REPORTS, PartWriter, RunParts, finish, plan_parts, run_here, write_parts
+from mmcore.data.raw import RawSource, check_faults, index_fingerprint, no_media
 from mmcore.data.spec import DATASETS, SPLITS, DatasetSource, DatasetSpec, Modality, SplitRules
 from mmcore.data.splits import Assignment, assign
 from mmcore.data.writer import FORMAT_VERSION, METADATA_FILE, Progress, sha256, write_dataset
 from mmcore.errors import DataError, UsageError
 
 __all__ = ["FORMAT_VERSION", "PreparedDataset", "columns_to_arrays", "prepare", "prepared_dir", "to_batch"]
+
+
+@dataclass(frozen=True)
+class HowToPrepare:
+    """How a data set is made of raw files; nothing of it changes a sample.
+
+    Attributes:
+        split_dir: Folder of the public lists, where they are not in the raw folder.
+        vocab: WordPiece vocabulary; None: vocab.txt in the raw folder.
+        on_missing: Refuse missing and damaged files ("fail"), or leave their samples out ("skip").
+        run: Where the parts are written.
+    """
+
+    split_dir: Path | None = None
+    vocab: Path | None = None
+    on_missing: Literal["fail", "skip"] = "fail"
+    run: RunParts = run_here
 
 
 class PreparedDataset:
@@ -162,11 +183,8 @@ def prepared_dir(data_dir: Path | str, name: str, options: BaseModel | Mapping[s
 
     Options at their defaults do not show, so that the plain name is the default data set.
     """
-    model = _options_model(name, options)
-    defaults = type(model)().model_dump(mode="json")
-    changed = {key: value for key, value in model.model_dump(mode="json").items() if value != defaults[key]}
-    suffix = "".join(f"+{key}={value}" for key, value in sorted(changed.items()))
-    return Path(data_dir) / (name + re.sub(r"[^A-Za-z0-9._=+-]", "_", suffix))
+    folder = DATASETS.get(name).folder_name(name, _options_model(name, options))
+    return Path(data_dir) / re.sub(r"[^A-Za-z0-9._=+-]", "_", folder)
 
 
 def prepare(
@@ -175,10 +193,12 @@ def prepare(
     raw_dir: Path | str | None,
     data_dir: Path | str,
     progress: Progress | None = None,
+    how: HowToPrepare | None = None,
 ) -> PreparedDataset:
     """Returns the prepared data set, made now unless an intact one of the same raw files is there.
 
-    What a killed call left is removed by the next; a second call at the same time waits for the first.
+    What a killed call left is gone on with, or removed, by the next; a second call at the same time waits for
+    the first. Until all is written, what was there before stays in its place.
 
     Args:
         source_name: Registered name of the data set.
@@ -186,6 +206,7 @@ def prepare(
         raw_dir: Its raw files; None for an embedded data set, or to use what has been prepared before.
         data_dir: Where prepared data sets lie.
         progress: Told about each sample.
+        how: For data sets made of raw files in parts (`mmcore.data.raw`).
 
     Raises:
         UsageError: Unknown data set or option; the raw folder is missing, empty or of another layout.
@@ -201,6 +222,8 @@ def prepare(
     with _locked(target):
         if reuse:
             return _verified(target)
+        if isinstance(source, RawSource):
+            return _prepare_raw(source, cast(Path, raw), target, how or HowToPrepare(), progress)
         fingerprint = _source_fingerprint(source, raw)
         existing = _intact(target)
         if existing and existing.metadata["source_fingerprint"] == fingerprint:
@@ -209,6 +232,31 @@ def prepare(
         shutil.rmtree(partial, ignore_errors=True)
         write_dataset(source, raw, fingerprint, partial, progress)
         _replace(partial, target)
+    return PreparedDataset.open(target)
+
+
+def _prepare_raw(
+    source: RawSource, raw: Path, target: Path, how: HowToPrepare, progress: Progress | None
+) -> PreparedDataset:
+    """As `prepare`, in parts; those a killed call wrote are kept."""
+    folder = RawFolder(raw.resolve(), how.split_dir, how.vocab)
+    index = source.index(folder)
+    if not index.entries:
+        raise no_media(source, index, folder)
+    spec = source.stored_spec(folder)
+    fingerprint = index_fingerprint(source, spec, index, folder)
+    existing = _intact(target)
+    if existing and existing.metadata["source_fingerprint"] == fingerprint:
+        return existing
+    check_faults(source.name, index.problems, len(index.entries), how.on_missing)
+    partial = target.parent.resolve() / f".{target.name}.partial"
+    partial.mkdir(exist_ok=True)
+    reports = write_parts(
+        PartWriter(source, folder, spec, partial), plan_parts(source, index, folder, spec), how.run, progress
+    )
+    finish(source, spec, index, fingerprint, partial, reports, how.on_missing)
+    _replace(partial, target)
+    shutil.rmtree(target / REPORTS)
     return PreparedDataset.open(target)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from mmcore.data.columns import samples_to_table, table_schema
-from mmcore.data.spec import SPLITS, DatasetSource, DatasetSpec, Sample
+from mmcore.data.spec import SPLITS, DatasetSource, DatasetSpec, Sample, SplitRules
 from mmcore.errors import DataError
 
 FORMAT_VERSION = 1
@@ -48,7 +48,7 @@ def write_dataset(
     if not files:
         raise DataError(f"{spec.name}: the source yielded no samples")
     counts = {split: writer.class_counts.tolist() for split, writer in writers.items()}
-    metadata = _metadata(source, spec, fingerprint, counts, files)
+    metadata = describe(source, spec, source.split_rules, fingerprint, counts, files)
     write_synced(directory / METADATA_FILE, json.dumps(metadata, indent=1).encode())
 
 
@@ -66,13 +66,21 @@ def write_synced(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def _metadata(
+def rows_of(spec: DatasetSpec) -> tuple[int, int]:
+    """Returns the rows of a row group and of a file: about ROW_GROUP_BYTES and PART_BYTES, one row at least."""
+    group_rows = max(1, ROW_GROUP_BYTES // sum(modality.num_bytes for modality in spec.modalities))
+    return group_rows, group_rows * max(1, PART_BYTES // ROW_GROUP_BYTES)
+
+
+def describe(
     source: DatasetSource,
     spec: DatasetSpec,
+    rules: SplitRules,
     fingerprint: str,
     counts: dict[str, list[int]],
     files: list[dict[str, Any]],
 ) -> dict[str, Any]:
+    """Returns the content of dataset.json."""
     return {
         "format_version": FORMAT_VERSION,
         "name": spec.name,
@@ -82,7 +90,7 @@ def _metadata(
         "classes": list(spec.classes),
         "modalities": [asdict(modality) for modality in spec.modalities],
         "splits": {split: {"num_rows": sum(count), "class_counts": count} for split, count in counts.items()},
-        "split_rules": asdict(source.split_rules),
+        "split_rules": asdict(rules),
         "constructed": source.constructed,
         "card": source.card(),
         "skipped": [{"sample_id": sample_id, "reason": reason} for sample_id, reason in source.skipped],
@@ -107,9 +115,7 @@ class _SplitWriter:
         self._directory = directory
         self._split = split
         self._spec = spec
-        sample_bytes = sum(modality.num_bytes for modality in spec.modalities)
-        self._group_rows = max(1, ROW_GROUP_BYTES // sample_bytes)
-        self._part_rows = self._group_rows * max(1, PART_BYTES // ROW_GROUP_BYTES)
+        self._group_rows, self._part_rows = rows_of(spec)
         self._waiting: list[Sample] = []
         self._writer: pq.ParquetWriter | None = None
         self._rows: list[int] = []
@@ -132,7 +138,7 @@ class _SplitWriter:
         if self._writer is None:
             path = self._path(len(self._rows))
             path.parent.mkdir(exist_ok=True)
-            self._writer = _parquet_writer(path, self._spec)
+            self._writer = parquet_writer(path, self._spec)
             self._rows.append(0)
         self._writer.write_table(samples_to_table(self._waiting, self._spec), row_group_size=self._group_rows)
         self._rows[-1] += len(self._waiting)
@@ -159,7 +165,8 @@ class _SplitWriter:
         }
 
 
-def _parquet_writer(path: Path, spec: DatasetSpec) -> pq.ParquetWriter:
+def parquet_writer(path: Path, spec: DatasetSpec) -> pq.ParquetWriter:
+    """Opens a file of a prepared data set for writing."""
     schema = table_schema(spec)
     compression = dict.fromkeys(schema.names, "none")
     # Padding is worth compressing; full frames and features are not.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from pydantic import Field
@@ -12,26 +12,33 @@ from mmcore.config import Section
 from mmcore.data.spec import Modality
 from mmcore.encoders.base import ENCODERS, ImageEncoder, input_channels
 
+if TYPE_CHECKING:
+    from torchvision.models.resnet import ResNet
+
 
 class ResNet18Config(Section):
-    """ResNet18 has no sizes to choose."""
+    """Initial values and size."""
 
     weights: Literal["none"] = Field(default="none", description="initial values; none: torchvision's random ones")
+    size: Literal["18", "tiny"] = Field(default="18", description="tiny: two stages of one block; for demos")
 
 
 @ENCODERS.register("resnet18")
 class ResNet18(ImageEncoder):
-    """ResNet18 up to its global average pooling: D = 512 features, all at least 0; any number of channels."""
+    """ResNet18 up to its global average pooling: D = 512 (tiny: 128) features, all at least 0; any channels."""
 
     Config = ResNet18Config
-    num_features = 512
 
     def __init__(self, config: ResNet18Config, modality: Modality):
         # Imported here: it takes longer than everything else a run with another encoder imports after torch.
-        from torchvision.models.resnet import resnet18
+        from torchvision.models.resnet import BasicBlock, ResNet
 
         super().__init__(config, modality)
-        network = resnet18(weights=None)
+        network = ResNet(BasicBlock, [2, 2, 2, 2] if config.size == "18" else [1, 1, 1, 1])
+        self.num_features = 512
+        if config.size == "tiny":
+            without_last_stages(network)
+            self.num_features = 128
         channels = input_channels(modality)
         if channels != 3:
             network.conv1 = nn.Conv2d(channels, 64, kernel_size=7, stride=2, padding=3, bias=False)
@@ -41,5 +48,11 @@ class ResNet18(ImageEncoder):
         self.network = network.to(memory_format=torch.channels_last)
 
     def encode_images(self, x: Tensor) -> Tensor:
-        """Returns features (N, 512) of pictures (N, C, H, W)."""
+        """Returns features (N, D) of pictures (N, C, H, W)."""
         return self.network(x)
+
+
+def without_last_stages(network: ResNet) -> None:
+    """Leaves out a residual network's last two stages of four, which hold nearly all of its parameters."""
+    network.layer3 = nn.Identity()
+    network.layer4 = nn.Identity()

@@ -10,8 +10,9 @@ import pytest
 import soundfile
 
 from mmcore.config import ProtocolConfig
-from mmcore.data.avdigits import IMAGE_FILE, IMAGE_MAGIC, LABEL_FILE, LABEL_MAGIC, loudest_part, read_idx, read_wave
+from mmcore.data.avdigits import IMAGE_FILE, IMAGE_MAGIC, LABEL_FILE, LABEL_MAGIC, loudest_part, read_idx
 from mmcore.data.columns import columns_to_arrays
+from mmcore.data.media import read_audio
 from mmcore.data.store import PreparedDataset, prepare
 from mmcore.errors import DataError, UsageError
 
@@ -155,7 +156,7 @@ class TestSmall:
         time_s = np.arange(16000) / 16000
         wave = np.round(8000 * np.sin(2 * np.pi * 440 * time_s)).astype(np.int16)
         soundfile.write(tmp_path / "a.wav", np.stack([wave, wave], axis=1), 16000)
-        read = read_wave(tmp_path / "a.wav")
+        read = read_audio(tmp_path / "a.wav", 8000)
         assert read.dtype == np.int16
         assert len(read) == 8000
         expected = 8000 * np.sin(2 * np.pi * 440 * np.arange(8000) / 8000)
@@ -198,7 +199,7 @@ class TestBadInput:
         [
             (1000, r"1_lucas_20.wav is truncated: 1000 bytes, its header says \d+"),
             (44, "1_lucas_20.wav (is truncated|holds no audio)"),
-            (20, "1_lucas_20.wav can not be read as audio"),
+            (20, "1_lucas_20.wav is truncated: 20 bytes"),
             (0, "1_lucas_20.wav is no wav file"),
         ],
     )

@@ -218,3 +218,16 @@ def test_each_split_takes_its_replicates(name: str) -> None:
 def test_an_empty_split_is_an_error() -> None:
     with pytest.raises(DataError, match=r"toy: protocol holdout \(published splits\) leaves no samples for test"):
         assign(make_index(splits=("train", "val")), SplitRules(), ProtocolConfig(name="holdout"), "toy")
+
+
+def test_group_counts_hold_out_so_many_groups_of_all() -> None:
+    rules = SplitRules(default_protocol="group", group_counts={"train": 63, "val": 14, "test": 14})
+    for num_groups, held_out in ((91, 14), (13, 2), (4, 1)):
+        index = make_index(num_sources=3 * num_groups, num_groups=num_groups)
+        assignment = assign(index, rules, ProtocolConfig(name="group"))
+        groups = index["group"].to_numpy()
+        parts = [set(groups[assignment.rows(split)]) for split in ("train", "val", "test")]
+        assert [len(part) for part in parts] == [num_groups - 2 * held_out, held_out, held_out]
+        assert not parts[0] & parts[1] | parts[0] & parts[2] | parts[1] & parts[2]
+    other = assign(index, rules, ProtocolConfig(name="group", seed=1))
+    assert set(groups[other.test]) != set(groups[assignment.test])

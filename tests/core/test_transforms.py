@@ -12,7 +12,7 @@ from mmcore.batch import NUM_UNIFORMS, Batch
 from mmcore.data.spec import DatasetSpec, Modality
 from mmcore.errors import ConfigError
 from mmcore.spectrogram import log_spectrogram, mel_filters
-from mmcore.transforms import BatchTransforms, build_transforms, crop_boxes
+from mmcore.transforms import BatchTransforms, build_transforms, crop_boxes, tile
 
 RATE = 8000
 AUDIO = Modality("audio", "audio", (1600,), "int16", RATE, variable_length=True)
@@ -348,3 +348,26 @@ def test_settings_must_fit_what_is_stored() -> None:
         "dataset.transforms.mute.n_mels must be none: the data set states no sample rate",
         "dataset.transforms.stereo: a spectrogram is made of a waveform (T,), got (2, 800)",
     ]
+
+
+class TestTile:
+    def test_repeats_the_valid_part(self) -> None:
+        x = torch.tensor([[1, 2, 3, 0, 0], [1, 2, 3, 4, 5], [7, 0, 0, 0, 0]], dtype=torch.int16)
+        tiled = tile(x, torch.tensor([3, 5, 1]), 7)
+        assert tiled.tolist() == [[1, 2, 3, 1, 2, 3, 1], [1, 2, 3, 4, 5, 1, 2], [7] * 7]
+
+    def test_cuts_what_is_longer_and_takes_all_without_lengths(self) -> None:
+        x = torch.arange(10).reshape(2, 5)
+        assert tile(x, None, 3).tolist() == [[0, 1, 2], [5, 6, 7]]
+        assert tile(x, None, 6).tolist() == [[0, 1, 2, 3, 4, 0], [5, 6, 7, 8, 9, 5]]
+        assert tile(x, torch.tensor([0, 5]), 3).tolist() == [[0, 0, 0], [5, 6, 7]]
+
+    def test_a_tiled_clip_has_the_papers_shape_and_no_length(self) -> None:
+        spec = DatasetSpec("x", ("a",), (Modality("audio", "audio", (110_250,), "int16", 22050, variable_length=True),))
+        settings = {"n_fft": 512, "hop_length": 353, "standardise": False, "tile_to": 441_000}
+        transforms = build_transforms(spec, {"audio": settings})
+        x = torch.zeros(1, 110_250, dtype=torch.int16)
+        batch = Batch({"audio": x}, torch.zeros(1, dtype=torch.int64), lengths={"audio": torch.tensor([66_150])})
+        out = transforms(batch, training=False)
+        assert out.inputs["audio"].shape == (1, 1, 257, 1250)
+        assert out.lengths == {}

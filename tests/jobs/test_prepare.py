@@ -48,7 +48,7 @@ def test_json(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--dataset", "digit"], "unknown data set 'digit': did you mean 'digits'? known: avdigits, digits"),
+        (["--dataset", "digit"], "unknown data set 'digit': did you mean 'digits'? known: avdigits, cremad, digits"),
         (["--dataset", "avdigits"], "avdigits is made from raw files: pass --raw-dir."),
         (["--dataset", "avdigits", "--raw-dir", "nowhere"], "raw folder nowhere does not exist."),
         (["--dataset", "digits", "--option", "third"], "--option must be key=value, got 'third'"),

@@ -134,6 +134,8 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 def test_own_file_or_default() -> None:
     assert space_file("digits").name == "digits.yaml"
     assert space_file("something").name == "default.yaml"
+    assert space_file("sarcasm").name == "sarcasm.yaml"
+    assert space_file("sarcasm", demo=True).name == "demo.yaml"
 
 
 SHIPPED = sorted(space_file("digits").parent.glob("*.yaml"))
@@ -186,15 +188,44 @@ def test_each_fold_is_a_search_of_its_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", [path for path in SHIPPED if path not in LADDERS], ids=lambda path: path.stem)
-def test_every_shipped_space_fits_every_method_and_tries_the_papers_settings_first(path: Path) -> None:
-    methods = ["unimodal", "ensemble", "joint", "joint_unimodal", "iprm", "aug"]
-    built = searches(path, *methods)
-    first = {label: search.points for label, search in built.items()}
-    assert [point["method.alpha"] for point in first["iprm"]] == [0.8, 0.7]
-    aug = [(point["method.residual_weight"], point["method.check_every_epochs"]) for point in first["aug"]]
-    assert aug == [(0.5, 20), (0.2, 20)]
-    assert {point["optimizer.lr"] for points in first.values() for point in points} == {0.01}
+def test_every_shipped_space_fits_every_method(path: Path) -> None:
+    built = searches(path, "unimodal", "ensemble", "joint", "joint_unimodal", "iprm", "aug")
     assert {search.trials for search in built.values()} == {load_space(path).file.trials}
+    assert all(search.points for search in built.values())
+    assert len({tuple(search.space["optimizer.lr"].ends()) for search in built.values()}) == 1
+
+
+PAPERS = {
+    # file: (IPRM's lr, alphas), (AUG's lr, t_N, epochs of its schedule), batch size
+    "default": ((0.01, [0.8, 0.7]), (0.01, 20, 200), None),
+    "digits": ((0.01, [0.8, 0.7]), (0.01, 20, 200), None),
+    "avdigits": ((0.01, [0.8, 0.7]), (0.01, 20, 200), None),
+    "cremad": ((0.01, [0.8, 0.7]), (0.01, 20, 200), 64),
+    "kinetics_sounds": ((0.01, [0.8, 0.7]), (0.01, 10, 100), 64),
+    "vggsound": ((0.01, [0.8, 0.7]), (0.01, 10, 100), 16),
+    "sarcasm": ((1e-4, [0.7]), (2e-5, 1, 19), 64),
+    "twitter15": ((2e-5, [0.7]), (2e-5, 5, 50), 32),
+}
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_the_papers_settings_are_tried_first(name: str) -> None:
+    (iprm_lr, alphas), (aug_lr, interval, epochs), batch_size = PAPERS[name]
+    path = space_file(name)
+    assert path.stem == name
+    built = searches(path, "iprm", "aug")
+    first = built["iprm"].points[: len(alphas)]
+    assert [(point["optimizer.lr"], point["method.alpha"]) for point in first] == [(iprm_lr, a) for a in alphas]
+    points = [(p["optimizer.lr"], p["method.check_every_epochs"]) for p in built["aug"].points]
+    assert points == [(aug_lr, interval)] * 2
+    assert {point["method.residual_weight"] for point in built["aug"].points} == {0.2, 0.5}
+    assert built["aug"].config.method["schedule_epochs"] == epochs
+    if batch_size:
+        assert built["iprm"].config.trainer.batch_size == batch_size
+
+
+def test_every_shipped_space_of_a_data_set_is_compared_with_the_papers() -> None:
+    assert {path.stem for path in SHIPPED if path not in LADDERS} - {"demo"} == set(PAPERS)
 
 
 def test_integers_have_both_ends() -> None:

@@ -1,0 +1,13 @@
+"""Decoders: how one modality of a sample is read from raw files. One file per kind of medium, nothing else decodes."""
+
+from mmcore.data.media.audio import AudioFile, read_audio
+from mmcore.data.media.base import Decoded, Medium, RawFolder
+from mmcore.data.media.image import ImageFile, read_image
+from mmcore.data.media.numbers import Cells, Series
+from mmcore.data.media.text import Text
+from mmcore.data.media.video import Frames, read_seconds, read_sound_track
+
+__all__ = [
+    "AudioFile", "Cells", "Decoded", "Frames", "ImageFile", "Medium", "RawFolder", "Series", "Text", "read_audio",
+    "read_image", "read_seconds", "read_sound_track",
+]  # fmt: skip

@@ -1,0 +1,116 @@
+"""What a decoder is, and the folder raw files lie in."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mmcore.data.spec import Modality
+from mmcore.errors import DataError
+
+
+@dataclass(frozen=True)
+class RawFolder:
+    """Where a data set's raw files lie; small, and picklable. Every node that prepares must see it.
+
+    Attributes:
+        root: The media; all their paths are relative to it.
+        split_dir: Folder of the public lists, where they are not in `root`.
+        vocab: A WordPiece vocabulary; None: `root/vocab.txt`.
+    """
+
+    root: Path
+    split_dir: Path | None = None
+    vocab: Path | None = None
+
+    def path(self, relative: str) -> Path:
+        """Returns the path of a raw file.
+
+        Raises:
+            DataError: It leads out of the raw folder. (Symbolic links inside it may lead anywhere.)
+        """
+        if Path(relative).is_absolute() or ".." in Path(relative).parts:
+            raise DataError(f"{relative} leads out of the raw folder")
+        return self.root / relative
+
+    def fault(self, relative: str) -> str | None:
+        """Returns why a raw file cannot be read, as far as a look at it tells, or None."""
+        try:
+            status = os.stat(self.path(relative))  # noqa: PTH116 (its error names the reason)
+        except DataError as error:
+            return str(error)
+        except OSError as error:
+            return (
+                f"{relative} is not there" if isinstance(error, FileNotFoundError) else f"{relative}: {error.strerror}"
+            )
+        return f"{relative} is empty" if status.st_size == 0 else None
+
+    def lists(self, *patterns: str) -> list[Path]:
+        """Returns the files, sorted by name, that match the first pattern that has any, in `split_dir` or `root`."""
+        for pattern in patterns:
+            for folder in filter(None, (self.split_dir, self.root)):
+                found = sorted(path for path in folder.glob(pattern) if path.is_file())
+                if found:
+                    return found
+        return []
+
+
+class Decoded(NamedTuple):
+    """One modality of one sample.
+
+    Attributes:
+        array: Of the stored shape and dtype, zero padded.
+        length: Valid length along the first axis, for a modality of variable length.
+        note: What was left out of it, for example "cropped to 128 of 10002 tokens".
+    """
+
+    array: np.ndarray
+    length: int | None = None
+    note: str | None = None
+
+
+class Medium(ABC):
+    """One modality and how its samples are decoded. What an index holds for it is `value`.
+
+    Attributes:
+        modality: What is stored.
+    """
+
+    modality: Modality
+
+    def files(self, value: Any) -> Iterator[str]:
+        """Yields the raw files a value needs, relative to the raw folder."""
+        yield str(value)
+
+    def shared_files(self, folder: RawFolder) -> list[Path]:
+        """Returns the files every sample's decoding depends on, such as a vocabulary."""
+        return []
+
+    def stored(self, folder: RawFolder) -> Modality:
+        """Returns `modality` with what only the raw files tell.
+
+        Raises:
+            UsageError: A file all samples need is missing.
+        """
+        return self.modality
+
+    @abstractmethod
+    def read(self, folder: RawFolder, value: Any) -> Decoded:
+        """Decodes one sample.
+
+        Raises:
+            DataError: The medium is damaged; the message names it.
+        """
+
+
+def padded(array: np.ndarray, length: int) -> np.ndarray:
+    """Returns `array` with zeros behind it, so that its first axis has `length` entries."""
+    full = np.zeros((length, *array.shape[1:]), dtype=array.dtype)
+    full[: len(array)] = array
+    return full

@@ -1,0 +1,100 @@
+"""Text as WordPiece tokens, by transformers' tokenizer and a vocabulary file. Nothing is fetched.
+
+Shape legend: L tokens.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mmcore.data.media.base import Decoded, Medium, RawFolder, padded
+from mmcore.data.spec import Modality
+from mmcore.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from transformers import BertTokenizer
+
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+
+class Text(Medium):
+    """A text as [CLS] tokens [SEP], (L,) int32, padded with 0, the id of [PAD]. The value is the text.
+
+    Args:
+        name: Of the modality.
+        max_tokens: L, the two special tokens included; the rest of a longer text is left out.
+    """
+
+    def __init__(self, name: str, max_tokens: int):
+        self._max_tokens = max_tokens
+        self.modality = Modality(name, "tokens", (max_tokens,), "int32", variable_length=True)
+
+    def files(self, value: str) -> Iterator[str]:
+        """Yields nothing: the text itself stands in the index."""
+        yield from ()
+
+    def shared_files(self, folder: RawFolder) -> list[Path]:
+        """Returns the vocabulary."""
+        return [vocabulary(folder)]
+
+    def stored(self, folder: RawFolder) -> Modality:
+        """Returns the modality with the size of the vocabulary."""
+        return replace(self.modality, num_values=len(tokenizer(vocabulary(folder))))
+
+    def read(self, folder: RawFolder, value: str) -> Decoded:
+        """Tokenizes one text."""
+        if not value.strip():
+            raise DataError("the text is empty")
+        ids = tokenizer(vocabulary(folder))(value)["input_ids"]
+        note = None
+        if len(ids) > self._max_tokens:
+            note = f"cropped to {self._max_tokens} of {len(ids)} tokens"
+            ids = [*ids[: self._max_tokens - 1], ids[-1]]
+        return Decoded(padded(np.array(ids, dtype=np.int32), self._max_tokens), len(ids), note)
+
+
+def vocabulary(folder: RawFolder) -> Path:
+    """Returns the path of the vocabulary.
+
+    Raises:
+        UsageError: There is none.
+    """
+    path = folder.vocab or folder.root / "vocab.txt"
+    if not path.is_file():
+        raise UsageError(
+            f"the text needs a WordPiece vocabulary, and {path} is not there: pass --vocab PATH, or put vocab.txt into "
+            "the raw folder (bert-base-uncased's: github.com/google-research/bert, Apache-2.0; nothing is fetched)"
+        )
+    return path
+
+
+def tokenizer(vocab: Path) -> BertTokenizer:
+    """Returns the lower-casing WordPiece tokenizer of a vocabulary, one token a line.
+
+    Raises:
+        UsageError: The file is no such vocabulary.
+    """
+    return _tokenizer(vocab, vocab.stat().st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=2)
+def _tokenizer(vocab: Path, _changed_ns: int) -> BertTokenizer:
+    from transformers import BertTokenizer
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()  # a text longer than BERT takes is cropped here, and noted
+    try:
+        tokens = vocab.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError:
+        raise UsageError(f"{vocab} is no vocabulary: it is not UTF-8") from None
+    missing = [token for token in SPECIAL_TOKENS if token not in tokens]
+    if missing or tokens[0] != SPECIAL_TOKENS[0]:
+        what = f"it lacks {', '.join(missing)}" if missing else "its first line must be [PAD]"
+        raise UsageError(f"{vocab} is no BERT vocabulary: {what}")
+    return BertTokenizer(vocab=str(vocab))

@@ -1,0 +1,228 @@
+"""Prepares a raw data set in parts: each a file of its own, made anywhere, kept if a killed run left it whole.
+
+A part's name is a hash of what it is made of, so a part that is there is the right one. dataset.json comes last:
+until then nothing can be opened, and the data set that was there before stays in its place.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmcore.data.columns import samples_to_table
+from mmcore.data.media import RawFolder
+from mmcore.data.raw import DAMAGED, Entry, Index, Problem, RawSource, check_faults, entry_key, settings_key
+from mmcore.data.spec import SPLITS, DatasetSpec, Sample
+from mmcore.data.writer import METADATA_FILE, Progress, describe, parquet_writer, rows_of, sha256, write_synced
+from mmcore.errors import DataError
+
+REPORTS = "reports"
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some samples of one split, written together; small, and picklable.
+
+    Attributes:
+        path: Of its file, in the prepared data set.
+        split: Of all its samples.
+        entries: Its samples, in order.
+    """
+
+    path: str
+    split: str
+    entries: tuple[Entry, ...]
+
+
+@dataclass(frozen=True)
+class PartWriter:
+    """Writes parts; sent to where they are written, which must see both folders.
+
+    Attributes:
+        source: The data set.
+        folder: Its raw files.
+        spec: What is stored.
+        directory: Where the parts go; None: they are decoded and nothing is written.
+    """
+
+    source: RawSource
+    folder: RawFolder
+    spec: DatasetSpec
+    directory: Path | None
+
+    def __call__(self, part: Part) -> dict[str, Any]:
+        """Writes one part, or finds it written; returns its report as plain values.
+
+        The report holds "path", "split", "num_rows", "class_counts", "num_bytes", "sha256", "lengths" (modality ->
+        sample -> valid length) and "problems": damaged samples, which are left out, and noted ones, which are in.
+        Other errors, a full disk among them, come back as "error", so that they are one message wherever the part
+        was written.
+        """
+        try:
+            return self._stored(part) or self._written(part)
+        except (DataError, OSError) as error:
+            return {"path": part.path, "error": f"{part.path}: {error}"}
+
+    def _stored(self, part: Part) -> dict[str, Any] | None:
+        if self.directory is None:
+            return None
+        try:
+            report = json.loads(_report_path(self.directory, part).read_bytes())
+            whole = report["num_rows"] == 0 or sha256(self.directory / part.path) == report["sha256"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return None  # not written yet, or cut off: it is written again
+        return report if whole else None
+
+    def _written(self, part: Part) -> dict[str, Any]:
+        problems: list[Problem] = []
+        lengths: dict[str, dict[str, int]] = {m.name: {} for m in self.spec.modalities if m.variable_length}
+        counts = np.zeros(self.spec.num_classes, dtype=np.int64)
+        samples = self._decoded(part, problems, lengths, counts)
+        report = {"path": part.path, "split": part.split, "num_bytes": 0, "sha256": ""}
+        if self.directory is None:
+            for _ in samples:
+                pass
+        else:
+            report |= _write_file(self.directory / part.path, samples, self.spec)
+        report |= {"num_rows": int(counts.sum()), "class_counts": counts.tolist()}
+        report |= {"problems": [asdict(problem) for problem in problems], "lengths": lengths}
+        if self.directory is not None:
+            _replace_synced(_report_path(self.directory, part), json.dumps(report).encode())
+        return report
+
+    def _decoded(
+        self, part: Part, problems: list[Problem], lengths: dict[str, dict[str, int]], counts: np.ndarray
+    ) -> Iterator[Sample]:
+        for entry in part.entries:
+            try:
+                sample, notes = self.source.decode(entry, self.folder)
+            except DataError as error:
+                problems.append(Problem(entry.sample_id, DAMAGED, str(error)))
+                continue
+            problems += notes
+            counts[sample.label] += 1
+            for name, length in sample.lengths.items():
+                lengths[name][sample.sample_id] = length
+            yield sample
+
+
+RunParts = Callable[[PartWriter, Sequence[Part]], Iterable[dict[str, Any]]]
+"""Runs a writer over parts, in any order, somewhere; yields each part's report once."""
+
+
+def run_here(writer: PartWriter, parts: Sequence[Part]) -> Iterator[dict[str, Any]]:
+    """Runs a writer over parts in this process."""
+    yield from map(writer, parts)
+
+
+def plan_parts(source: RawSource, index: Index, folder: RawFolder, spec: DatasetSpec) -> list[Part]:
+    """Cuts the index into parts of about the size `mmcore.data.writer` gives its files."""
+    parts = []
+    settings = settings_key(source, spec, folder)
+    num_rows = rows_of(spec)[1]
+    for split in SPLITS:
+        entries = [entry for entry in index.entries if entry.split == split]
+        for start in range(0, len(entries), num_rows):
+            chosen = tuple(entries[start : start + num_rows])
+            digest = hashlib.sha256(settings)
+            for entry in chosen:
+                digest.update(entry_key(source, entry, folder))
+            parts.append(Part(f"{split}/part-{digest.hexdigest()[:16]}.parquet", split, chosen))
+    return parts
+
+
+def write_parts(
+    writer: PartWriter, parts: Sequence[Part], run: RunParts, progress: Progress | None = None
+) -> list[dict[str, Any]]:
+    """Writes all parts and returns their reports, in the parts' order.
+
+    Raises:
+        DataError: A part could not be written; those that could be are kept.
+    """
+    reports: dict[str, dict[str, Any]] = {}
+    total = sum(len(part.entries) for part in parts)
+    sizes = {part.path: len(part.entries) for part in parts}
+    done = 0
+    for report in run(writer, parts):
+        if "error" in report:
+            raise DataError(f"{writer.spec.name}: {report['error']}; what is written is kept: run it again to go on")
+        reports[report["path"]] = report
+        done += sizes[report["path"]]
+        if progress:
+            progress(done, total)
+    return [reports[part.path] for part in parts]
+
+
+def finish(
+    source: RawSource,
+    spec: DatasetSpec,
+    index: Index,
+    fingerprint: str,
+    directory: Path,
+    reports: Sequence[dict[str, Any]],
+    on_missing: str,
+) -> None:
+    """Makes the written parts a prepared data set: removes what belongs to no part, writes dataset.json.
+
+    Raises:
+        DataError: A sample is damaged, and `on_missing` is "fail"; the parts are kept for a repaired file.
+    """
+    problems = index.problems + [Problem(**problem) for report in reports for problem in report["problems"]]
+    check_faults(source.name, problems, sum(report["num_rows"] for report in reports), on_missing)
+    written = [report for report in reports if report["num_rows"]]
+    kept = {report["path"] for report in written}
+    for path in directory.glob("*/part-*"):
+        if path.relative_to(directory).as_posix() not in kept:
+            path.unlink()
+    zeros = np.zeros(spec.num_classes, dtype=np.int64)
+    counts = {
+        split: sum((np.array(r["class_counts"]) for r in written if r["split"] == split), zeros).tolist()
+        for split in SPLITS
+    }
+    files = [{key: report[key] for key in ("path", "split", "num_rows", "num_bytes", "sha256")} for report in written]
+    source.skipped = [(problem.sample_id, f"{problem.kind}: {problem.reason}") for problem in problems]
+    metadata = describe(source, spec, source.rules(index), fingerprint, counts, files)
+    write_synced(directory / METADATA_FILE, json.dumps(metadata, indent=1).encode())
+
+
+def _write_file(path: Path, samples: Iterator[Sample], spec: DatasetSpec) -> dict[str, Any]:
+    """Writes samples as one file, by a temporary name; none if there are no samples."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}")
+    group_rows = rows_of(spec)[0]
+    try:
+        with parquet_writer(temporary, spec) as file:
+            num_rows = 0
+            while waiting := _take(samples, group_rows):
+                file.write_table(samples_to_table(waiting, spec), row_group_size=group_rows)
+                num_rows += len(waiting)
+        if not num_rows:
+            return {}
+        entry = {"num_bytes": temporary.stat().st_size, "sha256": sha256(temporary)}
+        temporary.rename(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return entry
+
+
+def _take(samples: Iterator[Sample], number: int) -> list[Sample]:
+    return list(itertools.islice(samples, number))
+
+
+def _report_path(directory: Path, part: Part) -> Path:
+    return directory / REPORTS / f"{Path(part.path).stem}-{part.split}.json"
+
+
+def _replace_synced(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}")
+    write_synced(temporary, data)
+    temporary.rename(path)

@@ -1,0 +1,125 @@
+"""`vggsound`: clips of 309 kinds of sound whose source is seen (Chen et al. 2020).
+
+Lists: the publishers' `vggsound.csv` (`YouTube id, start in seconds, label, split`, no header), or `train.csv` and
+`test.csv` of rows `<id>_<start>.mp4,label`. Labels with commas stand in quotes.
+Clips in `video/<id>_<start>.mp4` (start with six digits), from which sound and frames are taken; or sound in
+`audio/` and frames in `Image-01-FPS/<id>_<start>/`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from pydantic import BaseModel
+
+from mmcore.data import clips, demo
+from mmcore.data.lists import Row, class_index, read_records
+from mmcore.data.media import RawFolder
+from mmcore.data.raw import BAD_ROW, Index
+from mmcore.data.spec import DATASETS
+from mmcore.errors import DataError, UsageError
+
+CLASSES_FILE = "vggsound_classes.txt"
+SPLITS = {"train": "train", "test": "test"}
+NUM_DEMO_CLASSES = 4
+
+
+@DATASETS.register("vggsound")
+class VGGSound(clips.ClipSource):
+    """About 200,000 clips of ten seconds."""
+
+    Config: ClassVar[type[BaseModel]] = clips.ClipConfig
+    name = "vggsound"
+    classes = tuple(resources.files("mmcore.data").joinpath(CLASSES_FILE).read_text().splitlines())
+    """The publishers' 309 names (data/stat.csv of github.com/hche11/VGGSound, CC BY 4.0), by the alphabet."""
+    expected: ClassVar[Mapping[str, Mapping[str, int]]] = {
+        "the publishers' test list": {"test": 15446},
+        "what AUG's and LFM's copy had": {"train": 168618, "test": 13954},
+    }
+    raw_help = (
+        "The lists are at github.com/hche11/VGGSound (data/vggsound.csv, train.csv, test.csv; CC BY 4.0), the clips "
+        "YouTube's (their owners' terms; about a fifth are gone), expected as video/<id>_<start>.mp4, start with six "
+        "digits. To try without: --demo."
+    )
+    num_frames = 3
+    pick = "spread"
+    rate_hz = 16000
+    seconds = 10.0
+
+    def __init__(self, options: clips.ClipConfig):
+        super().__init__(options)
+        if options.demo:
+            self.classes = self.classes[:NUM_DEMO_CLASSES]
+
+    def read_index(self, folder: RawFolder) -> Index:
+        """Reads whichever lists are there."""
+        whole = folder.lists("vggsound.csv", "data/vggsound.csv")
+        if whole:
+            index = Index("vggsound.csv", whole)
+            for row, fields in read_records(whole[0], ("youtube_id", "start", "label", "split")):
+                self._add_row(index, folder, row, fields)
+            return index
+        lists = {split: folder.lists(f"{split}.csv", f"data/{split}.csv") for split in SPLITS}
+        if not any(lists.values()):
+            raise UsageError(f"vggsound: there are no lists in {folder.split_dir or folder.root}. {self.raw_help}")
+        if not all(lists.values()):
+            there = next(found for found in lists.values() if found)[0]
+            missing = next(split for split, found in lists.items() if not found)
+            raise UsageError(f"vggsound: there is no {missing} list beside {there}")
+        index = Index("train.csv and test.csv", [path for paths in lists.values() for path in paths])
+        for split, paths in lists.items():
+            for row, fields in read_records(paths[0], ("file", "label")):
+                self._add_row(index, folder, row, [*fields, split] if isinstance(fields, list) else fields)
+        return index
+
+    def write_demo(self, directory: Path) -> None:
+        """Writes 120 mp4 clips of four of the classes: the sound tells the class, the pictures half of the time."""
+        from mmcore.data.demo_clips import save_clip
+
+        rows = []
+        for number in range(120):
+            label = number % NUM_DEMO_CLASSES
+            split = "test" if number % 5 == 4 else "train"
+            generator = np.random.default_rng([31, number])
+            sound = clips.demo_sound(label, 0.95, NUM_DEMO_CLASSES, generator)
+            frames = list(clips.demo_frames(label, 0.5, NUM_DEMO_CLASSES, 2, generator))
+            save_clip(directory / "video" / f"demo{number:07d}_{10 * number:06d}.mp4", frames, sound)
+            rows.append(f'demo{number:07d},{10 * number},"{self.classes[label]}",{split}')
+        (directory / "vggsound.csv").write_text("\n".join(rows) + "\n")
+
+    def card(self) -> str:
+        """Returns origin, terms and what is known to be wrong."""
+        if self.options.demo:
+            return demo.card("VGGSound", "the sound tells the class, the pictures half of the time")
+        return (
+            "VGGSound (Chen et al. 2020; lists CC BY 4.0, clips their owners'): 309 classes. About a fifth of the "
+            "clips are gone from YouTube, and every copy lacks others: compare within one copy only."
+        )
+
+    def _add_row(self, index: Index, folder: RawFolder, row: Row, fields: list[str] | str) -> None:
+        split = fields[-1] if isinstance(fields, list) and fields[-1] in SPLITS else "train"
+        try:
+            if isinstance(fields, str):
+                raise DataError(fields)
+            if fields[-1] not in SPLITS:
+                raise DataError(f"unknown split '{fields[-1]}'")
+            clip = _clip_name(fields)
+            label = class_index(fields[-2], self.classes)
+            sounds = clips.first_folder(folder, ("audio", "video", "videos"))
+            pictures = clips.first_folder(folder, ("Image-01-FPS", "video", "videos"))
+            clips.add_clip(index, folder, (clip, label, split, clips.youtube_id(clip)), sounds, pictures)
+        except DataError as error:
+            index.leave_out(split, row.place, BAD_ROW, str(error))
+
+
+def _clip_name(fields: list[str]) -> str:
+    """Returns `<id>_<start>` with six digits, from (id, start, label, split) or (file name, label, split)."""
+    if len(fields) == 3:
+        return fields[0].removesuffix(".mp4")
+    if not fields[1].isdigit():
+        raise DataError(f"the start must be whole seconds, got '{fields[1]}'")
+    return f"{fields[0]}_{int(fields[1]):06d}"

@@ -1,0 +1,93 @@
+"""Pretrained weights into a network: all of them, or an error that lists what does not fit. Never a random start."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmcore.errors import CheckpointError, UsageError
+
+RANDOM = "random"
+NUM_SHOWN = 8
+WRAPPERS = ("state_dict", "model", "model_state_dict")
+"""Keys under which training scripts put the weights in what they save."""
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """Returns the tensors of a weights file: a state dict as torch saves it, bare or in one of WRAPPERS.
+
+    Raises:
+        CheckpointError: The file is damaged, or holds something else.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # noqa: BLE001 (unpicklers raise whatever a damaged file makes them)
+        raise CheckpointError(f"{path} can not be read as weights: {error}") from None
+    for key in WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise CheckpointError(f"{path} holds no state dict")
+    return {str(key).removeprefix("module."): value for key, value in content.items()}
+
+
+def load_all(network: nn.Module, state: Mapping[str, Tensor], what: str, ignored: Sequence[str] = ()) -> None:
+    """Loads weights into every parameter and buffer of a network.
+
+    Args:
+        network: Gets them.
+        state: Names as in the network's state dict.
+        what: Where they come from, for messages.
+        ignored: Prefixes of weights the network has no use for, a classifier's for example.
+
+    Raises:
+        CheckpointError: Lists missing and unexpected names, and shapes that differ.
+    """
+    used = {key: value for key, value in state.items() if not key.startswith(tuple(ignored))}
+    own = network.state_dict()
+    shapes = [
+        f"{key} {tuple(used[key].shape)} instead of {tuple(own[key].shape)}"
+        for key in own
+        if key in used and used[key].shape != own[key].shape
+    ]
+    raise_misfits(what, [key for key in own if key not in used], [key for key in used if key not in own], shapes)
+    network.load_state_dict(used)
+
+
+def raise_misfits(what: str, missing: Sequence[str], unexpected: Sequence[str], shapes: Sequence[str] = ()) -> None:
+    """Raises a CheckpointError that lists what of some weights does not fit, if anything."""
+    problems = [
+        f"{len(names)} {kind}: {', '.join(names[:NUM_SHOWN])}{' …' if len(names) > NUM_SHOWN else ''}"
+        for kind, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
+        if names
+    ]
+    if problems:
+        raise CheckpointError(f"the weights '{what}' do not fit; " + "; ".join(problems))
+
+
+def torchvision_state(network_name: str, weights: str) -> Mapping[str, Any]:
+    """Returns the weights of a file, or those torchvision publishes under a name (downloaded at first use).
+
+    Raises:
+        UsageError: It is neither a file nor such a name, or the download failed.
+        CheckpointError: The file is damaged.
+    """
+    from torchvision.models import get_model_weights
+
+    published = {entry.name: entry for entry in get_model_weights(network_name)}
+    if weights in published:
+        try:
+            return published[weights].get_state_dict(progress=False, check_hash=True)
+        except (OSError, RuntimeError) as error:
+            raise UsageError(
+                f"the weights '{weights}' of torchvision's {network_name} could not be downloaded ({error}): give the "
+                f"path of {published[weights].url}, downloaded elsewhere, or 'random'"
+            ) from None
+    if not Path(weights).is_file():
+        names = ", ".join(published)
+        raise UsageError(f"weights must be 'random', one of {names}, or the path of a file, got {weights!r}")
+    return read_state(Path(weights))

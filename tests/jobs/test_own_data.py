@@ -1,0 +1,104 @@
+"""A YAML file wherever a data set is named."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+from raw_files import save_picture, save_text, save_wave
+
+from mmcore.data.manifest import ManifestConfig, read_description
+from mmcore.data.store import PreparedDataset
+from mmcore.errors import UsageError
+from rayjobs import prepare, train, tune
+from rayjobs.datasets import resolve_dataset
+
+DOCS = (Path(__file__).parents[2] / "docs" / "your-data.md").read_text()
+
+
+@pytest.fixture
+def description(tmp_path: Path) -> Path:
+    """Sixty rows of two kinds of numbers, three classes of 40, 15 and 5; a third of the series missing."""
+    generator = np.random.default_rng(0)
+    rows = []
+    for number in range(60):
+        label = 0 if number < 40 else 1 if number < 55 else 2
+        series = None if number % 3 == 0 else (generator.normal(size=6) + label).round(3).tolist()
+        cells = (generator.normal(size=2) + 2 * label).round(3).tolist()
+        rows.append({"y": "abc"[label], "s": series, "a": cells[0], "b": cells[1]})
+    save_text(tmp_path / "rows.jsonl", "\n".join(json.dumps(row) for row in rows))
+    content = {
+        "manifest": "rows.jsonl",
+        "label": "y",
+        "modalities": {
+            "facts": {"kind": "tabular", "columns": ["a", "b"], "encoder": {"name": "mlp", "features": 8}},
+            "beat": {"kind": "series", "column": "s", "length": 6, "may_be_missing": True,
+                     "encoder": {"name": "series", "features": 8, "width": 4, "depth": 1}},
+        },
+    }  # fmt: skip
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(content))
+    return tmp_path / "mine.yaml"
+
+
+def run(command: object, *arguments: object) -> Result:
+    return CliRunner().invoke(command.main, [str(argument) for argument in arguments])  # type: ignore[attr-defined]
+
+
+def test_the_documented_example_works(tmp_path: Path) -> None:
+    (tmp_path / "my.yaml").write_text(re.findall(r"```yaml\n(.*?)```", DOCS, re.DOTALL)[0])
+    (table,) = re.findall(r"```text\n(.*?)```", DOCS, re.DOTALL)
+    save_text(tmp_path / "samples.csv", table)
+    for clip in ("c1", "c2"):
+        save_wave(tmp_path / "wav" / f"{clip}.wav")
+    save_picture(tmp_path / "faces" / "c1.jpg")
+    result = run(prepare, "--dataset", tmp_path / "my.yaml", "--check")
+    assert result.exit_code == 0, result.output
+    assert "every file listed is there and can be read" in result.stdout
+    assert "train: angry 0, calm 0, happy 1" in result.stdout
+
+
+def test_every_kind_is_documented() -> None:
+    kinds = re.findall(r"^\| `(\w+)` \|", DOCS, re.MULTILINE)
+    union = ManifestConfig.model_json_schema()["$defs"]
+    assert kinds == ["audio", "image", "video", "text", "series", "tabular"]
+    assert {column["properties"]["kind"]["const"] for column in union.values()} == set(kinds)
+
+
+def test_prepare_and_train_a_set_with_rare_classes_and_missing_modalities(description: Path, tmp_path: Path) -> None:
+    prepared = run(prepare, "--dataset", description, "--data-dir", tmp_path / "data")
+    assert prepared.exit_code == 0, prepared.output
+    assert "36 train, 12 val, 12 test" in prepared.stdout
+    data = PreparedDataset.open(tmp_path / "data" / "mine")
+    assert data.metadata["splits"]["train"]["class_counts"] == [24, 9, 3]
+    arguments = ["--dataset", description, "--method", "iprm", "--data-dir", tmp_path / "data", "--output",
+                 tmp_path / "results", "--max-epochs", "2", "--set", "trainer.device=cpu", "--json"]  # fmt: skip
+    trained = run(train, *arguments)
+    assert trained.exit_code == 0, trained.output
+    (result,) = json.loads(trained.stdout)["results"]
+    assert result["config"]["dataset"]["name"] == "manifest"
+    assert result["config"]["dataset"]["options"] == read_description(description)
+    assert 0 < result["test"]["fused/accuracy"] <= 1
+
+
+def test_tune_knows_what_it_would_do(description: Path, tmp_path: Path) -> None:
+    result = run(tune, "--dataset", description, "--data-dir", tmp_path / "data", "--dry-run", "--json")
+    assert result.exit_code == 0, result.output
+    plan = json.loads(result.stdout)
+    assert plan["experiment"] == "mine-aug-iprm-ensemble"
+    assert plan["searches"][0]["config"]["model"]["encoders"]["facts"]["features"] == 8
+
+
+def test_wrong_use(description: Path, tmp_path: Path) -> None:
+    two = run(tune, "--dataset", description, "--dataset", "digits", "--dry-run")
+    assert two.exit_code == 2
+    assert "--dataset FILE.yaml: tune one data set of your own at a time" in two.stderr
+    demo = run(prepare, "--dataset", description, "--demo")
+    assert "--demo: manifest writes no raw files of its own" in demo.stderr
+    assert resolve_dataset("digits") == ("digits", {})
+    with pytest.raises(UsageError, match="there is no such file"):
+        resolve_dataset(str(tmp_path / "other.yml"))

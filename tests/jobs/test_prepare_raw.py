@@ -1,0 +1,179 @@
+"""`prepare` on raw files: the doctor's report, demos, what is left out, and the same result from Ray Data."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from raw_files import save_picture, save_text, save_vocab
+
+from mmcore.data import writer
+from mmcore.data.store import HowToPrepare, PreparedDataset, prepare
+from mmcore.errors import DataError, UsageError
+from rayjobs.datasets import check_demo, demo_files, prepare_one
+from rayjobs.parts import RayParts, run_by_ray_data
+from rayjobs.prepare import main
+
+SPLITS = Path(__file__).parents[2].parent / "shared" / "data" / "splits"
+needs_lists = pytest.mark.skipif(not SPLITS.is_dir(), reason=f"the real lists are not in {SPLITS}")
+NUM_SAMPLES = 40
+OPTIONS = {"image_size": 8, "max_tokens": 8}
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Path:
+    """Forty tweets with a picture each: thirty train, five validate, five test."""
+    folder = tmp_path / "raw"
+    save_vocab(folder, "word")
+    for name, ids in {"train": range(30), "valid2": range(30, 35), "test2": range(35, 40)}.items():
+        rows = []
+        for i in ids:
+            save_picture(folder / "dataset_image" / f"{i}.jpg", 5 * i, (16, 16))
+            rows.append(repr([str(i), "word", *([i % 2] if name == "train" else [i % 2, i % 2])]))
+        save_text(folder / "text" / f"{name}.txt", "\n".join(rows))
+    return folder
+
+
+@needs_lists
+@pytest.mark.parametrize(
+    ("name", "cells"), [("cremad", ("6,698", "744", "LEAK: 91 groups")), ("kinetics_sounds", ("14,799", "2,597"))]
+)
+def test_the_real_lists_through_the_doctor(name: str, cells: tuple[str, ...]) -> None:
+    result = run("--dataset", name, "--split-dir", SPLITS / name, "--check")
+    assert result.exit_code == 0, result.output
+    for cell in (*cells, "the lists are OGM-GE's lists", "media: not looked at"):
+        assert cell in result.stdout
+    report = json.loads(run("--dataset", name, "--split-dir", SPLITS / name, "--check", "--json").stdout)
+    assert report["splits"]["train"]["usable"] == int(cells[0].replace(",", ""))
+
+
+def test_check_reads_everything_and_writes_nothing(raw: Path, tmp_path: Path) -> None:
+    (raw / "dataset_image" / "3.jpg").unlink()
+    save_text(raw / "dataset_image" / "4.jpg", b"no picture")
+    result = run("--dataset", "sarcasm", "--raw-dir", raw, "--check", "--data-dir", tmp_path / "data")
+    assert result.exit_code == 1
+    for part in (
+        "sarcasm: publishers' text files",
+        "the lists are none of the published ones",
+        "train: not sarcastic 15, sarcastic 15",
+        "default protocol: holdout (no group lies on both sides)",
+        "text: valid length 3 to 3, median 3",
+        "1 missing:\n  3: image: dataset_image/3.jpg is not there",
+        "1 damaged:\n  4: ",
+    ):
+        assert part in result.stdout
+    assert not (tmp_path / "data").exists()
+    report = json.loads(run("--dataset", "sarcasm", "--raw-dir", raw, "--check", "--json").stdout)
+    assert report["splits"]["train"] == {"listed": 30, "usable": 30, "found": 28}
+    assert report["num_faults"] == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--dataset", "cremad", "--check"], "--check needs --raw-dir, or --split-dir for the lists alone."),
+        (["--dataset", "cremad", "--check", "--raw-dir", "nowhere"], "cremad: folder nowhere does not exist."),
+        (["--dataset", "digits", "--check"], "--check: digits has no lists to check"),
+        (["--dataset", "digits", "--demo"], "--demo: digits writes no raw files of its own; cremad, "),
+        (["--dataset", "sarcasm"], "sarcasm is made from raw files: pass --raw-dir. The lists are at"),
+        (["--dataset", "sarcasm", "--raw-dir", ".", "--on-missing", "ignore"], "'ignore' is not one of"),
+    ],
+)
+def test_wrong_use(tmp_path: Path, arguments: list[str], message: str) -> None:
+    result = run(*arguments, "--data-dir", tmp_path / "data")
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_lists_and_vocabulary_from_elsewhere(raw: Path, tmp_path: Path) -> None:
+    (raw / "text").rename(tmp_path / "lists")
+    (raw / "vocab.txt").rename(tmp_path / "words.txt")
+    arguments = ["--dataset", "sarcasm", "--raw-dir", raw, "--data-dir", tmp_path / "data"]
+    assert "there are no lists" in run(*arguments).stderr
+    arguments += ["--split-dir", tmp_path / "lists"]
+    assert "pass --vocab PATH" in run(*arguments).stderr
+    result = run(*arguments, "--vocab", tmp_path / "words.txt")
+    assert result.exit_code == 0, result.output
+    assert "30 train, 5 val, 5 test" in result.stdout
+
+
+def test_missing_files_fail_or_are_left_out(raw: Path, tmp_path: Path) -> None:
+    (raw / "dataset_image" / "3.jpg").unlink()
+    arguments = ["--dataset", "sarcasm", "--raw-dir", raw, "--data-dir", tmp_path / "data"]
+    failed = run(*arguments)
+    assert failed.exit_code == 1
+    assert "1 of 40 samples can not be used (1 missing); pass --on-missing skip to leave them out" in failed.stderr
+    assert not (tmp_path / "data" / "sarcasm").exists()
+    skipped = run(*arguments, "--on-missing", "skip")
+    assert "29 train, 5 val, 5 test" in skipped.stdout
+    assert "3: missing: image: dataset_image/3.jpg is not there" in skipped.stdout
+
+
+def test_a_demo_is_prepared_beside_the_real_one(tmp_path: Path) -> None:
+    result = run("--dataset", "twitter15", "--demo", "--data-dir", tmp_path)
+    assert result.exit_code == 0, result.output
+    assert "CONSTRUCTED demo" in result.stdout
+    prepared = PreparedDataset.open(tmp_path / "twitter15+demo")
+    assert prepared.constructed
+    files = sorted((tmp_path / "demo-raw" / "twitter15-1").rglob("*"))
+    again = prepare_one("twitter15", {"demo": True}, None, tmp_path)
+    assert again.fingerprint == prepared.fingerprint
+    assert sorted(demo_files("twitter15", tmp_path).rglob("*")) == files
+    with pytest.raises(UsageError, match="--demo: avdigits writes no raw files of its own"):
+        check_demo("avdigits")
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+class TestRayData:
+    @pytest.fixture
+    def many_parts(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        sample_bytes = 3 * 8 * 8 + 4 * 8
+        monkeypatch.setattr(writer, "ROW_GROUP_BYTES", 2 * sample_bytes)
+        monkeypatch.setattr(writer, "PART_BYTES", 2 * sample_bytes)
+
+    def test_gives_the_same_data_set_and_starts_ray_only_for_many_parts(
+        self, raw: Path, tmp_path: Path, many_parts: None
+    ) -> None:
+        import ray
+
+        here = prepare("sarcasm", OPTIONS, raw, tmp_path / "here")
+        seen: list[tuple[int, int | None]] = []
+        by_ray = prepare(
+            "sarcasm", OPTIONS, raw, tmp_path / "ray", lambda done, total: seen.append((done, total)),
+            HowToPrepare(run=RayParts(cpus=2)),
+        )  # fmt: skip
+        assert len(by_ray.files()) == 21
+        assert by_ray.read_table().equals(here.read_table())
+        assert by_ray.fingerprint == here.fingerprint
+        assert seen[-1] == (NUM_SAMPLES, NUM_SAMPLES)
+        assert len(seen) == 21
+        assert not ray.is_initialized()
+
+    def test_damage_and_errors_come_back_as_messages(self, raw: Path, tmp_path: Path, many_parts: None) -> None:
+        import ray
+
+        save_text(raw / "dataset_image" / "7.jpg", b"no picture")
+        save_text(raw / "dataset_image" / "38.jpg", b"no picture")
+        with pytest.raises(DataError, match=r"2 of 40 samples can not be used \(2 damaged\)"):
+            prepare("sarcasm", OPTIONS, raw, tmp_path / "data", how=HowToPrepare(run=RayParts(cpus=2)))
+        partial = next((tmp_path / "data").glob(".*.partial"))
+        assert len(list(partial.glob("*/part-*"))) >= 19  # kept for the repaired files
+        save_picture(raw / "dataset_image" / "7.jpg", 35, (16, 16))
+        save_picture(raw / "dataset_image" / "38.jpg", 190, (16, 16))
+        ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+        try:
+            how = HowToPrepare(run=run_by_ray_data)
+            assert prepare("sarcasm", OPTIONS, raw, tmp_path / "data", how=how).num_samples == NUM_SAMPLES
+            (tmp_path / "data2").write_text("a file where a folder must be")
+            with pytest.raises(OSError, match="data2"):
+                prepare("sarcasm", OPTIONS, raw, tmp_path / "data2", how=how)
+        finally:
+            ray.shutdown()
