@@ -177,27 +177,28 @@ class _Block:
     """The probes on features of one size: their modalities, weights and gradients, (P, K, D + 1), views.
 
     Features are copied while they are at hand, so that what they are a part of can be freed; into slots, (P, B, D + 1)
-    with a one for the bias at the end, that are used again: memory asked for anew would cost more than the copy.
+    with a one for the bias at the end, that are used again: memory asked for anew would cost more than the copy. Each
+    batch size has slots of its own: in a part of a larger one products are rounded otherwise, and a resumed run, whose
+    first batch may be another, would not equal the uninterrupted one.
     """
 
     names: list[str]
     weights: Tensor
     gradient: Tensor
-    slots: list[Tensor] = field(default_factory=list)
+    slots: dict[tuple[int, int], Tensor] = field(default_factory=dict)
 
     def keep(self, slot: int, features: Mapping[str, Tensor], num_samples: int) -> None:
-        """Copies features (B, D) into a slot: one of those there are, or the next."""
-        if slot == len(self.slots):
-            self.slots.append(self._new_slot(num_samples))
-        elif num_samples > self.slots[slot].shape[1]:
-            self.slots[slot] = self._new_slot(num_samples)
-        for place, name in zip(self.slots[slot], self.names, strict=True):
+        """Copies features (B, D) into a slot."""
+        key = slot, num_samples
+        if key not in self.slots:
+            self.slots[key] = self.weights.new_ones(len(self.names), num_samples, self.weights.shape[2])
+        for place, name in zip(self.slots[key], self.names, strict=True):
             if name in features:
-                place[:num_samples, :-1].copy_(features[name])
+                place[:, :-1].copy_(features[name])
 
     def add_gradient(self, seen: _Seen) -> None:
         """Adds the gradient of the summed cross-entropy of what was seen."""
-        inputs = self.slots[seen.slot][:, : len(seen.labels)]
+        inputs = self.slots[seen.slot, len(seen.labels)]
         for rows in self.runs(seen.names):
             mask = _mask(self.names[rows], seen)
             _add_gradient(self.gradient[rows], inputs[rows], self.weights[rows], seen.labels, mask)
@@ -208,9 +209,6 @@ class _Block:
         if len(there) == len(self.names):
             return [slice(None)]
         return [slice(row, row + 1) for row in there]
-
-    def _new_slot(self, num_samples: int) -> Tensor:
-        return self.weights.new_ones(len(self.names), num_samples, self.weights.shape[2])
 
 
 def _mask(names: list[str], seen: _Seen) -> Tensor | None:

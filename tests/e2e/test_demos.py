@@ -29,7 +29,7 @@ def test_a_demo_ends_in_a_ranking(tmp_path: Path, name: str) -> None:
     (table,) = json.loads(done.stdout)["rankings"]
     assert {row["method"] for row in table["rows"]} == {"iprm", "aug", "ensemble"}
     assert table["constructed"] is True
-    assert all(0 < row["test"]["mean"] <= 1 for row in table["rows"]), table["rows"]
+    assert all(0 < row["accuracy"] <= 1 for row in table["rows"]), table["rows"]
     assert (tmp_path / "data" / f"{name}+demo" / "dataset.json").is_file()
 
 
