@@ -65,7 +65,7 @@ def resident_bytes() -> int:
 def measure_method(method: str, epochs: int, steps_per_epoch: int) -> dict[str, Any]:
     """Trains one method; returns the resident bytes at every tenth, and its structure at the end."""
     torch.set_num_threads(1)
-    settings = next(iter(METHODS.get(method).variants(SPEC.modality_names).values()))
+    settings = next(iter(METHODS.get(method).rows(SPEC.modality_names).values()))
     encoder = {"name": "small_conv", "width": 4, "features": 4, "depth": 2}
     config = RunConfig.parse(
         {

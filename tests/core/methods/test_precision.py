@@ -124,7 +124,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> PreparedDataset:
 
 @functools.lru_cache
 def fused_accuracy(digits: PreparedDataset, method: str, precision: str) -> float:
-    settings = next(iter(METHODS.get(method).variants(digits.spec.modality_names).values()))
+    settings = next(iter(METHODS.get(method).rows(digits.spec.modality_names).values()))
     config = complete_config(
         RunConfig.parse(
             {
