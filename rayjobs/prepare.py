@@ -79,7 +79,7 @@ def _check(dataset: str, values: dict[str, Any], raw_dir: Path | None, flags: di
         raise UsageError(f"--check needs --raw-dir, or --split-dir for the lists alone. {source.raw_help}")
     if not root.is_dir():
         raise UsageError(f"{dataset}: folder {root} does not exist. {source.raw_help}")
-    folder = RawFolder(root.resolve(), flags["split_dir"], flags["vocab"])
+    folder = RawFolder(root, flags["split_dir"], flags["vocab"]).absolute()
     with progress_bar(f"checking {dataset}") as progress:
         report = examine(source, folder, raw_dir is not None, run, progress)
     if flags["as_json"]:

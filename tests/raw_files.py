@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import soundfile
+import yaml
 from PIL import Image
 
 from mmcore.data.media import RawFolder
@@ -51,3 +53,26 @@ def index_of(name: str, root: Path, split_dir: Path | None = None, **options: ob
 def kinds(index: Index) -> dict[str, str]:
     """What was left out: id or place -> kind."""
     return {problem.sample_id: problem.kind for problem in index.problems}
+
+
+def describe_numbers(tmp_path: Path) -> Path:
+    """Sixty rows of two kinds of numbers, three classes of 40, 15 and 5; a third of the series missing."""
+    generator = np.random.default_rng(0)
+    rows = []
+    for number in range(60):
+        label = 0 if number < 40 else 1 if number < 55 else 2
+        series = None if number % 3 == 0 else (generator.normal(size=6) + label).round(3).tolist()
+        cells = (generator.normal(size=2) + 2 * label).round(3).tolist()
+        rows.append({"y": "abc"[label], "s": series, "a": cells[0], "b": cells[1]})
+    save_text(tmp_path / "rows.jsonl", "\n".join(json.dumps(row) for row in rows))
+    content = {
+        "manifest": "rows.jsonl",
+        "label": "y",
+        "modalities": {
+            "facts": {"kind": "tabular", "columns": ["a", "b"], "encoder": {"name": "mlp", "features": 8}},
+            "beat": {"kind": "series", "column": "s", "length": 6, "may_be_missing": True,
+                     "encoder": {"name": "series", "features": 8, "width": 4, "depth": 1}},
+        },
+    }  # fmt: skip
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(content))
+    return tmp_path / "mine.yaml"

@@ -51,24 +51,15 @@ def examine(
         source.complete(index, folder)
         damaged, lengths = _decode(source, index, folder, run, progress)
         problems = index.problems + damaged
-    lost = {problem.sample_id for problem in problems if problem.is_fault}
-    found = [entry for entry in listed if entry.sample_id not in lost]
-    usable = Counter(entry.split for entry in listed)
+    counts = _counts(index, listed, problems, with_media)
     return {
         "dataset": source.name,
         "layout": index.layout,
         "lists": [str(path) for path in index.lists],
         "with_media": with_media,
-        "splits": {
-            split: {
-                "listed": index.num_rows[split],
-                "usable": usable[split],
-                "found": sum(entry.split == split for entry in found) if with_media else None,
-            }
-            for split in SPLITS
-        },
+        "splits": counts,
         "expected": {} if source.constructed else {name: dict(counts) for name, counts in source.expected.items()},
-        "matches": _matches(source, usable),
+        "matches": _matches(source, counts),
         "labels": _labels(source, listed),
         "groups": {split: len({e.group for e in listed if e.split == split and e.group}) for split in SPLITS},
         "shared_groups": shared_groups(listed),
@@ -113,10 +104,27 @@ def _decode(
     return [Problem(**problem) for report in reports for problem in report["problems"]], lengths
 
 
-def _matches(source: RawSource, usable: Counter[str]) -> str | None:
+def _counts(
+    index: Index, listed: Sequence[Entry], problems: Sequence[Problem], with_media: bool
+) -> dict[str, dict[str, int | None]]:
+    """Returns split -> rows listed, samples the rules leave, samples whose media are whole (None: not looked at)."""
+    lost = {problem.sample_id for problem in problems if problem.is_fault}
+    usable = Counter(entry.split for entry in listed)
+    found = Counter(entry.split for entry in listed if entry.sample_id not in lost)
+    return {
+        split: {
+            "listed": index.num_rows[split],
+            "usable": usable[split],
+            "found": found[split] if with_media else None,
+        }
+        for split in SPLITS
+    }
+
+
+def _matches(source: RawSource, counts: dict[str, dict[str, int | None]]) -> str | None:
     """Returns the published counts that the lists have, split by split."""
-    for variant, counts in source.expected.items():
-        if all(usable[split] == counts.get(split, 0) for split in SPLITS):
+    for variant, published in source.expected.items():
+        if all(counts[split]["usable"] == published.get(split, 0) for split in SPLITS):
             return variant
     return None
 

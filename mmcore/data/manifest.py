@@ -29,7 +29,7 @@ from pydantic import BaseModel, Field
 from mmcore.config import Section, parse_section
 from mmcore.data.lists import class_index
 from mmcore.data.media import AudioFile, Cells, Frames, ImageFile, Medium, RawFolder, Series, Text
-from mmcore.data.raw import BAD_ROW, Entry, Index, RawSource
+from mmcore.data.raw import BAD_ROW, CONFLICT, Entry, Index, Problem, RawSource
 from mmcore.data.spec import DATASETS
 from mmcore.data.splits import hashed_split
 from mmcore.errors import ConfigError, DataError, UsageError
@@ -147,7 +147,7 @@ class Manifest(RawSource):
         options = self.options
         path = Path(options.manifest)
         index = Index(f"manifest {path.name}", [path], published=options.split is not None)
-        _check_columns(path, options)
+        _check_columns(path, _needed_columns(options, to_train=True))
         entries = []
         for place, record in read_manifest(path):
             try:
@@ -161,6 +161,30 @@ class Manifest(RawSource):
         for entry in entries:
             index.add(entry)
         return index
+
+    def unlabelled(self) -> tuple[list[Entry], list[Problem]]:
+        """Returns the rows of the manifest as entries to be predicted, in their order, and the rows that are none.
+
+        Labels, splits and groups are not read; an id that came before is a problem.
+
+        Raises:
+            ConfigError: The manifest lacks columns of the modalities.
+        """
+        options = self.options
+        path = Path(options.manifest)
+        _check_columns(path, _needed_columns(options, to_train=False))
+        entries: dict[str, Entry] = {}
+        problems = []
+        for place, record in read_manifest(path):
+            if isinstance(record, str):
+                problems.append(Problem(place, BAD_ROW, record))
+                continue
+            sample_id = self._sample_id(place, record)
+            if sample_id in entries:
+                problems.append(Problem(sample_id, CONFLICT, f"listed again in {place}; the first counts"))
+            else:
+                entries[sample_id] = Entry(sample_id, 0, "test", self._media(record))
+        return list(entries.values()), problems
 
     def write_demo(self, directory: Path) -> None:
         """Refuses: the raw files are the user's."""
@@ -194,11 +218,17 @@ class Manifest(RawSource):
             if said not in SPLIT_NAMES:
                 raise DataError(f"column '{options.split}' must be train, val or test, got '{said}'")
             split = SPLIT_NAMES[said]
-        sample_id = str(record[options.id]) if options.id else place
+        sample_id = self._sample_id(place, record)
         group = str(record[options.group]) if options.group else ""
         label = class_index(str(record[options.label]).strip(), options.classes)
-        media = {name: _value(column, record, Path(options.root)) for name, column in options.modalities.items()}
-        return Entry(sample_id, label, split, media, group=group)
+        return Entry(sample_id, label, split, self._media(record), group=group)
+
+    def _sample_id(self, place: str, record: Mapping[str, Any]) -> str:
+        return str(record[self.options.id]) if self.options.id else place
+
+    def _media(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        root = Path(self.options.root)
+        return {name: _value(column, record, root) for name, column in self.options.modalities.items()}
 
 
 def read_description(path: Path) -> dict[str, Any]:
@@ -261,6 +291,8 @@ def read_manifest(path: Path) -> Iterator[tuple[str, dict[str, Any] | str]]:
     Raises:
         UsageError: The file is missing, not UTF-8, or of another kind.
     """
+    if path.suffix.lower() not in {".csv", ".tsv", ".jsonl", ".ndjson"}:
+        raise UsageError(f"the manifest must be a .csv, .tsv or .jsonl file, got {path.name}")
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
@@ -270,14 +302,12 @@ def read_manifest(path: Path) -> Iterator[tuple[str, dict[str, Any] | str]]:
         raise UsageError(f"{path}: line {line} is not UTF-8") from None
     if path.suffix.lower() in {".jsonl", ".ndjson"}:
         yield from _read_jsonl(path, text)
-    elif path.suffix.lower() in {".csv", ".tsv"}:
+    else:
         reader = csv.DictReader(io.StringIO(text, newline=""), delimiter="\t" if path.suffix == ".tsv" else ",")
         for record in reader:
             place = f"{path.name}:{reader.line_num}"
             wrong = None in record or None in record.values()
             yield place, f"the row has not {len(reader.fieldnames or [])} fields" if wrong else record
-    else:
-        raise UsageError(f"the manifest must be a .csv, .tsv or .jsonl file, got {path.name}")
 
 
 def _read_jsonl(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any] | str]]:
@@ -293,11 +323,17 @@ def _read_jsonl(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any] | s
         yield place, record if isinstance(record, dict) else "the line is no JSON object"
 
 
-def _check_columns(path: Path, options: ManifestConfig) -> None:
-    """Refuses a manifest that lacks a column its description names; lists all of them."""
-    named = {options.label, *filter(None, (options.split, options.group, options.id))}
+def _needed_columns(options: ManifestConfig, to_train: bool) -> set[str]:
+    """Returns the columns a description names: those of the modalities, the id, and what training needs besides."""
+    named = {options.label, *filter(None, (options.split, options.group))} if to_train else set()
+    named |= {options.id} if options.id else set()
     for column in options.modalities.values():
         named |= set(column.columns) if isinstance(column, TabularColumns) else {column.column}
+    return named
+
+
+def _check_columns(path: Path, named: set[str]) -> None:
+    """Refuses a manifest that lacks a column its description names; lists all of them."""
     known: set[str] = set()
     for _, record in read_manifest(path):
         known |= set(record) if isinstance(record, dict) else set()

@@ -179,10 +179,9 @@ class RawSource(DatasetSource):
 
         The order is a hash of the ids, so that classes are mixed and no file system's order matters.
         """
-        media = {medium.modality.name: medium for medium in self.media()}
         complete = []
         for entry in index.entries:
-            reason = _missing_files(entry, media, folder)
+            reason = fault_of(self, entry, folder)
             if reason:
                 index.problems.append(Problem(entry.sample_id, MISSING, reason))
             else:
@@ -295,10 +294,11 @@ def entry_key(source: RawSource, entry: Entry, folder: RawFolder) -> bytes:
     return hashlib.sha256(json.dumps(content).encode()).digest()
 
 
-def _missing_files(entry: Entry, media: Mapping[str, Medium], folder: RawFolder) -> str | None:
-    """Returns which modalities of a sample cannot be read and why, or None."""
+def fault_of(source: RawSource, entry: Entry, folder: RawFolder) -> str | None:
+    """Returns which modalities of a sample cannot be read and why, as far as a look at the files tells, or None."""
     reasons = []
-    for name, medium in media.items():
+    for medium in source.media():
+        name = medium.modality.name
         value = entry.media[name]
         if value is None:
             if not medium.modality.may_be_missing:

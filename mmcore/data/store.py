@@ -239,7 +239,7 @@ def _prepare_raw(
     source: RawSource, raw: Path, target: Path, how: HowToPrepare, progress: Progress | None
 ) -> PreparedDataset:
     """As `prepare`, in parts; those a killed call wrote are kept."""
-    folder = RawFolder(raw.resolve(), how.split_dir, how.vocab)
+    folder = RawFolder(raw, how.split_dir, how.vocab).absolute()
     index = source.index(folder)
     if not index.entries:
         raise no_media(source, index, folder)

@@ -267,6 +267,26 @@ def test_a_modality_that_may_be_missing(tmp_path: Path) -> None:
     assert np.unique(samples["both"].arrays["image"]).tolist() == [7]
 
 
+def test_relative_folders_are_found_from_other_working_directories(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (raw / "vocab.txt").rename(tmp_path / "words.txt")
+    (raw / "text").rename(tmp_path / "lists")
+    monkeypatch.chdir(tmp_path)
+    seen: list[RawFolder] = []
+
+    def run(writer: PartWriter, parts: Sequence[Part]) -> Iterator[dict[str, Any]]:
+        seen.append(writer.folder)
+        monkeypatch.chdir("/")
+        assert writer.directory is not None
+        assert writer.directory.is_absolute()
+        return run_here(writer, parts)
+
+    how = HowToPrepare(Path("lists"), Path("words.txt"), run=run)
+    assert prepare("sarcasm", OPTIONS, Path("raw"), tmp_path / "data", how=how).num_samples == 14
+    assert seen == [RawFolder(raw, tmp_path / "lists", tmp_path / "words.txt")]
+
+
 def test_reports_are_plain_values(raw: Path, tmp_path: Path) -> None:
     counting = Counting()
     make(raw, tmp_path / "data", run=counting)

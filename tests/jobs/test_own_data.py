@@ -6,11 +6,9 @@ import json
 import re
 from pathlib import Path
 
-import numpy as np
 import pytest
-import yaml
 from click.testing import CliRunner, Result
-from raw_files import save_picture, save_text, save_wave
+from raw_files import describe_numbers, save_picture, save_text, save_wave
 
 from mmcore.data.manifest import ManifestConfig, read_description
 from mmcore.data.store import PreparedDataset
@@ -23,26 +21,7 @@ DOCS = (Path(__file__).parents[2] / "docs" / "your-data.md").read_text()
 
 @pytest.fixture
 def description(tmp_path: Path) -> Path:
-    """Sixty rows of two kinds of numbers, three classes of 40, 15 and 5; a third of the series missing."""
-    generator = np.random.default_rng(0)
-    rows = []
-    for number in range(60):
-        label = 0 if number < 40 else 1 if number < 55 else 2
-        series = None if number % 3 == 0 else (generator.normal(size=6) + label).round(3).tolist()
-        cells = (generator.normal(size=2) + 2 * label).round(3).tolist()
-        rows.append({"y": "abc"[label], "s": series, "a": cells[0], "b": cells[1]})
-    save_text(tmp_path / "rows.jsonl", "\n".join(json.dumps(row) for row in rows))
-    content = {
-        "manifest": "rows.jsonl",
-        "label": "y",
-        "modalities": {
-            "facts": {"kind": "tabular", "columns": ["a", "b"], "encoder": {"name": "mlp", "features": 8}},
-            "beat": {"kind": "series", "column": "s", "length": 6, "may_be_missing": True,
-                     "encoder": {"name": "series", "features": 8, "width": 4, "depth": 1}},
-        },
-    }  # fmt: skip
-    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(content))
-    return tmp_path / "mine.yaml"
+    return describe_numbers(tmp_path)
 
 
 def run(command: object, *arguments: object) -> Result:

@@ -29,6 +29,14 @@ class RawFolder:
     split_dir: Path | None = None
     vocab: Path | None = None
 
+    def absolute(self) -> RawFolder:
+        """Returns the same folder by absolute paths, for processes with another working directory."""
+        return RawFolder(
+            self.root.resolve(),
+            self.split_dir and self.split_dir.resolve(),
+            self.vocab and self.vocab.resolve(),
+        )
+
     def path(self, relative: str) -> Path:
         """Returns the path of a raw file.
 

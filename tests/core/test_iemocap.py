@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from raw_files import index_of, kinds, save_picture, save_text, save_wave
+
+from mmcore.config import ProtocolConfig
+from mmcore.data.demo_clips import save_clip
+from mmcore.data.spec import DATASETS
+from mmcore.data.store import prepare
+from mmcore.errors import UsageError
+
+CLIPS = ("Ses01F_impro01_F000", "Ses02M_script01_1_M003", "Ses05M_impro02_F010")
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Path:
+    for clip in CLIPS:
+        save_clip(tmp_path / "video" / f"{clip}.mp4", [np.zeros((16, 16, 3), np.uint8)], np.ones(4000, np.int16))
+    save_text(
+        tmp_path / "my_train_iemo.txt",
+        f"{CLIPS[0]}.mp4 [split|sign] Well, it's [pause] fine. [split|sign] Neutral\n"
+        f"{CLIPS[1]}.mp4 [split|sign] No! [split|sign] Angry\n",
+    )
+    save_text(tmp_path / "my_test_iemo.txt", f"{CLIPS[2]}.mp4 [split|sign] Great. [split|sign] Happy\n")
+    return tmp_path
+
+
+def test_mlas_lists(raw: Path) -> None:
+    index = index_of("iemocap", raw)
+    assert {e.sample_id: (e.split, e.label, e.group, e.media["text"]) for e in index.entries} == {
+        CLIPS[0]: ("train", 2, "session 01", "Well, it's [pause] fine."),
+        CLIPS[1]: ("train", 0, "session 02", "No!"),
+        CLIPS[2]: ("test", 1, "session 05", "Great."),
+    }
+    assert {entry.media["audio"] for entry in index.entries} == {f"video/{clip}.mp4" for clip in CLIPS}
+
+
+def test_sound_and_faces_of_their_own(raw: Path) -> None:
+    for clip in CLIPS:
+        save_wave(raw / "audio" / f"{clip}.wav")
+        for number in range(3):
+            save_picture(raw / "face" / clip / f"{number}.jpg")
+    entry = next(entry for entry in index_of("iemocap", raw).entries if entry.sample_id == CLIPS[0])
+    assert entry.media["audio"] == f"audio/{CLIPS[0]}.wav"
+    assert entry.media["video"] == [f"face/{CLIPS[0]}/{number}.jpg" for number in range(3)]
+    source = DATASETS.get("iemocap")(DATASETS.get("iemocap").Config())
+    assert list(source.media()[1].files(entry.media["video"])) == [f"face/{CLIPS[0]}/1.jpg"]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (f"{CLIPS[0]}.mp4 [split|sign] Neutral", "2 fields, not 3"),
+        (f"{CLIPS[0]}.mp4 [split|sign] a [split|sign] Excited", "unknown class 'excited'"),
+        ("clip.mp4 [split|sign] a [split|sign] Sad", "'clip.mp4' is no clip: its name must begin with the session"),
+        ("Ses01F_/../../x.mp4 [split|sign] a [split|sign] Sad", "leads out of the raw folder"),
+    ],
+)
+def test_bad_rows(raw: Path, row: str, message: str) -> None:
+    save_text(raw / "my_train_iemo.txt", f"{CLIPS[1]}.mp4 [split|sign] No! [split|sign] Angry\n{row}\n")
+    index = index_of("iemocap", raw)
+    assert kinds(index) == {"my_train_iemo.txt:2": "bad row"}
+    assert message in index.problems[0].reason
+
+
+def test_no_lists(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"my_train_iemo.txt and my_test_iemo.txt is not in .*sail.usc.edu.*--demo"):
+        index_of("iemocap", tmp_path)
+
+
+def test_the_demo_holds_out_whole_sessions(tmp_path: Path) -> None:
+    source = DATASETS.get("iemocap")(DATASETS.get("iemocap").Config(demo=True))
+    source.write_demo(tmp_path / "raw")  # type: ignore[attr-defined]
+    prepared = prepare("iemocap", {"demo": True}, tmp_path / "raw", tmp_path / "data")
+    assert prepared.spec.modality_names == ("audio", "video", "text")
+    assert prepared.default_protocol == "group"
+    assignment = prepared.assign(ProtocolConfig())
+    groups = prepared.index["group"].to_numpy()
+    assert [len(set(groups[assignment.rows(split)])) for split in ("train", "val", "test")] == [3, 1, 1]

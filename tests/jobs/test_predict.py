@@ -1,0 +1,116 @@
+"""`predict`: the numbers of the trained model itself, for rows without labels, with missing and damaged ones."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner, Result
+from raw_files import describe_numbers, save_text
+
+from mmcore.errors import CheckpointError
+from mmcore.predicting import read_state
+from rayjobs import predict, train
+
+
+def run(command: object, *arguments: object) -> Result:
+    return CliRunner().invoke(command.main, [str(argument) for argument in arguments])  # type: ignore[attr-defined]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with mine.yaml, rows.jsonl and the run of a model trained on them."""
+    folder = tmp_path_factory.mktemp("trained")
+    path = describe_numbers(folder)
+    result = run(train, "--dataset", path, "--method", "iprm", "--data-dir", folder / "data", "--output",
+                 folder / "results", "--name", "run", "--max-epochs", "3", "--set", "trainer.device=cpu")  # fmt: skip
+    assert result.exit_code == 0, result.output
+    return folder
+
+
+def test_probabilities_are_those_of_the_trained_model(trained: Path, tmp_path: Path) -> None:
+    run_dir = trained / "results" / "run" / "seed-0"
+    out = tmp_path / "p.parquet"
+    result = run(predict, "--checkpoint", run_dir, "--data", trained / "mine.yaml", "--out", out)
+    assert result.exit_code == 0, result.output
+    assert "60 predictions, 0 samples left out" in result.stdout
+    table = pq.read_table(out)
+    assert json.loads(table.schema.metadata[b"classes"]) == ["a", "b", "c"]
+    assert table["sample_id"].to_pylist() == [f"rows.jsonl:{n}" for n in range(1, 61)]
+    row_of = {name: row for row, name in enumerate(table["sample_id"].to_pylist())}
+    known = np.load(run_dir / "predictions.npz")
+    for head in ("fused", "facts", "beat"):
+        logits = known[f"logits/{head}"].astype(np.float64)
+        expected = np.exp(logits - logits.max(axis=1, keepdims=True))
+        expected /= expected.sum(axis=1, keepdims=True)
+        ours = np.array(table[f"probabilities_{head}"].to_pylist())
+        np.testing.assert_allclose(ours[[row_of[name] for name in known["sample_ids"]]], expected, atol=1e-5)
+        np.testing.assert_allclose(ours.sum(axis=1), 1, atol=1e-5)
+    fused = np.array(table["probabilities_fused"].to_pylist())
+    assert table["prediction"].to_pylist() == ["abc"[k] for k in fused.argmax(axis=1)]
+    np.testing.assert_allclose(table["probability"].to_numpy(), fused.max(axis=1))
+
+
+def test_rows_without_labels(trained: Path, tmp_path: Path) -> None:
+    save_text(
+        tmp_path / "new.jsonl", '{"a": 1.0, "b": 2, "s": [0, 1]}\n{"a": 1, "b": 2, "s": null}\nno json\n{"a": 1}\n'
+    )
+    arguments = ["--checkpoint", trained / "results" / "run" / "seed-0", "--data", tmp_path / "new.jsonl",
+                 "--out", tmp_path / "p.parquet"]  # fmt: skip
+    failed = run(predict, *arguments)
+    assert failed.exit_code == 1
+    assert "1 of 4 samples can not be used (1 bad row)" in failed.stderr
+    assert not (tmp_path / "p.parquet").exists()
+    result = run(predict, *arguments, "--on-missing", "skip", "--json")
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert report["num_rows"] == 2
+    assert {p["sample_id"]: p["kind"] for p in report["problems"]} == {
+        "new.jsonl:3": "bad row",
+        "new.jsonl:4": "damaged",
+    }
+    assert pq.read_table(tmp_path / "p.parquet")["sample_id"].to_pylist() == ["new.jsonl:1", "new.jsonl:2"]
+
+
+def test_wrong_use(trained: Path, tmp_path: Path) -> None:
+    run_dir = trained / "results" / "run" / "seed-0"
+    out = ["--out", tmp_path / "p.parquet"]
+    save_text(tmp_path / "other.csv", "a,s\n1,x\n")
+    for arguments, code, message in (
+        (
+            ["--checkpoint", tmp_path, "--data", trained / "rows.jsonl"],
+            1,
+            "is neither a checkpoint nor the folder of a run",
+        ),
+        (["--checkpoint", run_dir, "--data", tmp_path / "none.csv"], 2, "none.csv does not exist"),
+        (["--checkpoint", run_dir, "--data", tmp_path / "other.csv"], 2, "other.csv has no column 'b'"),
+        (["--checkpoint", run_dir, "--data", tmp_path], 2, "the manifest must be a .csv, .tsv or .jsonl file"),
+    ):
+        result = run(predict, *arguments, *out)
+        assert result.exit_code == code, result.output
+        assert message in result.stderr
+    text = (trained / "mine.yaml").read_text().replace("- b\n", "- c\n")
+    save_text(tmp_path / "other.yaml", text.replace("rows.jsonl", str(trained / "rows.jsonl")))
+    result = run(predict, "--checkpoint", run_dir, "--data", tmp_path / "other.yaml", *out)
+    assert "the model was trained on" in result.stderr
+    with pytest.raises(CheckpointError):
+        read_state(trained)
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_ray_data_gives_the_same(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = ["--checkpoint", trained / "results" / "run" / "seed-0", "--data", trained / "rows.jsonl"]
+    monkeypatch.setattr(predict, "BATCH_SIZE", 7)
+    assert run(predict, *arguments, "--out", tmp_path / "here.parquet").exit_code == 0
+    monkeypatch.setattr(predict, "MIN_BATCHES", 1)
+    result = run(predict, *arguments, "--out", tmp_path / "ray.parquet", "--cpus", "2")
+    assert result.exit_code == 0, result.output
+    here, ray = (pq.read_table(tmp_path / f"{name}.parquet") for name in ("here", "ray"))
+    assert here["sample_id"].equals(ray["sample_id"])
+    np.testing.assert_allclose(
+        np.array(here["probabilities_fused"].to_pylist()), np.array(ray["probabilities_fused"].to_pylist()), atol=1e-6
+    )
