@@ -61,7 +61,7 @@ def main() -> None:
             continue
         results = measure(build_sides(encoder, method, options.data_dir), rounds[encoder], steps, warm_up)
         report.add(ratio(name, results, "all", "none", BAR))
-        report.add(ratio(f"{name} probes", results, "probes", "none"))
+        report.add(ratio(f"{name}/probes", results, "probes", "none"))
     report.finish(options.json)
 
 

@@ -30,7 +30,7 @@ RATIOS = {
         f"{encoder}/{method}{part}"
         for encoder in ("small_conv", "resnet18")
         for method in ("joint_unimodal", "iprm", "aug")
-        for part in ("", " probes")
+        for part in ("", "/probes")
     ],
     "trials": ["search_of_4"],
     "feeding": ["digits/cached_first", "digits/cached_second", "digits/streamed_first", "digits/streamed_second"],

@@ -97,4 +97,6 @@ def _tokenizer(vocab: Path, _changed_ns: int) -> BertTokenizer:
     if missing or tokens[0] != SPECIAL_TOKENS[0]:
         what = f"it lacks {', '.join(missing)}" if missing else "its first line must be [PAD]"
         raise UsageError(f"{vocab} is no BERT vocabulary: {what}")
-    return BertTokenizer(vocab=str(vocab))
+    # The last line ends the file; it is no token.
+    # Said explicitly: the default is another one in transformers 5.0 than in later releases.
+    return BertTokenizer(vocab={token: number for number, token in enumerate(tokens) if token}, do_lower_case=True)
