@@ -128,6 +128,8 @@ def train_seeds(request: TrainRequest, prepared: PreparedDataset, folder: Path) 
     if request.workers is None and not gpus and request.address is None and fits:
         data = DataHandle(str(prepared.directory.resolve()), in_process=True)
         return [_train_here(request, data, folder, seed) for seed in request.seeds]
+    if request.address is None:
+        cluster.concurrent_trials(shape, [cluster.local_node()])  # refused before Ray is started
     with cluster.start(request.address, verbose=request.verbose, needs_dashboard=True) as nodes:
         cluster.concurrent_trials(shape, nodes)
         data = open_data(prepared, request.cache_bytes)
