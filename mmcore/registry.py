@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Generic, TypeVar
 
-from mmcore.errors import unknown_name
+from mmcore.errors import UsageError, unknown_name
 
 T = TypeVar("T")
 
@@ -48,7 +48,7 @@ class Registry(Generic[T]):
         """Returns the class registered as `name`.
 
         Raises:
-            UsageError: No such entry; the message names the nearest one.
+            UsageError: No such entry, with the nearest one; or an entry of another package that cannot be loaded.
         """
         self._load()
         if name not in self._entries:
@@ -65,5 +65,15 @@ class Registry(Generic[T]):
             return
         importlib.import_module(self._builtins)
         for point in entry_points(group=self._group):
-            self.register(point.name)(point.load())
+            self.register(point.name)(self._load_plugin(point))
         self._loaded = True
+
+    def _load_plugin(self, point: EntryPoint) -> type[T]:
+        try:
+            return point.load()
+        except Exception as error:  # noqa: BLE001 (another package's code may raise anything)
+            package = point.dist.name if point.dist else "an installed package"
+            raise UsageError(
+                f"the {self.kind} '{point.name}' of {package} cannot be loaded from {point.value} "
+                f"({type(error).__name__}: {error}): mend or uninstall that package"
+            ) from error

@@ -74,3 +74,13 @@ def test_what_this_project_ships() -> None:
     assert set(ENCODERS.names()) >= {"resnet18", "small_conv"}
     with pytest.raises(UsageError, match="unknown method 'iprn': did you mean 'iprm'"):
         METHODS.get("iprn")
+
+
+def test_an_entry_point_that_cannot_be_loaded_is_named_with_its_package(monkeypatch) -> None:
+    registry = make(monkeypatch, broken="no_such_package.module:Thing")
+    with pytest.raises(
+        UsageError,
+        match=r"the thing 'broken' of .* cannot be loaded from no_such_package\.module:Thing "
+        r"\(ModuleNotFoundError: .*\): mend or uninstall",
+    ):
+        registry.names()
