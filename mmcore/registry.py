@@ -71,7 +71,7 @@ class Registry(Generic[T]):
     def _load_plugin(self, point: EntryPoint) -> type[T]:
         try:
             return point.load()
-        except Exception as error:  # noqa: BLE001 (another package's code may raise anything)
+        except Exception as error:
             package = point.dist.name if point.dist else "an installed package"
             raise UsageError(
                 f"the {self.kind} '{point.name}' of {package} cannot be loaded from {point.value} "
