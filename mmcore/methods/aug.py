@@ -227,13 +227,14 @@ class Aug(Method):
         names = self.context.modalities if phase == "joint" else (phase,)
         features = self.model.encode(batch, names)
         masks = {name: batch.has(name) for name in names}
+        is_complete = all(mask is None for mask in masks.values())
         losses, scores = {}, {}
         for name in names:
             hidden = self._hidden(name, features[name])
-            everything, losses[name] = self._losses(name, hidden, batch.labels)
+            everything, losses[name] = self._losses(name, hidden, batch.labels, is_complete)
             scores[name] = sample_scores(everything, batch.labels, self.config.score)
         self._add_scores(scores, masks, engine)
-        return engine.means(losses, masks)
+        return losses if is_complete else engine.means(losses, masks)
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
         """Returns each modality's summed logits and their (weighted) mean, (B, K)."""
@@ -298,14 +299,15 @@ class Aug(Method):
             return layer(hidden.squeeze(1))
         return F.linear(hidden.sum(dim=1), layer.weight, count * layer.bias)
 
-    def _losses(self, name: str, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns a modality's summed logits (B, K) and each sample's loss (B,)."""
-        count = hidden.shape[1]
+    def _losses(self, name: str, hidden: Tensor, labels: Tensor, average: bool) -> tuple[Tensor, Tensor]:
+        """Returns a modality's summed logits (B, K) and each sample's loss (B,), or their mean."""
+        count, reduction = hidden.shape[1], "mean" if average else "none"
         if count == 1:
             logits = self._summed_logits(name, hidden)
-            loss = F.cross_entropy(logits, labels, reduction="none")
             if self.config.added_classifiers == "none":
-                loss = self._loss_weight(name, logits, labels) * loss
+                loss = self._loss_weight(name, logits, labels) * F.cross_entropy(logits, labels, reduction="none")
+                return logits, loss.mean() if average else loss
+            loss = F.cross_entropy(logits, labels, reduction=reduction)
             return logits, 2 * loss if self.config.first_loss == "double" else loss
         older, last = hidden.split([count - 1, 1], dim=1)
         previous, newest = self._summed_logits(name, older), self._summed_logits(name, last)
@@ -315,8 +317,9 @@ class Aug(Method):
             factor = literal_residual_factor(self._second_layer(name)(older), labels, self.config.residual_weight)
         residual = factor * F.cross_entropy(newest, labels, reduction="none")
         everything = previous + newest
-        loss = F.cross_entropy(everything, labels, reduction="none")
-        return everything, residual + loss + F.cross_entropy(previous, labels, reduction="none")
+        loss = F.cross_entropy(everything, labels, reduction=reduction)
+        loss = loss + F.cross_entropy(previous, labels, reduction=reduction)
+        return everything, loss + (residual.mean() if average else residual)
 
     def _loss_weight(self, name: str, logits: Tensor, labels: Tensor) -> Tensor:
         """Returns the weight of each sample's only loss term, (B,): 1; of a modality that lags, 2 + (1 - λ p_y)."""
