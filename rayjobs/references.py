@@ -51,10 +51,13 @@ def alone_accuracies(folders: Sequence[Path], config: RunConfig, prepared: Prepa
 def searched_accuracies(
     plan: Plan, experiment: Experiment, search_file: str, fold: int | None = None
 ) -> dict[str, float]:
-    """Returns modality -> accuracy in the best trial of an experiment's finished searches of these methods."""
+    """Returns modality -> accuracy in the best trial of an experiment's finished searches of these methods.
+
+    Of the searches on that very fold: another fold's validation samples are no measure of a run on this one.
+    """
     found: dict[str, float] = {}
     for method in reversed(METHODS_ALONE):
-        for search in {plan.search_of(label, fold).name: plan.search_of(label, fold) for label in plan.labels}.values():
+        for search in [search for search in plan.searches if search.fold == fold]:
             folder = experiment.folder / search.name
             stored = read_json(folder / search_file) if search.config.method["name"] == method else None
             if stored and stored["best"]:
