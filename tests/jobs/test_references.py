@@ -1,0 +1,25 @@
+"""What a modality reaches alone, taken from searches of the same fold."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from rayjobs.references import searched_accuracies
+from rayjobs.search import Search
+
+
+def test_only_searches_on_that_very_fold_are_a_measure(tmp_path: Path) -> None:
+    config: Any = SimpleNamespace(method={"name": "ensemble"})
+    search = Search("digits", "ensemble", 0, config, {}, [], 1, True, 1, 3)
+    run = tmp_path / search.name / "trial-001"
+    run.mkdir(parents=True)
+    (run.parent / "search.json").write_text(json.dumps({"best": {"name": run.name}}))
+    row = {"epoch": 1, "val/fused/accuracy": 0.9, "val/image/accuracy": 0.8, "val/image/probe_accuracy": 0.7}
+    (run / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    plan: Any = SimpleNamespace(searches=(search,))
+    experiment: Any = SimpleNamespace(folder=tmp_path)
+    assert searched_accuracies(plan, experiment, "search.json", fold=0) == {"image": 0.8}
+    assert searched_accuracies(plan, experiment, "search.json", fold=1) == {}
