@@ -63,7 +63,7 @@ def test_with_values_sets_paths_and_leaves_the_original() -> None:
     config = RunConfig.parse(_data())
     changed = config.with_values({"optimizer.lr": 0.5, "method.alpha": 0.25, "model.encoders.image.name": "resnet18"})
     assert (changed.optimizer.lr, changed.method["alpha"]) == (0.5, 0.25)
-    assert changed.model.encoders == {"image": {"name": "resnet18", "weights": "none"}}
+    assert changed.model.encoders == {"image": {"name": "resnet18", "weights": "none", "size": "18"}}
     assert config.optimizer.lr == 0.01
     assert config.with_values({}) == config
 
