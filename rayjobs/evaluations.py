@@ -9,14 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from mmcore.conditions import Condition, check_conditions
 from mmcore.data.spec import DatasetSpec
 from mmcore.errors import ConfigError
 from mmcore.shapley import shapley_values, subsets
-from mmcore.statistics import mean_interval
 from mmcore.trainer import Trainer
 from rayjobs.ledger import Entry
 
@@ -119,45 +115,6 @@ def add_conditions(trainer: Trainer, extra: Extra, result: dict[str, Any], entry
             "none": worth[()],
             "all": worth[tuple(modalities)],
         }
-
-
-def print_extra(results: Sequence[Mapping[str, Any]], console: Console) -> None:
-    """Prints what was tested beside the data as they are, over all seeds; at most 80 columns wide."""
-    in_all = set.intersection(*(set(result["conditions"]) for result in results))
-    names = [name for name in results[0]["conditions"] if name in in_all - {AS_STORED} and not name.startswith("only ")]
-    if names:
-        table = _table("fused accuracy on test, in percent", "change")
-        clean = [100 * result["conditions"][AS_STORED][ACCURACY] for result in results]
-        for name in [AS_STORED, *names]:
-            values = [100 * result["conditions"][name][ACCURACY] for result in results]
-            change = mean_interval([a - b for a, b in zip(values, clean, strict=True)])[0]
-            table.add_row(name, *_mean(values), "" if name == AS_STORED else f"{change:+.1f}")
-        console.print(table)
-        console.print("missing: that share of the samples loses one modality; noise: Gaussian, in units of the\n"
-                      "encoder's input (deviation about 1); the same samples and noise for every method")  # fmt: skip
-    if all(result["shapley"] for result in results):
-        table = _table("Shapley: points of test accuracy", "share")
-        gains = [100 * (result["shapley"]["all"] - result["shapley"]["none"]) for result in results]
-        for name in results[0]["shapley"]["contributions"]:
-            values = [100 * result["shapley"]["contributions"][name] for result in results]
-            total = sum(gains)
-            table.add_row(name, *_mean(values), f"{sum(values) / total:.0%}" if total else "")
-        table.add_row("none (most frequent class)", *_mean([100 * result["shapley"]["none"] for result in results]), "")
-        table.add_row("all", *_mean([100 * result["shapley"]["all"] for result in results]), "")
-        console.print(table)
-
-
-def _table(title: str, last: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column(title, overflow="fold", max_width=46)
-    for heading in ("mean", "95 %", last):
-        table.add_column(heading, justify="right", no_wrap=True)
-    return table
-
-
-def _mean(values: Sequence[float]) -> tuple[str, str]:
-    mean, half_width = mean_interval(values)
-    return f"{mean:.1f}", "" if half_width is None else f"± {half_width:.1f}"
 
 
 def _number(text: str, rule: str, problems: list[str]) -> float:

@@ -69,14 +69,6 @@ class Plan:
         return next((search for search in own if search.fold == fold), own[0])
 
 
-def folds_of(request: Request, rules: SplitRules) -> tuple[int | None, ...]:
-    """Returns the folds of a cross-validation, (None,) for any other protocol and for a single fold."""
-    name = request.protocol.get("name", rules.default_protocol)
-    if name != "cv" or "fold" in request.protocol:
-        return (None,)
-    return tuple(range(request.protocol.get("folds") or rules.folds))
-
-
 def plan_searches(
     request: Request, dataset: str, folder_name: str, modalities: Sequence[str], rules: SplitRules
 ) -> list[Search]:
@@ -89,7 +81,7 @@ def plan_searches(
     own_options = options_of(request, dataset)
     given = Path(request.space) if request.space else None
     space = load_space(space_file(dataset, given, demo=bool(own_options.get("demo"))))
-    folds = folds_of(request, rules)
+    folds = rules.folds_of(request.protocol)
     options = SearchOptions(
         request.seed,
         request.protocol,
@@ -135,7 +127,7 @@ def make_plans(request: Request) -> list[Plan]:
         for search in searches:
             prepared.assign(search.config.protocol)
             build_method(search.config, prepared.spec)
-        plans.append(Plan(prepared, tuple(searches), folds_of(request, prepared.rules)))
+        plans.append(Plan(prepared, tuple(searches), prepared.rules.folds_of(request.protocol)))
     return plans
 
 

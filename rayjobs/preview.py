@@ -13,7 +13,7 @@ from mmcore.data import DATASETS
 from rayjobs import cluster
 from rayjobs.datasets import options_of, source_modalities
 from rayjobs.files import read_json
-from rayjobs.plans import Machine, folds_of, plan_searches, trial_shape
+from rayjobs.plans import Machine, plan_searches, trial_shape
 from rayjobs.progress import format_seconds
 from rayjobs.request import Request
 from rayjobs.search import Search
@@ -78,7 +78,7 @@ def print_preview(document: Mapping[str, Any]) -> None:
 def _final_rows(request: Request, searches: Sequence[Search], dataset: str) -> int:
     """Returns how many configurations of a data set are trained finally: rows times folds."""
     labels = {search.label for search in searches if search.config.dataset.name == dataset}
-    return len(labels) * len(folds_of(request, DATASETS.get(dataset).split_rules))
+    return len(labels) * len(DATASETS.get(dataset).split_rules.folds_of(request.protocol))
 
 
 def _estimate(search: Search, request: Request, output: Path, concurrent: int) -> str:

@@ -131,7 +131,7 @@ def _table(experiment: Experiment, plan: Plan) -> dict[str, Any]:
         "card": prepared.card,
         "constructed": prepared.constructed,
         "data_fingerprint": prepared.fingerprint,
-        "protocol": _all_folds(assignments[0].line) if cross_validated else assignments[0].line,
+        "protocol": all_folds(assignments[0].line) if cross_validated else assignments[0].line,
         "folds": len(plan.folds) if cross_validated else None,
         "num_test_samples": len(tested) if cross_validated else len(assignments[0].test),
         "interval_note": note,
@@ -190,7 +190,7 @@ def _short_name(run_dir: Path, label: str) -> str:
     return f"{fold} {run_dir.name}" if fold.startswith("fold-") else run_dir.name
 
 
-def _all_folds(line: str) -> str:
+def all_folds(line: str) -> str:
     """Returns a protocol's line for all its folds: `cv over groups (6 folds, seed 0)`."""
     return re.sub(r"fold \d+ of (\d+)", r"all \1 folds", line)
 
@@ -251,16 +251,25 @@ def _compare_folds(rows: list[dict[str, Any]], finals: Finals, reference: str | 
             continue
         for mine, theirs in zip(own, base, strict=True):
             _check_paired(row["method"], reference, [*mine, *theirs])
-        pairs = zip(own, base, strict=True)
-        differences = [mean_interval(accuracies_of(a))[0] - mean_interval(accuracies_of(b))[0] for a, b in pairs]
-        mean, half_width = mean_interval(differences)
-        row["delta"] = {
-            "mean": mean,
-            "low": None if half_width is None else mean - half_width,
-            "high": None if half_width is None else mean + half_width,
-            "folds": differences,
-        }
+        row["delta"] = fold_difference([accuracies_of(of_fold) for of_fold in own], [accuracies_of(x) for x in base])
     return OVER_FOLDS
+
+
+def fold_difference(own: Sequence[Sequence[float]], base: Sequence[Sequence[float]]) -> dict[str, Any]:
+    """Returns the mean over folds of own - base, each a mean over its seeds, and its interval over the folds.
+
+    Args:
+        own: Fold -> seed -> accuracy.
+        base: The same of what it is compared with, on the same folds.
+    """
+    differences = [mean_interval(a)[0] - mean_interval(b)[0] for a, b in zip(own, base, strict=True)]
+    mean, half_width = mean_interval(differences)
+    return {
+        "mean": mean,
+        "low": None if half_width is None else mean - half_width,
+        "high": None if half_width is None else mean + half_width,
+        "folds": differences,
+    }
 
 
 def _no_reference(finals: Finals, reference: str | None) -> str:

@@ -1,4 +1,4 @@
-"""`python -m rayjobs.train`: trains one configuration, once per seed, and tests each model once."""
+"""`python -m rayjobs.train`: trains one configuration, once per seed (and fold), and tests each model once."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ from rayjobs.cli import friendly_errors, parse_overrides, print_json
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
 @friendly_errors
 def main(**arguments: Any) -> None:
-    """Train one configuration, once per seed, and test each model once."""
+    """Train one configuration, once per seed (by cv: on every fold), and test each model once."""
     from mmcore.build import used_modalities, with_named_encoders
     from rayjobs.datasets import prepare_one
     from rayjobs.evaluations import Extra, parse_conditions
-    from rayjobs.references import alone_accuracies
-    from rayjobs.training import TrainRequest, base_config, open_folder, print_results, train_seeds
+    from rayjobs.outcomes import compare_folds, print_results
+    from rayjobs.training import TrainRequest, alone_by_fold, base_config, open_folder, train_all
 
     values = with_named_encoders(configuration(arguments))
     extra = Extra(parse_conditions(arguments["missing"], arguments["noises"]), arguments["shapley"])
@@ -64,12 +64,14 @@ def main(**arguments: Any) -> None:
     )
     config = base_config(values, prepared)
     extra.check(prepared.spec, used_modalities(config, prepared.spec))
-    alone = alone_accuracies(arguments["references"], config, prepared)
+    folds = prepared.rules.folds_of(values.get("protocol", {}))
+    alone = alone_by_fold(arguments["references"], config, prepared, folds)
     command = shlex.join(["python", "-m", "rayjobs.train", *sys.argv[1:]])
-    folder = open_folder(arguments["output"], arguments["name"], config, arguments["resume"], command)
+    folder = open_folder(arguments["output"], arguments["name"], config, folds, arguments["resume"], command)
     request = TrainRequest(
         config,
         range(config.seed, config.seed + arguments["seeds"]),
+        folds,
         arguments["workers"],
         arguments["gpus_per_worker"],
         arguments["address"],
@@ -80,14 +82,16 @@ def main(**arguments: Any) -> None:
         alone,
     )
     try:
-        results = train_seeds(request, prepared, folder)
+        results = train_all(request, prepared, folder)
     except KeyboardInterrupt:
         click.echo(f"interrupted; the same command with --resume goes on ({folder})", err=True)
         sys.exit(130)
+    references = arguments["references"] if len(folds) > 1 else ()
+    differences = [compare_folds(results, reference, folds) for reference in references]
     if arguments["as_json"]:
-        print_json({"folder": str(folder), "results": results})
+        print_json({"folder": str(folder), "results": results, "differences": differences})
     else:
-        print_results(results, folder, prepared)
+        print_results(results, folder, prepared, differences)
 
 
 def configuration(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -105,6 +109,7 @@ def configuration(arguments: dict[str, Any]) -> dict[str, Any]:
                                              **parse_overrides(arguments["options"])})  # fmt: skip
     if arguments["protocol"]:
         set_path(values, "protocol.name", arguments["protocol"])
+        values["protocol"].pop("fold", None)  # a file's fold is of the protocol in the file; by --set one is chosen
     if arguments["max_epochs"]:
         set_path(values, "trainer.max_epochs", arguments["max_epochs"])
     values["seed"] = arguments["seed"]

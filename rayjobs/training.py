@@ -1,13 +1,15 @@
-"""The body of `train`: one configuration, trained once per seed, tested once per model.
+"""The body of `train`: one configuration, trained once per seed and fold, tested once per model.
 
     results/<name>/train.json             what was asked for
     results/<name>/seed-0/                a run: metrics, curves, checkpoints, result, predictions on test
+    results/<name>/fold-0/seed-0/         the same, of a cross-validation
 
 One worker without a GPU trains in this very process; anything else is a Ray Train worker group.
 """
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,21 +19,22 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from mmcore.build import build_method, complete_config
 from mmcore.config import RunConfig
 from mmcore.data.store import PreparedDataset
 from mmcore.errors import CheckpointError, UsageError
 from mmcore.reporting import PlainReporter, read_readings, read_rows
-from mmcore.statistics import MIN_SEEDS, mean_interval
 from rayjobs import cluster
 from rayjobs.datasets import open_data
-from rayjobs.evaluations import NOTHING_MORE, Extra, print_extra
+from rayjobs.evaluations import NOTHING_MORE, Extra
 from rayjobs.files import read_json, write_json
 from rayjobs.groups import run_group
 from rayjobs.ledger import open_ledger
+from rayjobs.references import alone_accuracies
 from rayjobs.worker import DataHandle, Job, run
+
+Folds = tuple[int | None, ...]
 
 RUN_FILE = "train.json"
 POLL_S = 0.5
@@ -42,8 +45,9 @@ class TrainRequest:
     """What a `train` command asks for.
 
     Attributes:
-        config: Complete, but for the seed.
+        config: Complete, but for the seed and the fold.
         seeds: One run each.
+        folds: Each with all seeds; (None,): the one split of the configuration.
         workers: None: in this process, unless GPUs are asked for.
         gpus_per_worker: None: one where there are GPUs.
         address: None: a local Ray, if one is needed at all.
@@ -51,11 +55,12 @@ class TrainRequest:
         verbose: Show Ray's own log.
         command: For the ledger.
         extra: What is tested beside the data as they are.
-        alone: Modality -> validation accuracy of a reference trained on it alone, as far as known.
+        alone: Fold -> modality -> validation accuracy of a reference trained on it alone, as far as known.
     """
 
     config: RunConfig
     seeds: Sequence[int]
+    folds: Folds = (None,)
     workers: int | None = None
     gpus_per_worker: float | None = None
     address: str | None = None
@@ -63,7 +68,12 @@ class TrainRequest:
     verbose: bool = False
     command: str = ""
     extra: Extra = NOTHING_MORE
-    alone: Mapping[str, float] = field(default_factory=dict)
+    alone: Mapping[int | None, Mapping[str, float]] = field(default_factory=dict)
+
+    @property
+    def runs(self) -> list[tuple[int | None, int]]:
+        """Fold and seed of each run, in their order."""
+        return list(itertools.product(self.folds, self.seeds))
 
 
 def base_config(values: dict[str, Any], prepared: PreparedDataset) -> RunConfig:
@@ -78,7 +88,31 @@ def base_config(values: dict[str, Any], prepared: PreparedDataset) -> RunConfig:
     return config
 
 
-def open_folder(output: Path, name: str | None, config: RunConfig, resume: bool, command: str) -> Path:
+def alone_by_fold(
+    references: Sequence[Path], config: RunConfig, prepared: PreparedDataset, folds: Folds
+) -> dict[int | None, dict[str, float]]:
+    """Returns fold -> modality -> what it reaches alone in the references' runs on that fold.
+
+    Raises:
+        UsageError: A reference has no finished run there, or one that cannot be compared.
+    """
+    return {
+        fold: alone_accuracies([run_folder(path, fold) for path in references], of_fold(config, fold), prepared)
+        for fold in folds
+    }
+
+
+def run_folder(folder: Path, fold: int | None) -> Path:
+    """Returns where the runs of a fold lie, one folder per seed."""
+    return folder if fold is None else folder / f"fold-{fold}"
+
+
+def of_fold(config: RunConfig, fold: int | None) -> RunConfig:
+    """Returns the configuration on a fold."""
+    return config if fold is None else config.with_values({"protocol.fold": fold})
+
+
+def open_folder(output: Path, name: str | None, config: RunConfig, folds: Folds, resume: bool, command: str) -> Path:
     """Returns the folder of the runs: a new one, or that of the command that is gone on with.
 
     A name made from the configuration is numbered (`-2`, `-3`) where it is taken; a given one is not.
@@ -89,6 +123,7 @@ def open_folder(output: Path, name: str | None, config: RunConfig, resume: bool,
     """
     default = f"train-{config.dataset.name}-{config.method['name']}"
     folder = output / (name or default)
+    wanted = {"config": config.to_dict(), "folds": list(folds)}
     number = 1
     if not resume:
         if name and (folder / RUN_FILE).exists():
@@ -102,19 +137,20 @@ def open_folder(output: Path, name: str | None, config: RunConfig, resume: bool,
             folder = output / f"{default}-{number}"
         if not (folder / RUN_FILE).exists():
             raise UsageError(f"there is no run in {folder} to go on with; leave out --resume")
-        if read_json(folder / RUN_FILE)["config"] != config.to_dict():
+        stored = read_json(folder / RUN_FILE)
+        if any(stored.get(key) != value for key, value in wanted.items()):
             raise CheckpointError(
                 f"{folder} holds runs of another configuration: repeat the command that made them "
-                f"({read_json(folder / RUN_FILE)['command']}), or leave out --resume"
+                f"({stored['command']}), or leave out --resume"
             )
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / RUN_FILE, {"config": config.to_dict(), "command": command})
+    write_json(folder / RUN_FILE, {**wanted, "command": command})
     open_ledger(output)
     return folder
 
 
-def train_seeds(request: TrainRequest, prepared: PreparedDataset, folder: Path) -> list[dict[str, Any]]:
-    """Trains and tests one model per seed; returns their results. Finished ones are read, not trained again.
+def train_all(request: TrainRequest, prepared: PreparedDataset, folder: Path) -> list[dict[str, Any]]:
+    """Trains and tests one model per fold and seed; returns their results. Finished ones are read, not trained again.
 
     Raises:
         EquipoiseError: A run failed; the others before it are kept.
@@ -127,81 +163,43 @@ def train_seeds(request: TrainRequest, prepared: PreparedDataset, folder: Path) 
     fits = prepared.num_bytes <= request.cache_bytes
     if request.workers is None and not gpus and request.address is None and fits:
         data = DataHandle(str(prepared.directory.resolve()), in_process=True)
-        return [_train_here(request, data, folder, seed) for seed in request.seeds]
+        return [_train_here(request, data, folder, *run) for run in request.runs]
     if request.address is None:
         cluster.concurrent_trials(shape, [cluster.local_node()])  # refused before Ray is started
     with cluster.start(request.address, verbose=request.verbose, needs_dashboard=True) as nodes:
         cluster.concurrent_trials(shape, nodes)
         data = open_data(prepared, request.cache_bytes)
-        return [_train_group(request, data, folder, seed, shape) for seed in request.seeds]
-
-
-def print_results(results: Sequence[dict[str, Any]], folder: Path, prepared: PreparedDataset) -> None:
-    """Prints each metric on test: every seed's value and, from three seeds on, the mean's 95 % interval."""
-    console = Console(highlight=False)
-    seeds = [result["config"]["seed"] for result in results]
-    variants = f" ({', '.join(results[0]['variants'])})" if results[0]["variants"] else ""
-    title = f"{results[0]['config']['method']['name']}{variants} on {prepared.directory.name}: test, in percent"
-    table = Table(title=title)
-    table.add_column("")
-    table.add_column("mean", justify="right")
-    table.add_column("95 %", justify="right")
-    table.add_column("seeds " + ", ".join(map(str, seeds)) if len(seeds) > 1 else f"seed {seeds[0]}")
-    for name, key in _metrics(results[0]["test"]).items():
-        values = [100 * result["test"][key] for result in results]
-        mean, half_width = mean_interval(values)
-        interval = "" if half_width is None else f"± {half_width:.1f}"
-        table.add_row(name, f"{mean:.1f}", interval, "  ".join(f"{value:.1f}" for value in values))
-    epochs = [f"{result['test']['epoch']:.0f}" for result in results]
-    table.add_row("tested epoch", "", "", "  ".join(epochs))
-    console.print(table)
-    print_extra(results, console)
-    for result in results:
-        for reading in result["readings"]:
-            console.print(f"seed {result['config']['seed']}: {reading['text']}", style="yellow")
-    console.print(f"protocol {results[0]['protocol']}; {prepared.card}")
-    if results[0]["selects_on_test"]:
-        console.print("PAPER PROTOCOL: the epoch was picked on the test split, as the papers did; not a fair result")
-    if len(results) < MIN_SEEDS:
-        console.print(f"no interval with fewer than {MIN_SEEDS} seeds (--seeds)")
-    console.print(f"results: {folder}\ncurves:  tensorboard --logdir {folder}", soft_wrap=True)
-
-
-def _metrics(test: dict[str, float]) -> dict[str, str]:
-    """Returns heading -> metric: the fused ones, then each modality's accuracy by its own head and by a probe."""
-    names = {"accuracy": "fused/accuracy", "macro-F1": "fused/macro_f1", "mAP": "fused/map"}
-    names["calibration error"] = "fused/ece"
-    for key in test:
-        head, _, metric = key.rpartition("/")
-        if metric == "accuracy" and head != "fused" and "/" not in head:
-            names[f"{head} alone, own head"] = key
-        elif metric == "probe_accuracy":
-            names[f"{head} alone, probe"] = key
-    return {name: key for name, key in names.items() if key in test}
+        return [_train_group(request, data, folder, *run, shape) for run in request.runs]
 
 
 def _sees_gpus(request: TrainRequest) -> bool:
     return request.address is not None or cluster.visible_gpus() > 0
 
 
-def _job(request: TrainRequest, data: DataHandle, folder: Path, seed: int) -> Job:
-    config = request.config.with_values({"seed": seed}).to_dict()
-    run_dir = str((folder / f"seed-{seed}").resolve())
-    return Job(config, data, run_dir, test=True, command=request.command, extra=request.extra, alone=request.alone)
+def _job(request: TrainRequest, data: DataHandle, folder: Path, fold: int | None, seed: int) -> Job:
+    config = of_fold(request.config, fold).with_values({"seed": seed}).to_dict()
+    run_dir = str((run_folder(folder, fold) / f"seed-{seed}").resolve())
+    alone = request.alone.get(fold, {})
+    return Job(config, data, run_dir, test=True, command=request.command, extra=request.extra, alone=alone)
 
 
-def _train_here(request: TrainRequest, data: DataHandle, folder: Path, seed: int) -> dict[str, Any]:
-    job = _job(request, data, folder, seed)
-    with _progress(job, f"seed {seed}"):
+def _train_here(request: TrainRequest, data: DataHandle, folder: Path, fold: int | None, seed: int) -> dict[str, Any]:
+    job = _job(request, data, folder, fold, seed)
+    with _progress(job, run_title(fold, seed)):
         return run(job, PlainReporter())
 
 
+def run_title(fold: int | None, seed: int) -> str:
+    """Returns what a run is called in the terminal."""
+    return f"seed {seed}" if fold is None else f"fold {fold}, seed {seed}"
+
+
 def _train_group(
-    request: TrainRequest, data: DataHandle, folder: Path, seed: int, shape: cluster.TrialShape
+    request: TrainRequest, data: DataHandle, folder: Path, fold: int | None, seed: int, shape: cluster.TrialShape
 ) -> dict[str, Any]:
-    job = _job(request, data, folder, seed)
+    job = _job(request, data, folder, fold, seed)
     Path(job.run_dir).mkdir(parents=True, exist_ok=True)
-    with _progress(job, f"seed {seed}"):
+    with _progress(job, run_title(fold, seed)):
         run_group(job, shape, run)
     return read_json(Path(job.run_dir) / "result.json")
 

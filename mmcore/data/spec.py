@@ -123,6 +123,12 @@ class SplitRules:
     group_counts: Mapping[str, int] = field(default_factory=dict)
     folds: int = 5
 
+    def folds_of(self, protocol: Mapping[str, Any]) -> tuple[int | None, ...]:
+        """Returns the folds a protocol's settings ask for: all of `cv` where no `fold` is named, else (None,)."""
+        if protocol.get("name", self.default_protocol) != "cv" or "fold" in protocol:
+            return (None,)
+        return tuple(range(protocol.get("folds") or self.folds))
+
 
 class DatasetSource(ABC):
     """Makes the samples of one data set from its raw files (or from nothing, if it is embedded).

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from click.testing import CliRunner, Result
@@ -184,3 +185,42 @@ def test_a_worker_group_of_two_trains_and_tests(data_dir: Path, tmp_path: Path) 
     assert group["workers"] == 2
     assert group["test"] == pytest.approx(alone["test"], abs=1e-6)
     assert group["last"]["train/total/loss"] == pytest.approx(alone["last"]["train/total/loss"], abs=1e-6)
+
+
+def test_a_cross_validation_trains_every_fold_and_is_compared_with_a_reference_by_fold(
+    data_dir: Path, tmp_path: Path
+) -> None:
+    folds = ["--protocol", "cv", "--set", "protocol.folds=3", "--max-epochs", "1"]
+    train(data_dir, tmp_path, "--method", "ensemble", *folds)
+    reference = str(tmp_path / "train-digits-ensemble")
+    own = ["--method", "joint", "--seeds", "2", *folds, "--reference", reference]
+    done = json.loads(train(data_dir, tmp_path, *own, "--json").stdout)
+    configs = [result["config"] for result in done["results"]]
+    assert [(config["protocol"]["fold"], config["seed"]) for config in configs] == [
+        (fold, seed) for fold in range(3) for seed in range(2)
+    ]
+    accuracies = np.reshape([result["test"]["fused/accuracy"] for result in done["results"]], (3, 2)).mean(axis=1)
+    stored = [json.loads((Path(reference) / f"fold-{fold}/seed-0/result.json").read_text()) for fold in range(3)]
+    differences = accuracies - [result["test"]["fused/accuracy"] for result in stored]
+    half_width = 4.302653 * differences.std(ddof=1) / 3**0.5  # Student's t of 2 degrees of freedom
+    found = done["differences"][0]
+    assert found["method"] == "ensemble"
+    assert found["folds"] == pytest.approx(differences)
+    assert [found["low"], found["high"]] == pytest.approx([differences.mean() + s * half_width for s in (-1, 1)])
+    printed = train(data_dir, tmp_path, *own, "--resume").output
+    assert "folds 0, 1, 2 (mean of seeds 0, 1)" in printed
+    assert "  ".join(f"{100 * value:.1f}" for value in accuracies) in printed
+    assert "all 3 folds" in printed
+    assert f"{100 * differences.mean():+.2f} [" in printed
+
+
+def test_one_fold_alone_is_trained_where_it_is_named(data_dir: Path, tmp_path: Path) -> None:
+    path = tmp_path / "best.yaml"
+    path.write_text(yaml.safe_dump({"protocol": {"name": "cv", "folds": 3, "fold": 2}, "trainer": {"max_epochs": 1}}))
+    one = json.loads(train(data_dir, tmp_path, "--config", str(path), "--json").stdout)["results"]
+    assert [result["config"]["protocol"]["fold"] for result in one] == [2]
+    chosen = ["--config", str(path), "--protocol", "cv", "--method", "joint", "--json"]
+    every = json.loads(train(data_dir, tmp_path, *chosen).stdout)["results"]
+    assert [result["config"]["protocol"]["fold"] for result in every] == [0, 1, 2]
+    refused = train(data_dir, tmp_path, *chosen[:-1], "--set", "protocol.fold=1", "--resume")
+    assert "holds runs of another configuration" in refused.output
