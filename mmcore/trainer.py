@@ -26,6 +26,7 @@ from mmcore.diagnostics import COSINE_EVERY_STEPS, Facts, Reading, kept, reading
 from mmcore.engine import Engine
 from mmcore.errors import CheckpointError
 from mmcore.evaluation import PROBE, Collector, Evaluation, log_prior
+from mmcore.heartbeat import Heartbeat, heartbeat_file
 from mmcore.methods.base import EpochStats, Method
 from mmcore.probes import Probes
 from mmcore.reporting import PlainReporter, Reporter, Row, RunLog, flatten
@@ -106,6 +107,7 @@ class Trainer:
         self._alone = dict(alone or {})
         self._facts: Facts | None = None
         self._cosine_every = COSINE_EVERY_STEPS
+        self._heartbeat = Heartbeat(heartbeat_file(run_dir, distributed.rank()) if run_dir else None)
         if run_dir is not None:
             self._checkpoints = CheckpointFolder(run_dir / "checkpoints", config.trainer.keep_checkpoints)
 
@@ -143,6 +145,7 @@ class Trainer:
         every = self.config.trainer.checkpoint_every_steps
         for batch in self.loader.train_batches(progress.epoch, progress.step_in_epoch):
             self.train_step(batch)
+            self._heartbeat.beat()
             if progress.step_in_epoch % self.config.trainer.log_every_steps == 0:
                 self.engine.check_finite()
             if every and progress.step_in_epoch % every == 0 and progress.step_in_epoch < self.loader.num_steps:
@@ -216,6 +219,7 @@ class Trainer:
             with self.engine.autocast():
                 logits = self.method.predict(batch)
             collector.add(batch, {**logits, **self._probe_logits()})
+            self._heartbeat.beat()
         return collector.finish(full)
 
     def prior_accuracy(self, split: str) -> float:

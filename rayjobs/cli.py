@@ -92,6 +92,19 @@ def parse_scalar(text: str) -> Any:
     return float(text) if isinstance(value, str) and EXPONENT_NUMBER.fullmatch(text.strip()) else value
 
 
+def parse_duration(text: str, option: str) -> float:
+    """Returns seconds: `90` or `90s`, `15m`, `8h`, `2d`.
+
+    Raises:
+        UsageError: It is none of these, or not above 0.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd]?)", text.strip())
+    seconds = float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]] if match else 0.0
+    if not seconds:
+        raise UsageError(f"{option} must be a time above 0, as in 90m, 8h or 2d, got {text!r}")
+    return seconds
+
+
 def print_json(value: Any) -> None:
     """Writes `value` to standard output as one JSON document."""
     click.echo(json.dumps(value, indent=1))

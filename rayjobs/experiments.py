@@ -11,6 +11,7 @@ from typing import Any
 from ray import tune
 from ray.tune import Callback
 from ray.tune.experiment import Trial
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search.hyperopt import HyperOptSearch
 
 from mmcore.seeding import derive_seed
@@ -30,6 +31,7 @@ from rayjobs.trials import (
     plain,
     trial_name,
 )
+from rayjobs.watchdog import DEFAULT_LIMIT_S, Watchdog
 
 TUNE_FOLDER = "tune"
 """Where Tune keeps its own state, in the search's folder."""
@@ -43,6 +45,8 @@ class Execution:
         shape: What each asks for.
         concurrent: How many at once.
         max_failures: How often a trial whose process was lost is tried again.
+        hang_limit_s: A running trial without a sign of life for so long is ended, and tried again; 0: never.
+        budget_s: When a search ends although it has trials left; None: never.
         callbacks: Told of what happens, beside the rules.
         body: What a trial runs; default: the worker's.
         notify: Told, in words, what a restore had to mend.
@@ -51,6 +55,8 @@ class Execution:
     shape: TrialShape
     concurrent: int
     max_failures: int = 2
+    hang_limit_s: float = DEFAULT_LIMIT_S
+    budget_s: float | None = None
     callbacks: tuple[Callback, ...] = ()
     body: Body | None = None
     notify: Callable[[str], None] = print
@@ -104,7 +110,7 @@ def run_search(search: Search, runs: SearchRuns, execution: Execution, resume: b
     if not restored:
         rungs.unlink(missing_ok=True)
     searcher, space = _searcher(search)
-    scheduler = RestorableASHA(rungs, search.max_epochs, search.grace_epochs, search.reduction_factor)
+    scheduler = _scheduler(search, rungs)
     trials = _run(
         runs,
         execution,
@@ -114,7 +120,8 @@ def run_search(search: Search, runs: SearchRuns, execution: Execution, resume: b
         scheduler=scheduler,
         num_samples=search.trials,
         max_concurrent_trials=execution.concurrent,
-        callbacks=[recovery.StateKeeper(runs.folder), FailureRules(), *execution.callbacks],
+        time_budget_s=execution.budget_s,
+        callbacks=[recovery.StateKeeper(runs.folder)],
         resume="AUTO+ERRORED" if restored else None,
     )
     return [_outcome(trial, runs.folder, search.max_epochs) for trial in trials]
@@ -128,7 +135,6 @@ def run_given(runs: GivenRuns, folder: Path, execution: Execution) -> list[Outco
         folder / TUNE_FOLDER,
         config={"run": tune.grid_search(list(range(len(runs.jobs))))},
         max_concurrent_trials=execution.concurrent,
-        callbacks=[FailureRules(), *execution.callbacks],
     )
     outcomes = []
     for trial in sorted(trials, key=lambda trial: trial.config["run"]):
@@ -138,7 +144,12 @@ def run_given(runs: GivenRuns, folder: Path, execution: Execution) -> list[Outco
     return outcomes
 
 
-def _run(runs: Runs, execution: Execution, folder: Path, **settings: Any) -> list[Trial]:
+def _run(
+    runs: Runs, execution: Execution, folder: Path, callbacks: Sequence[Callback] = (), **settings: Any
+) -> list[Trial]:
+    rules: list[Callback] = [*callbacks, FailureRules(), *execution.callbacks]
+    if execution.hang_limit_s:
+        rules.append(Watchdog(execution.hang_limit_s, lambda trial: runs.run_dir(trial_name(trial), trial.config)))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         analysis = tune.run(
@@ -151,9 +162,16 @@ def _run(runs: Runs, execution: Execution, folder: Path, **settings: Any) -> lis
             trial_name_creator=trial_name,
             trial_dirname_creator=trial_name,
             verbose=0,
+            callbacks=rules,
             **settings,
         )
     return list(analysis.trials)
+
+
+def _scheduler(search: Search, rungs: Path) -> TrialScheduler:
+    if search.scheduler == "fifo":
+        return FIFOScheduler()
+    return RestorableASHA(rungs, search.max_epochs, search.grace_epochs, search.reduction_factor)
 
 
 def _searcher(search: Search) -> tuple[HyperOptSearch | None, dict[str, Any]]:
@@ -166,7 +184,10 @@ def _searcher(search: Search) -> tuple[HyperOptSearch | None, dict[str, Any]]:
         mode="max",
         points_to_evaluate=[dict(point) for point in search.points] or None,
         # By default the first 20 trials are random: in a search of 8 nothing would be learned from the others.
-        n_initial_points=max(len(search.points) + 2, search.trials // 4),
+        # Random search is the one of which all are: it restores like the other.
+        n_initial_points=(
+            search.trials + 1 if search.algorithm == "random" else max(len(search.points) + 2, search.trials // 4)
+        ),
         random_state_seed=derive_seed(config.seed, "search", search.name) % 2**32,
     )
     return searcher, {path: distribution.to_tune() for path, distribution in search.space.items()}

@@ -21,6 +21,7 @@ from mmcore.errors import EquipoiseError
 from rayjobs.cluster import TrialShape
 from rayjobs.reporters import TrainReporter
 from rayjobs.trials import Body, LostWorkers
+from rayjobs.watchdog import announce
 
 if TYPE_CHECKING:
     from ray.train.v2.api.exceptions import TrainingFailedError
@@ -86,6 +87,7 @@ def remove_leaked_group(run_dir: Path) -> None:
 
 def _work(job: Job, body: Body) -> None:
     run_dir = Path(job.run_dir)
+    announce(run_dir, f"worker-{train.get_context().get_world_rank()}")
     if train.get_context().get_world_rank() == 0:
         group = get_current_placement_group()
         if group is not None:

@@ -17,6 +17,7 @@ from rayjobs.request import Request
 from rayjobs.search import Search, SearchOptions, build_searches
 from rayjobs.spaces import load_space, space_file
 from rayjobs.trials import Body
+from rayjobs.watchdog import DEFAULT_LIMIT_S
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,8 @@ class Machine:
         gpus: GPUs of a local Ray; None: all.
         concurrent: Most trials at once; None: as many as fit.
         max_failures: How often a lost process is tried again.
+        hang_limit_s: A running trial that does nothing for so long is ended and tried again; 0: never.
+        budget_s: For all searches together; None: none.
         cache_bytes: Data sets up to this size are held in the object store; None: a share of it; 0: all are streamed.
         verbose: Show Ray's own log.
         body: What a trial runs; None: the worker's.
@@ -39,6 +42,8 @@ class Machine:
     gpus: int | None = None
     concurrent: int | None = None
     max_failures: int = 2
+    hang_limit_s: float = DEFAULT_LIMIT_S
+    budget_s: float | None = None
     cache_bytes: int | None = None
     verbose: bool = False
     body: Body | None = None
@@ -89,6 +94,7 @@ def plan_searches(
         request.trials,
         request.max_epochs,
         request.algorithm,
+        request.scheduler,
         folds[:1] if request.search_once else folds,
     )
     section = {"name": dataset, "options": own_options}

@@ -61,11 +61,12 @@ def print_preview(document: Mapping[str, Any]) -> None:
         console.print(
             f"\n{search['name']}: {search['trials']} trials of at most {search['max_epochs']} epochs, "
             + (
-                "all to their end (grid)"
-                if search["algorithm"] == "grid"
+                "all to their end"
+                if search["scheduler"] == "fifo"
                 else f"stopped early from epoch {search['grace_epochs']} on "
                 f"(1 of {search['reduction_factor']:g} goes on)"
             )
+            + f", chosen by {search['algorithm']}"
         )
         for path, text in search["space"].items():
             console.print(f"  {path}: {text}")

@@ -135,7 +135,7 @@ def _table(experiment: Experiment, plan: Plan) -> dict[str, Any]:
         "folds": len(plan.folds) if cross_validated else None,
         "num_test_samples": len(tested) if cross_validated else len(assignments[0].test),
         "interval_note": note,
-        "chance_notes": [*_chance_notes(rows, finals), *_dead_notes(finals)],
+        "chance_notes": [*_chance_notes(rows, finals), *_dead_notes(finals), *_budget_notes(rows, plan)],
         "search_note": SEARCHED_ONCE if request.search_once else "",
         "rows": sorted(rows, key=lambda row: (row["accuracy"] is None, -(row["accuracy"] or 0.0))),
     }
@@ -163,6 +163,7 @@ def _row(experiment: Experiment, plan: Plan, label: str, folds: Sequence[Sequenc
         "delta": None,
         "modalities": _modalities(finals),
         "trials": len(trials),
+        "begun": sum(trial["epochs"] > 0 or trial["status"] == "failed" for trial in trials),
         "failed": len(failed),
         "stopped_early": sum(trial["status"] == "stopped" for trial in trials),
         "epochs": sum(trial["epochs"] for trial in trials) + int(sum(final.cost["epochs"] for final in finals)),
@@ -281,6 +282,16 @@ def _check_paired(method: str, reference: str | None, finals: Sequence[Final]) -
     """Raises a DataError where models were tested on different samples."""
     if any(not np.array_equal(final.sample_ids, finals[-1].sample_ids) for final in finals):
         raise DataError(f"{method} and {reference} were tested on different samples: they cannot be compared")
+
+
+def _budget_notes(rows: Sequence[Mapping[str, Any]], plan: Plan) -> list[str]:
+    """Returns a note for each row whose searches ended before all their trials had begun: the time was over."""
+    notes = []
+    for row in rows:
+        wanted = sum(search.trials for search in plan.searches if search.label == row["method"])
+        if row["begun"] < wanted:
+            notes.append(f"{row['method']}: {row['begun']} of {wanted} trials were begun, then the time was over")
+    return notes
 
 
 def _chance_notes(rows: Sequence[Mapping[str, Any]], finals: Finals) -> list[str]:

@@ -31,7 +31,8 @@ class Request:
         trials: Of each method; None: what the search-space file says.
         max_epochs: Of each trial; None: what the file says.
         final_seeds: Final models of each method.
-        algorithm: How a search chooses its trials: hyperopt or grid.
+        algorithm: How a search chooses its trials: hyperopt, random or grid.
+        scheduler: Whether trials are stopped early: asha or fifo.
         search_once: Of a cross-validation, search fold 0 alone.
         seed: Of the search.
         values: Path -> fixed value.
@@ -51,6 +52,7 @@ class Request:
     max_epochs: int | None = None
     final_seeds: int = 3
     algorithm: str = "hyperopt"
+    scheduler: str = "asha"
     search_once: bool = False
     seed: int = 0
     values: dict[str, Any] = field(default_factory=dict)

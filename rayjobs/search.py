@@ -27,7 +27,8 @@ class Search:
         space: Path -> what it is drawn from.
         points: Values tried first.
         trials: How many.
-        is_grid: Every point is a trial and trained to its end; nothing is drawn.
+        algorithm: `hyperopt` (TPE); `random`; or `grid`: every point is a trial trained to its end, nothing is drawn.
+        scheduler: `asha`, which stops trials early; or `fifo`, which lets each come to its end.
         grace_epochs: Epochs every trial gets; longer than any interval at which a method changes itself.
         reduction_factor: Of the trials that reach a rung, one in so many goes on.
     """
@@ -39,7 +40,8 @@ class Search:
     space: dict[str, Distribution]
     points: list[dict[str, Any]]
     trials: int
-    is_grid: bool
+    algorithm: str
+    scheduler: str
     grace_epochs: int
     reduction_factor: float
 
@@ -48,6 +50,11 @@ class Search:
         """Name of the search and of its folder: `avdigits-iprm`, `avdigits-iprm/fold-2`."""
         name = f"{self.dataset}-{self.label}"
         return name if self.fold is None else f"{name}/fold-{self.fold}"
+
+    @property
+    def is_grid(self) -> bool:
+        """Whether its trials are all known beforehand."""
+        return self.algorithm == "grid"
 
     @property
     def max_epochs(self) -> int:
@@ -59,7 +66,8 @@ class Search:
         return {
             "name": self.name,
             "trials": self.trials,
-            "algorithm": "grid" if self.is_grid else "hyperopt",
+            "algorithm": self.algorithm,
+            "scheduler": self.scheduler,
             "max_epochs": self.max_epochs,
             "grace_epochs": self.grace_epochs,
             "reduction_factor": self.reduction_factor,
@@ -79,7 +87,8 @@ class SearchOptions:
         values: Path -> fixed value; takes a path out of the space.
         trials: Replaces the file's.
         max_epochs: Replaces the file's.
-        algorithm: `hyperopt`; or `grid`: every combination of the space's choices is a trial.
+        algorithm: `hyperopt`, `random`; or `grid`: every combination of the space's choices is a trial.
+        scheduler: `asha` or `fifo`.
         folds: Those of a cross-validation to be searched; (None,) where there is one split.
     """
 
@@ -89,6 +98,7 @@ class SearchOptions:
     trials: int | None = None
     max_epochs: int | None = None
     algorithm: str = "hyperopt"
+    scheduler: str = "asha"
     folds: tuple[int | None, ...] = (None,)
 
 
@@ -196,7 +206,8 @@ def _search(
         space=searched,
         points=points if searched or is_grid else [],
         trials=len(points) if is_grid else (options.trials or space.file.trials) if searched else 1,
-        is_grid=is_grid,
+        algorithm=options.algorithm,
+        scheduler="fifo" if is_grid else options.scheduler,
         grace_epochs=_grace_epochs(space.file, config.trainer.max_epochs),
         reduction_factor=space.file.reduction_factor,
     )

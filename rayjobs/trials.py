@@ -21,6 +21,7 @@ from mmcore.errors import EquipoiseError
 from rayjobs.cluster import TrialShape, tune_resources
 from rayjobs.files import read_json, write_json
 from rayjobs.reporters import FATAL, PROGRESS_FILE, TuneReporter
+from rayjobs.watchdog import FAILURE_FILE, announce
 
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
 
 Body = Callable[["Job", "Reporter"], dict[str, Any]]
 """`rayjobs.worker.run`, or a stand-in of a test."""
-
-FAILURE_FILE = "failure.json"
 
 
 class LostWorkers(OSError):
@@ -112,6 +111,7 @@ def run_trial(values: dict[str, Any], runs: Runs, shape: TrialShape, body: Body 
     run_dir = runs.run_dir(tune.get_context().get_trial_name(), values)
     run_dir.mkdir(parents=True, exist_ok=True)
     (run_dir / FAILURE_FILE).unlink(missing_ok=True)
+    announce(run_dir, "trial")
     try:
         job = runs.job(run_dir, values)
         if shape.worker_group:

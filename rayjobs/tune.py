@@ -11,7 +11,7 @@ import click
 from rich.console import Console
 
 from mmcore.errors import UsageError
-from rayjobs.cli import friendly_errors, parse_overrides, print_json
+from rayjobs.cli import friendly_errors, parse_duration, parse_overrides, print_json
 
 
 @click.command()
@@ -24,8 +24,13 @@ from rayjobs.cli import friendly_errors, parse_overrides, print_json
 @click.option("--demo", is_flag=True, help="Small raw files the data set writes itself, and tiny encoders.")
 @click.option("--protocol", default="default", show_default=True, help="How samples are split: group, holdout or cv.")
 @click.option("--search-once", is_flag=True, help="Of --protocol cv: search on fold 0 alone, for all folds.")
-@click.option("--search", "algorithm", type=click.Choice(["hyperopt", "grid"]), default="hyperopt", show_default=True,
+@click.option("--search", "algorithm", type=click.Choice(["hyperopt", "random", "grid"]), default="hyperopt",
+              show_default=True,
               help="How trials are chosen; grid: all combinations of the space's choices, to their end.")  # fmt: skip
+@click.option("--scheduler", type=click.Choice(["asha", "fifo"]), default="asha", show_default=True,
+              help="asha stops weak trials early, fifo none.")  # fmt: skip
+@click.option("--time-budget", metavar="TIME", help="For all searches together: 90m, 8h, 2d; shared out evenly. "
+              "Trials that run then count as stopped early.")  # fmt: skip
 @click.option("--trials", type=click.IntRange(1), help="Trials of each method.  [default: the space's]")
 @click.option(
     "--max-epochs", type=click.IntRange(1), help="Epochs of a trial not stopped early.  [default: the space's]"
@@ -43,6 +48,8 @@ from rayjobs.cli import friendly_errors, parse_overrides, print_json
 @click.option("--concurrent", type=click.IntRange(1), help="Most trials at once.  [default: as many as fit]")
 @click.option("--cpus", type=click.IntRange(1), help="CPUs of a local Ray.  [default: all]")
 @click.option("--max-failures", type=click.IntRange(0), default=2, show_default=True, help="Retries of a lost process.")
+@click.option("--hang-timeout", type=click.FloatRange(0), default=10, show_default=True, metavar="MINUTES",
+              help="A trial that does no batch for so long is ended and tried again; 0: never.")  # fmt: skip
 @click.option("--cache", type=click.Choice(["auto", "off"]), default="auto", show_default=True,
               help="Hold the data in the object store, or stream it.")  # fmt: skip
 @click.option(
@@ -125,11 +132,14 @@ def _request(flags: dict[str, Any]) -> Any:
         raw_dir=_text(flags["raw_dir"]),
         data_dir=str(flags["data_dir"].resolve()),  # --resume may be typed in another folder
         **{key: flags[key] for key in ("trials", "max_epochs", "final_seeds", "seed", "workers", "gpus_per_worker")},
-        **{key: flags[key] for key in ("algorithm", "search_once")},
+        **{key: flags[key] for key in ("algorithm", "scheduler", "search_once")},
     )
     request.check()
-    if request.algorithm == "grid" and request.trials:
-        raise UsageError("--trials is not for --search grid, whose trials are all combinations of the space's choices")
+    if request.algorithm == "grid":
+        for option in ("trials", "time_budget"):
+            if flags[option]:
+                raise UsageError(f"--{option.replace('_', '-')} is not for --search grid, whose trials are all "
+                                 "combinations of the space's choices")  # fmt: skip
     return request
 
 
@@ -161,6 +171,8 @@ def _machine(flags: dict[str, Any]) -> Any:
         address=flags["address"],
         cpus=flags["cpus"],
         cache_bytes=0 if flags["cache"] == "off" else budget,
+        hang_limit_s=60 * flags["hang_timeout"],
+        budget_s=parse_duration(flags["time_budget"], "--time-budget") if flags["time_budget"] else None,
         **{key: flags[key] for key in ("concurrent", "max_failures", "verbose")},
     )
 

@@ -13,6 +13,7 @@ What is finished is never done again: a finished search is read from its file, a
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -85,7 +86,8 @@ def _run_plans(plans: Sequence[Plan], experiment: Experiment, machine: Machine, 
     if request.final_seeds:
         stages |= {final_stage(plan): request.final_seeds * len(plan.labels) * len(plan.folds) for plan in plans}
     display = Display(stages)
-    tuner = _Tuner(experiment, machine, display, resume)
+    budget = _Budget(machine.budget_s, sum(len(plan.searches) for plan in plans))
+    tuner = _Tuner(experiment, machine, display, budget, resume)
     gpus = request.gpus_per_worker if request.gpus_per_worker is not None else cluster.visible_gpus(machine.gpus)
     needs_dashboard = request.workers > 1 or gpus > 0
     with (
@@ -97,13 +99,39 @@ def _run_plans(plans: Sequence[Plan], experiment: Experiment, machine: Machine, 
             tuner.run(plan, nodes, interruption)
 
 
+class _Budget:
+    """Shares the time for all searches out evenly among those that are left: none is starved by an earlier one.
+
+    Args:
+        seconds: For all of them; None: no limit.
+        searches: How many there are.
+    """
+
+    def __init__(self, seconds: float | None, searches: int):
+        self._deadline = None if seconds is None else time.monotonic() + seconds
+        self._left = searches
+
+    def skip(self, searches: int) -> None:
+        """Takes out searches that need no time."""
+        self._left -= searches
+
+    def share(self) -> float | None:
+        """Returns the next search's seconds, at least one."""
+        if self._deadline is None:
+            return None
+        share = (self._deadline - time.monotonic()) / self._left
+        self._left -= 1
+        return max(1.0, share)
+
+
 class _Tuner:
     """Runs the plans of one experiment."""
 
-    def __init__(self, experiment: Experiment, machine: Machine, display: Display, resume: bool):
+    def __init__(self, experiment: Experiment, machine: Machine, display: Display, budget: _Budget, resume: bool):
         self._experiment = experiment
         self._machine = machine
         self._display = display
+        self._budget = budget
         self._resume = resume
 
     def run(self, plan: Plan, nodes: list[cluster.Node], interruption: cluster.Interruption) -> None:
@@ -111,13 +139,15 @@ class _Tuner:
         shape = self._shape(plan, nodes, streams=False)
         cluster.concurrent_trials(shape, nodes)  # refused before anything is read
         todo = [search for search in plan.searches if not self._skip(plan, search)]
+        self._budget.skip(len(plan.searches) - len(todo))
         data = open_data(plan.prepared, self._machine.cache_bytes)
         shape = self._shape(plan, nodes, streams=data.cached is None and not data.in_process)
         concurrent = cluster.concurrent_trials(shape, nodes, self._machine.concurrent)
-        execution = Execution(shape, concurrent, self._machine.max_failures, body=self._machine.body)
+        machine = self._machine
+        execution = Execution(shape, concurrent, machine.max_failures, machine.hang_limit_s, body=machine.body)
         for search in todo:
             if not search.is_grid:
-                self._search(search, data, execution, interruption)
+                self._search(search, data, replace(execution, budget_s=self._budget.share()), interruption)
         self._grids(plan, [search for search in todo if search.is_grid], data, execution, interruption)
         self._finals(plan, data, execution, interruption)
 

@@ -1,6 +1,7 @@
 """A stand-in for the worker's body: no training, but the same files, resumes and faults. Faults are told by STUB_PLAN.
 
-STUB_PLAN is JSON: run name -> {"fatal": message} or {"kill_at": epoch} or {"hold_at": epoch}; the last two once each.
+STUB_PLAN is JSON: run name -> {"fatal": message}, or one of these, done once: {"kill_at": epoch}, {"hold_at": epoch}
+(until the file `held` is there), {"hang_at": epoch} (for ever; all ranks, or the one in "hang_rank").
 STUB_EPOCH_S is the length of an epoch.
 """
 
@@ -18,6 +19,7 @@ import numpy as np
 from ray import train
 
 from mmcore.errors import TrainingError
+from mmcore.heartbeat import heartbeat_file
 
 NUM_TEST, NUM_CLASSES = 60, 3
 
@@ -40,6 +42,9 @@ def body(job: Any, reporter: Any) -> dict[str, Any]:
             os.kill(os.getpid(), signal.SIGKILL)
         while plan.get("hold_at") == epoch and not (run_dir / "held").exists():
             time.sleep(0.05)
+        if plan.get("hang_at") == epoch and plan.get("hang_rank", "") in {"", rank_suffix()}:
+            hang(run_dir / f"hung{rank_suffix()}")
+        heartbeat_file(run_dir, int(rank_suffix()[1:] or 0)).touch()
         row = {"epoch": epoch, "val/fused/accuracy": accuracy(job.config, epoch), "val/fused/loss": 1 / epoch}
         reporter.report(row)
         state.write_text(str(epoch))
@@ -94,6 +99,12 @@ def write_result(job: Any, run_dir: Path, row: dict[str, float], right: float | 
     }
     (run_dir / "result.json").write_text(json.dumps(result))
     return result
+
+
+def hang(marker: Path) -> None:
+    while once(marker) or marker.read_text() == str(os.getpid()):
+        marker.write_text(str(os.getpid()))
+        time.sleep(0.05)
 
 
 def once(marker: Path) -> bool:

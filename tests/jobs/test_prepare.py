@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 
 from mmcore.data.store import PreparedDataset, prepare
 from mmcore.errors import ConfigError, DataError, UsageError
-from rayjobs.cli import describe_error, friendly_errors, parse_overrides, parse_scalar
+from rayjobs.cli import describe_error, friendly_errors, parse_duration, parse_overrides, parse_scalar
 from rayjobs.prepare import main
 
 
@@ -171,3 +171,11 @@ class TestCli:
 
     def test_describe_error_of_our_own_is_its_text(self) -> None:
         assert describe_error(ConfigError(["one", "two"])) == "2 problems:\n  - one\n  - two"
+
+
+def test_times_are_read_in_every_unit() -> None:
+    texts = {"90": 90, "90s": 90, "1.5m": 90, "8h": 28800, "2 d": 172800}
+    assert {text: parse_duration(text, "--time-budget") for text in texts} == texts
+    for text in ("", "0", "h", "-1h", "1w", "1h30m"):
+        with pytest.raises(UsageError, match="--time-budget must be a time above 0"):
+            parse_duration(text, "--time-budget")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import yaml
 from mmcore.errors import ConfigError, UsageError
 from mmcore.methods import METHODS
 from mmcore.methods.aug import scaled_interval
+from rayjobs import experiments
 from rayjobs.distributions import Distribution
 from rayjobs.search import Search, SearchOptions, ablations_of, build_searches
 from rayjobs.spaces import load_space, space_file
@@ -234,3 +236,23 @@ def test_integers_have_both_ends() -> None:
     assert {domain.sample() for _ in range(200)} == {1, 2, 3}
     assert Distribution.parse({"randint": [1, 3]}, "x").contains(3)
     assert not Distribution.parse({"randint": [1, 3]}, "x").contains(2.5)
+
+
+@pytest.mark.parametrize(("algorithm", "learns"), [("hyperopt", True), ("random", False)])
+def test_random_search_does_not_learn_from_results_and_tpe_does(tmp_path: Path, algorithm: str, learns: bool) -> None:
+    search = searches(write(tmp_path), "joint", algorithm=algorithm, trials=30)["joint"]
+
+    def suggestions(best: float) -> list[float]:
+        """Returns the rates of 30 trials, the nearer to `best` the better they are."""
+        searcher, space = experiments._searcher(search)
+        searcher.set_search_properties("objective", "max", space)
+        found = []
+        for number in range(30):
+            rate = searcher.suggest(str(number))["optimizer.lr"]
+            searcher.on_trial_complete(str(number), {"objective": -abs(math.log10(rate / best)), "epoch": 1})
+            found.append(rate)
+        return found
+
+    low, high = suggestions(1e-4), suggestions(1.0)
+    assert low[0] == high[0] == 0.01  # the point given
+    assert (low != high) == learns

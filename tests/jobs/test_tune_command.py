@@ -50,6 +50,8 @@ def test_a_dry_run_as_json_is_one_document(tmp_path: Path) -> None:
         (["--method", "iprm-liner"], "unknown variant of iprm 'liner': did you mean 'linear'"),
         (["--search", "grid"], "--search grid needs a choice for optimizer.lr, not a range"),
         (["--search", "grid", "--trials", "4"], "--trials is not for --search grid"),
+        (["--search", "grid", "--time-budget", "1h"], "--time-budget is not for --search grid"),
+        (["--time-budget", "soon"], "--time-budget must be a time above 0, as in 90m, 8h or 2d, got 'soon'"),
         (["--search-once"], "--search-once is for --protocol cv"),
         (["--protocol", "cv", "--set", "protocol.folds=2"], "protocol.folds"),
         (["--protocol", "paper"], "picks the best epoch on the test split"),

@@ -221,6 +221,22 @@ def test_fractions_of_gpus_pack_trials(tmp_path: Path) -> None:
     assert process.returncode == 0, stderr
 
 
+@pytest.mark.slow
+def test_without_early_stopping_every_trial_ends_and_a_time_budget_ends_the_search(tmp_path: Path) -> None:
+    arguments = [*FAST, "--scheduler", "fifo", "--search", "random", "--final-seeds", "1", "--json"]
+    done = run_driver(tmp_path, *arguments, "--trials", "400", "--time-budget", "8s", "--name", "short", epoch_s=0.1)
+    assert done.returncode == 0, done.stderr
+    table = json.loads(done.stdout)["rankings"][0]
+    row = table["rows"][0]
+    assert 0 < row["begun"] < 400
+    assert f"iprm: {row['begun']} of 400 trials were begun, then the time was over" in table["chance_notes"]
+    assert len(row["accuracies"]) == 1
+    trials = trials_of(tmp_path / "results/short/digits-iprm")
+    ended = [trial for trial in trials.values() if trial["status"] == "done"]
+    assert len(ended) >= row["begun"] - 2  # but for those that ran when the time was over
+    assert all(trial["epochs"] == 8 for trial in ended)
+
+
 def trial_process(driver: int) -> int:
     """Returns the process Tune started for the only trial of a driver's own Ray."""
     names = {process.pid: " ".join(process.cmdline()) for process in psutil.Process(driver).children(recursive=True)}
