@@ -127,12 +127,12 @@ def check_address(address: str | None) -> None:
     """Refuses addresses this release cannot use.
 
     Raises:
-        UsageError: A job server's address, or something that is no address.
+        UsageError: A job server's address, to which a command is submitted, or something that is no address.
     """
     if address and address.startswith(("http://", "https://")):
         raise UsageError(
-            f"--address {address}: submitting a job is not there yet; run the command on the cluster's head "
-            "with --address auto, or join with --address HOST:PORT"
+            f"--address {address} is a job server's: submit the command to it (python -m rayjobs.submit), or join the "
+            "cluster with --address HOST:PORT"
         )
     if address and address != "auto" and not address.removeprefix("ray://").rpartition(":")[2].isdigit():
         raise UsageError(f"--address must be 'auto' or HOST:PORT, got {address!r}")

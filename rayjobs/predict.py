@@ -38,7 +38,10 @@ def main(**flags: Any) -> None:
     """Predict new samples: fused and per-modality probabilities for each."""
     from mmcore.data.raw import Problem, check_faults
     from mmcore.predicting import read_state, samples_of
+    from rayjobs.submit import submit_instead
 
+    if submit_instead("predict", flags["address"]):
+        return
     state = read_state(flags["checkpoint"])
     source, folder, entries, problems = samples_of(state, flags["data"])
     check_faults(str(flags["data"]), problems, len(entries), flags["on_missing"])

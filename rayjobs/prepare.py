@@ -47,7 +47,10 @@ def main(**flags: Any) -> None:
     """Prepare a data set: read its raw files once, and store what training needs."""
     from rayjobs.datasets import check_demo, own_raw_dir, resolve_dataset
     from rayjobs.parts import RayParts
+    from rayjobs.submit import submit_instead
 
+    if submit_instead("prepare", flags["address"]):
+        return
     dataset, values = resolve_dataset(flags["dataset"])
     values |= parse_overrides(flags["options"])
     if flags["demo"]:

@@ -75,11 +75,16 @@ def space_file(dataset: str, given: Path | None = None, demo: bool = False) -> P
         if not given.is_file():
             raise UsageError(f"--space {given}: there is no such file")
         return given
-    folder = Path(str(resources.files("rayjobs"))) / "search_spaces"
-    if not folder.is_dir():  # a checkout: the folder stands at the top, beside the package
-        folder = folder.parent.parent / "search_spaces"
+    folder = spaces_folder()
     own = folder / (DEMO_FILE if demo else f"{dataset}.yaml")
     return own if own.is_file() else folder / DEFAULT_FILE
+
+
+def spaces_folder() -> Path:
+    """Returns the folder of the search spaces that come with this package."""
+    installed = Path(str(resources.files("rayjobs"))) / "search_spaces"
+    # In a checkout the folder stands at the top, beside the package.
+    return installed if installed.is_dir() else installed.parent.parent / "search_spaces"
 
 
 def load_space(path: Path) -> Space:

@@ -54,8 +54,11 @@ def main(**arguments: Any) -> None:
     from rayjobs.datasets import prepare_one
     from rayjobs.evaluations import Extra, parse_conditions
     from rayjobs.outcomes import compare_folds, print_results
+    from rayjobs.submit import submit_instead
     from rayjobs.training import TrainRequest, alone_by_fold, base_config, open_folder, train_all
 
+    if submit_instead("train", arguments["address"]):
+        return
     values = with_named_encoders(configuration(arguments))
     extra = Extra(parse_conditions(arguments["missing"], arguments["noises"]), arguments["shapley"])
     RunConfig.parse(values)  # every problem at once, before any data is touched

@@ -156,24 +156,27 @@ def train_all(request: TrainRequest, prepared: PreparedDataset, folder: Path) ->
         EquipoiseError: A run failed; the others before it are kept.
         UsageError: More is asked for than there is.
     """
-    gpus = request.gpus_per_worker
-    if gpus is None:
-        gpus = 1.0 if request.config.trainer.device != "cpu" and _sees_gpus(request) else 0.0
-    shape = cluster.TrialShape(request.workers or 1, request.config.trainer.threads, gpus)
     fits = prepared.num_bytes <= request.cache_bytes
-    if request.workers is None and not gpus and request.address is None and fits:
-        data = DataHandle(str(prepared.directory.resolve()), in_process=True)
-        return [_train_here(request, data, folder, *run) for run in request.runs]
     if request.address is None:
+        shape = _shape(request, cluster.visible_gpus())
+        if request.workers is None and not shape.gpus_per_worker and fits:
+            data = DataHandle(str(prepared.directory.resolve()), in_process=True)
+            return [_train_here(request, data, folder, *run) for run in request.runs]
         cluster.concurrent_trials(shape, [cluster.local_node()])  # refused before Ray is started
     with cluster.start(request.address, verbose=request.verbose, needs_dashboard=True) as nodes:
+        shape = _shape(request, sum(node.gpus for node in nodes))
         cluster.concurrent_trials(shape, nodes)
         data = open_data(prepared, request.cache_bytes)
         return [_train_group(request, data, folder, *run, shape) for run in request.runs]
 
 
-def _sees_gpus(request: TrainRequest) -> bool:
-    return request.address is not None or cluster.visible_gpus() > 0
+def _shape(request: TrainRequest, gpus: float) -> cluster.TrialShape:
+    """Returns what a run asks for where there are so many GPUs."""
+    trainer = request.config.trainer
+    each = request.gpus_per_worker
+    if each is None:
+        each = 1.0 if gpus and trainer.device != "cpu" else 0.0
+    return cluster.TrialShape(request.workers or 1, trainer.threads, each)
 
 
 def _job(request: TrainRequest, data: DataHandle, folder: Path, fold: int | None, seed: int) -> Job:

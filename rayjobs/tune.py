@@ -66,7 +66,8 @@ from rayjobs.cli import friendly_errors, parse_duration, parse_overrides, print_
 @click.option("--name", help="Of the experiment.  [default: made of what is searched]")
 @click.option("--resume", is_flag=False, flag_value="", metavar="[NAME]",
               help="Go on with an interrupted experiment: with the same command, or its name alone.")  # fmt: skip
-@click.option("--address", help="A Ray cluster: auto or HOST:PORT.  [default: a local Ray]")
+@click.option("--address", help="A Ray cluster: auto or HOST:PORT to join it, http://HEAD:8265 to submit this command "
+              "as a job.  [default: a local Ray]")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Print what would be searched, and end.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON document.")
 @click.option("--verbose", is_flag=True, help="Show Ray's own log.")
@@ -74,12 +75,15 @@ from rayjobs.cli import friendly_errors, parse_duration, parse_overrides, print_
 def main(**flags: Any) -> None:
     """Tune methods on data sets and rank them: the same number of trials each, final models on fresh seeds."""
     from rayjobs.cluster import check_address
+    from rayjobs.submit import submit_instead
     from rayjobs.tuning import Interrupted, run_tuning
 
-    check_address(flags["address"])
     if flags["dry_run"]:
         _dry_run(flags)
         return
+    if submit_instead("tune", flags["address"]):
+        return
+    check_address(flags["address"])
     machine = _machine(flags)
     experiment = _experiment(flags, machine)
     notes = Console(stderr=True, highlight=False, markup=False)

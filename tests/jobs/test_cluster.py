@@ -67,7 +67,9 @@ def test_addresses_that_can_be_joined(address: str | None) -> None:
     check_address(address)
 
 
-@pytest.mark.parametrize(("address", "message"), [("http://head:8265", "not there yet"), ("head", "HOST:PORT")])
+@pytest.mark.parametrize(
+    ("address", "message"), [("http://head:8265", "is a job server's: submit"), ("head", "HOST:PORT")]
+)
 def test_addresses_that_can_not(address: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         check_address(address)
