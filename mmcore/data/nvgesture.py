@@ -72,11 +72,10 @@ class NVGesture(RawSource):
 
     def media(self) -> Sequence[Medium]:
         """Returns colour, optical flow and depth, in the papers' order: 42 MB a sample."""
-        size = self.options.image_size or (DEMO_SIZE if self.options.demo else SIZE)
         return (
-            Window("rgb", self._num_frames, size, channels=3),
-            Flow("flow", self._num_frames, size),
-            Window("depth", self._num_frames, size, channels=1),
+            Window("rgb", self._num_frames, self._size, channels=3),
+            Flow("flow", self._num_frames, self._size),
+            Window("depth", self._num_frames, self._size, channels=1),
         )
 
     def read_index(self, folder: RawFolder) -> Index:
@@ -85,7 +84,7 @@ class NVGesture(RawSource):
         missing = [LISTS[split][0] for split, found in lists.items() if not found]
         if missing:
             place = folder.split_dir or folder.root
-            raise UsageError(f"nvgesture: {' and '.join(missing)} is not in {place}. {self.raw_help}")
+            raise UsageError(f"nvgesture: {place} lacks {' and '.join(missing)}. {self.raw_help}")
         index = Index("the publishers' lists", [path for paths in lists.values() for path in paths])
         for split, paths in lists.items():
             for row in read_rows(paths[0]):
@@ -130,22 +129,21 @@ class NVGesture(RawSource):
         )
 
     def default_transforms(self) -> dict[str, dict[str, Any]]:
-        """Returns the papers': 64 frames and a corner of 224 pixels at random, shared by the streams, for training.
+        """Returns the papers': 64 of 80 frames and 224 of 256 pixels at random, the same of all streams, for training.
 
-        Evaluation takes all 80 frames and the middle. Colour by ImageNet's statistics, depth in [0, 1], flow in
-        [-1, 1], as its published weights expect.
+        Evaluation takes every frame and the middle. Other sizes are cut by the same shares. Colour by ImageNet's
+        statistics, depth in [0, 1], flow in [-1, 1], as its published weights expect.
         """
-        plain: dict[str, Any] = {"crop_scale": None, "flip": False, "size": None, "train_frames": None}
-        share = (CROP / SIZE) ** 2
+        crop = self._size * CROP // SIZE
+        share = (crop / self._size) ** 2
         cut: dict[str, Any] = {
-            "crop_scale": [share, share], "crop_ratio": [1.0, 1.0], "middle_scale": share,
-            "flip": False, "size": [CROP, CROP], "train_frames": NUM_TRAIN_FRAMES,
+            "crop_scale": [share, share], "crop_ratio": [1.0, 1.0], "middle_scale": share, "flip": False,
+            "size": [crop, crop], "train_frames": max(1, self._num_frames * NUM_TRAIN_FRAMES // NUM_FRAMES),
         }  # fmt: skip
-        shared = plain if self.options.demo else cut
         return {
-            "rgb": shared | {"mean": clips.IMAGENET_MEAN, "std": clips.IMAGENET_STD},
-            "flow": shared | {"mean": 0.0, "std": 1.0 if self.options.demo else LARGEST_FLOW},
-            "depth": shared | {"mean": 0.0, "std": 1.0},
+            "rgb": cut | {"mean": clips.IMAGENET_MEAN, "std": clips.IMAGENET_STD},
+            "flow": cut | {"mean": 0.0, "std": 1.0 if self.options.demo else LARGEST_FLOW},
+            "depth": cut | {"mean": 0.0, "std": 1.0},
         }
 
     def default_encoders(self) -> dict[str, dict[str, Any]]:
@@ -157,6 +155,10 @@ class NVGesture(RawSource):
     @property
     def _num_frames(self) -> int:
         return self.options.frames or (NUM_DEMO_FRAMES if self.options.demo else NUM_FRAMES)
+
+    @property
+    def _size(self) -> int:
+        return self.options.image_size or (DEMO_SIZE if self.options.demo else SIZE)
 
     def _entry(self, row: Row, split: str, folder: RawFolder) -> tuple[Entry, str]:
         """Returns the sample of one row, and the name of the class's folder it lies in.

@@ -125,7 +125,7 @@ class TestLists:
         }  # fmt: skip
 
     def test_no_lists(self, tmp_path: Path) -> None:
-        with pytest.raises(UsageError, match=r"nvgesture_train_.* and nvgesture_test_.* is not in .*NVIDIA.*--demo"):
+        with pytest.raises(UsageError, match=r"lacks nvgesture_train_.*lst and nvgesture_test_.*NVIDIA.*--demo"):
             index_of("nvgesture", tmp_path)
 
 
@@ -340,6 +340,11 @@ class TestTransforms:
             batch = Batch(inputs, torch.empty(2, device="meta"), uniforms=torch.empty(2, NUM_UNIFORMS, device="meta"))
             cut = transforms(batch, training).inputs
             assert [tuple(x.shape) for x in cut.values()] == [(2, frames, c, 224, 224) for c in (3, 2, 1)]
+
+    def test_other_sizes_are_cut_by_the_same_shares(self) -> None:
+        for section in source(image_size=128, frames=40).default_transforms().values():
+            assert (section["size"], section["train_frames"]) == ([112, 112], 32)
+            assert section["crop_scale"] == [section["middle_scale"]] * 2 == [(112 / 128) ** 2] * 2
 
 
 def test_the_demo_is_read_as_the_real_one(tmp_path: Path) -> None:
