@@ -100,11 +100,11 @@ class NVGesture(RawSource):
         return index
 
     def write_demo(self, directory: Path) -> None:
-        """Writes 144 recordings of nine people: depth tells which way the hand goes, colour half of the time."""
+        """Writes 216 recordings of nine people: depth tells which way the hand goes, colour half of the time."""
         from mmcore.data.demo_clips import save_clip
 
         rows: dict[str, list[str]] = {"train": [], "test": []}
-        for number in range(144):
+        for number in range(216):
             label, subject, take = number % 4, 1 + number // 4 % 9, number // 36
             generator = np.random.default_rng([25, number])
             path = f"Video_data/{self.classes[label]}/subject{subject}_r{take}"
@@ -218,8 +218,8 @@ def _window(fields: Mapping[str, str], field: str, path: PurePosixPath, num_fram
 def _demo_frames(label: int, clarity: float, start: int, generator: np.random.Generator) -> Iterator[np.ndarray]:
     """Yields the frames of a demo's clip, (DEMO_SIDE, DEMO_SIDE, 3) uint8.
 
-    From frame `start` on a hand, a bright spot before a background that stays, goes to one of four sides: that of the
-    class, or with probability 1 - `clarity` a drawn one. It ends behind the window, so that the last flow is known.
+    From frame `start` on a hand, a bright bar before a background that stays, goes lengthwise to one of four sides:
+    that of the class, or with probability 1 - `clarity` a drawn one. It ends behind the window, for the last flow.
     """
     if generator.random() >= clarity:
         label = int(generator.integers(NUM_DEMO_CLASSES))
@@ -229,7 +229,8 @@ def _demo_frames(label: int, clarity: float, start: int, generator: np.random.Ge
     y, x = np.mgrid[:DEMO_SIDE, :DEMO_SIDE]
     for number in range(start + NUM_DEMO_FRAMES + 2):
         way = DEMO_STEP * (min(max(number - start, 0), NUM_DEMO_FRAMES) - NUM_DEMO_FRAMES / 2)
-        distance = (x - middle[0] - way * np.cos(angle)) ** 2 + (y - middle[1] - way * np.sin(angle)) ** 2
-        picture = background + 0.5 * np.exp(-distance / 50)[..., None]
+        right, down = x - middle[0] - way * np.cos(angle), y - middle[1] - way * np.sin(angle)
+        along, across = right * np.cos(angle) + down * np.sin(angle), down * np.cos(angle) - right * np.sin(angle)
+        picture = background + 0.5 * np.exp(-(along**2) / 80 - across**2 / 20)[..., None]
         noisy = picture + 0.03 * generator.normal(size=picture.shape)
         yield np.clip(np.round(255 * noisy), 0, 255).astype(np.uint8)

@@ -357,9 +357,9 @@ def test_the_demo_is_read_as_the_real_one(tmp_path: Path) -> None:
     groups = prepared.index["group"].to_numpy()
     assignment = prepared.assign(ProtocolConfig())
     assert set(groups[assignment.rows("test")]) == {"subject7", "subject8", "subject9"}
-    assert len(assignment.rows("test")) == 48
+    assert len(assignment.rows("test")) == 72
     by_group = prepared.assign(ProtocolConfig(name="group"))
     sides = [set(groups[by_group.rows(split)]) for split in ("train", "val", "test")]
     assert sum(map(len, sides)) == 9
     assert len(set.union(*sides)) == 9
-    assert (tmp_path / "raw/Video_data/class_04/subject9_r3/sk_depth.avi").is_file()
+    assert (tmp_path / "raw/Video_data/class_04/subject9_r5/sk_depth.avi").is_file()
