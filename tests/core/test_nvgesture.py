@@ -12,6 +12,7 @@ from raw_files import index_of, kinds, save_text
 
 from mmcore.batch import NUM_UNIFORMS, Batch
 from mmcore.config import ProtocolConfig
+from mmcore.data.columns import to_batch
 from mmcore.data.demo_clips import save_clip
 from mmcore.data.doctor import examine
 from mmcore.data.media import Flow, RawFolder, Window, dense_flow, read_window
@@ -363,3 +364,18 @@ def test_the_demo_is_read_as_the_real_one(tmp_path: Path) -> None:
     assert sum(map(len, sides)) == 9
     assert len(set.union(*sides)) == 9
     assert (tmp_path / "raw/Video_data/class_04/subject9_r5/sk_depth.avi").is_file()
+    # The imbalance is the stated one: of all clips, this share goes where the class says (0.95 and 0.5, and by chance).
+    samples = to_batch(prepared.read_table(), prepared.spec)
+    seen = {"rgb": [], "depth": []}  # type: ignore[var-annotated]
+    for row in range(216):
+        seen["rgb"].append(side_of(samples.inputs["flow"][row].float().mean(dim=(0, 2, 3)).numpy()))
+        first, last = samples.inputs["depth"][row, [4, 8], 0].numpy()
+        seen["depth"].append(side_of(dense_flow(first, last).mean(axis=(0, 1))))
+    share = {name: np.mean(np.array(sides) == samples.labels.numpy()) for name, sides in seen.items()}
+    assert 0.9 < share["depth"] < 1
+    assert 0.5 < share["rgb"] < 0.75
+
+
+def side_of(motion: np.ndarray) -> int:
+    """Right, down, left, up."""
+    return int(np.argmax([motion[0], motion[1], -motion[0], -motion[1]]))
