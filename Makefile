@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-DEMOS := cremad iemocap kinetics_sounds sarcasm twitter15 vggsound
+DEMOS := cremad iemocap kinetics_sounds nvgesture sarcasm twitter15 vggsound
 
 .PHONY: demo demos test test-all test-slow lint types install clean
 

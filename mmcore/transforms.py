@@ -26,7 +26,7 @@ from mmcore.data.spec import DatasetSpec, Modality
 from mmcore.errors import ConfigError, suggest
 from mmcore.spectrogram import LOG_FLOOR, frame_mask, log_spectrogram, mel_filters, resample_frames, standardise
 
-AREA, ASPECT, TOP, LEFT, FLIP = range(5)
+AREA, ASPECT, TOP, LEFT, FLIP, START = range(6)
 """Columns of `Batch.uniforms`. All modalities of a sample share them: views of one scene stay aligned."""
 
 
@@ -60,13 +60,21 @@ class ImageTransform(Section):
     crop_ratio: Annotated[tuple[Positive, Positive], AfterValidator(_ascending)] = Field(
         default=(3 / 4, 4 / 3), description="width to height of that part, in pixels, as far as it fits"
     )
+    middle_scale: Fraction | None = Field(
+        default=None,
+        description="evaluation: the middle, of this share of the picture's area, is cut out and resized; none: all",
+    )
+    train_frames: Size | None = Field(
+        default=None,
+        description="training: as many consecutive frames, from a random one on; evaluation, or none: all",
+    )
     flip: bool = Field(default=False, description="training: half of the samples are mirrored left to right")
     size: tuple[Size, Size] | None = Field(default=None, description="height and width to hand over; none: as stored")
 
     @property
     def augments(self) -> bool:
         """Whether training differs from evaluation."""
-        return self.flip or self.crop_scale is not None
+        return self.flip or self.crop_scale is not None or self.train_frames is not None
 
 
 class SpectrogramTransform(Section):
@@ -201,6 +209,9 @@ class _Image(_Transform):
             if len(values) not in (1, channels):
                 problems.append(f"{_path(modality)}.{name} must have 1 or {channels} values, got {values!r}")
             constants.append(torch.tensor(values, dtype=torch.float64).reshape(-1, 1, 1))
+        most = modality.shape[0] if len(modality.shape) == 4 else 1
+        if (settings.train_frames or 0) > most:
+            problems.append(f"{_path(modality)}.train_frames must be at most {most}, got {settings.train_frames}")
         if problems:
             raise ConfigError(problems)
         mean, std = constants
@@ -209,6 +220,8 @@ class _Image(_Transform):
 
     def forward(self, x: Tensor, lengths: Tensor | None, uniforms: Tensor | None) -> tuple[Tensor, Tensor | None]:
         settings = self.settings
+        if settings.train_frames and uniforms is not None:
+            x, lengths = consecutive_frames(x, lengths, settings.train_frames, uniforms)
         if settings.flip and uniforms is not None:
             x = flip_some(x, uniforms)
         x = x.to(self.factor.dtype)
@@ -217,6 +230,8 @@ class _Image(_Transform):
             height_to_width = x.shape[-2] / x.shape[-1]
             boxes = crop_boxes(uniforms.to(x.dtype), height_to_width, settings.crop_scale, settings.crop_ratio)
             x = crop_and_resize(x, boxes, size)
+        elif settings.middle_scale and uniforms is None:
+            x = crop_and_resize(x, middle_boxes(x, settings.middle_scale), size)
         elif size != x.shape[-2:]:
             x = resize(x, size)
         x = torch.addcmul(self.offset, x, self.factor)
@@ -299,6 +314,25 @@ def tile(x: Tensor, lengths: Tensor | None, total: int) -> Tensor:
     return x.gather(1, torch.arange(total, device=x.device) % counts[:, None])
 
 
+def consecutive_frames(
+    x: Tensor, lengths: Tensor | None, number: int, uniforms: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    """Takes `number` consecutive frames of each sample (B, T, ...), T at least as many, from where START tells.
+
+    All streams of a sample start at the same frame if they have as many. A sample with fewer valid frames (`lengths`,
+    (B,)) than `number` keeps them all, and its padding.
+
+    Returns:
+        (B, number, ...), and how many of them are valid.
+    """
+    counts = torch.full_like(uniforms[:, START], x.shape[1], dtype=torch.int64) if lengths is None else lengths
+    spare = (counts - number).clamp(min=0)
+    start = (uniforms[:, START] * (spare + 1)).long().minimum(spare)
+    frames = start[:, None] + torch.arange(number, device=x.device)
+    taken = x[torch.arange(len(x), device=x.device)[:, None], frames]
+    return taken, None if lengths is None else lengths.clamp(max=number)
+
+
 def flip_some(x: Tensor, uniforms: Tensor) -> Tensor:
     """Mirrors the samples (B, ..., W) whose FLIP column is under one half."""
     mirrored = (uniforms[:, FLIP] < 0.5).reshape(-1, *[1] * (x.dim() - 1))
@@ -328,6 +362,13 @@ def crop_boxes(
     shape = (low + (high - low) * uniforms[:, ASPECT]).exp()
     height, width = (area / shape).sqrt().clamp(max=1), (area * shape).sqrt().clamp(max=1)
     return torch.stack([(1 - height) * uniforms[:, TOP], (1 - width) * uniforms[:, LEFT], height, width], dim=1)
+
+
+def middle_boxes(x: Tensor, scale: float) -> Tensor:
+    """Returns the boxes, (B, 4) as `crop_boxes`', of the middle `scale` of the area of pictures x (B, ...)."""
+    side = math.sqrt(scale)
+    place = x.new_full((len(x), 2), (1 - side) / 2)
+    return torch.cat([place, torch.full_like(place, side)], dim=1)
 
 
 def crop_and_resize(x: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:

@@ -327,7 +327,7 @@ def test_every_problem_of_the_settings_is_listed() -> None:
         "dataset.transforms.image.std.1 must be greater than 0, got -1",
         "dataset.transforms.image.crop_scale must be a pair (low, high) with low <= high, got [0.9, 0.2]",
         "unknown key 'dataset.transforms.image.flop': did you mean 'flip'? "
-        "known: crop_ratio, crop_scale, flip, mean, size, std",
+        "known: crop_ratio, crop_scale, flip, mean, middle_scale, size, std, train_frames",
         "unknown key 'dataset.transforms.text.flip': nothing can be set here",
     ]
 

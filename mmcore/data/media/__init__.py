@@ -6,8 +6,9 @@ from mmcore.data.media.image import ImageFile, read_image
 from mmcore.data.media.numbers import Cells, Series
 from mmcore.data.media.text import Text
 from mmcore.data.media.video import Frames, read_seconds, read_sound_track
+from mmcore.data.media.window import Flow, Window, dense_flow, read_window
 
 __all__ = [
-    "AudioFile", "Cells", "Decoded", "Frames", "ImageFile", "Medium", "RawFolder", "Series", "Text", "read_audio",
-    "read_image", "read_seconds", "read_sound_track",
+    "AudioFile", "Cells", "Decoded", "Flow", "Frames", "ImageFile", "Medium", "RawFolder", "Series", "Text", "Window",
+    "dense_flow", "read_audio", "read_image", "read_seconds", "read_sound_track", "read_window",
 ]  # fmt: skip

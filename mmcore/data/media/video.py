@@ -71,7 +71,7 @@ def read_seconds(path: Path, size: int) -> list[np.ndarray]:
     """
     frames: list[np.ndarray] = []
     last_s = 0.0
-    with _opened(path) as container:
+    with opened(path) as container:
         if not container.streams.video:
             raise DataError(f"{path} holds no pictures")
         stated_s = _stated_seconds(container)
@@ -81,7 +81,7 @@ def read_seconds(path: Path, size: int) -> list[np.ndarray]:
                 if last_s >= len(frames):
                     resized = frame.reformat(width=size, height=size, format="rgb24", interpolation="BILINEAR")
                     frames.append(np.ascontiguousarray(resized.to_ndarray().transpose(2, 0, 1)))
-        except _errors() as error:
+        except decoding_errors() as error:
             raise DataError(f"{path} can not be read as a clip: {error}") from None
     if not frames:
         raise DataError(f"{path} holds no pictures")
@@ -99,7 +99,7 @@ def read_sound_track(path: Path, sample_rate_hz: int) -> np.ndarray:
     from av.audio.resampler import AudioResampler
 
     parts: list[np.ndarray] = []
-    with _opened(path) as container:
+    with opened(path) as container:
         if not container.streams.audio:
             raise DataError(f"{path} holds no sound")
         resampler = AudioResampler(format="s16", layout="mono", rate=sample_rate_hz)
@@ -107,7 +107,7 @@ def read_sound_track(path: Path, sample_rate_hz: int) -> np.ndarray:
             for frame in container.decode(audio=0):
                 parts += [part.to_ndarray()[0] for part in resampler.resample(frame)]
             parts += [part.to_ndarray()[0] for part in resampler.resample(None)]
-        except _errors() as error:
+        except decoding_errors() as error:
             raise DataError(f"{path} can not be read as sound: {error}") from None
     if not sum(map(len, parts)):
         raise DataError(f"{path} holds no sound")
@@ -122,16 +122,22 @@ def _stated_seconds(container: InputContainer) -> float:
     return (container.duration or 0) / 1e6
 
 
-def _opened(path: Path) -> InputContainer:
+def opened(path: Path) -> InputContainer:
+    """Opens a clip.
+
+    Raises:
+        DataError: It is no clip; the message names it.
+    """
     import av
 
     try:
         return av.open(str(path))
-    except _errors() as error:
+    except decoding_errors() as error:
         raise DataError(f"{path} can not be read as a clip: {error}") from None
 
 
-def _errors() -> tuple[type[Exception], ...]:
+def decoding_errors() -> tuple[type[Exception], ...]:
+    """Returns what PyAV raises at a damaged clip."""
     import av
 
     return (av.FFmpegError, OSError, ValueError)

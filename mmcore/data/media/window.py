@@ -1,0 +1,149 @@
+"""Windows of clips, by PyAV, frame by frame, and the optical flow in them, by OpenCV.
+
+Shape legend: T frames of a window, C channels, H and W of the stored picture, which is the whole frame resized.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mmcore.data.media.base import Decoded, Medium, RawFolder
+from mmcore.data.media.video import decoding_errors, opened
+from mmcore.data.spec import Modality
+from mmcore.errors import DataError
+
+if TYPE_CHECKING:
+    from av import VideoFrame
+    from av.container import InputContainer
+
+PIXELS = {1: "gray", 3: "rgb24"}
+LARGEST_FLOW = 20.0
+"""Pixels a frame beyond which flow is cut off, as for the published weights of flow networks."""
+
+
+class Window(Medium):
+    """Consecutive frames of a clip as (T, C, size, size) uint8.
+
+    The value is [path, start, stop]: frames from `start` up to, not including, `stop`, counted from 0.
+
+    Args:
+        name: Of the modality.
+        num_frames: T, the length of every window.
+        size: Height and width, pixels.
+        channels: 3 for colour, 1 for brightness, such as depth.
+    """
+
+    def __init__(self, name: str, num_frames: int, size: int, channels: int):
+        self._size = size
+        self._channels = channels
+        self.modality = Modality(name, "image", (num_frames, channels, size, size), "uint8")
+
+    def files(self, value: Sequence[Any]) -> Iterator[str]:
+        """Yields the clip."""
+        yield str(value[0])
+
+    def read(self, folder: RawFolder, value: Sequence[Any]) -> Decoded:
+        """Decodes the frames of one window."""
+        frames = read_window(folder.path(value[0]), value[1], value[2], self._size, PIXELS[self._channels])
+        planes = frames.reshape(len(frames), self._size, self._size, self._channels)
+        return Decoded(np.ascontiguousarray(planes.transpose(0, 3, 1, 2)))
+
+
+class Flow(Medium):
+    """Optical flow of a clip as (T, 2, size, size) float16: pixels of the stored picture a frame, right and down.
+
+    Flow t is where the pixels of frame t lie in frame t + 1, so it belongs to frame t pixel by pixel. The last one
+    needs the frame behind the window; where the clip ends with the window it is zero. The value is as for `Window`.
+
+    Args:
+        name: Of the modality.
+        num_frames: T, the length of every window.
+        size: Height and width, pixels.
+    """
+
+    def __init__(self, name: str, num_frames: int, size: int):
+        self._size = size
+        self.modality = Modality(name, "image", (num_frames, 2, size, size), "float16")
+
+    def files(self, value: Sequence[Any]) -> Iterator[str]:
+        """Yields the clip."""
+        yield str(value[0])
+
+    def read(self, folder: RawFolder, value: Sequence[Any]) -> Decoded:
+        """Computes the flow of one window."""
+        path, start, stop = value
+        frames = read_window(folder.path(path), start, stop, self._size, "gray", one_more=True)
+        flow = np.zeros(self.modality.shape, dtype=np.float16)
+        for place in range(len(frames) - 1):
+            flow[place] = dense_flow(frames[place], frames[place + 1]).transpose(2, 0, 1)
+        return Decoded(flow)
+
+
+def dense_flow(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Returns where each pixel of one picture went in the next, by Farnebäck's polynomial expansion (2003).
+
+    Args:
+        first: (H, W) uint8.
+        second: (H, W) uint8.
+
+    Returns:
+        (H, W, 2) float32: pixels to the right and down, cut off at LARGEST_FLOW.
+    """
+    import cv2
+
+    cv2.setNumThreads(1)  # parts are prepared side by side, each on one core
+    flow: Any = cv2.calcOpticalFlowFarneback(
+        first, second, None, pyr_scale=0.5, levels=3, winsize=15, iterations=3, poly_n=5, poly_sigma=1.2, flags=0
+    )  # type: ignore[call-overload]
+    return np.clip(flow, -LARGEST_FLOW, LARGEST_FLOW)
+
+
+def read_window(path: Path, start: int, stop: int, size: int, pixels: str, one_more: bool = False) -> np.ndarray:
+    """Reads consecutive frames of a clip, each resized as a whole.
+
+    Args:
+        path: The clip.
+        start: First frame, counted from 0.
+        stop: The frame behind the last one.
+        size: Height and width, pixels.
+        pixels: PyAV's name of the pixel format.
+        one_more: Whether frame `stop` is read too, if the clip has it.
+
+    Returns:
+        (T, size, size) uint8, of coloured pixels (T, size, size, 3).
+
+    Raises:
+        DataError: The clip is damaged, or ends within the window; the message names it.
+    """
+    kept = []
+    number = 0
+    with opened(path) as container:
+        if not container.streams.video:
+            raise DataError(f"{path} holds no pictures")
+        try:
+            for frame in _whole_frames(path, container):
+                if number >= start:
+                    kept.append(frame.reformat(size, size, pixels, interpolation="BILINEAR").to_ndarray())
+                number += 1
+                if number == stop + one_more:
+                    break
+        except decoding_errors() as error:
+            raise DataError(f"{path} can not be read as a clip: {error}") from None
+    if number < stop:
+        raise DataError(f"{path} is too short or truncated: {number} frames, its window is {start} to {stop}")
+    return np.stack(kept)
+
+
+def _whole_frames(path: Path, container: InputContainer) -> Iterator[VideoFrame]:
+    """Yields a clip's frames; one whose data are cut off is refused, since decoders patch it with what came before."""
+    number = 0
+    for packet in container.demux(video=0):
+        for frame in packet.decode():
+            if packet.is_corrupt:
+                raise DataError(f"{path} is truncated in frame {number}")
+            number += 1
+            yield frame
