@@ -1,15 +1,21 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+import yaml
 from raw_files import index_of, kinds, save_picture, save_text, save_wave
+from torch import Tensor
 
-from mmcore.config import ProtocolConfig
+from mmcore.build import build_run_transforms, build_source, complete_config, with_named_encoders
+from mmcore.config import ProtocolConfig, RunConfig
 from mmcore.data.demo_clips import save_clip
 from mmcore.data.spec import DATASETS
 from mmcore.data.store import prepare
+from mmcore.encoders import build_encoder
 from mmcore.errors import UsageError
 
 CLIPS = ("Ses01F_impro01_F000", "Ses02M_script01_1_M003", "Ses05M_impro02_F010")
@@ -69,6 +75,30 @@ def test_bad_rows(raw: Path, row: str, message: str) -> None:
 def test_no_lists(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"my_train_iemo.txt and my_test_iemo.txt is not in .*sail.usc.edu.*--demo"):
         index_of("iemocap", tmp_path)
+
+
+def test_the_papers_encoders_as_the_card_names_them() -> None:
+    card = (Path(__file__).parents[2] / "docs" / "datasets.md").read_text().partition("## iemocap")[2]
+    found = re.findall(r"--set (\S+?)=(\S+)", card.partition("## ")[0])
+    values = {path: yaml.safe_load(value) for path, value in found}
+    config = RunConfig.parse({"dataset": {"name": "iemocap"}, "method": {"name": "iprm"}})
+    config = complete_config(RunConfig.parse(with_named_encoders(config.with_values(values).to_dict())))
+    encoders = config.model.encoders
+    assert {name: section["name"] for name, section in encoders.items()} == {
+        "audio": "cav_mae", "video": "m3ae", "text": "m3ae",
+    }  # fmt: skip
+    spec = build_source(config).spec()
+    for modality in spec.modalities:
+        where = "YuanGongND/cav-mae" if modality.name == "audio" else "state_from_flax"
+        with pytest.raises(UsageError, match=rf"got '/PATH/\S+'\. .*{where}"):
+            build_encoder(encoders[modality.name], modality)
+    transforms = build_run_transforms(config, spec)
+    assert isinstance(transforms.transforms["audio"].filters, Tensor)
+    sound = transforms.transforms["audio"](torch.zeros(1, spec.modalities[0].shape[0]), None, None)[0]
+    with torch.device("meta"):
+        network = build_encoder({"name": "cav_mae"}, spec.modalities[0])
+    assert sound.shape[-2:] == (128, 1025)  # 8 rows of patches, and 64 columns and one window
+    assert network(sound.to("meta")).shape == (1, 768)
 
 
 def test_the_demo_holds_out_whole_sessions(tmp_path: Path) -> None:
