@@ -55,6 +55,7 @@ from rayjobs.cli import friendly_errors, parse_overrides, print_json
     "--data-dir", type=click.Path(path_type=Path), default=Path("data"), show_default=True, help="Prepared data."
 )
 @click.option("--raw-dir", type=click.Path(path_type=Path), help="Raw files, where the data is not prepared yet.")
+@click.option("--vocab", type=click.Path(path_type=Path), help="Vocabulary of its texts.  [default: RAW/vocab.txt]")
 @click.option("--output", type=click.Path(path_type=Path), default=Path("results"), show_default=True, help="Results.")
 @click.option("--name", help="Of the experiment.  [default: made of what is searched]")
 @click.option("--resume", is_flag=False, flag_value="", metavar="[NAME]",
@@ -123,6 +124,7 @@ def _request(flags: dict[str, Any]) -> Any:
         values=values,
         space=_text(flags["space"]),
         raw_dir=_text(flags["raw_dir"]),
+        vocab=_text(flags["vocab"]),
         data_dir=str(flags["data_dir"].resolve()),  # --resume may be typed in another folder
         **{key: flags[key] for key in ("trials", "max_epochs", "final_seeds", "seed", "workers", "gpus_per_worker")},
         **{key: flags[key] for key in ("algorithm", "search_once")},

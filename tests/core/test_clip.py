@@ -137,6 +137,11 @@ class TestVocabulary:
         assert text.stored(folder).num_values == 7
         assert text.shared_files(folder) == [vocab, tmp_path / "merges.txt"]
 
+    def test_it_is_found_in_the_raw_folder_after_word_pieces(self, vocab: Path, tmp_path: Path) -> None:
+        assert Text("text", 8).read(RawFolder(tmp_path), "AB").array.tolist()[:3] == [5, 4, 6]
+        save_vocab(tmp_path, "ab")
+        assert Text("text", 8).read(RawFolder(tmp_path), "AB").array.tolist()[:3] == [2, 5, 3]
+
     def test_a_long_text_keeps_its_end(self, vocab: Path, tmp_path: Path) -> None:
         decoded = Text("text", 4).read(RawFolder(tmp_path, vocab=vocab), "a a a a")
         assert (decoded.array.tolist(), decoded.length) == ([5, 2, 2, 6], 4)

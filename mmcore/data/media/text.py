@@ -70,7 +70,8 @@ def vocabulary(folder: RawFolder) -> Path:
     Raises:
         UsageError: There is none.
     """
-    path = folder.vocab or folder.root / "vocab.txt"
+    own = [folder.root / "vocab.txt", folder.root / "vocab.json"]
+    path = folder.vocab or next((path for path in own if path.is_file()), own[0])
     if not path.is_file():
         raise UsageError(
             f"the text needs a WordPiece vocabulary, and {path} is not there: pass --vocab PATH, or put vocab.txt into "
