@@ -140,7 +140,7 @@ class M3ae(ImageEncoder):
 
     def _encode(self, embedded: Tensor, positions: Tensor, valid: Tensor | None) -> Tensor:
         """Returns features (B, D) of embedded tokens (B, P, D), of which `valid` (B, P) are looked at; None: all."""
-        tokens = embedded + positions.to(embedded.dtype) + self.type_embedding
+        tokens = embedded + positions + self.type_embedding
         tokens = torch.cat([self.cls_token.expand(len(tokens), -1, -1), tokens], dim=1)
         padding = None if valid is None else F.pad(~valid, (1, 0), value=False)
         for layer in self.layers:
