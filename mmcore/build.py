@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from mmcore import batchnorm
+from mmcore.class_weights import check_class_weights
 from mmcore.config import RunConfig, get_path, parse_section
 from mmcore.data.spec import DATASETS, DatasetSource, DatasetSpec
 from mmcore.errors import UsageError, unknown_name
@@ -66,6 +67,7 @@ def build_method(config: RunConfig, spec: DatasetSpec, device: torch.device | st
     """
     method_class, method_config = _method_config(config)
     modalities = method_class.used_modalities(method_config, spec.modality_names)
+    check_class_weights(config.trainer.class_weights, spec.num_classes)
     seed_process(config.seed, "model")
     model = build_model(
         spec,

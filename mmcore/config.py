@@ -103,6 +103,9 @@ class TrainerConfig(Section):
     log_every_steps: Annotated[int, Ge(1)] = 20
     checkpoint_every_steps: Annotated[int, Ge(1)] | None = None
     keep_checkpoints: Annotated[int, Ge(1)] = 2
+    class_weights: Literal["none", "balanced"] | tuple[Annotated[float, Gt(0)], ...] = Field(
+        default="none", description="of samples in training losses: balanced, or a weight per class (ratios matter)"
+    )
     select: Literal["best", "last"] = Field(default="best", description="the epoch that is tested (ruling C19)")
 
 

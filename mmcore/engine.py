@@ -47,6 +47,7 @@ class Engine:
         log_step: Whether this step's gradient norms are wanted.
         cosine_step: Whether this step's cosines are wanted.
         cosines: Between the joint and the modalities' own gradients, of the newest such step.
+        class_weights: (K,) what a sample of each class counts for (`mmcore.methods.base.cross_entropy`); None: 1.
         term_samples: Loss term -> samples of this rank behind it in the running step (the trainer clears it).
     """
 
@@ -58,6 +59,7 @@ class Engine:
         self.log_step = self.cosine_step = False
         self.gradient_norms: dict[str, Tensor] = {}
         self.cosines = CosineMeter()
+        self.class_weights: Tensor | None = None
         self.term_samples: dict[str, int] = {}
         precision = resolve_precision(config.trainer.precision, device)
         self._autocast_dtype = PRECISIONS[precision]

@@ -19,6 +19,7 @@ from torch import Tensor
 from mmcore import distributed, seeding
 from mmcore.batch import Batch
 from mmcore.checkpoint import CheckpointFolder
+from mmcore.class_weights import sample_weights
 from mmcore.conditions import Condition
 from mmcore.config import RunConfig
 from mmcore.data.loader import Loader
@@ -95,6 +96,10 @@ class Trainer:
         self._dtype = torch.float64 if config.trainer.precision == "float64" else torch.float32
         self.transforms = transforms.to(self.device, self._dtype)
         self.engine = Engine(method, config, self.device)
+        if config.trainer.class_weights != "none":
+            labels = torch.from_numpy(loader.rows("train").labels)
+            weights = sample_weights(config.trainer.class_weights, labels, method.context.num_classes)
+            self.engine.class_weights = None if weights is None else weights.to(self.device, self._dtype)
         self.reporter: Reporter = reporter or PlainReporter()
         self.progress = Progress()
         self.notices: list[str] = []

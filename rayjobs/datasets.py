@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from mmcore.config import parse_section
 from mmcore.data import DATASETS, manifest
+from mmcore.data.parts import RunParts
 from mmcore.data.raw import RawSource
 from mmcore.data.store import HowToPrepare, PreparedDataset, prepare, prepared_dir
 from mmcore.errors import ConfigError, UsageError
@@ -34,40 +35,61 @@ def options_of(request: Request, dataset: str) -> dict[str, Any]:
     return {key: value for key, value in request.options.items() if key in fields[dataset]}
 
 
-def prepare_datasets(request: Request) -> dict[str, PreparedDataset]:
-    """Returns each data set of a request, prepared; see `prepare_one`."""
+def prepare_datasets(request: Request, run: RunParts) -> dict[str, PreparedDataset]:
+    """Returns each data set of a request, prepared where `run` says; see `prepare_one`."""
     raw = Path(request.raw_dir) if request.raw_dir else None
+    how = HowToPrepare(vocab=Path(request.vocab) if request.vocab else None, run=run)
     return {
-        name: prepare_one(name, options_of(request, name), raw, Path(request.data_dir)) for name in request.datasets
+        name: prepare_one(name, options_of(request, name), raw, Path(request.data_dir), how)
+        for name in request.datasets
     }
 
 
-def prepare_one(name: str, options: dict[str, Any], raw_dir: Path | None, data_dir: Path) -> PreparedDataset:
+def prepare_one(
+    name: str, options: dict[str, Any], raw_dir: Path | None, data_dir: Path, how: HowToPrepare | None = None
+) -> PreparedDataset:
     """Returns a data set, prepared; what is there and intact is used as it is.
 
+    Args:
+        name: The data set.
+        options: Its options.
+        raw_dir: Its raw files, where there are any.
+        data_dir: Where prepared data lies.
+        how: Its vocabulary, and where the work is done; None: on this machine.
+
     Raises:
-        UsageError: A data set that needs raw files, and none were given.
+        UsageError: A data set that needs raw files, and none were given; or a vocabulary that would not be used.
         DataError: What is there is damaged.
     """
-    check_available(name, options, raw_dir, data_dir)
+    how = how or HowToPrepare(run=RayParts())
+    check_available(name, options, raw_dir, data_dir, how.vocab)
     if raw_dir is None:
         raw_dir = own_raw_dir(name, options, data_dir)
     if DATASETS.get(name).needs_raw and raw_dir is None:
         return PreparedDataset.open(prepared_dir(data_dir, name, options))
     with progress_bar(f"preparing {name}") as progress:
-        return prepare(name, options, raw_dir, data_dir, progress, HowToPrepare(run=RayParts()))
+        return prepare(name, options, raw_dir, data_dir, progress, how)
 
 
-def check_available(name: str, options: dict[str, Any], raw_dir: Path | None, data_dir: Path) -> None:
-    """Raises a UsageError if a data set is not prepared and cannot be: it needs raw files, and none were given."""
+def check_available(
+    name: str, options: dict[str, Any], raw_dir: Path | None, data_dir: Path, vocab: Path | None = None
+) -> None:
+    """Raises a UsageError if a data set is not prepared and cannot be, or a vocabulary is given that nothing would use.
+
+    What needs raw files and has none of its own needs them given.
+    """
     directory = prepared_dir(data_dir, name, options)
     if options.get("demo") or name == manifest.SOURCE_NAME:
         return
-    if DATASETS.get(name).needs_raw and raw_dir is None and not directory.is_dir():
+    needs_raw = DATASETS.get(name).needs_raw
+    if needs_raw and raw_dir is None and not directory.is_dir():
         raise UsageError(
             f"{name} is not prepared ({directory} is not there) and needs its raw files: pass --raw-dir DIR here, "
             f"or run python -m rayjobs.prepare --dataset {name} --raw-dir DIR. {DATASETS.get(name).raw_help}"
         )
+    if vocab is not None and (raw_dir is None or not needs_raw):
+        advice = "pass --raw-dir too, or leave it out" if needs_raw else "leave it out"
+        raise UsageError(f"--vocab is for preparing texts, and {name} is not made from raw files here: {advice}")
 
 
 def resolve_dataset(given: str) -> tuple[str, dict[str, Any]]:

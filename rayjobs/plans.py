@@ -13,6 +13,7 @@ from mmcore.data.store import PreparedDataset
 from mmcore.errors import UsageError
 from rayjobs import cluster
 from rayjobs.datasets import check_available, options_of, prepare_datasets, source_modalities
+from rayjobs.parts import RayParts
 from rayjobs.request import Request
 from rayjobs.search import Search, SearchOptions, build_searches
 from rayjobs.spaces import load_space, space_file
@@ -115,7 +116,8 @@ def check_request(request: Request, machine: Machine) -> None:
     raw_dir = Path(request.raw_dir) if request.raw_dir else None
     for dataset in request.datasets:
         options = options_of(request, dataset)
-        check_available(dataset, options, raw_dir, Path(request.data_dir))
+        vocab = Path(request.vocab) if request.vocab else None
+        check_available(dataset, options, raw_dir, Path(request.data_dir), vocab)
         rules = DATASETS.get(dataset).split_rules
         searches = plan_searches(request, dataset, dataset, source_modalities(dataset, options), rules)
         if machine.address is None:
@@ -123,10 +125,11 @@ def check_request(request: Request, machine: Machine) -> None:
             cluster.concurrent_trials(trial_shape(request, searches[0], nodes, streams=False), nodes)
 
 
-def make_plans(request: Request) -> list[Plan]:
+def make_plans(request: Request, machine: Machine) -> list[Plan]:
     """Prepares the data sets and plans their searches; builds each model once, so that what cannot work fails here."""
     plans = []
-    for dataset, prepared in prepare_datasets(request).items():
+    run = RayParts(machine.address, machine.cpus, machine.verbose)
+    for dataset, prepared in prepare_datasets(request, run).items():
         searches = plan_searches(
             request, dataset, prepared.directory.name, prepared.spec.modality_names, prepared.rules
         )

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 @click.option("--dataset", required=True, help="Its name, for example avdigits, or FILE.yaml.")
 @click.option("--raw-dir", type=click.Path(path_type=Path), help="Its raw files; not needed where there are none.")
 @click.option("--split-dir", type=click.Path(path_type=Path), help="Its public lists, where they are elsewhere.")
-@click.option("--vocab", type=click.Path(path_type=Path), help="WordPiece vocabulary.  [default: RAW/vocab.txt]")
+@click.option("--vocab", type=click.Path(path_type=Path), help="Vocabulary of its texts.  [default: RAW/vocab.txt]")
 @click.option("--on-missing", type=click.Choice(["fail", "skip"]), default="fail", show_default=True,
               help="Refuse missing and damaged files, or leave their samples out.")  # fmt: skip
 @click.option("--demo", is_flag=True, help="Small raw files that the data set writes itself.")

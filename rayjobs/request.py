@@ -40,6 +40,7 @@ class Request:
         workers: Workers of a trial.
         gpus_per_worker: None: one where there are GPUs.
         raw_dir: Raw files, for data that is not prepared yet.
+        vocab: Vocabulary of the texts of data that is not prepared yet; None: vocab.txt in `raw_dir`.
         data_dir: Where prepared data lies.
     """
 
@@ -60,6 +61,7 @@ class Request:
     workers: int = 1
     gpus_per_worker: float | None = None
     raw_dir: str | None = None
+    vocab: str | None = None
     data_dir: str = "data"
 
     def check(self) -> None:

@@ -40,6 +40,7 @@ from rayjobs.cli import friendly_errors, parse_overrides, print_json
 @click.option("--reference", "references", multiple=True, type=click.Path(path_type=Path), metavar="FOLDER",
               help="Runs of unimodal or ensemble: what a modality reaches alone; repeatable.")  # fmt: skip
 @click.option("--raw-dir", type=click.Path(path_type=Path), help="Raw files of a data set not prepared yet.")
+@click.option("--vocab", type=click.Path(path_type=Path), help="Vocabulary of its texts.  [default: RAW/vocab.txt]")
 @click.option("--data-dir", type=click.Path(path_type=Path), default=Path("data"), show_default=True)
 @click.option("--output", type=click.Path(path_type=Path), default=Path("results"), show_default=True)
 @click.option("--name", help="Folder of the runs in --output.")
@@ -51,9 +52,11 @@ from rayjobs.cli import friendly_errors, parse_overrides, print_json
 def main(**arguments: Any) -> None:
     """Train one configuration, once per seed (by cv: on every fold), and test each model once."""
     from mmcore.build import used_modalities, with_named_encoders
+    from mmcore.data.store import HowToPrepare
     from rayjobs.datasets import prepare_one
     from rayjobs.evaluations import Extra, parse_conditions
     from rayjobs.outcomes import compare_folds, print_results
+    from rayjobs.parts import RayParts
     from rayjobs.submit import submit_instead
     from rayjobs.training import TrainRequest, alone_by_fold, base_config, open_folder, train_all
 
@@ -62,8 +65,13 @@ def main(**arguments: Any) -> None:
     values = with_named_encoders(configuration(arguments))
     extra = Extra(parse_conditions(arguments["missing"], arguments["noises"]), arguments["shapley"])
     RunConfig.parse(values)  # every problem at once, before any data is touched
+    run = RayParts(arguments["address"], verbose=arguments["verbose"])
     prepared = prepare_one(
-        values["dataset"]["name"], values["dataset"].get("options", {}), arguments["raw_dir"], arguments["data_dir"]
+        values["dataset"]["name"],
+        values["dataset"].get("options", {}),
+        arguments["raw_dir"],
+        arguments["data_dir"],
+        HowToPrepare(vocab=arguments["vocab"], run=run),
     )
     config = base_config(values, prepared)
     extra.check(prepared.spec, used_modalities(config, prepared.spec))

@@ -62,6 +62,7 @@ from rayjobs.cli import friendly_errors, parse_duration, parse_overrides, print_
     "--data-dir", type=click.Path(path_type=Path), default=Path("data"), show_default=True, help="Prepared data."
 )
 @click.option("--raw-dir", type=click.Path(path_type=Path), help="Raw files, where the data is not prepared yet.")
+@click.option("--vocab", type=click.Path(path_type=Path), help="Vocabulary of its texts.  [default: RAW/vocab.txt]")
 @click.option("--output", type=click.Path(path_type=Path), default=Path("results"), show_default=True, help="Results.")
 @click.option("--name", help="Of the experiment.  [default: made of what is searched]")
 @click.option("--resume", is_flag=False, flag_value="", metavar="[NAME]",
@@ -134,6 +135,7 @@ def _request(flags: dict[str, Any]) -> Any:
         values=values,
         space=_text(flags["space"]),
         raw_dir=_text(flags["raw_dir"]),
+        vocab=_text(flags["vocab"]),
         data_dir=str(flags["data_dir"].resolve()),  # --resume may be typed in another folder
         **{key: flags[key] for key in ("trials", "max_epochs", "final_seeds", "seed", "workers", "gpus_per_worker")},
         **{key: flags[key] for key in ("algorithm", "scheduler", "search_once")},

@@ -57,7 +57,7 @@ def run_tuning(experiment: Experiment, machine: Machine, resume: bool) -> dict[s
         Interrupted: Ctrl-C or SIGTERM; the state is kept.
     """
     try:
-        plans = make_plans(experiment.request)
+        plans = make_plans(experiment.request, machine)
         for plan in plans:
             keep_plan(plan, experiment)
         open_ledger(experiment.folder.parent)

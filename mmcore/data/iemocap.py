@@ -122,7 +122,10 @@ class Iemocap(RawSource):
         return {"audio": audio, "video": image | {"size": None if self.options.demo else [224, 224]}}
 
     def default_encoders(self) -> dict[str, dict[str, Any]]:
-        """Returns ResNet18 for sound and face and BERT for the text; NOT the papers' M3AE and CAV-MAE."""
+        """Returns ResNet18 for sound and face and BERT for the text.
+
+        NOT the papers' `cav_mae` and `m3ae`, whose checkpoints nobody can fetch by a name (docs/datasets.md).
+        """
         if self.options.demo:
             small = {"name": "resnet18", "size": "tiny"}
             text = {"name": "bert", "weights": "random", "size": "tiny", "pooling": "mean", "dropout": 0.0}

@@ -2,24 +2,20 @@
 
 Layouts: `text/train.txt`, `valid2.txt`, `test2.txt` with one Python list a line; JSON lists of `{image, text,
 label}`; tab-separated `Label, ImageID, String`. Pictures in `dataset_image/<id>.jpg`.
-
-Shape legend: image (3, 256, 256) uint8, text (128,) int32.
 """
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from annotated_types import Ge
 from pydantic import BaseModel, Field
 
 from mmcore.data import demo, tweets
 from mmcore.data.lists import class_index, read_rows
-from mmcore.data.media import ImageFile, Medium, RawFolder, Text
-from mmcore.data.raw import BAD_ROW, FILTERED, Entry, Index, RawConfig, RawSource
+from mmcore.data.media import RawFolder
+from mmcore.data.raw import BAD_ROW, FILTERED, Entry, Index
 from mmcore.data.spec import DATASETS
 from mmcore.errors import DataError, UsageError
 
@@ -36,18 +32,16 @@ LISTS = {
 PICTURE_FOLDERS = ("dataset_image", "images", "image")
 
 
-class SarcasmConfig(RawConfig):
+class SarcasmConfig(tweets.TweetConfig):
     """Options of `sarcasm`."""
 
-    image_size: Annotated[int, Ge(8)] | None = Field(default=None, description="stored pixels; none: 256 (demo: 32)")
-    max_tokens: Annotated[int, Ge(4)] | None = Field(default=None, description="none: 128 (demo: 24)")
     label: Literal["human", "hashtag"] = Field(
         default="human", description="of validation and test: the annotators' label, or the tweet's own hashtag"
     )
 
 
 @DATASETS.register("sarcasm")
-class Sarcasm(RawSource):
+class Sarcasm(tweets.TweetSource):
     """24,635 tweets: 19,816 train after the filter, 2,410 validate, 2,409 test."""
 
     Config: ClassVar[type[BaseModel]] = SarcasmConfig
@@ -59,15 +53,9 @@ class Sarcasm(RawSource):
         "test2.txt), the pictures behind its links (four archives), to be put into dataset_image/<id>.jpg; no licence "
         "is stated, and the tweets stay their authors'. To try without: --demo."
     )
+    picture_mean: ClassVar = (0.4846, 0.4989, 0.5307)
+    picture_std: ClassVar = (0.2440, 0.2487, 0.2574)
     options: SarcasmConfig
-
-    def media(self) -> Sequence[Medium]:
-        """Returns picture and text."""
-        small = self.options.demo
-        return (
-            ImageFile("image", self.options.image_size or (32 if small else 256)),
-            Text("text", self.options.max_tokens or (24 if small else 128)),
-        )
 
     def read_index(self, folder: RawFolder) -> Index:
         """Reads whichever lists are there."""
@@ -103,14 +91,6 @@ class Sarcasm(RawSource):
             f"hashtag, validation and test by {self.options.label}. No licence is stated. Training tweets with words "
             "that give the label away are left out, as by the publishers' code."
         )
-
-    def default_transforms(self) -> dict[str, dict[str, Any]]:
-        """Returns the picture's statistics (AMSS) and the crop of the image-text papers (IGM)."""
-        return tweets.picture_transform((0.4846, 0.4989, 0.5307), (0.2440, 0.2487, 0.2574), self.options.demo)
-
-    def default_encoders(self) -> dict[str, dict[str, Any]]:
-        """Returns the papers' ResNet50 and BERT, pretrained; tiny and random in a demo."""
-        return tweets.encoders(self.options.demo)
 
     def _read_literals(self, lists: dict[str, list[Path]], pictures: str) -> Index:
         missing = [LISTS[split][0] for split, found in lists.items() if not found]

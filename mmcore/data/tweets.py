@@ -1,18 +1,73 @@
-"""What the two data sets of tweets with pictures share: lists in common layouts, encoders and transforms."""
+"""What the two data sets of tweets with pictures share: media, lists in common layouts, encoders and transforms.
+
+Shape legend: image (3, 256, 256) uint8, text (128,) int32.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Annotated, Any, ClassVar
+
+from annotated_types import Ge
+from pydantic import Field
 
 from mmcore.data.lists import class_index, read_rows
-from mmcore.data.media import RawFolder
-from mmcore.data.raw import BAD_ROW, Entry, Index
+from mmcore.data.media import ImageFile, Medium, RawFolder, Text
+from mmcore.data.raw import BAD_ROW, Entry, Index, RawConfig, RawSource
 from mmcore.errors import DataError, UsageError
 
+DEMO_PIXELS, PIXELS = 32, 256
+DEMO_TOKENS, TOKENS = 24, 128
 SPLIT_NAMES = {"train": ("train",), "val": ("val", "valid", "dev"), "test": ("test",)}
+
+
+class TweetConfig(RawConfig):
+    """Options of the data sets of tweets."""
+
+    image_size: Annotated[int, Ge(8)] | None = Field(default=None, description="stored pixels; none: 256 (demo: 32)")
+    max_tokens: Annotated[int, Ge(4)] | None = Field(default=None, description="none: 128 (demo: 24)")
+
+
+class TweetSource(RawSource):
+    """A data set of tweets with one picture each.
+
+    Class attributes:
+        picture_mean: Of the pictures' channels.
+        picture_std: Their deviations.
+    """
+
+    picture_mean: ClassVar[tuple[float, ...]]
+    picture_std: ClassVar[tuple[float, ...]]
+    options: TweetConfig
+
+    def media(self) -> Sequence[Medium]:
+        """Returns picture and text."""
+        pixels, tokens = (DEMO_PIXELS, DEMO_TOKENS) if self.options.demo else (PIXELS, TOKENS)
+        return (
+            ImageFile("image", self.options.image_size or pixels),
+            Text("text", self.options.max_tokens or tokens),
+        )
+
+    def default_transforms(self) -> dict[str, dict[str, Any]]:
+        """Returns the pictures' statistics (AMSS) and training's crop, half their area or more (IGM), at 224 pixels."""
+        if self.options.demo:
+            return {"image": {"mean": 0.5, "std": 0.25, "crop_scale": None, "flip": False, "size": None}}
+        statistics = {"mean": list(self.picture_mean), "std": list(self.picture_std)}
+        return {"image": statistics | {"crop_scale": [0.5, 1.0], "flip": True, "size": [224, 224]}}
+
+    def default_encoders(self) -> dict[str, dict[str, Any]]:
+        """Returns ResNet50 and BERT, pretrained as in the papers; tiny and random in a demo."""
+        if self.options.demo:
+            return {
+                "image": {"name": "resnet50", "weights": "random", "size": "tiny"},
+                "text": {"name": "bert", "weights": "random", "size": "tiny", "pooling": "mean", "dropout": 0.0},
+            }
+        return {
+            "image": {"name": "resnet50", "weights": "IMAGENET1K_V1"},
+            "text": {"name": "bert", "weights": "google-bert/bert-base-uncased"},
+        }
 
 
 def picture_folder(folder: RawFolder, candidates: Sequence[str]) -> str:
@@ -70,26 +125,6 @@ def tweet(sample_id: str, label: int, split: str, picture: str, text: str, pictu
         raise DataError("no picture is named")
     file = name if PurePosixPath(name).suffix.lower() in {".jpg", ".jpeg", ".png"} else f"{name}.jpg"
     return Entry(sample_id, label, split, {"image": f"{pictures}/{file}", "text": text}, group=PurePosixPath(file).stem)
-
-
-def picture_transform(mean: Sequence[float], std: Sequence[float], demo: bool) -> dict[str, dict[str, Any]]:
-    """Returns the transform of the picture: a random part of half its area or more, at 224 pixels."""
-    if demo:
-        return {"image": {"mean": 0.5, "std": 0.25, "crop_scale": None, "flip": False, "size": None}}
-    return {"image": {"mean": list(mean), "std": list(std), "crop_scale": [0.5, 1.0], "flip": True, "size": [224, 224]}}
-
-
-def encoders(demo: bool) -> dict[str, dict[str, Any]]:
-    """Returns ResNet50 and BERT, pretrained as in the papers, or tiny and random."""
-    if demo:
-        return {
-            "image": {"name": "resnet50", "weights": "random", "size": "tiny"},
-            "text": {"name": "bert", "weights": "random", "size": "tiny", "pooling": "mean", "dropout": 0.0},
-        }
-    return {
-        "image": {"name": "resnet50", "weights": "IMAGENET1K_V1"},
-        "text": {"name": "bert", "weights": "google-bert/bert-base-uncased"},
-    }
 
 
 def _read_json(index: Index, path: Path, split: str, labels: Sequence[str], pictures: str) -> None:

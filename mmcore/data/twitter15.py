@@ -3,23 +3,20 @@
 Layouts: TomBERT's `train.tsv`, `dev.tsv`, `test.tsv` of five columns (index, label, picture, text with `$T$` for the
 target, target), read by position: the header of test.tsv names four columns of five. TomBERT's `.txt` twins of four
 lines a sample (text, target, label -1/0/1, picture). Tab-separated `Label, ImageID, String`.
-
-Shape legend: image (3, 256, 256) uint8, text (128,) int32.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from annotated_types import Ge
 from pydantic import BaseModel, Field
 
 from mmcore.data import demo, tweets
 from mmcore.data.lists import Row, class_index, read_rows
-from mmcore.data.media import ImageFile, Medium, RawFolder, Text
-from mmcore.data.raw import BAD_ROW, Entry, Index, RawConfig, RawSource
+from mmcore.data.media import RawFolder
+from mmcore.data.raw import BAD_ROW, Entry, Index
 from mmcore.data.spec import DATASETS
 from mmcore.errors import DataError, UsageError
 
@@ -30,11 +27,9 @@ PICTURE_FOLDERS = ("IJCAI2019_data/twitter2015_images", "twitter2015_images", "i
 PLACEHOLDER = "$T$"
 
 
-class Twitter15Config(RawConfig):
+class Twitter15Config(tweets.TweetConfig):
     """Options of `twitter15`."""
 
-    image_size: Annotated[int, Ge(8)] | None = Field(default=None, description="stored pixels; none: 256 (demo: 32)")
-    max_tokens: Annotated[int, Ge(4)] | None = Field(default=None, description="none: 128 (demo: 24)")
     target: Literal["dropped", "filled", "marked"] = Field(
         default="dropped",
         description="as the papers here: the text without its target; the tweet as it was; or with it repeated at the "
@@ -43,7 +38,7 @@ class Twitter15Config(RawConfig):
 
 
 @DATASETS.register("twitter15")
-class Twitter15(RawSource):
+class Twitter15(tweets.TweetSource):
     """5,338 tweets and targets: 3,179 train, 1,122 validate, 1,037 test."""
 
     Config: ClassVar[type[BaseModel]] = Twitter15Config
@@ -55,15 +50,9 @@ class Twitter15(RawSource):
         "behind its link (IJCAI2019_data/twitter2015_images/); no licence is stated, and the tweets stay their "
         "authors'. To try without: --demo."
     )
+    picture_mean: ClassVar = (0.42455, 0.44051, 0.47076)
+    picture_std: ClassVar = (0.24485, 0.24617, 0.25451)
     options: Twitter15Config
-
-    def media(self) -> Sequence[Medium]:
-        """Returns picture and text."""
-        small = self.options.demo
-        return (
-            ImageFile("image", self.options.image_size or (32 if small else 256)),
-            Text("text", self.options.max_tokens or (24 if small else 128)),
-        )
 
     def read_index(self, folder: RawFolder) -> Index:
         """Reads whichever lists are there."""
@@ -112,14 +101,6 @@ class Twitter15(RawSource):
             "each of its targets, with labels that may differ. The papers' 3,197 training samples is a misprint of "
             "3,179."
         )
-
-    def default_transforms(self) -> dict[str, dict[str, Any]]:
-        """Returns the picture's statistics (AMSS) and the crop of the image-text papers (IGM)."""
-        return tweets.picture_transform((0.42455, 0.44051, 0.47076), (0.24485, 0.24617, 0.25451), self.options.demo)
-
-    def default_encoders(self) -> dict[str, dict[str, Any]]:
-        """Returns the papers' ResNet50 and BERT, pretrained; tiny and random in a demo."""
-        return tweets.encoders(self.options.demo)
 
     def _read_tsv(self, index: Index, path: Path, split: str, pictures: str) -> None:
         rows = list(read_rows(path))

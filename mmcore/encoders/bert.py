@@ -5,7 +5,6 @@ Shape legend: B samples, L tokens, D features.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
@@ -16,8 +15,8 @@ from torch import Tensor
 from mmcore.config import Section
 from mmcore.data.spec import Modality
 from mmcore.encoders.base import ENCODERS, Encoder
-from mmcore.encoders.weights import RANDOM, raise_misfits
-from mmcore.errors import CheckpointError, UsageError
+from mmcore.encoders.weights import RANDOM, check_size, from_transformers
+from mmcore.errors import UsageError
 
 if TYPE_CHECKING:
     from transformers import BertConfig as Sizes
@@ -55,8 +54,7 @@ class Bert(Encoder):
 
     def __init__(self, config: BertConfig, modality: Modality):
         super().__init__(config, modality)
-        if config.weights != RANDOM and config.size != "base":
-            raise UsageError(f"size '{config.size}' is for random weights alone, got weights '{config.weights}'")
+        check_size(config.size, config.weights)
         self.network = _random(config, modality) if config.weights == RANDOM else _pretrained(config)
         self._pooling = config.pooling
         self.num_features = self.network.config.hidden_size
@@ -85,38 +83,10 @@ def _random(config: BertConfig, modality: Modality) -> BertModel:
 
 
 def _pretrained(config: BertConfig) -> BertModel:
-    """Returns BERT with a checkpoint's weights, every one of them.
-
-    Raises:
-        UsageError: There is no such folder, and the hub has no such model or cannot be reached.
-        CheckpointError: Weights are missing, or are there that BERT does not have.
-    """
     from transformers import BertModel
-    from transformers.utils import logging
 
-    load: Any = BertModel.from_pretrained
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        network, info = load(
-            config.weights,
-            add_pooling_layer=False,
-            output_loading_info=True,
-            local_files_only=Path(config.weights).exists(),
-            ignore_mismatched_sizes=True,
-            **_dropout(config),
-        )
-    except (OSError, ValueError) as error:
-        raise UsageError(
-            f"the weights '{config.weights}' of BERT can be neither read nor downloaded: give the path of a folder "
-            f"with config.json and model.safetensors, or 'random' ({str(error).splitlines()[0]})"
-        ) from None
-    except Exception as error:  # noqa: BLE001 (a damaged file makes its reader raise whatever it likes)
-        raise CheckpointError(f"the weights '{config.weights}' are damaged: {error}") from None
-    unexpected = [key for key in info["unexpected_keys"] if not key.startswith(PRETRAINING_HEADS)]
-    shapes = [str(entry[0]) for entry in info["mismatched_keys"]]
-    raise_misfits(config.weights, sorted(info["missing_keys"]), sorted(unexpected), sorted(shapes))
-    return network
+    settings = {"add_pooling_layer": False, **_dropout(config)}
+    return from_transformers(BertModel, "BERT", config.weights, PRETRAINING_HEADS, settings)
 
 
 def _dropout(config: BertConfig) -> dict[str, Any]:

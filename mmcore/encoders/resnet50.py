@@ -12,8 +12,7 @@ from mmcore.config import Section
 from mmcore.data.spec import Modality
 from mmcore.encoders.base import ENCODERS, ImageEncoder, input_channels
 from mmcore.encoders.resnet18 import without_last_stages
-from mmcore.encoders.weights import RANDOM, load_all, torchvision_state
-from mmcore.errors import UsageError
+from mmcore.encoders.weights import RANDOM, check_size, load_all, torchvision_state
 
 SIZES: dict[str, dict[str, Any]] = {
     "50": {"layers": [3, 4, 6, 3], "width_per_group": 64},
@@ -53,8 +52,7 @@ class ResNet50(ImageEncoder):
             without_last_stages(network)
             self.num_features = 512
         if config.weights != RANDOM:
-            if config.size != "50":
-                raise UsageError(f"size '{config.size}' is for random weights alone, got weights '{config.weights}'")
+            check_size(config.size, config.weights, "50")
             load_all(network, torchvision_state("resnet50", config.weights), config.weights, ignored=["fc."])
         channels = input_channels(modality)
         if channels != 3:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,27 +35,93 @@ def read_state(path: Path) -> dict[str, Tensor]:
     return {str(key).removeprefix("module."): value for key, value in content.items()}
 
 
-def load_all(network: nn.Module, state: Mapping[str, Tensor], what: str, ignored: Sequence[str] = ()) -> None:
+def load_all(
+    network: nn.Module,
+    state: Mapping[str, Tensor],
+    what: str,
+    ignored: Sequence[str] = (),
+    published: Callable[[str], str] = str,
+) -> None:
     """Loads weights into every parameter and buffer of a network.
 
     Args:
         network: Gets them.
-        state: Names as in the network's state dict.
+        state: Names as published.
         what: Where they come from, for messages.
         ignored: Prefixes of weights the network has no use for, a classifier's for example.
+        published: Name in the network's state dict -> name in `state`.
 
     Raises:
         CheckpointError: Lists missing and unexpected names, and shapes that differ.
     """
     used = {key: value for key, value in state.items() if not key.startswith(tuple(ignored))}
-    own = network.state_dict()
+    own = {published(key): value for key, value in network.state_dict().items()}
     shapes = [
         f"{key} {tuple(used[key].shape)} instead of {tuple(own[key].shape)}"
         for key in own
         if key in used and used[key].shape != own[key].shape
     ]
     raise_misfits(what, [key for key in own if key not in used], [key for key in used if key not in own], shapes)
-    network.load_state_dict(used)
+    network.load_state_dict({key: used[published(key)] for key in network.state_dict()})
+
+
+def from_transformers(
+    network_class: Any, name: str, weights: str, unneeded: Sequence[str], settings: Mapping[str, Any] | None = None
+) -> Any:
+    """Returns one of transformers' networks with a checkpoint's weights, every one of them.
+
+    Args:
+        network_class: The network.
+        name: What messages call it.
+        weights: A name on the Hugging Face hub (downloaded at first use), or a folder as there.
+        unneeded: Prefixes of published weights the network has no use for.
+        settings: Passed on to `from_pretrained`.
+
+    Raises:
+        UsageError: There is no such folder, and the hub has no such model or cannot be reached.
+        CheckpointError: Weights are missing, or are there that the network does not have.
+    """
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        network, info = network_class.from_pretrained(
+            weights,
+            output_loading_info=True,
+            local_files_only=Path(weights).exists(),
+            ignore_mismatched_sizes=True,
+            **(settings or {}),
+        )
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"the weights '{weights}' of {name} can be neither read nor downloaded: give the path of a folder "
+            f"with config.json and model.safetensors, or 'random' ({str(error).splitlines()[0]})"
+        ) from None
+    except Exception as error:  # noqa: BLE001 (a damaged file makes its reader raise whatever it likes)
+        raise CheckpointError(f"the weights '{weights}' are damaged: {error}") from None
+    unexpected = [key for key in info["unexpected_keys"] if not key.startswith(tuple(unneeded))]
+    shapes = [str(entry[0]) for entry in info["mismatched_keys"]]
+    raise_misfits(weights, sorted(info["missing_keys"]), sorted(unexpected), sorted(shapes))
+    return network
+
+
+def check_size(size: str, weights: str, published: str = "base") -> None:
+    """Raises a UsageError if weights are to be loaded into another size than the published one."""
+    if weights != RANDOM and size != published:
+        raise UsageError(f"size '{size}' is for random weights alone, got weights '{weights}'")
+
+
+def file_state(weights: str, where: str) -> dict[str, Tensor]:
+    """Returns the tensors of a weights file; `where` tells in the message where it can be had.
+
+    Raises:
+        UsageError: There is no such file.
+        CheckpointError: It is damaged.
+    """
+    if not Path(weights).is_file():
+        raise UsageError(f"weights must be 'random' or the path of a file, got {weights!r}. {where}")
+    return read_state(Path(weights))
 
 
 def raise_misfits(what: str, missing: Sequence[str], unexpected: Sequence[str], shapes: Sequence[str] = ()) -> None:

@@ -38,7 +38,7 @@ from torch import Tensor, nn
 from mmcore.batch import Batch
 from mmcore.config import Section
 from mmcore.errors import ConfigError
-from mmcore.methods.base import FUSED, METHODS, Context, EpochStats, Method, mean_logits
+from mmcore.methods.base import FUSED, METHODS, Context, EpochStats, Method, cross_entropy, mean_logits
 from mmcore.precision import full_precision
 
 if TYPE_CHECKING:
@@ -142,6 +142,9 @@ def modalities_to_grow(scores: Sequence[float], config: AugConfig) -> list[int]:
 class Aug(Method):
     """AUG for any number of modalities.
 
+    Class weights multiply each sample's three terms alike, the residual one too: w_y (1 - λ p_y) CE; scores, by which
+    modalities grow, have none.
+
     A modality's loss and score are means over the samples that have it; the fused logits are the (weighted) mean over
     the modalities a sample has.
 
@@ -231,7 +234,7 @@ class Aug(Method):
         losses, scores = {}, {}
         for name in names:
             hidden = self._hidden(name, features[name])
-            everything, losses[name] = self._losses(name, hidden, batch.labels, is_complete)
+            everything, losses[name] = self._losses(name, hidden, batch.labels, engine, is_complete)
             scores[name] = sample_scores(everything, batch.labels, self.config.score)
         self._add_scores(scores, masks, engine)
         return losses if is_complete else engine.means(losses, masks)
@@ -299,15 +302,17 @@ class Aug(Method):
             return layer(hidden.squeeze(1))
         return F.linear(hidden.sum(dim=1), layer.weight, count * layer.bias)
 
-    def _losses(self, name: str, hidden: Tensor, labels: Tensor, average: bool) -> tuple[Tensor, Tensor]:
+    def _losses(
+        self, name: str, hidden: Tensor, labels: Tensor, engine: Engine, average: bool
+    ) -> tuple[Tensor, Tensor]:
         """Returns a modality's summed logits (B, K) and each sample's loss (B,), or their mean."""
-        count, reduction = hidden.shape[1], "mean" if average else "none"
+        count = hidden.shape[1]
         if count == 1:
             logits = self._summed_logits(name, hidden)
             if self.config.added_classifiers == "none":
-                loss = self._loss_weight(name, logits, labels) * F.cross_entropy(logits, labels, reduction="none")
+                loss = self._loss_weight(name, logits, labels) * cross_entropy(logits, labels, engine, average=False)
                 return logits, loss.mean() if average else loss
-            loss = F.cross_entropy(logits, labels, reduction=reduction)
+            loss = cross_entropy(logits, labels, engine, average)
             return logits, 2 * loss if self.config.first_loss == "double" else loss
         older, last = hidden.split([count - 1, 1], dim=1)
         previous, newest = self._summed_logits(name, older), self._summed_logits(name, last)
@@ -315,10 +320,10 @@ class Aug(Method):
             factor = residual_factor(previous, labels, self.config.residual_weight)
         else:
             factor = literal_residual_factor(self._second_layer(name)(older), labels, self.config.residual_weight)
-        residual = factor * F.cross_entropy(newest, labels, reduction="none")
+        residual = factor * cross_entropy(newest, labels, engine, average=False)
         everything = previous + newest
-        loss = F.cross_entropy(everything, labels, reduction=reduction)
-        loss = loss + F.cross_entropy(previous, labels, reduction=reduction)
+        loss = cross_entropy(everything, labels, engine, average)
+        loss = loss + cross_entropy(previous, labels, engine, average)
         return everything, loss + (residual.mean() if average else residual)
 
     def _loss_weight(self, name: str, logits: Tensor, labels: Tensor) -> Tensor:

@@ -201,9 +201,21 @@ def cross_entropies(
 ) -> dict[str, Tensor]:
     """Returns name -> cross-entropy of its logits (B, K), a mean over the samples of its mask (B,); None: over all."""
     if all(mask is None for mask in masks.values()):
-        return {name: F.cross_entropy(values, labels) for name, values in logits.items()}
-    losses = {name: F.cross_entropy(values, labels, reduction="none") for name, values in logits.items()}
+        return {name: cross_entropy(values, labels, engine) for name, values in logits.items()}
+    losses = {name: cross_entropy(values, labels, engine, average=False) for name, values in logits.items()}
     return engine.means(losses, masks)
+
+
+def cross_entropy(logits: Tensor, labels: Tensor, engine: Engine, average: bool = True) -> Tensor:
+    """Returns the samples' cross-entropies of logits (B, K), each times its class's weight: their mean, or (B,).
+
+    Every training loss goes through here: this is where `trainer.class_weights` enters (`mmcore.class_weights`). The
+    mean divides by B, not by the weights' sum, or it would depend on what else is in the batch.
+    """
+    if engine.class_weights is None:
+        return F.cross_entropy(logits, labels, reduction="mean" if average else "none")
+    losses = engine.class_weights.index_select(0, labels) * F.cross_entropy(logits, labels, reduction="none")
+    return losses.mean() if average else losses
 
 
 def mean_logits(logits: Mapping[str, Tensor], batch: Batch, weights: Mapping[str, float] | None = None) -> Tensor:

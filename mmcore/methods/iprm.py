@@ -204,6 +204,9 @@ class Iprm(Method):
     the modalities a sample has and the mean of the mixed heads of its complete pairs; where no pair is complete, and
     the `mixed` heads alone would predict, its modalities' own heads do.
 
+    Class weights enter the cross-entropies alone, the modalities' and the pairs': divergences, and with them λ, measure
+    how predictions differ, not what a sample counts for.
+
     State (buffers): per pair, λ of the last probing pass, λ for the next, the last two divergences.
     """
 

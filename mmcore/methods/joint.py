@@ -11,12 +11,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, get_args
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from mmcore.batch import Batch
 from mmcore.config import Section
-from mmcore.methods.base import FUSED, METHODS, Context, Method, Need
+from mmcore.methods.base import FUSED, METHODS, Context, Method, Need, cross_entropy
 from mmcore.methods.fusion import FusionName, build_fusion, fusion_needs
 
 if TYPE_CHECKING:
@@ -53,7 +52,7 @@ class Joint(Method):
 
     def losses(self, batch: Batch, phase: str, engine: Engine) -> dict[str, Tensor]:
         """Returns the fused cross-entropy."""
-        return {FUSED: F.cross_entropy(self.fusion(self.model.encode(batch)), batch.labels)}
+        return {FUSED: cross_entropy(self.fusion(self.model.encode(batch)), batch.labels, engine)}
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
         """Returns the fusion head's logits (B, K)."""

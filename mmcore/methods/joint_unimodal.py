@@ -10,12 +10,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmcore.batch import Batch
 from mmcore.config import Section
-from mmcore.methods.base import FUSED, METHODS, Context, Method, Need, linear_heads, sum_logits, unimodal_losses
+from mmcore.methods.base import (
+    FUSED,
+    METHODS,
+    Context,
+    Method,
+    Need,
+    cross_entropy,
+    linear_heads,
+    sum_logits,
+    unimodal_losses,
+)
 from mmcore.methods.fusion import FusionName, build_fusion, fusion_needs
 from mmcore.precision import full_precision
 
@@ -59,7 +68,7 @@ class JointUnimodal(Method):
     def losses(self, batch: Batch, phase: str, engine: Engine) -> dict[str, Tensor]:
         """Returns the fused cross-entropy and each modality's."""
         fused, logits = self._logits(batch)
-        return {FUSED: F.cross_entropy(fused, batch.labels), **unimodal_losses(logits, batch, engine)}
+        return {FUSED: cross_entropy(fused, batch.labels, engine), **unimodal_losses(logits, batch, engine)}
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
         """Returns the fused logits and each modality's, (B, K)."""

@@ -1,16 +1,24 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+import yaml
 from raw_files import index_of, kinds, save_picture, save_text, save_wave
+from torch import Tensor
 
-from mmcore.config import ProtocolConfig
+from mmcore.build import build_method, build_run_transforms, build_source, complete_config, with_named_encoders
+from mmcore.config import ProtocolConfig, RunConfig
 from mmcore.data.demo_clips import save_clip
+from mmcore.data.loader import TensorLoader
 from mmcore.data.spec import DATASETS
-from mmcore.data.store import prepare
+from mmcore.data.store import PreparedDataset, prepare
+from mmcore.encoders import build_encoder
 from mmcore.errors import UsageError
+from mmcore.trainer import Trainer
 
 CLIPS = ("Ses01F_impro01_F000", "Ses02M_script01_1_M003", "Ses05M_impro02_F010")
 
@@ -71,12 +79,64 @@ def test_no_lists(tmp_path: Path) -> None:
         index_of("iemocap", tmp_path)
 
 
-def test_the_demo_holds_out_whole_sessions(tmp_path: Path) -> None:
+def test_the_papers_encoders_as_the_card_names_them() -> None:
+    card = (Path(__file__).parents[2] / "docs" / "datasets.md").read_text().partition("## iemocap")[2]
+    found = re.findall(r"--set (\S+?)=(\S+)", card.partition("## ")[0])
+    values = {path: yaml.safe_load(value) for path, value in found}
+    config = RunConfig.parse({"dataset": {"name": "iemocap"}, "method": {"name": "iprm"}})
+    config = complete_config(RunConfig.parse(with_named_encoders(config.with_values(values).to_dict())))
+    encoders = config.model.encoders
+    assert {name: section["name"] for name, section in encoders.items()} == {
+        "audio": "cav_mae", "video": "m3ae", "text": "m3ae",
+    }  # fmt: skip
+    spec = build_source(config).spec()
+    for modality in spec.modalities:
+        where = "YuanGongND/cav-mae" if modality.name == "audio" else "state_from_flax"
+        with pytest.raises(UsageError, match=rf"got '/PATH/\S+'\. .*{where}"):
+            build_encoder(encoders[modality.name], modality)
+    transforms = build_run_transforms(config, spec)
+    assert isinstance(transforms.transforms["audio"].filters, Tensor)
+    sound = transforms.transforms["audio"](torch.zeros(1, spec.modalities[0].shape[0]), None, None)[0]
+    with torch.device("meta"):
+        network = build_encoder({"name": "cav_mae"}, spec.modalities[0])
+    assert sound.shape[-2:] == (128, 1025)  # 8 rows of patches, and 64 columns and one window
+    assert network(sound.to("meta")).shape == (1, 768)
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> PreparedDataset:
+    folder = tmp_path_factory.mktemp("iemocap")
     source = DATASETS.get("iemocap")(DATASETS.get("iemocap").Config(demo=True))
-    source.write_demo(tmp_path / "raw")  # type: ignore[attr-defined]
-    prepared = prepare("iemocap", {"demo": True}, tmp_path / "raw", tmp_path / "data")
-    assert prepared.spec.modality_names == ("audio", "video", "text")
-    assert prepared.default_protocol == "group"
-    assignment = prepared.assign(ProtocolConfig())
-    groups = prepared.index["group"].to_numpy()
+    source.write_demo(folder / "raw")  # type: ignore[attr-defined]
+    return prepare("iemocap", {"demo": True}, folder / "raw", folder / "data")
+
+
+def test_the_demo_holds_out_whole_sessions(demo: PreparedDataset) -> None:
+    assert demo.spec.modality_names == ("audio", "video", "text")
+    assert demo.default_protocol == "group"
+    assignment = demo.assign(ProtocolConfig())
+    groups = demo.index["group"].to_numpy()
     assert [len(set(groups[assignment.rows(split)])) for split in ("train", "val", "test")] == [3, 1, 1]
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_demo_trains_with_the_papers_encoders(demo: PreparedDataset, precision: str) -> None:
+    names = {"audio": "cav_mae", "video": "m3ae", "text": "m3ae"}
+    config = complete_config(
+        RunConfig.parse(
+            {
+                "dataset": {"name": "iemocap", "options": {"demo": True}},
+                "method": {"name": "iprm"},
+                "model": {"encoders": {key: {"name": name, "size": "tiny"} for key, name in names.items()}},
+                "optimizer": {"name": "adam", "lr": 0.001},
+                "trainer": {"device": "cpu", "max_epochs": 4, "batch_size": 16, "precision": precision},
+            }
+        )
+    )
+    loader = TensorLoader.from_prepared(demo, demo.assign(config.protocol), 16)
+    transforms = build_run_transforms(config, demo.spec)
+    trainer = Trainer(config, build_method(config, demo.spec), loader, transforms, "cpu")
+    trainer.fit()
+    losses = [row["train/total/loss"] for row in trainer.reporter.rows]  # type: ignore[attr-defined]
+    assert losses[-1] < 0.9 * losses[0]
+    assert trainer.progress.last_row["val/text/accuracy"] > 0.5  # of four classes; the words tell nearly all

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -12,13 +14,16 @@ from raw_files import save_picture, save_text, save_vocab
 from mmcore.data import writer
 from mmcore.data.store import HowToPrepare, PreparedDataset, prepare
 from mmcore.errors import DataError, UsageError
+from rayjobs import parts, plans, train, training, tune
 from rayjobs.datasets import check_demo, demo_files, prepare_one
 from rayjobs.parts import RayParts, run_by_ray_data
 from rayjobs.prepare import main
+from rayjobs.request import Experiment, Request, new_experiment
 
 SPLITS = Path(__file__).parents[2].parent / "shared" / "data" / "splits"
 needs_lists = pytest.mark.skipif(not SPLITS.is_dir(), reason=f"the real lists are not in {SPLITS}")
 NUM_SAMPLES = 40
+REQUEST = Request(("sarcasm",), ("joint",))
 OPTIONS = {"image_size": 8, "max_tokens": 8}
 
 
@@ -177,3 +182,70 @@ class TestRayData:
                 prepare("sarcasm", OPTIONS, raw, tmp_path / "data2", how=how)
         finally:
             ray.shutdown()
+
+
+def words_elsewhere(raw: Path, tmp_path: Path) -> list[object]:
+    """The arguments that lead to raw files without a vocabulary."""
+    (raw / "vocab.txt").unlink()
+    save_vocab(tmp_path / "other", "word", "and", "more")
+    folders = ["--data-dir", tmp_path / "data", "--output", tmp_path / "results"]
+    options = [part for key, value in OPTIONS.items() for part in ("--option", f"{key}={value}")]
+    return ["--dataset", "sarcasm", "--raw-dir", raw, *folders, *options]
+
+
+@pytest.mark.parametrize("command", [train, tune])
+def test_train_and_tune_take_a_vocabulary_and_the_cluster_for_what_they_prepare(
+    command: Any, raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are stopped once the data is prepared."""
+    arguments = words_elsewhere(raw, tmp_path)
+    seen: list[Any] = []
+
+    class Recorder(RayParts):
+        def __init__(self, address: str | None = None, cpus: int | None = None, verbose: bool = False):
+            seen.append(address)
+            super().__init__()
+
+    class Prepared(Exception):
+        """What the commands are stopped by."""
+
+    def stop(*_: object, **__: object) -> None:
+        raise Prepared
+
+    monkeypatch.setattr(parts, "RayParts", Recorder)
+    monkeypatch.setattr(plans, "RayParts", Recorder)
+    monkeypatch.setattr(training, "base_config", stop)
+    monkeypatch.setattr(plans, "plan_searches", stop)
+    monkeypatch.setattr(tune, "_experiment", experiment_of)
+
+    def start(*more: object) -> Result:
+        return CliRunner().invoke(command.main, [str(argument) for argument in [*arguments, *more]])
+
+    assert "pass --vocab PATH" in start().output
+    stopped = start("--vocab", tmp_path / "other" / "vocab.txt", "--address", "127.0.0.1:7")
+    assert "unexpected Prepared" in stopped.output
+    assert seen[-1] == "127.0.0.1:7"
+    (folder,) = (tmp_path / "data").glob("sarcasm*")
+    assert PreparedDataset.open(folder).spec.modalities[1].num_values == 8
+
+
+def experiment_of(flags: dict[str, Any], machine: Any) -> Experiment:
+    """What `tune` asks for, without a look at its encoders, which would have to be downloaded."""
+    request = replace(REQUEST, raw_dir=str(flags["raw_dir"]), vocab=tune._text(flags["vocab"]), options=OPTIONS,
+                      data_dir=str(flags["data_dir"]))  # fmt: skip
+    return new_experiment(request, flags["output"], None, "")
+
+
+def test_tunes_request_holds_the_vocabulary(raw: Path, tmp_path: Path) -> None:
+    arguments = words_elsewhere(raw, tmp_path)
+    vocab = tmp_path / "other" / "vocab.txt"
+    with tune.main.make_context("tune", [str(argument) for argument in [*arguments, "--vocab", vocab]]) as context:
+        assert tune._request(context.params).vocab == str(vocab)
+
+
+@pytest.mark.parametrize("command", [train, tune])
+def test_a_vocabulary_that_nothing_would_use(command: Any, tmp_path: Path) -> None:
+    arguments = ["--dataset", "digits", "--vocab", tmp_path / "v.txt", "--data-dir", tmp_path, "--output", tmp_path]
+    result = CliRunner().invoke(command.main, [str(argument) for argument in arguments])
+    assert result.exit_code == 2
+    assert "--vocab is for preparing texts, and digits is not made from raw files here: leave it out" in result.stderr

@@ -22,7 +22,7 @@ class RawFolder:
     Attributes:
         root: The media; all their paths are relative to it.
         split_dir: Folder of the public lists, where they are not in `root`.
-        vocab: A WordPiece vocabulary; None: `root/vocab.txt`.
+        vocab: A vocabulary of texts, WordPiece or CLIP's vocab.json; None: that in `root`.
     """
 
     root: Path

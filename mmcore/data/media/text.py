@@ -1,4 +1,4 @@
-"""Text as WordPiece tokens, by transformers' tokenizer and a vocabulary file. Nothing is fetched.
+"""Text as tokens, by transformers' tokenizers and a vocabulary file: BERT's or CLIP's. Nothing is fetched.
 
 Shape legend: L tokens.
 """
@@ -6,6 +6,7 @@ Shape legend: L tokens.
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,13 +19,16 @@ from mmcore.data.spec import Modality
 from mmcore.errors import DataError, UsageError
 
 if TYPE_CHECKING:
-    from transformers import BertTokenizer
+    from transformers import PreTrainedTokenizerBase
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+CLIP_TOKENS = ("<|startoftext|>", "<|endoftext|>")
 
 
 class Text(Medium):
     """A text as [CLS] tokens [SEP], (L,) int32, padded with 0, the id of [PAD]. The value is the text.
+
+    CLIP's vocabulary gives its own start and end around the tokens; 0 is no padding there, the lengths tell.
 
     Args:
         name: Of the modality.
@@ -41,7 +45,8 @@ class Text(Medium):
 
     def shared_files(self, folder: RawFolder) -> list[Path]:
         """Returns the vocabulary."""
-        return [vocabulary(folder)]
+        path = vocabulary(folder)
+        return [path, _merges(path)] if path.suffix == ".json" else [path]
 
     def stored(self, folder: RawFolder) -> Modality:
         """Returns the modality with the size of the vocabulary."""
@@ -65,7 +70,8 @@ def vocabulary(folder: RawFolder) -> Path:
     Raises:
         UsageError: There is none.
     """
-    path = folder.vocab or folder.root / "vocab.txt"
+    own = [folder.root / "vocab.txt", folder.root / "vocab.json"]
+    path = folder.vocab or next((path for path in own if path.is_file()), own[0])
     if not path.is_file():
         raise UsageError(
             f"the text needs a WordPiece vocabulary, and {path} is not there: pass --vocab PATH, or put vocab.txt into "
@@ -74,8 +80,8 @@ def vocabulary(folder: RawFolder) -> Path:
     return path
 
 
-def tokenizer(vocab: Path) -> BertTokenizer:
-    """Returns the lower-casing WordPiece tokenizer of a vocabulary, one token a line.
+def tokenizer(vocab: Path) -> PreTrainedTokenizerBase:
+    """Returns the lower-casing tokenizer of a vocabulary: WordPiece, one token a line, or CLIP's vocab.json.
 
     Raises:
         UsageError: The file is no such vocabulary.
@@ -84,15 +90,21 @@ def tokenizer(vocab: Path) -> BertTokenizer:
 
 
 @functools.lru_cache(maxsize=2)
-def _tokenizer(vocab: Path, _changed_ns: int) -> BertTokenizer:
-    from transformers import BertTokenizer
+def _tokenizer(vocab: Path, _changed_ns: int) -> PreTrainedTokenizerBase:
     from transformers.utils import logging
 
-    logging.set_verbosity_error()  # a text longer than BERT takes is cropped here, and noted
+    logging.set_verbosity_error()  # a text longer than its model takes is cropped here, and noted
     try:
-        tokens = vocab.read_text(encoding="utf-8").split("\n")
+        content = vocab.read_text(encoding="utf-8")
     except UnicodeDecodeError:
         raise UsageError(f"{vocab} is no vocabulary: it is not UTF-8") from None
+    return _clip(vocab, content) if vocab.suffix == ".json" else _word_piece(vocab, content)
+
+
+def _word_piece(vocab: Path, content: str) -> PreTrainedTokenizerBase:
+    from transformers import BertTokenizer
+
+    tokens = content.split("\n")
     missing = [token for token in SPECIAL_TOKENS if token not in tokens]
     if missing or tokens[0] != SPECIAL_TOKENS[0]:
         what = f"it lacks {', '.join(missing)}" if missing else "its first line must be [PAD]"
@@ -100,3 +112,28 @@ def _tokenizer(vocab: Path, _changed_ns: int) -> BertTokenizer:
     # The last line ends the file; it is no token.
     # Said explicitly: the default is another one in transformers 5.0 than in later releases.
     return BertTokenizer(vocab={token: number for number, token in enumerate(tokens) if token}, do_lower_case=True)
+
+
+def _clip(vocab: Path, content: str) -> PreTrainedTokenizerBase:
+    from transformers import CLIPTokenizer
+
+    try:
+        tokens = json.loads(content)
+    except ValueError as error:
+        raise UsageError(f"{vocab} is no CLIP vocabulary: {error}") from None
+    if not isinstance(tokens, dict) or not all(isinstance(number, int) for number in tokens.values()):
+        raise UsageError(f"{vocab} is no CLIP vocabulary: it must be a mapping of tokens to numbers")
+    if missing := [token for token in CLIP_TOKENS if token not in tokens]:
+        raise UsageError(f"{vocab} is no CLIP vocabulary: it lacks {', '.join(missing)}")
+    return CLIPTokenizer(str(vocab), str(_merges(vocab)))
+
+
+def _merges(vocab: Path) -> Path:
+    """Returns the file of merges that belongs to CLIP's vocabulary."""
+    path = vocab.with_name("merges.txt")
+    if not path.is_file():
+        raise UsageError(
+            f"{vocab} is CLIP's vocabulary, which needs merges.txt beside it (both are in a CLIP model's folder on the "
+            "Hugging Face hub, openai/clip-vit-base-patch16 for example; nothing is fetched)"
+        )
+    return path

@@ -44,6 +44,7 @@ class Case:
 
 
 BATCH_NORM = {"model__batch_norm": "synchronised"}
+WEIGHTED = {"trainer__class_weights": [1.0, 4.0, 0.5]}
 # What takes another path through the engine than the defaults.
 VARIANTS = [
     ("aug", {"method__update": "alternating"}),
@@ -56,6 +57,7 @@ QUICK = [
     *(Case(method, 3, list(SIZES)[index % 2]) for index, method in enumerate(METHODS.names())),
     Case("aug", 3, "empty", VARIANTS[0][1]),
     Case("iprm", 2, "empty", BATCH_NORM),
+    *(Case(method, 3, "unequal", WEIGHTED) for method in METHODS.names()),
 ]
 ALL = [
     *(Case(method, count, size) for method in METHODS.names() for count in (2, 3, 4) for size in SIZES),
