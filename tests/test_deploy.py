@@ -176,6 +176,7 @@ def test_the_entry_point_of_the_job_starts_a_search_and_goes_on_with_it(tmp_path
     again = subprocess.run(["sh", "-c", entry], capture_output=True, text=True, check=True).stdout
     assert again.startswith("rayjobs.tune --resume nightly --address auto")
     assert again.strip().endswith(f"--output {tmp_path}/results")
+    assert "--gpus-per-worker 1 --concurrent" in again  # what machines are to be brought
 
 
 def test_the_image_is_made_of_what_the_package_is() -> None:

@@ -4,6 +4,7 @@ import base64
 import json
 import math
 import shutil
+import tomllib
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -321,3 +322,9 @@ def test_another_releases_search_is_refused(tmp_path: Path) -> None:
     done = run(experiment)
     assert done.exit_code == 2
     assert "another release (format 99)" in done.output
+
+
+def test_an_installed_package_has_the_template() -> None:
+    root = Path(__file__).parents[2]
+    (pattern,) = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["rayjobs"]
+    assert [path.name for path in (root / "rayjobs").glob(pattern)] == ["report.html"]
