@@ -99,6 +99,7 @@ def budget_picture(stem: str, curves: Mapping[str, NDArray[np.float64]], num_fol
             epochs = np.arange(1, len(curve) + 1)
             axes.plot(epochs, curve, drawstyle="steps-post", color=colour, linestyle=dashes, linewidth=1.4, label=label)
         axes.set_xlim(left=0)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_ylim(*_accuracy_limits(shown.values()))
         _as_accuracy(axes, "epochs spent" + (" on a fold" if num_folds > 1 else ""), "best validation so far")
         axes.legend(loc="upper center", bbox_to_anchor=(0.45, -0.22), ncols=columns)

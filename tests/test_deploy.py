@@ -59,6 +59,18 @@ def test_an_unknown_key_in_cluster_yaml_is_refused(where: tuple[str, ...]) -> No
         check(config)
 
 
+def test_what_the_comments_say_of_gcp_and_own_machines_is_valid_too() -> None:
+    text = (ROOT / "cluster.yaml").read_text()
+    gcp, own = [
+        yaml.safe_load(found)["provider"] for found in re.findall(r"^#   (provider: \{.*\})$", text, re.MULTILINE)
+    ]
+    assert (gcp["type"], own["type"]) == ("gcp", "local")
+    check(cluster() | {"provider": gcp})
+    alone = {key: value for key, value in cluster().items()
+             if key not in {"available_node_types", "head_node_type", "max_workers"}}  # fmt: skip
+    check(alone | {"provider": own})
+
+
 def test_workers_scale_from_zero_beside_a_head_without_gpus() -> None:
     config = cluster()
     types = dict(config["available_node_types"])
