@@ -144,15 +144,16 @@ def _failures(searches: Mapping[str, Sequence[SearchRecord]]) -> list[str]:
 
 def _spent(searches: Mapping[str, Sequence[SearchRecord]]) -> Grid:
     """Returns what each method's search has come to: what is left of it, and what it cost."""
+    states = {"stopped early": "stopped", "failed": "failed"}
+    if not all(search.finished for of_label in searches.values() for search in of_label):
+        states[OPEN] = OPEN
     rows = []
     for label, of_label in searches.items():
         trials = [trial for search in of_label for trial in search.trials]
-        counts = [sum(trial.status == status for trial in trials) for status in ("stopped", "failed", OPEN)]
+        counts = [str(sum(trial.status == status for trial in trials)) for status in states.values()]
         planned = sum(search.planned for search in of_label)
-        epochs = sum(trial.epochs for trial in trials)
-        rows.append((label, f"{len(trials)} of {planned}", *map(str, counts), str(epochs)))
-    headings = ("method", "trials", "stopped early", "failed", OPEN, "epochs")
-    return Grid("What the searches spent, final models aside", headings, rows)
+        rows.append((label, f"{len(trials)} of {planned}", *counts, str(sum(trial.epochs for trial in trials))))
+    return Grid("What the searches spent, final models aside", ("method", "trials", *states, "epochs"), rows)
 
 
 def _found(searches: Mapping[str, Sequence[SearchRecord]]) -> Grid:

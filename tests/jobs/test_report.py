@@ -142,6 +142,15 @@ def test_the_numbers_are_those_of_the_ranking(tmp_path: Path) -> None:
     assert page.row("Each modality alone, on test", "iprm") == ["iprm", "80.1% ", "30.2%*"]
 
 
+def test_what_the_search_spent_is_counted_for_every_method(tmp_path: Path) -> None:
+    page = page_of(write_experiment(tmp_path))
+    assert page.tables["What the searches spent, final models aside"] == [
+        ["method", "trials", "stopped early", "failed", "epochs"],
+        ["ensemble", "3 of 3", "0", "0", "9"],
+        ["iprm", "3 of 3", "0", "0", "9"],
+    ]
+
+
 def test_what_makes_a_ranking_fair_is_said_as_in_the_terminal(tmp_path: Path) -> None:
     text = page_of(write_experiment(tmp_path)).text
     for said in (
