@@ -152,7 +152,8 @@ def _spent(searches: Mapping[str, Sequence[SearchRecord]]) -> Grid:
         trials = [trial for search in of_label for trial in search.trials]
         counts = [str(sum(trial.status == status for trial in trials)) for status in states.values()]
         planned = sum(search.planned for search in of_label)
-        rows.append((label, f"{len(trials)} of {planned}", *counts, str(sum(trial.epochs for trial in trials))))
+        begun = sum(trial.epochs > 0 or trial.status == "failed" for trial in trials)
+        rows.append((label, f"{begun} of {planned}", *counts, str(sum(trial.epochs for trial in trials))))
     return Grid("What the searches spent, final models aside", ("method", "trials", *states, "epochs"), rows)
 
 

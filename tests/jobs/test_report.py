@@ -151,6 +151,15 @@ def test_what_the_search_spent_is_counted_for_every_method(tmp_path: Path) -> No
     ]
 
 
+def test_a_trial_that_was_never_begun_is_not_counted(tmp_path: Path) -> None:
+    experiment = write_experiment(tmp_path)
+    path = experiment / "digits-iprm" / "search.json"
+    stored = json.loads(path.read_text())
+    stored["trials"][2] |= {"status": "unfinished", "epochs": 0, "objective": None}
+    write(path, stored)
+    assert page_of(experiment).row("What the searches spent, final models aside", "iprm")[1] == "2 of 3"
+
+
 def test_what_makes_a_ranking_fair_is_said_as_in_the_terminal(tmp_path: Path) -> None:
     text = page_of(write_experiment(tmp_path)).text
     for said in (
