@@ -171,3 +171,28 @@ def choose_clusters(
     if len(names) >= MIN_GROUPS:
         return clusters, ""
     return np.unique(np.asarray(sources), return_inverse=True)[1], f"within these {noun}"
+
+
+def best_so_far(values: ArrayLike) -> NDArray[np.float64]:
+    """Returns the largest of the values up to each place, (E,); NaN before the first one that is a number.
+
+    Args:
+        values: (E,) in the order they came; NaN where nothing was measured.
+    """
+    return np.fmax.accumulate(np.asarray(values, dtype=np.float64))
+
+
+def mean_curve(curves: Sequence[ArrayLike]) -> NDArray[np.float64]:
+    """Returns the mean of curves (E_1,), (E_2,), ..., as long as the longest of them.
+
+    A curve that ended keeps its last value: what a search found, it has. NaN wherever one of them has none yet.
+
+    Raises:
+        ValueError: There is no curve, or an empty one.
+    """
+    arrays = [np.asarray(curve, dtype=np.float64) for curve in curves]
+    if not arrays or not all(len(array) for array in arrays):
+        raise ValueError("a mean needs at least one curve, and each a value")
+    longest = max(map(len, arrays))
+    padded = [np.pad(array, (0, longest - len(array)), mode="edge") for array in arrays]
+    return np.asarray(np.mean(padded, axis=0))

@@ -116,7 +116,7 @@ class Display:
     def _table(self) -> Group:
         table = Table(box=None, width=WIDTH, pad_edge=False)
         table.add_column("", ratio=1, overflow="ellipsis", no_wrap=True)
-        for title, width in (("trials", 9), ("failed", 6), ("best val", 8), ("epochs", 7), ("time", 8)):
+        for title, width in (("trials", 12), ("failed", 6), ("best val", 8), ("epochs", 7), ("time", 10)):
             table.add_column(title, width=width, justify="right", no_wrap=True)
         for name, line in self._lines.items():
             waiting = line.started is None and line.seconds is None

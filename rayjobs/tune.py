@@ -45,7 +45,8 @@ from rayjobs.cli import friendly_errors, parse_duration, parse_overrides, print_
 @click.option(
     "--gpus-per-worker", type=click.FloatRange(0), help="May be a fraction.  [default: 1 where there are GPUs]"
 )
-@click.option("--concurrent", type=click.IntRange(1), help="Most trials at once.  [default: as many as fit]")
+@click.option("--concurrent", type=click.IntRange(1), help="Most trials at once; with --address also what machines are "
+              "waited for.  [default: as many as fit]")  # fmt: skip
 @click.option("--cpus", type=click.IntRange(1), help="CPUs of a local Ray.  [default: all]")
 @click.option("--max-failures", type=click.IntRange(0), default=2, show_default=True, help="Retries of a lost process.")
 @click.option("--hang-timeout", type=click.FloatRange(0), default=10, show_default=True, metavar="MINUTES",

@@ -31,6 +31,7 @@ from rayjobs.plans import Machine, Plan, final_stage, grid_stage, make_plans, tr
 from rayjobs.progress import Display, ProgressCallback
 from rayjobs.ranking import build_ranking
 from rayjobs.request import RANKING_FILE, Experiment
+from rayjobs.room import wait_for_room
 from rayjobs.search import Search
 from rayjobs.stages import SEARCH_FILE, final_jobs, is_finished, keep_plan, save_search
 from rayjobs.trials import GivenRuns, SearchRuns
@@ -137,6 +138,8 @@ class _Tuner:
     def run(self, plan: Plan, nodes: list[cluster.Node], interruption: cluster.Interruption) -> None:
         """Runs one data set's searches, then its final models."""
         shape = self._shape(plan, nodes, streams=False)
+        if self._machine.address and self._machine.concurrent:
+            nodes = wait_for_room(shape, self._machine.concurrent, self._display.say)
         cluster.concurrent_trials(shape, nodes)  # refused before anything is read
         todo = [search for search in plan.searches if not self._skip(plan, search)]
         self._budget.skip(len(plan.searches) - len(todo))

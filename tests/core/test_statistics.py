@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from scipy import stats
 
 from mmcore.statistics import (
     Interval,
+    best_so_far,
     choose_clusters,
     cluster_sums,
+    mean_curve,
     mean_interval,
     paired_bootstrap,
     seed_share,
@@ -155,3 +159,17 @@ def test_clusters_are_sources_within_few_groups() -> None:
     clusters, note = choose_clusters(["a", "b", "c", "d"], ["y", "x", "x", "y"], noun="speakers")
     assert clusters.tolist() == [1, 0, 0, 1]
     assert note == "within these speakers"
+
+
+def test_the_best_so_far_never_falls_and_skips_what_was_not_measured() -> None:
+    assert best_so_far([math.nan, 0.3, 0.2, math.nan, 0.5, 0.4]).tolist()[1:] == [0.3, 0.3, 0.3, 0.5, 0.5]
+    assert math.isnan(best_so_far([math.nan, 0.3])[0])
+
+
+def test_a_curve_that_ended_keeps_its_last_value_in_the_mean() -> None:
+    assert mean_curve([[0.2, 0.4], [0.4, 0.6, 0.8, 1.0]]).tolist() == pytest.approx([0.3, 0.5, 0.6, 0.7])
+    assert math.isnan(mean_curve([[math.nan, 0.4], [0.4, 0.6]])[0])
+    with pytest.raises(ValueError, match="at least one curve"):
+        mean_curve([])
+    with pytest.raises(ValueError, match="each a value"):
+        mean_curve([[0.1], []])

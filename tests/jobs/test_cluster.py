@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+import ray
 
 from mmcore.errors import UsageError
-from rayjobs.cluster import Node, TrialShape, check_address, concurrent_trials, tune_resources
+from rayjobs.cluster import Node, TrialShape, check_address, concurrent_trials, start, tune_resources
 
 LAPTOP = [Node(2, 0)]
 
@@ -73,3 +76,15 @@ def test_addresses_that_can_be_joined(address: str | None) -> None:
 def test_addresses_that_can_not(address: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         check_address(address)
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_the_dashboard_and_its_job_server_listen_on_loopback_alone() -> None:
+    with start(num_cpus=1, num_gpus=0, needs_dashboard=True):
+        host, _, port = ray._private.worker.get_dashboard_url().rpartition(":")
+        tables = [Path(f"/proc/net/{name}").read_text() for name in ("tcp", "tcp6")]
+        sockets = [line.split() for table in tables for line in table.splitlines()]
+        addresses = {socket[1].rpartition(":") for socket in sockets if socket[3] == "0A"}  # listening
+    assert host == "127.0.0.1"
+    assert {address for address, _, number in addresses if number == f"{int(port):04X}"} == {"0100007F"}

@@ -1,0 +1,59 @@
+"""`python -m rayjobs.report`: a search as one HTML page and its figures as PNGs, finished or still running."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from rayjobs.cli import friendly_errors, print_json
+
+PAGE_FILE = "report.html"
+
+
+@click.command()
+@click.argument("results", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="Folder to write to.  [default: RESULTS/report]")
+@click.option("--json", "as_json", is_flag=True, help="Print what was written as JSON.")
+@friendly_errors
+def main(results: Path, out: Path | None, as_json: bool) -> None:
+    """Show a search: its ranking, what each method adds, how its trials learned, and which settings mattered.
+
+    RESULTS is the folder of one search, as rayjobs.tune prints it. The page needs nothing beside it.
+    """
+    written = write_report(results, out or results / "report")
+    if as_json:
+        print_json(written)
+    else:
+        click.echo(f"{written['page']}: {written['trials']} trials, {len(written['figures'])} figures beside it"
+                   + ("" if written["finished"] else "; the search has not ended"))  # fmt: skip
+
+
+def write_report(results: Path, out: Path) -> dict[str, Any]:
+    """Writes the page and its figures into `out` and returns what was written.
+
+    Raises:
+        UsageError: `results` holds no search.
+        DataError: One of its files is damaged.
+    """
+    from rayjobs.files import write_text
+    from rayjobs.pages import build_page
+    from rayjobs.records import load_experiment
+
+    experiment = load_experiment(results)
+    page, pictures = build_page(experiment)
+    out.mkdir(parents=True, exist_ok=True)
+    for picture in pictures:
+        (out / f"{picture.stem}.png").write_bytes(picture.png)
+    write_text(out / PAGE_FILE, page)
+    return {
+        "page": str(out / PAGE_FILE),
+        "figures": [str(out / f"{picture.stem}.png") for picture in pictures],
+        "finished": experiment.ranking is not None,
+        "trials": sum(len(search.trials) for search in experiment.searches),
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import ray
+from ray.autoscaler._private.constants import AUTOSCALER_RESOURCE_REQUEST_CHANNEL
+from ray.cluster_utils import Cluster
+from ray.experimental.internal_kv import _internal_kv_get
+
+from rayjobs import cluster, room
+from rayjobs.cluster import Node, TrialShape
+from rayjobs.room import wait_for_room
+
+HEAD = Node(0, 0)
+GPU = TrialShape(workers=2, gpus_per_worker=1)
+
+
+@pytest.fixture
+def requests(monkeypatch: pytest.MonkeyPatch) -> list[list[dict[str, float]]]:
+    seen: list[list[dict[str, float]]] = []
+    monkeypatch.setattr(room, "request_resources", lambda bundles: seen.append(bundles))
+    return seen
+
+
+def growing(monkeypatch: pytest.MonkeyPatch, *stages: list[Node]) -> None:
+    """A cluster that has each time it is looked at what comes next, and stays at the last."""
+    states: Iterator[list[Node]] = iter(stages)
+    current = [stages[0]]
+
+    def nodes() -> list[Node]:
+        current[0] = next(states, current[0])
+        return current[0]
+
+    monkeypatch.setattr(cluster, "nodes", nodes)
+
+
+def test_machines_are_asked_for_until_they_are_there_and_then_let_go(
+    monkeypatch: pytest.MonkeyPatch, requests: list[Any]
+) -> None:
+    both = [HEAD, Node(4, 2), Node(4, 2)]
+    growing(monkeypatch, [HEAD], [HEAD], [HEAD, Node(4, 2)], both)
+    said: list[str] = []
+    assert wait_for_room(GPU, 2, said.append, poll_s=0) == both
+    assert requests == [[{"CPU": 1, "GPU": 1}] * 4, []]
+    assert said == ["waiting for machines: room for 2 trials is asked for, there is room for 0",
+                    "there is room for 2 trials on 3 nodes"]  # fmt: skip
+
+
+def test_nothing_is_asked_for_where_there_is_room(monkeypatch: pytest.MonkeyPatch, requests: list[Any]) -> None:
+    growing(monkeypatch, [HEAD, Node(4, 4)])
+    said: list[str] = []
+    assert wait_for_room(GPU, 2, said.append) == [HEAD, Node(4, 4)]
+    assert requests == said == []
+
+
+def test_the_search_begins_with_what_came_in_time(monkeypatch: pytest.MonkeyPatch, requests: list[Any]) -> None:
+    growing(monkeypatch, [HEAD], [HEAD, Node(4, 2)])
+    said: list[str] = []
+    assert wait_for_room(GPU, 8, said.append, timeout_s=0.05, poll_s=0.01) == [HEAD, Node(4, 2)]
+    assert said[-1] == "there is room for 1 trials on 2 nodes after 0.05 s"
+    assert requests[-1] == []
+
+
+def test_the_request_is_taken_back_when_the_user_gives_up(monkeypatch: pytest.MonkeyPatch, requests: list[Any]) -> None:
+    growing(monkeypatch, [HEAD])
+
+    def interrupted(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(time, "sleep", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        wait_for_room(GPU, 1, lambda message: None)
+    assert requests[-1] == []
+
+
+def requested() -> Any:
+    """What an autoscaler would read."""
+    return json.loads(_internal_kv_get(AUTOSCALER_RESOURCE_REQUEST_CHANNEL) or "[]")
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_a_node_that_joins_later_is_seen_and_the_autoscaler_is_asked() -> None:
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    try:
+        ray.init(address=nodes.address, log_to_driver=False)
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(wait_for_room, TrialShape(), 1, lambda message: None, timeout_s=120, poll_s=0.2)
+            while not (asked := requested()) and not waiting.done():
+                time.sleep(0.1)
+            nodes.add_node(num_cpus=1)
+            found = waiting.result(120)
+        assert asked == [{"CPU": 1}]
+        assert sorted(node.cpus for node in found) == [0, 1]
+        assert requested() == []
+    finally:
+        ray.shutdown()
+        nodes.shutdown()
