@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from mmcore.errors import CheckpointError
+from mmcore.patience import patiently
 
 FORMAT_VERSION = 1
 WEIGHTS_FILE = "checkpoint.pt"
@@ -34,13 +35,16 @@ def save_checkpoint(directory: Path, state: dict[str, Any]) -> None:
         directory: Where the checkpoint shall be; its parents are made.
         state: Tensors and plain values only; must hold "epoch" and "step".
     """
-    if is_valid(directory):
-        return
+    if not is_valid(directory):
+        patiently(lambda: _write(directory, state))
+
+
+def _write(directory: Path, state: dict[str, Any]) -> None:
     temporary = directory.with_name(f".{directory.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     weights = temporary / WEIGHTS_FILE
-    with weights.open("wb") as file:
+    with weights.open("wb", buffering=0) as file:  # buffered, a full disk would come as an error of PyTorch's own
         torch.save({**state, "format_version": FORMAT_VERSION}, file)
         file.flush()
         os.fsync(file.fileno())

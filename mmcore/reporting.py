@@ -5,13 +5,16 @@ A row is one epoch: a flat mapping of names to floats, `epoch` (finished epochs,
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from mmcore.config import RunConfig
 from mmcore.methods.base import METHODS
+from mmcore.patience import patiently
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -94,14 +97,24 @@ class RunLog:
         if row["epoch"] <= self._last_epoch:
             return
         self._last_epoch = row["epoch"]
-        with self._path.open("a") as file:
-            file.write(json.dumps({**row, READINGS: readings} if readings else row) + "\n")
+        patiently(lambda: self._append(json.dumps({**row, READINGS: readings} if readings else row) + "\n"))
         if readings:
             self._writer.add_text(READINGS, "; ".join(reading["text"] for reading in readings), int(row["epoch"]))
         for name, value in row.items():
             if name != "epoch":
                 self._writer.add_scalar(tensorboard_tag(name), value, int(row["epoch"]))
         self._writer.flush()
+
+    def _append(self, line: str) -> None:
+        """Appends a line whole or not at all."""
+        size = self._path.stat().st_size if self._path.exists() else 0
+        try:
+            with self._path.open("a") as file:
+                file.write(line)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.truncate(self._path, size)
+            raise
 
     def close(self, finished: bool = True) -> None:
         """Closes the files; marks a finished run as ended in the HParams table."""

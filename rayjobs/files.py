@@ -7,17 +7,32 @@ import os
 from pathlib import Path
 from typing import Any
 
+from mmcore.patience import patiently
 
-def write_text(path: Path, text: str) -> None:
-    """Writes `text` under a temporary name and renames it, so that a reader never sees a part of it."""
+
+def write_text(path: Path, text: str, patient: bool = True) -> None:
+    """Writes `text` under a temporary name and renames it, so that a reader never sees a part of it.
+
+    Args:
+        path: The file.
+        text: Its new content.
+        patient: Wait, for some minutes, where storage is full or away.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text)
-    temporary.replace(path)
+
+    def write() -> None:
+        temporary.write_text(text)
+        temporary.replace(path)
+
+    if patient:
+        patiently(write)
+    else:
+        write()
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Writes `value` as JSON, whole or not at all."""
-    write_text(path, json.dumps(value, indent=1) + "\n")
+def write_json(path: Path, value: Any, patient: bool = True) -> None:
+    """Writes `value` as JSON, whole or not at all; see `write_text`."""
+    write_text(path, json.dumps(value, indent=1) + "\n", patient)
 
 
 def read_json(path: Path) -> Any:

@@ -7,6 +7,7 @@ like any other: tried again from its last checkpoint.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable
@@ -113,7 +114,8 @@ class Watchdog(Callback):
 def end_run(run_dir: Path, limit_s: float) -> None:
     """Kills all processes of a run, each on its own node, and leaves the reason in the run's folder."""
     reason = f"it hung: no batch was done for {describe_limit(limit_s)}{_last_seen(run_dir)}"
-    write_json(run_dir / FAILURE_FILE, {"reason": reason, "fatal": False, "traceback": ""})
+    with contextlib.suppress(OSError):  # it is ended even where nothing can be written
+        write_json(run_dir / FAILURE_FILE, {"reason": reason, "fatal": False, "traceback": ""}, patient=False)
     for file in sorted(run_dir.glob(PROCESS_FILES)):  # the trial's own process before its workers
         process = read_json(file)
         if process:

@@ -62,7 +62,7 @@ def plan_of(constructed: bool) -> Any:
         assign=lambda protocol: assignment,
     )
     config: Any = SimpleNamespace(protocol=None)
-    searches = tuple(Search("digits", label, None, config, {}, [], 2, False, 1, 3) for label in LABELS)
+    searches = tuple(Search("digits", label, None, config, {}, [], 2, "hyperopt", "asha", 1, 3) for label in LABELS)
     return Plan(prepared, searches)  # type: ignore[arg-type]
 
 
@@ -212,7 +212,11 @@ def folds_ranking(folder: Path, offsets: list[float], seeds: int = 2) -> dict[st
     experiment = new_experiment(request, folder, None, "command")
     config: Any = SimpleNamespace(protocol=None)
     folds = range(len(offsets))
-    searches = [Search("digits", label, fold, config, {}, [], 2, False, 1, 3) for label in LABELS[:2] for fold in folds]
+    searches = [
+        Search("digits", label, fold, config, {}, [], 2, "hyperopt", "asha", 1, 3)
+        for label in LABELS[:2]
+        for fold in folds
+    ]
     for search in searches:
         run_folder = experiment.folder / search.name
         run_folder.mkdir(parents=True)
@@ -253,7 +257,9 @@ def test_a_cross_validation_lacking_a_fold_has_no_difference(tmp_path: Path) -> 
     experiment = find_experiment(tmp_path, ranking["experiment"])
     config: Any = SimpleNamespace(protocol=None)
     searches = [
-        Search("digits", label, fold, config, {}, [], 2, False, 1, 3) for label in LABELS[:2] for fold in (0, 1, 2)
+        Search("digits", label, fold, config, {}, [], 2, "hyperopt", "asha", 1, 3)
+        for label in LABELS[:2]
+        for fold in (0, 1, 2)
     ]
     for number in (1, 2):
         (experiment.folder / "digits-iprm" / "fold-1" / f"final-{number}" / "result.json").unlink()

@@ -13,7 +13,7 @@ from rayjobs.search import Search
 
 def test_only_searches_on_that_very_fold_are_a_measure(tmp_path: Path) -> None:
     config: Any = SimpleNamespace(method={"name": "ensemble"})
-    search = Search("digits", "ensemble", 0, config, {}, [], 1, True, 1, 3)
+    search = Search("digits", "ensemble", 0, config, {}, [], 1, "grid", "fifo", 1, 3)
     run = tmp_path / search.name / "trial-001"
     run.mkdir(parents=True)
     (run.parent / "search.json").write_text(json.dumps({"best": {"name": run.name}}))
