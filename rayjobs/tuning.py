@@ -109,7 +109,8 @@ class _Budget:
     """
 
     def __init__(self, seconds: float | None, searches: int):
-        self._deadline = None if seconds is None else time.monotonic() + seconds
+        self._seconds = seconds
+        self._deadline: float | None = None
         self._left = searches
 
     def skip(self, searches: int) -> None:
@@ -117,9 +118,10 @@ class _Budget:
         self._left -= searches
 
     def share(self) -> float | None:
-        """Returns the next search's seconds, at least one."""
-        if self._deadline is None:
+        """Returns the next search's seconds, at least one; the time runs from the first call on."""
+        if self._seconds is None:
             return None
+        self._deadline = self._deadline or time.monotonic() + self._seconds
         share = (self._deadline - time.monotonic()) / self._left
         self._left -= 1
         return max(1.0, share)
