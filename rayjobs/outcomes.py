@@ -127,8 +127,10 @@ def _print_extra(results: Sequence[Result], units: Units, console: Console) -> N
             change = mean_interval([a - b for a, b in zip(values, clean, strict=True)])[0]
             table.add_row(name, *_mean(values), "" if name == AS_STORED else f"{change:+.1f}")
         console.print(table)
-        console.print("missing: that share of the samples loses one modality; noise: Gaussian, in units of the\n"
-                      "encoder's input (deviation about 1); the same samples and noise for every method")  # fmt: skip
+        console.print(
+            "missing: that share of the samples loses one modality; noise: Gaussian, in units of the encoder's input "
+            "(deviation about 1); the same samples and noise for every method"
+        )
     if all(result["shapley"] for result in results):
         _print_shapley(units, console)
 
