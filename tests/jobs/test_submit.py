@@ -89,6 +89,14 @@ def test_the_address_is_taken_out_of_what_is_submitted() -> None:
     assert _without_address(given) == ["--dataset", "digits", "--trials", "3"]
 
 
+def test_a_verb_with_the_address_of_a_job_server_is_submitted_to_it() -> None:
+    address = f"http://127.0.0.1:{free_port()}"
+    command = [sys.executable, "-m", "rayjobs.tune", "--dataset", "digits", *SHARED, f"--address={address}"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert f"--address {address}: no job server answers there" in done.stderr
+
+
 @pytest.fixture(scope="module")
 def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dict[str, str]]]:
     """A cluster of its own: its job server's address, and an environment with its token."""

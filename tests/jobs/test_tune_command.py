@@ -62,7 +62,6 @@ def test_a_dry_run_as_json_is_one_document(tmp_path: Path) -> None:
         (["--set", "trainer.batch_size=0"], "trainer.batch_size must be at least 1, got 0"),
         (["--option", "noise_colour=red"], "noise_colour"),
         (["--space", "nowhere.yaml"], "there is no such file"),
-        (["--address", "https://head:8265"], "not there yet"),
         (["--cpus", "2", "--workers", "3"], "the cluster has 2 CPU and 0 GPU"),
         (["--cpus", "2", "--gpus-per-worker", "1"], "asks for 1 worker with 1 CPU and 1 GPU"),
         (["--resume", "nothing"], "no experiment 'nothing'"),
