@@ -33,6 +33,8 @@ RATIOS = {
         for part in ("", "/probes")
     ],
     "trials": ["search_of_4"],
+    "decoding": ["prepared÷decoded", "transformed÷decoded", "streamed÷decoded"],
+    "preparing": ["prepare/two_workers", "prepare/memory"],
     "feeding": ["digits/cached_first", "digits/cached_second", "digits/streamed_first", "digits/streamed_second"],
 }
 
@@ -51,13 +53,13 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "communication",
         "memory",
         "diagnostics",
-        *(pytest.param(name, marks=pytest.mark.ray) for name in ("trials", "feeding")),
+        *(pytest.param(name, marks=pytest.mark.ray) for name in ("trials", "feeding", "decoding", "preparing")),
     ],
 )
 def test_a_benchmark_prints_finite_ratios(name: str, data_dir: Path, tmp_path: Path) -> None:
     figures = tmp_path / "figures.json"
     command = [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), "--quick", "--json", str(figures)]
-    if name not in {"methods", "communication", "memory"}:
+    if name not in {"methods", "communication", "memory", "decoding", "preparing"}:
         command += ["--data-dir", str(data_dir)]
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
     done = subprocess.run(
@@ -67,8 +69,8 @@ def test_a_benchmark_prints_finite_ratios(name: str, data_dir: Path, tmp_path: P
     word, *ratios = done.stdout.splitlines()[-1].split()
     printed = {part.rpartition("=")[0]: float(part.rpartition("=")[2]) for part in ratios}
     assert word == "ratio"
-    assert list(printed) == RATIOS[name]
+    assert list(printed)[: len(RATIOS[name])] == RATIOS[name]  # more where a library to compare with is installed
     assert all(math.isfinite(value) and value > 0 for value in printed.values())
     stored = json.loads(figures.read_text())
-    assert [entry["name"] for entry in stored["ratios"]] == RATIOS[name]
+    assert [entry["name"] for entry in stored["ratios"]] == list(printed)
     assert "load average" in stored["environment"]
