@@ -122,9 +122,8 @@ def _compare(report: Report, raw: Path, rounds: int) -> None:
         ratios.append(ceilings[-1] / speed_ups[-1])
     note = f"Ray {statistics.median(speed_ups):.2f} times as fast with two, processes {statistics.median(ceilings):.2f}"
     seconds = {"one": one, "two": two, "process": plain_one, "processes": plain_two}
-    report.add(
-        Ratio("prepare/two_workers", seconds, statistics.median(ratios), min(ratios), max(ratios), 1.11, None, note)
-    )
+    middle = statistics.median(ratios)
+    report.add(Ratio("prepare/two_workers", seconds, middle, min(ratios), max(ratios), 1.11, note=note))
 
 
 if __name__ == "__main__":

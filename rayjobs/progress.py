@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,12 +17,14 @@ from rich.table import Table
 
 from rayjobs.files import read_json
 from rayjobs.reporters import ACCURACY, EPOCH, FATAL, OBJECTIVE
-from rayjobs.trials import FAILURE_FILE, failure_reason, trial_name
+from rayjobs.trials import FAILURE_FILE, failure_reason, plain, trial_name
 
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial
 
 WIDTH = 80
+MAX_RUNNING = 8
+"""Trials shown one by one; a cluster may run a hundred."""
 
 
 @dataclass
@@ -45,6 +47,27 @@ class Line:
         return time.monotonic() - self.started if self.started else 0.0
 
 
+@dataclass
+class Running:
+    """One trial as it runs.
+
+    Attributes:
+        settings: Its searched values, in short.
+        max_epochs: Of a trial that is not stopped.
+        epoch: Finished epochs.
+        own: Modality -> validation accuracy by its own head, else by its probe.
+        fused: The fused one.
+        state: "again" for one whose process was lost before.
+    """
+
+    settings: str
+    max_epochs: int
+    epoch: int = 0
+    own: Mapping[str, float] = field(default_factory=dict)
+    fused: float | None = None
+    state: str = ""
+
+
 class Display:
     """Shows the stages of a command and what happens in them.
 
@@ -56,6 +79,7 @@ class Display:
     def __init__(self, stages: Mapping[str, int], live: bool | None = None):
         self.console = Console(stderr=True, highlight=False, soft_wrap=False)
         self._lines = {name: Line(total) for name, total in stages.items()}
+        self._running: dict[tuple[str, str], Running] = {}
         self._live_wanted = self.console.is_terminal if live is None else live
         self._live: Live | None = None
 
@@ -98,15 +122,24 @@ class Display:
         """Marks a stage as ended."""
         self._lines[stage].seconds = self._lines[stage].elapsed
 
-    def epoch(self, stage: str, accuracy: float | None) -> None:
-        """Counts an epoch of a trial."""
-        line = self._lines[stage]
-        line.epochs += 1
-        if accuracy is not None and (line.best is None or accuracy > line.best):
-            line.best = accuracy
+    def began(self, stage: str, name: str, settings: str, max_epochs: int) -> None:
+        """Shows a trial that starts."""
+        again = "again" if (stage, name) in self._running else ""
+        self._running[stage, name] = Running(settings, max_epochs, state=again)
 
-    def ended(self, stage: str, text: str, failed: bool) -> None:
+    def epoch(self, stage: str, name: str, row: Mapping[str, Any]) -> None:
+        """Counts an epoch of a trial, and shows what it reached."""
+        line, fused = self._lines[stage], row.get(ACCURACY)
+        line.epochs += 1
+        if fused is not None and (line.best is None or fused > line.best):
+            line.best = fused
+        if (stage, name) in self._running:
+            running = self._running[stage, name]
+            running.epoch, running.fused, running.own = int(row[EPOCH]), fused, own_accuracies(row)
+
+    def ended(self, stage: str, text: str, failed: bool, name: str = "") -> None:
         """Counts a trial that ended; failures are shown in any case, successes where there is no table."""
+        self._running.pop((stage, name), None)
         line = self._lines[stage]
         line.done += not failed
         line.failed += failed
@@ -125,7 +158,22 @@ class Display:
             failed = str(line.failed) if line.failed else ""
             row = [f"{mark} {name}", f"{line.done} of {line.total}", failed, best, str(line.epochs or "")]
             table.add_row(*row, "" if waiting else format_seconds(line.elapsed), style="dim" if waiting else "")
-        return Group(table)
+        return Group(table, *([self._trials()] if self._running else []))
+
+    def _trials(self) -> Table:
+        table = Table(box=None, width=WIDTH, pad_edge=False)
+        for title, ratio in (("running", 4), ("settings", 5), ("own, %", 4)):
+            table.add_column(title, ratio=ratio, overflow="ellipsis", no_wrap=True)
+        for title, width in (("fused", 6), ("epoch", 9)):
+            table.add_column(title, width=width, justify="right", no_wrap=True)
+        for (stage, name), trial in list(self._running.items())[:MAX_RUNNING]:
+            own = " ".join(f"{modality} {100 * value:.0f}" for modality, value in trial.own.items())
+            fused = "" if trial.fused is None else f"{trial.fused:.1%}"
+            epoch = f"{trial.epoch} of {trial.max_epochs}" if trial.epoch else trial.state or "starts"
+            table.add_row(f"  {name.removeprefix(stage).strip()}", trial.settings, own, fused, epoch)
+        if len(self._running) > MAX_RUNNING:
+            table.add_row(f"  and {len(self._running) - MAX_RUNNING} more")
+        return table
 
 
 class ProgressCallback(Callback):
@@ -152,12 +200,17 @@ class ProgressCallback(Callback):
             for trial in trials:
                 self._display.count_finished(self._stage, trial.status, trial.last_result or {})
 
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Shows a trial that starts, or starts again."""
+        settings = {} if not isinstance(self._run_dirs, Path) else trial.config or {}
+        self._display.began(self._stage, self._name(trial), short_settings(settings), self._max_epochs)
+
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
         """Counts an epoch."""
         if not result.get(FATAL) and result.get(EPOCH, 0) > (trial.last_result or {}).get(EPOCH, 0):
-            self._display.epoch(self._stage, result.get(ACCURACY))
+            self._display.epoch(self._stage, self._name(trial), result)
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Shows a trial that ended, or was stopped."""
@@ -165,12 +218,13 @@ class ProgressCallback(Callback):
         epochs = int(last.get(EPOCH, 0))
         how = f"{epochs} epochs" if epochs >= self._max_epochs else f"stopped after {epochs} epochs"
         accuracy = f", val {last[OBJECTIVE]:.1%}" if OBJECTIVE in last else ""
-        self._display.ended(self._stage, f"{self._name(trial)}: {how}{accuracy}", failed=False)
+        name = self._name(trial)
+        self._display.ended(self._stage, f"{name}: {how}{accuracy}", failed=False, name=name)
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Shows a trial that failed for good, with its reason."""
-        text = f"{self._name(trial)} failed: {failure_reason(self._run_dir(trial))}"
-        self._display.ended(self._stage, text, failed=True)
+        name = self._name(trial)
+        self._display.ended(self._stage, f"{name} failed: {failure_reason(self._run_dir(trial))}", True, name)
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Shows a trial that is tried again."""
@@ -189,6 +243,23 @@ class ProgressCallback(Callback):
         search = run_dir.parent
         names = [search.parent.name, search.name] if search.name.startswith("fold-") else [search.name]
         return " ".join([*names, run_dir.name])
+
+
+def own_accuracies(row: Mapping[str, Any]) -> dict[str, float]:
+    """Returns modality -> validation accuracy in an epoch's row, by its own head, else by its linear probe."""
+    found: dict[str, float] = {}
+    for metric in ("probe_accuracy", "accuracy"):  # what comes later counts
+        for key, value in row.items():
+            parts = key.split("/")
+            if len(parts) == 3 and parts[0] == "val" and parts[1] != "fused" and parts[2] == metric:
+                found[parts[1]] = value
+    return found
+
+
+def short_settings(values: Mapping[str, Any]) -> str:
+    """Returns searched values by the last part of their paths: `lr 0.0132 alpha 0.68`."""
+    shown = ((path.rpartition(".")[2], plain(value)) for path, value in values.items())
+    return " ".join(f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}" for key, value in shown)
 
 
 def format_seconds(seconds: float) -> str:

@@ -4,7 +4,7 @@ import io
 
 from rich.console import Console
 
-from rayjobs.progress import WIDTH, Display
+from rayjobs.progress import WIDTH, Display, short_settings
 
 
 def shown(display: Display, width: int) -> list[str]:
@@ -20,7 +20,7 @@ def test_the_table_fits_80_columns_whatever_the_names_and_keeps_every_number() -
     display.start(long)
     for number in range(12):
         for _ in range(1000):
-            display.epoch(long, 0.9876)
+            display.epoch(long, "", {"epoch": 1, "val/fused/accuracy": 0.9876})
         display._lines[long].done += number < 10
         display._lines[long].failed += number >= 10
     display._lines[long].seconds = 360_000  # 100 hours
@@ -43,3 +43,30 @@ def test_a_trial_is_shown_where_there_is_no_terminal_and_a_failure_always() -> N
         display.ended("iprm", "first", failed=False)
         display.ended("iprm", "second [red]", failed=True)
         assert display.console.file.getvalue().splitlines() == expected  # type: ignore[attr-defined]
+
+
+def test_running_trials_are_shown_one_by_one_within_80_columns() -> None:
+    display = Display({"digits-iprm": 12}, live=True)
+    display.start("digits-iprm")
+    for number in range(1, 11):
+        display.began(
+            "digits-iprm", f"trial-{number:03d}", short_settings({"optimizer.lr": 0.013159, "a.alpha": 1}), 24
+        )
+    row = {"epoch": 7.0, "val/fused/accuracy": 0.971, "val/image/accuracy": 0.954, "val/image/probe_accuracy": 0.2,
+           "val/audio/probe_accuracy": 0.838, "train/image/accuracy": 0.1}  # fmt: skip
+    display.epoch("digits-iprm", "trial-001", row)
+    display.began("digits-iprm", "trial-002", "lr 0.01", 24)  # its process was lost
+    for width in (80, 200):
+        lines = shown(display, width)
+        assert max(map(len, lines)) <= WIDTH
+        assert lines[2].split() == ["running", "settings", "own,", "%", "fused", "epoch"]
+        first = "trial-001 lr 0.0132 alpha 1 image 95 audio 84 97.1% 7 of 24"
+        assert lines[3].split() == first.split()
+        assert lines[4].split() == ["trial-002", "lr", "0.01", "again"]
+        assert lines[5].split()[-1] == "starts"
+        assert lines[-1].split() == ["and", "2", "more"]
+    for number in range(2, 11):
+        display.ended("digits-iprm", "", False, name=f"trial-{number:03d}")
+    assert [line.split()[0] for line in shown(display, 80)[3:]] == ["trial-001"]
+    display.ended("digits-iprm", "", True, name="trial-001")
+    assert not any("running" in line for line in shown(display, 80))
