@@ -162,7 +162,7 @@ class Display:
 
     def _trials(self) -> Table:
         table = Table(box=None, width=WIDTH, pad_edge=False)
-        for title, ratio in (("running", 4), ("settings", 5), ("own, %", 4)):
+        for title, ratio in (("running", 1), ("settings", 1), ("own, %", 1)):
             table.add_column(title, ratio=ratio, overflow="ellipsis", no_wrap=True)
         for title, width in (("fused", 6), ("epoch", 9)):
             table.add_column(title, width=width, justify="right", no_wrap=True)
