@@ -110,13 +110,14 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dict[s
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
     }
-    # Every port is named: those Ray takes by default are another cluster's where one runs on the same machine.
+    # Every port is named: those Ray takes by default are another cluster's where one runs on the same machine. Those of
+    # the workers lie below the range from which the system gives free ones.
     names = ("port", "dashboard-port", "ray-client-server-port", "dashboard-agent-listen-port",
              "dashboard-agent-grpc-port", "runtime-env-agent-port", "metrics-export-port")  # fmt: skip
     ports = {name: free_port() for name in names}
     command = [
         str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--dashboard-host=127.0.0.1",
-        "--num-cpus=2", "--min-worker-port=32000", "--max-worker-port=32999", "--object-store-memory=200000000",
+        "--num-cpus=2", "--min-worker-port=20000", "--max-worker-port=20999", "--object-store-memory=200000000",
         *(f"--{name}={port}" for name, port in ports.items()),
     ]  # fmt: skip
     log = (home / "head.log").open("w")
