@@ -7,9 +7,12 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from ray.cluster_utils import Cluster
 
 HERE = Path(__file__).parent
 TIMEOUT_S = 600
@@ -54,6 +57,21 @@ def run_driver(folder: Path, *arguments: str, **options: Any) -> subprocess.Comp
     finally:
         process.kill()
     return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+
+
+@contextmanager
+def several_nodes() -> Iterator[Cluster]:
+    """Yields a cluster with a head that has no CPUs, for nodes to be added, and ends all of it.
+
+    What is left of it in this process would look for its head for some minutes, then end the process: a test that
+    failed is kept, with all it refers to.
+    """
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    try:
+        yield nodes
+    finally:
+        nodes.shutdown()
+        nodes.global_state.disconnect()
 
 
 def wait_for(

@@ -6,8 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from driving import TIMEOUT_S, epochs_of, start_driver, starts_of, trials_of, wait_for
-from ray.cluster_utils import Cluster
+from driving import TIMEOUT_S, epochs_of, several_nodes, start_driver, starts_of, trials_of, wait_for
 
 SEARCH = Path("results/digits-iprm/digits-iprm")
 
@@ -15,21 +14,23 @@ SEARCH = Path("results/digits-iprm/digits-iprm")
 @pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.timeout(1200)
-def test_a_trial_whose_node_is_lost_goes_on_on_another(tmp_path: Path) -> None:
-    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
-    try:
+def test_a_trial_whose_node_is_lost_goes_on_on_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = {"digits-iprm/trial-001": {"hold_at": 3}, "digits-iprm/trial-002": {"hold_at": 3}}
+    monkeypatch.setenv("STUB_PLAN", json.dumps(plan))  # what runs on a node has the node's environment
+    with several_nodes() as nodes:
         machines = [nodes.add_node(num_cpus=1), nodes.add_node(num_cpus=1)]
         arguments = ["--address", nodes.address, "--trials", "2", "--max-epochs", "8", "--scheduler", "fifo"]
         rest = ["--method", "iprm", "--reference", "none", "--final-seeds", "0"]
-        process = start_driver(tmp_path, *arguments, *rest, epoch_s=0.5)
+        process = start_driver(tmp_path, *arguments, *rest)
         lost, other = (tmp_path / SEARCH / name for name in ("trial-001", "trial-002"))
         wait_for(lambda: epochs_of(lost) >= 2 and epochs_of(other) >= 2, process)
         node = json.loads((lost / "process-trial.json").read_text())["node"]
         (machine,) = [machine for machine in machines if machine.node_id == node]
         nodes.remove_node(machine, allow_graceful=False)
+        (other / "held").touch()  # when it ends, its node is free for the other
+        wait_for(lambda: len(starts_of(lost)) == 2, process)
+        (lost / "held").touch()
         _, stderr = process.communicate(timeout=TIMEOUT_S)
-    finally:
-        nodes.shutdown()
     assert process.returncode == 0, stderr
     assert "trial-001: its process was lost; trying again" in stderr
     assert {trial["status"] for trial in trials_of(tmp_path / SEARCH).values()} == {"done"}

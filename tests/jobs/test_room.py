@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import ray
+from driving import several_nodes
 from ray.autoscaler._private.constants import AUTOSCALER_RESOURCE_REQUEST_CHANNEL
-from ray.cluster_utils import Cluster
 from ray.experimental.internal_kv import _internal_kv_get
 
 from rayjobs import cluster, room
@@ -86,18 +86,17 @@ def requested() -> Any:
 @pytest.mark.slow
 @pytest.mark.ray
 def test_a_node_that_joins_later_is_seen_and_the_autoscaler_is_asked() -> None:
-    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
-    try:
-        ray.init(address=nodes.address, log_to_driver=False)
-        with ThreadPoolExecutor(1) as pool:
-            waiting = pool.submit(wait_for_room, TrialShape(), 1, lambda message: None, timeout_s=120, poll_s=0.2)
-            while not (asked := requested()) and not waiting.done():
-                time.sleep(0.1)
-            nodes.add_node(num_cpus=1)
-            found = waiting.result(120)
-        assert asked == [{"CPU": 1}]
-        assert sorted(node.cpus for node in found) == [0, 1]
-        assert requested() == []
-    finally:
-        ray.shutdown()
-        nodes.shutdown()
+    with several_nodes() as nodes:
+        try:
+            ray.init(address=nodes.address, log_to_driver=False)
+            with ThreadPoolExecutor(1) as pool:
+                waiting = pool.submit(wait_for_room, TrialShape(), 1, lambda message: None, timeout_s=120, poll_s=0.2)
+                while not (asked := requested()) and not waiting.done():
+                    time.sleep(0.1)
+                nodes.add_node(num_cpus=1)
+                found = waiting.result(120)
+            assert asked == [{"CPU": 1}]
+            assert sorted(node.cpus for node in found) == [0, 1]
+            assert requested() == []
+        finally:
+            ray.shutdown()
