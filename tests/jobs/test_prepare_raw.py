@@ -173,7 +173,7 @@ class TestRayData:
         assert len(list(partial.glob("*/part-*"))) >= 19  # kept for the repaired files
         save_picture(raw / "dataset_image" / "7.jpg", 35, (16, 16))
         save_picture(raw / "dataset_image" / "38.jpg", 190, (16, 16))
-        ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+        ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
         try:
             how = HowToPrepare(run=run_by_ray_data)
             assert prepare("sarcasm", OPTIONS, raw, tmp_path / "data", how=how).num_samples == NUM_SAMPLES

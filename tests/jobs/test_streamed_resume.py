@@ -22,7 +22,7 @@ GROWING = {"name": "aug", "tau": 0.0, "check_every_epochs": 1, "schedule_epochs"
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PreparedDataset]:
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     yield prepare("digits", None, None, tmp_path_factory.mktemp("data"))
     ray.shutdown()
 
