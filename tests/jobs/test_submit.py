@@ -168,6 +168,8 @@ def test_a_job_outlives_its_client_and_is_stopped(head, tmp_path: Path) -> None:
     command = ["train", "--method", "joint", "--max-epochs", "2000", *folders]
     job = json.loads(submit(environment, address, "--json", "--", *command).stdout)["job"]
     follower = start(environment, address, "--logs", job)
+    assert follower.stdout is not None
+    assert follower.stdout.readline()  # it follows; before, an interruption would come while it is still loaded
     metrics = tmp_path / "results/train-digits-joint/seed-0/metrics.jsonl"
     deadline = time.monotonic() + 300
     while not metrics.exists():
