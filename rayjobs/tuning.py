@@ -266,4 +266,6 @@ def _all_failed(ranking: dict[str, Any]) -> str:
         for row in table["rows"]
         for failure in row["failures"]
     ]
+    if not reasons:
+        return "the time was over before any trial had finished an epoch: give a longer --time-budget"
     return "every trial failed:\n" + "\n".join(f"  - {reason}" for reason in dict.fromkeys(reasons))

@@ -224,7 +224,7 @@ def test_fractions_of_gpus_pack_trials(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_without_early_stopping_every_trial_ends_and_a_time_budget_ends_the_search(tmp_path: Path) -> None:
     arguments = [*FAST, "--scheduler", "fifo", "--search", "random", "--final-seeds", "1", "--json"]
-    done = run_driver(tmp_path, *arguments, "--trials", "400", "--time-budget", "8s", "--name", "short", epoch_s=0.1)
+    done = run_driver(tmp_path, *arguments, "--trials", "400", "--time-budget", "40s", "--name", "short", epoch_s=0.1)
     assert done.returncode == 0, done.stderr
     table = json.loads(done.stdout)["rankings"][0]
     row = table["rows"][0]
@@ -235,6 +235,14 @@ def test_without_early_stopping_every_trial_ends_and_a_time_budget_ends_the_sear
     ended = [trial for trial in trials.values() if trial["status"] == "done"]
     assert len(ended) >= row["begun"] - 2  # but for those that ran when the time was over
     assert all(trial["epochs"] == 8 for trial in ended)
+
+
+@pytest.mark.slow
+def test_a_time_budget_in_which_nothing_was_done_is_said(tmp_path: Path) -> None:
+    plan = {f"digits-iprm/trial-00{number}": {"hold_at": 1} for number in (1, 2)}
+    done = run_driver(tmp_path, *FAST, "--time-budget", "1s", plan=plan)
+    assert done.returncode == 1
+    assert "the time was over before any trial had finished an epoch: give a longer --time-budget" in done.stderr
 
 
 def trial_process(driver: int) -> int:
