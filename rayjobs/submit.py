@@ -12,11 +12,13 @@ import ipaddress
 import logging
 import os
 import shlex
+import signal
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -186,6 +188,8 @@ def _follow(client: JobSubmissionClient, job: str, address: str) -> None:
             printed = max(printed, seen)
             click.echo(fresh, nl=False)
 
+    # Of its own, so that asyncio does not put one in its place that only cancels, which what is awaited may swallow.
+    signal.signal(signal.SIGINT, _interrupt)
     try:
         while not _ask(client.get_job_status, job).is_terminal():
             try:
@@ -201,6 +205,10 @@ def _follow(client: JobSubmissionClient, job: str, address: str) -> None:
     if str(info.status) != "SUCCEEDED":
         reason = _first_line(info.message or "").partition(", last available logs")[0]
         raise JobFailed(f"job {job}: {str(info.status).lower()}. {reason}")
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
 
 
 def _stop(client: JobSubmissionClient, job: str) -> None:

@@ -176,7 +176,7 @@ def test_a_job_outlives_its_client_and_is_stopped(head, tmp_path: Path) -> None:
         assert time.monotonic() < deadline
         time.sleep(0.5)
     follower.send_signal(signal.SIGINT)
-    _, stderr = follower.communicate(timeout=60)
+    _, stderr = follower.communicate(timeout=180)
     assert follower.returncode == 130
     assert "the job goes on" in stderr
     assert f"--stop {job}" in stderr

@@ -144,7 +144,7 @@ def test_a_hanging_process_is_ended_and_its_trial_goes_on(tmp_path: Path, how: s
 def test_a_hanging_worker_group_is_ended_and_goes_on(tmp_path: Path, ranks: str) -> None:
     folder = tmp_path / SEARCH / "trial-001"
     plan = {"digits-iprm/trial-001": {"hang_at": 3, **({"hang_rank": "-1"} if ranks == "one" else {})}}
-    arguments = [*FAST, "--workers", "2", "--trials", "1", "--final-seeds", "0", "--hang-timeout", "0.1"]
+    arguments = [*FAST, "--workers", "2", "--trials", "1", "--final-seeds", "0", "--hang-timeout", "0.5"]
     process = start_driver(tmp_path, *arguments, plan=plan, epoch_s=0.3)
     _, stderr = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 0, stderr
