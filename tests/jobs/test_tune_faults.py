@@ -77,9 +77,10 @@ def test_a_process_that_is_lost_too_often_is_given_up(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_search_goes_on(tmp_path: Path, number: signal.Signals) -> None:
     folder = tmp_path / SEARCH
-    process = start_driver(tmp_path, *FAST, epoch_s=0.3)
+    plan = {f"digits-iprm/trial-00{number}": {"hold_at": 3} for number in (3, 4)}  # they must not end meanwhile
+    process = start_driver(tmp_path, *FAST, plan=plan)
     running = [folder / "trial-003", folder / "trial-004"]  # two at once: the first two have ended
-    wait_for(lambda: all(epochs_of(run) >= 1 for run in running), process)
+    wait_for(lambda: all(epochs_of(run) >= 2 for run in running), process)
     process.send_signal(number)
     _, stderr = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 130
