@@ -44,7 +44,7 @@ class JobFailed(EquipoiseError):
     """The job ended with an error of its own, which its log tells."""
 
 
-@click.command(context_settings={"ignore_unknown_options": False})
+@click.command()
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 @click.option("--address", required=True, metavar="URL", help="The cluster's job server, http://HEAD:8265.")
 @click.option("--python", metavar="PATH", help="The cluster's Python.  [default: python; on this machine: this one]")
@@ -70,7 +70,7 @@ def main(**flags: Any) -> None:
     elif flags["stop"]:
         _stop(client, flags["stop"])
     else:
-        jobs = [client.get_job_info(flags["status"])] if flags["status"] else client.list_jobs()
+        jobs = [_ask(client.get_job_info, flags["status"])] if flags["status"] else client.list_jobs()
         _print_jobs([_described(job) for job in jobs], flags["as_json"])
 
 

@@ -184,7 +184,8 @@ def test_a_job_outlives_its_client_and_is_stopped(head, tmp_path: Path) -> None:
     stopped = submit(environment, address, "--stop", job)
     assert stopped.returncode == 0, stopped.stderr
     assert "stopped" in stopped.stderr
-    assert "there is no job nothing" in submit(environment, address, "--stop", "nothing").stderr
+    for question in ("--stop", "--status"):
+        assert "there is no job nothing" in submit(environment, address, question, "nothing").stderr
 
 
 @pytest.mark.slow
