@@ -83,8 +83,8 @@ class Watchdog(Callback):
         self._next_look = 0.0
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Gives a trial that starts, or starts again, the whole time."""
-        self._signs.pop(trial.trial_id, None)
+        """Gives a trial that starts, or starts again, the whole time; what it left before is no sign of this life."""
+        self._signs[trial.trial_id] = _Sign(self._marks(trial), self._clock())
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         """Looks at all running trials; Tune calls this at every step of its loop, results or none."""

@@ -81,6 +81,14 @@ def test_the_first_batch_may_take_longer_and_so_may_that_of_a_new_attempt(watche
     assert [limit for _, limit in watched.after(3)] == [START_LIMIT_S]
 
 
+def test_a_first_batch_done_before_the_first_look_counts_as_begun(watched: Watched) -> None:
+    watched.restart()
+    watched.beat()
+    watched.after(5)
+    assert watched.after(LIMIT_S - 1) == []
+    assert [limit for _, limit in watched.after(2)] == [LIMIT_S]
+
+
 def test_what_does_not_run_is_not_watched(watched: Watched) -> None:
     watched.after(0)
     watched.beat()
