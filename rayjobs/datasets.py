@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from mmcore.config import parse_section
 from mmcore.data import DATASETS, manifest
-from mmcore.data.parts import RunParts
+from mmcore.data.part_files import RunParts
 from mmcore.data.raw import RawSource
 from mmcore.data.store import HowToPrepare, PreparedDataset, prepare, prepared_dir
 from mmcore.errors import ConfigError, UsageError

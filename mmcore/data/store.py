@@ -25,7 +25,8 @@ from pydantic import BaseModel
 from mmcore.config import ProtocolConfig, parse_section
 from mmcore.data.columns import INDEX_COLUMNS, columns_to_arrays, to_batch
 from mmcore.data.media import RawFolder
-from mmcore.data.parts import REPORTS, PartWriter, RunParts, finish, plan_parts, run_here, write_parts
+from mmcore.data.part_files import REPORTS, RunParts, run_here, write_parts
+from mmcore.data.parts import PartWriter, finish, plan_parts
 from mmcore.data.raw import RawSource, check_faults, index_fingerprint, no_media
 from mmcore.data.spec import DATASETS, SPLITS, DatasetSource, DatasetSpec, Modality, SplitRules
 from mmcore.data.splits import Assignment, assign
