@@ -110,6 +110,7 @@ class BatchTransforms(nn.Module):
 
     def __init__(self, spec: DatasetSpec, settings: Mapping[str, Section]):
         super().__init__()
+        self.settings = dict(settings)
         self.transforms = nn.ModuleDict()
         problems: list[str] = []
         for modality in spec.modalities:
@@ -120,6 +121,11 @@ class BatchTransforms(nn.Module):
         if problems:
             raise ConfigError(problems)
         self._augments = any(isinstance(section, ImageTransform) and section.augments for section in settings.values())
+
+    def augments(self, modality: str) -> bool:
+        """Tells whether training changes this modality's samples."""
+        section = self.settings[modality]
+        return isinstance(section, ImageTransform) and section.augments
 
     @torch.no_grad()
     def forward(self, batch: Batch, training: bool) -> Batch:
