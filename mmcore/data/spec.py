@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -49,6 +49,11 @@ class Modality:
     variable_length: bool = False
     may_be_missing: bool = False
     views: int = field(default=0, repr=False)
+
+    @property
+    def one_view(self) -> Modality:
+        """The modality as encoders are handed it: one of the stored views."""
+        return replace(self, shape=self.shape[1:], views=0) if self.views else self
 
     @property
     def num_bytes(self) -> int:
