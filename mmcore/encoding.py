@@ -142,18 +142,19 @@ class FrozenEncoders:
         self.batch_size = max(1, NUM_PICTURES[self._device.type] // max(frames, default=1))
 
     @torch.no_grad()
-    def __call__(self, batch: Batch) -> Batch:
+    def __call__(self, batch: Batch, plain_only: bool = False) -> Batch:
         """Returns samples with features in the place of what was encoded, on the device; the rest stays where it was.
 
         Args:
             batch: As `Recipe.spec` says, in memory of the CPU.
+            plain_only: Leave out the augmented views, of which evaluation sees none: their axis has length 1 then.
         """
         own = replace(batch, inputs={name: batch.inputs[name] for name in self._encoders})
         own = (own.pin_memory() if self._device.type == "cuda" else own).to(self._device, non_blocking=True)
         features = self._features(own, 0)
         viewed = [name for name, number in self._recipe.views.items() if number]
         if viewed:
-            number = max(self._recipe.views.values())
+            number = 0 if plain_only else max(self._recipe.views.values())
             own = own.with_inputs({name: own.inputs[name] for name in viewed})
             views = [self._features(own, view) for view in range(1, 1 + number)]
             features |= {name: torch.stack([features[name], *(view[name] for view in views)], 1) for name in viewed}

@@ -117,7 +117,7 @@ class Predictor:
     def _probabilities(self, samples: Sequence[Sample]) -> dict[str, torch.Tensor]:
         batch = to_batch(samples_to_table(samples, self._spec), self._spec)
         if self._frozen:
-            batch = self._frozen(batch)
+            batch = self._frozen(batch, plain_only=True)
             self._frozen.check(batch)
         batch = batch.to(self._device)
         logits = self._method.predict(self._transforms(batch, training=False))
@@ -132,7 +132,6 @@ def _frozen_encoders(config: RunConfig, spec: DatasetSpec, device: torch.device)
     """
     if not config.dataset.encode:
         return None
-    # Of the views only the plain one is needed; a model sees no other in evaluation.
     encoders = FrozenEncoders(recipe_of(config.dataset, spec), device)
     differing = differing_weights(config.dataset.encoder_sha256, encoders.checksums)
     if differing:

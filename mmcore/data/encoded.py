@@ -194,8 +194,7 @@ def check_encoding(dataset: DatasetConfig, prepared: PreparedDataset, spec: Data
             f"{prepared.directory} holds {_shown(prepared)}, the configuration asks for {dict(dataset.encode)}: what "
             "is encoded, its transforms and views cannot be searched, each is another data set"
         )
-    found = {name: entry["weights_sha256"] for name, entry in prepared.encoded.items()}
-    _check_weights(dataset.encoder_sha256, found, "the configuration was written")
+    _check_weights(dataset.encoder_sha256, prepared.weights_sha256, "the configuration was written")
 
 
 def _table(rows: pa.RecordBatch, batch: Batch, spec: DatasetSpec, encoded: set[str]) -> pa.Table:
@@ -214,8 +213,9 @@ def _check_same(existing: PreparedDataset, parent: PreparedDataset, checksums: M
             f"{existing.directory} was encoded from another {parent.directory.name} (fingerprint {made_of}, now "
             f"{parent.fingerprint}): remove it to encode again, or bring back the data set it was made of"
         )
-    recorded = {name: entry["weights_sha256"] for name, entry in existing.encoded.items()}
-    _check_weights(recorded, checksums, f"{existing.directory} was encoded", "remove it to encode again, or ")
+    _check_weights(
+        existing.weights_sha256, checksums, f"{existing.directory} was encoded", "remove it to encode again, or "
+    )
 
 
 def _check_weights(recorded: Mapping[str, str], found: Mapping[str, str], when: str, advice: str = "") -> None:

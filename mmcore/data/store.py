@@ -179,6 +179,11 @@ class PreparedDataset:
         """Modality -> how its features were made by a frozen encoder; empty where encoders are trained on all."""
         return self.metadata.get("encoded", {})
 
+    @property
+    def weights_sha256(self) -> dict[str, str]:
+        """Modality -> checksum of its frozen encoder's weights."""
+        return {name: entry["weights_sha256"] for name, entry in self.encoded.items()}
+
     def assign(self, protocol: ProtocolConfig) -> Assignment:
         """Returns which rows train, validate and test under `protocol`; see `mmcore.data.splits.assign`.
 
