@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mmcore.build import build_method
@@ -14,6 +14,7 @@ from mmcore.errors import UsageError
 from rayjobs import cluster
 from rayjobs.datasets import check_available, options_of, prepare_datasets, source_modalities
 from rayjobs.parts import RayParts
+from rayjobs.population import changeable
 from rayjobs.request import Request
 from rayjobs.search import Search, SearchOptions, build_searches
 from rayjobs.spaces import load_space, space_file
@@ -136,8 +137,16 @@ def make_plans(request: Request, machine: Machine) -> list[Plan]:
         for search in searches:
             prepared.assign(search.config.protocol)
             build_method(search.config, prepared.spec)
+        searches = [_with_changes(search, prepared) for search in searches]
         plans.append(Plan(prepared, tuple(searches), prepared.rules.folds_of(request.protocol)))
     return plans
+
+
+def _with_changes(search: Search, prepared: PreparedDataset) -> Search:
+    """Returns a search that knows what its population may change, if it has one."""
+    if search.scheduler != "pbt":
+        return search
+    return replace(search, changeable=tuple(changeable(search, prepared.spec)))
 
 
 def grid_stage(plan: Plan) -> str:
