@@ -268,10 +268,9 @@ def test_what_a_population_cannot_be_is_refused() -> None:
 def test_a_population_survives_its_driver_and_a_trial_that_fails(tmp_path: Path) -> None:
     plan = {
         "digits-iprm/trial-002": {"fatal": "no good"},
-        "digits-iprm/trial-003": {"kill_at": 5},
         "digits-iprm/trial-004": {"hold_at": 5},
     }
-    arguments = [*FAST, "--trials", "6", "--scheduler", "pbt", "--final-seeds", "1"]
+    arguments = [*FAST, "--scheduler", "pbt", "--final-seeds", "0"]
     search = tmp_path / "results" / "digits-iprm" / "digits-iprm"
     process = start_driver(tmp_path, *arguments, plan=plan)
     try:
@@ -286,7 +285,7 @@ def test_a_population_survives_its_driver_and_a_trial_that_fails(tmp_path: Path)
     assert trials.pop("trial-002")["reason"] == "no good"
     assert {(trial["status"], trial["epochs"]) for trial in trials.values()} == {("done", 8)}
     schedules = [trial["schedule"] for trial in trials.values() if trial["schedule"]]
-    assert schedules
+    assert schedules, "nothing was exchanged"
     assert all({segment["epoch"] for segment in schedule} <= {0, 3, 6} for schedule in schedules)
     best = json.loads((search / "search.json").read_text())["best"]
     assert ("is a schedule" in " ".join(done.stdout.split())) == bool(best["schedule"])
