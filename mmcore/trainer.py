@@ -199,6 +199,7 @@ class Trainer:
         evaluation = self.evaluate("val", full=False)
         row |= {f"val/{name}": value for name, value in evaluation.metrics.items()}
         row["time/epoch_s"] = time.perf_counter() - start
+        row["time/samples_per_s"] = self.loader.num_samples("train") / row["time/epoch_s"]
         progress.epoch, progress.step_in_epoch, progress.last_row = epoch + 1, 0, row
         progress.totals, progress.counts, progress.num_samples = {}, {}, 0
         progress.history.append(kept(row, self.method.context.modalities))

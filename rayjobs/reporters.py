@@ -14,6 +14,7 @@ from typing import Any
 from ray import train, tune
 
 from rayjobs.files import read_json, write_json
+from rayjobs.gauges import publish
 from rayjobs.lineage import PROGRESS_FILE as PROGRESS_FILE
 from rayjobs.lineage import keep_snapshot
 
@@ -21,6 +22,7 @@ EPOCH = "epoch"
 """Count of finished epochs; the only clock that schedulers and stopping go by."""
 ACCURACY = "val/fused/accuracy"
 LOSS = "val/fused/loss"
+SPEED = "time/samples_per_s"
 OBJECTIVE = "objective"
 """What a search maximises: validation accuracy of the epoch that would be tested (`trainer.select`)."""
 FATAL = "fatal"
@@ -51,6 +53,7 @@ class Progress:
         if metrics[EPOCH] > self._summary.get(EPOCH, 0):
             self._advance(metrics)
             write_json(self._path, self._summary)
+            self._publish(metrics)
             if self._snapshot_every and metrics[EPOCH] % self._snapshot_every == 0:
                 keep_snapshot(self._path.parent, int(metrics[EPOCH]))
         return {**metrics, **self._summary, EPOCH: int(metrics[EPOCH])}
@@ -62,6 +65,12 @@ class Progress:
         if self._select == "last" or accuracy > self._summary.get(OBJECTIVE, float("-inf")):
             loss = metrics.get(LOSS, 0.0)
             self._summary |= {OBJECTIVE: accuracy, "objective_loss": loss, "objective_epoch": metrics[EPOCH]}
+
+    def _publish(self, metrics: Mapping[str, float]) -> None:
+        values = {name: self._summary[name] for name in (EPOCH, OBJECTIVE, "device_seconds")}
+        if SPEED in metrics:
+            values["samples_per_s"] = metrics[SPEED]
+        publish(self._path.parent, values)
 
 
 class TuneReporter:
