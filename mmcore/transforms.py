@@ -110,6 +110,7 @@ class BatchTransforms(nn.Module):
 
     def __init__(self, spec: DatasetSpec, settings: Mapping[str, Section]):
         super().__init__()
+        self.settings = dict(settings)
         self.transforms = nn.ModuleDict()
         problems: list[str] = []
         for modality in spec.modalities:
@@ -122,6 +123,11 @@ class BatchTransforms(nn.Module):
         self._augments = any(modality.views for modality in spec.modalities) or any(
             isinstance(section, ImageTransform) and section.augments for section in settings.values()
         )
+
+    def augments(self, modality: str) -> bool:
+        """Tells whether training changes this modality's samples."""
+        section = self.settings[modality]
+        return isinstance(section, ImageTransform) and section.augments
 
     @torch.no_grad()
     def forward(self, batch: Batch, training: bool) -> Batch:

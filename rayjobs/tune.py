@@ -22,6 +22,9 @@ from rayjobs.cli import friendly_errors, parse_duration, parse_overrides, print_
 @click.option("--reference", default="ensemble", show_default=True, help="What they are compared with, or 'none'.")
 @click.option("--option", "options", multiple=True, metavar="KEY=VALUE", help="An option of the data set; repeatable.")
 @click.option("--demo", is_flag=True, help="Small raw files the data set writes itself, and tiny encoders.")
+@click.option("--encode", "encoders", multiple=True, metavar="MODALITY=ENCODER,...",
+              help="Search on stored features of frozen encoders; repeatable.")  # fmt: skip
+@click.option("--views", type=click.IntRange(0), help="Of --encode: augmented views stored of each sample.")
 @click.option("--protocol", default="default", show_default=True, help="How samples are split: group, holdout or cv.")
 @click.option("--search-once", is_flag=True, help="Of --protocol cv: search on fold 0 alone, for all folds.")
 @click.option("--search", "algorithm", type=click.Choice(["hyperopt", "random", "grid"]), default="hyperopt",
@@ -129,6 +132,7 @@ def _request(flags: dict[str, Any]) -> Any:
             check_demo(dataset)
         options["demo"] = True
     request = Request(
+        dataset=_encoding(flags, values),
         datasets=datasets,
         methods=tuple(dict.fromkeys([*methods, *([reference] if reference else [])])),
         reference=reference,
@@ -151,6 +155,17 @@ def _request(flags: dict[str, Any]) -> Any:
                 raise UsageError(f"--{option.replace('_', '-')} is not for --search grid, whose trials are all "
                                  "combinations of the space's choices")  # fmt: skip
     return request
+
+
+def _encoding(flags: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """Returns what is encoded, and takes the values that decide it out of those fixed for all trials."""
+    from rayjobs.encoding import encoding_of
+
+    named = {pair.partition("=")[0].strip() for text in flags["encoders"] for pair in text.split(",")}
+    named |= {path.split(".")[2] for path in values if path.startswith("dataset.encode.")}
+    paths = ("dataset.encode.", "dataset.views", *(f"dataset.transforms.{name}." for name in named))
+    own = {path: values.pop(path) for path in list(values) if path.startswith(paths)}
+    return encoding_of(flags["encoders"], flags["views"], own)
 
 
 def _experiment(flags: dict[str, Any], machine: Any) -> Any:

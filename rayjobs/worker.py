@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmcore import distributed
-from mmcore.build import build_method, build_run_transforms, resolve_device, used_modalities, variants_of
+from mmcore.build import build_method, build_run_transforms, build_source, resolve_device, used_modalities, variants_of
 from mmcore.conditions import Condition
 from mmcore.config import RunConfig
+from mmcore.data.encoded import check_encoding
 from mmcore.data.loader import Loader, TensorLoader
 from mmcore.data.store import PreparedDataset
 from mmcore.reporting import Reporter, Row
@@ -138,6 +139,7 @@ def _train(job: Job, config: RunConfig, prepared: PreparedDataset, reporter: Rep
 
 
 def _build_trainer(job: Job, config: RunConfig, prepared: PreparedDataset, reporter: Reporter | None) -> Trainer:
+    check_encoding(config.dataset, prepared, build_source(config).spec())
     device = resolve_device(config.trainer.device)
     return Trainer(
         config,

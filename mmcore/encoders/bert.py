@@ -51,6 +51,7 @@ class Bert(Encoder):
 
     Config = BertConfig
     kinds = frozenset({"tokens"})
+    layer = "last hidden states, pooled as set"
 
     def __init__(self, config: BertConfig, modality: Modality):
         super().__init__(config, modality)

@@ -61,6 +61,7 @@ class Clip(ImageEncoder):
 
     Config = ClipConfig
     kinds = frozenset({"image", "tokens"})
+    layer = "projection into the space pictures and texts share"
 
     def __init__(self, config: ClipConfig, modality: Modality):
         super().__init__(config, modality)

@@ -40,6 +40,7 @@ class ResNet50(ImageEncoder):
     """
 
     Config = ResNet50Config
+    layer = "global average pooling"
 
     def __init__(self, config: ResNet50Config, modality: Modality):
         from torchvision.models.resnet import Bottleneck, ResNet
