@@ -94,7 +94,7 @@ def _work(job: Job, body: Body) -> None:
             (run_dir / GROUP_FILE).write_text(group.id.hex())
     if torch.cuda.is_available():  # a worker sees the GPUs of all workers on its node
         torch.cuda.set_device(get_device())
-    body(job, TrainReporter(run_dir, job.config["trainer"]["select"]))
+    body(job, TrainReporter(run_dir, job.config["trainer"]["select"], job.snapshot_every))
 
 
 def _has_real_gpus() -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mmcore.build import build_method, build_source
@@ -16,6 +16,7 @@ from rayjobs import cluster
 from rayjobs.datasets import check_available, options_of, prepare_datasets, section_of, source_modalities
 from rayjobs.encoding import RayEncoders
 from rayjobs.parts import RayParts
+from rayjobs.population import changeable
 from rayjobs.request import Request
 from rayjobs.search import Search, SearchOptions, build_searches
 from rayjobs.spaces import load_space, space_file
@@ -150,8 +151,16 @@ def make_plans(request: Request, machine: Machine) -> list[Plan]:
             _check_encoding(search, prepared)
             prepared.assign(search.config.protocol)
             build_method(search.config, prepared.spec)
+        searches = [_with_changes(search, prepared) for search in searches]
         plans.append(Plan(prepared, tuple(searches), prepared.rules.folds_of(request.protocol)))
     return plans
+
+
+def _with_changes(search: Search, prepared: PreparedDataset) -> Search:
+    """Returns a search that knows what its population may change, if it has one."""
+    if search.scheduler != "pbt":
+        return search
+    return replace(search, changeable=tuple(changeable(search, prepared.spec)))
 
 
 def _check_encoding(search: Search, prepared: PreparedDataset) -> None:

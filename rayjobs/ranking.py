@@ -18,6 +18,7 @@ from mmcore.errors import DataError
 from mmcore.statistics import MIN_SEEDS, choose_clusters, mean_interval, paired_bootstrap
 from rayjobs.files import read_json
 from rayjobs.ledger import LEDGER_FILE
+from rayjobs.progress import short_settings
 from rayjobs.stages import SEARCH_FILE, best_file, final_dirs
 from rayjobs.trials import failure_reason
 from rayjobs.worker import PREDICTIONS_FILE, RESULT_FILE
@@ -135,7 +136,12 @@ def _table(experiment: Experiment, plan: Plan) -> dict[str, Any]:
         "folds": len(plan.folds) if cross_validated else None,
         "num_test_samples": len(tested) if cross_validated else len(assignments[0].test),
         "interval_note": note,
-        "chance_notes": [*_chance_notes(rows, finals), *_dead_notes(finals), *_budget_notes(rows, plan)],
+        "chance_notes": [
+            *_chance_notes(rows, finals),
+            *_dead_notes(finals),
+            *_budget_notes(rows, plan),
+            *_schedule_notes(rows),
+        ],
         "search_note": SEARCHED_ONCE if request.search_once else "",
         "rows": sorted(rows, key=lambda row: (row["accuracy"] is None, -(row["accuracy"] or 0.0))),
     }
@@ -291,6 +297,21 @@ def _budget_notes(rows: Sequence[Mapping[str, Any]], plan: Plan) -> list[str]:
         wanted = sum(search.trials for search in plan.searches if search.label == row["method"])
         if row["begun"] < wanted:
             notes.append(f"{row['method']}: {row['begun']} of {wanted} trials were begun, then the time was over")
+    return notes
+
+
+def _schedule_notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Returns a note for each best configuration that changes as it is trained (population-based training)."""
+    notes = []
+    for row in rows:
+        for best in row["best_of_folds"] or [row["best"]]:
+            if not best or not best.get("schedule"):
+                continue
+            parts = [f"from epoch {part['epoch'] + 1} {short_settings(part['values'])}" for part in best["schedule"]]
+            notes.append(
+                f"{row['method']}: its best configuration ({best['name']}) is a schedule: {'; '.join(parts)}. Final "
+                "models repeat it; the best-*.yaml file holds only the last values"
+            )
     return notes
 
 

@@ -33,7 +33,7 @@ class Request:
         max_epochs: Of each trial; None: what the file says.
         final_seeds: Final models of each method.
         algorithm: How a search chooses its trials: hyperopt, random or grid.
-        scheduler: Whether trials are stopped early: asha or fifo.
+        scheduler: What becomes of weak trials: asha, fifo or pbt.
         search_once: Of a cross-validation, search fold 0 alone.
         seed: Of the search.
         values: Path -> fixed value.

@@ -14,6 +14,7 @@ from mmcore.config import RunConfig
 from mmcore.errors import CheckpointError
 from rayjobs.experiments import Outcome, succeeded
 from rayjobs.files import read_json, write_json, write_text
+from rayjobs.lineage import parse_schedule
 from rayjobs.plans import Plan
 from rayjobs.references import searched_accuracies
 from rayjobs.request import Experiment
@@ -97,5 +98,6 @@ def final_jobs(plan: Plan, data: DataHandle, experiment: Experiment) -> list[Job
                 values["seed"] = experiment.request.seed + number
                 config = RunConfig.parse(stored["config"]).with_values(values).to_dict()
                 run_dir = run_dir.resolve()
-                jobs.append(Job(config, data, str(run_dir), test=True, command=experiment.command, alone=alone))
+                job = Job(config, data, str(run_dir), test=True, command=experiment.command, alone=alone)
+                jobs.append(replace(job, schedule=parse_schedule(stored["best"].get("schedule", ()))))
     return jobs

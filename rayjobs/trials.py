@@ -20,8 +20,9 @@ from mmcore.config import RunConfig
 from mmcore.errors import EquipoiseError
 from rayjobs.cluster import TrialShape, tune_resources
 from rayjobs.files import read_json, write_json
-from rayjobs.reporters import FATAL, PROGRESS_FILE, TuneReporter
-from rayjobs.watchdog import FAILURE_FILE, announce
+from rayjobs.lineage import HANDED_OVER, PROGRESS_FILE, read_schedule, take_over
+from rayjobs.reporters import FATAL, TuneReporter
+from rayjobs.watchdog import FAILURE_FILE, announce, end_workers
 
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial
@@ -56,12 +57,14 @@ class SearchRuns:
         data: Handle of the prepared data.
         folder: The search's folder; each trial has one in it.
         command: For the ledger.
+        snapshot_every: Epochs between the exchanges of a population; 0: trials are on their own.
     """
 
     config: dict[str, Any]
     data: Any
     folder: Path
     command: str
+    snapshot_every: int = 0
 
     def run_dir(self, name: str, values: Mapping[str, Any]) -> Path:
         """Returns the folder of a trial."""
@@ -71,8 +74,17 @@ class SearchRuns:
         """Returns a trial's job."""
         from rayjobs.worker import Job
 
-        config = RunConfig.parse(self.config).with_values({path: plain(value) for path, value in values.items()})
-        return Job(config=config.to_dict(), data=self.data, run_dir=str(run_dir), command=self.command)
+        schedule = read_schedule(run_dir)  # rather than Tune's values: a driver may have been killed between the two
+        values = schedule[-1].values if schedule else {path: plain(value) for path, value in values.items()}
+        config = RunConfig.parse(self.config).with_values(values).to_dict()
+        return Job(
+            config,
+            self.data,
+            str(run_dir),
+            command=self.command,
+            schedule=schedule,
+            snapshot_every=self.snapshot_every,
+        )
 
 
 @dataclass(frozen=True)
@@ -113,13 +125,16 @@ def run_trial(values: dict[str, Any], runs: Runs, shape: TrialShape, body: Body 
     (run_dir / FAILURE_FILE).unlink(missing_ok=True)
     announce(run_dir, "trial")
     try:
+        if shape.worker_group and (run_dir / HANDED_OVER).is_dir():
+            end_workers(run_dir)  # those of the weights that are given up, which might still write
+        take_over(run_dir)
         job = runs.job(run_dir, values)
         if shape.worker_group:
             from rayjobs.groups import run_group
 
             run_group(job, shape, body or worker_body())
         else:
-            (body or worker_body())(job, TuneReporter(run_dir, job.config["trainer"]["select"]))
+            (body or worker_body())(job, TuneReporter(run_dir, job.config["trainer"]["select"], job.snapshot_every))
     except Exception as error:
         record_failure(run_dir, error)
         if is_fatal(error):

@@ -30,8 +30,9 @@ from rayjobs.cli import friendly_errors, parse_duration, parse_overrides, print_
 @click.option("--search", "algorithm", type=click.Choice(["hyperopt", "random", "grid"]), default="hyperopt",
               show_default=True,
               help="How trials are chosen; grid: all combinations of the space's choices, to their end.")  # fmt: skip
-@click.option("--scheduler", type=click.Choice(["asha", "fifo"]), default="asha", show_default=True,
-              help="asha stops weak trials early, fifo none.")  # fmt: skip
+@click.option("--scheduler", type=click.Choice(["asha", "fifo", "pbt"]), default="asha", show_default=True,
+              help="asha stops weak trials early, fifo none; pbt lets them go on from strong ones' weights with "
+              "changed settings.")  # fmt: skip
 @click.option("--time-budget", metavar="TIME", help="For all searches together: 90m, 8h, 2d; shared out evenly. "
               "Trials that run then count as stopped early.")  # fmt: skip
 @click.option("--trials", type=click.IntRange(1), help="Trials of each method.  [default: the space's]")
@@ -147,6 +148,8 @@ def _request(flags: dict[str, Any]) -> Any:
     )
     request.check()
     if request.algorithm == "grid":
+        if request.scheduler == "pbt":
+            raise UsageError("--scheduler pbt is not for --search grid: a population's settings change as it trains")
         for option in ("trials", "time_budget"):
             if flags[option]:
                 raise UsageError(f"--{option.replace('_', '-')} is not for --search grid, whose trials are all "

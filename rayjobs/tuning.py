@@ -185,7 +185,8 @@ class _Tuner:
     ) -> None:
         folder = self._folder(search)
         self._display.start(search.name)
-        runs = SearchRuns(search.config.to_dict(), data, folder, self._experiment.command)
+        exchange = search.grace_epochs if search.scheduler == "pbt" else 0
+        runs = SearchRuns(search.config.to_dict(), data, folder, self._experiment.command, exchange)
         execution = replace(
             execution,
             callbacks=(ProgressCallback(self._display, search.name, search.max_epochs, folder),),

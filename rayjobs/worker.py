@@ -26,6 +26,7 @@ from mmcore.trainer import MONITOR, Trainer
 from rayjobs.evaluations import NOTHING_MORE, Extra, add_conditions
 from rayjobs.files import read_json, write_json
 from rayjobs.ledger import Entry
+from rayjobs.lineage import Schedule, dump_schedule, parts_of
 
 if TYPE_CHECKING:
     from rayjobs.streaming import CachedData
@@ -85,6 +86,8 @@ class Job:
         command: What was typed, for the ledger.
         extra: What is tested beside the data as they are.
         alone: Modality -> validation accuracy of a reference trained on it alone, as far as known; for the readings.
+        schedule: Searched values that change at some epochs, of population-based training; `config` has the last ones.
+        snapshot_every: Epochs after which the run is kept for another trial to go on from; 0: never.
     """
 
     config: dict[str, Any]
@@ -94,6 +97,8 @@ class Job:
     command: str = ""
     extra: Extra = NOTHING_MORE
     alone: Mapping[str, float] = field(default_factory=dict)
+    schedule: Schedule = ()
+    snapshot_every: int = 0
 
 
 def run(job: Job, reporter: Reporter) -> dict[str, Any]:
@@ -122,13 +127,15 @@ def run(job: Job, reporter: Reporter) -> dict[str, Any]:
 
 
 def _train(job: Job, config: RunConfig, prepared: PreparedDataset, reporter: Reporter) -> dict[str, Any]:
-    trainer = _build_trainer(job, config, prepared, reporter)
     if distributed.rank() == 0:
         write_json(Path(job.run_dir) / CONFIG_FILE, config.to_dict())
     start = time.perf_counter()
-    with closing(trainer.loader):
-        trainer.fit()
-    return _result(config, prepared, trainer, time.perf_counter() - start)
+    for part, until in parts_of(config, job.schedule):
+        trainer = _build_trainer(job, part, prepared, reporter)
+        with closing(trainer.loader):
+            trainer.fit(until)
+    result = _result(config, prepared, trainer, time.perf_counter() - start)
+    return {**result, "schedule": dump_schedule(job.schedule)} if job.schedule else result
 
 
 def _build_trainer(job: Job, config: RunConfig, prepared: PreparedDataset, reporter: Reporter | None) -> Trainer:
@@ -143,6 +150,7 @@ def _build_trainer(job: Job, config: RunConfig, prepared: PreparedDataset, repor
         Path(job.run_dir),
         reporter,
         job.alone,
+        [part for part, _ in parts_of(config, job.schedule)] if job.schedule else (),
     )
 
 
