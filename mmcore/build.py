@@ -11,6 +11,7 @@ from mmcore import batchnorm
 from mmcore.class_weights import check_class_weights
 from mmcore.config import RunConfig, get_path, parse_section
 from mmcore.data.spec import DATASETS, DatasetSource, DatasetSpec
+from mmcore.encoders.base import missing_files
 from mmcore.errors import UsageError, unknown_name
 from mmcore.methods.base import METHODS, Context, Method, Need
 from mmcore.model import build_model
@@ -114,6 +115,15 @@ def used_modalities(config: RunConfig, spec: DatasetSpec) -> tuple[str, ...]:
     """
     method_class, method_config = _method_config(config)
     return method_class.used_modalities(method_config, spec.modality_names)
+
+
+def missing_weights(config: RunConfig) -> list[str]:
+    """Returns what is to be said of the weights that a complete configuration names by a path, and that are not there.
+
+    Only those of modalities its method uses. What a name stands for on a hub is known when it is loaded.
+    """
+    used = used_modalities(config, build_source(config).spec())
+    return [problem for name in used for problem in missing_files(config.model.encoders.get(name, {}), name)]
 
 
 def build_run_transforms(config: RunConfig, spec: DatasetSpec) -> BatchTransforms:

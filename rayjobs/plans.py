@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmcore.build import build_method
+from mmcore.build import build_method, missing_weights
 from mmcore.data import DATASETS
 from mmcore.data.spec import SplitRules
 from mmcore.data.store import PreparedDataset
-from mmcore.errors import UsageError
+from mmcore.errors import ConfigError, UsageError
 from rayjobs import cluster
 from rayjobs.datasets import check_available, options_of, prepare_datasets, source_modalities
 from rayjobs.parts import RayParts
@@ -106,11 +106,18 @@ def plan_searches(
     return searches
 
 
+def check_weights(searches: Sequence[Search]) -> None:
+    """Raises a ConfigError that lists all weights which the searches name by a path, and which are not there."""
+    problems = dict.fromkeys(problem for search in searches for problem in missing_weights(search.config))
+    if problems:
+        raise ConfigError(list(problems))
+
+
 def check_request(request: Request, machine: Machine) -> None:
     """Checks a request as far as neither the data's content nor Ray is needed for it.
 
     Raises:
-        ConfigError: As `plan_searches`.
+        ConfigError: As `plan_searches`; or weights are not there.
         UsageError: A trial asks for more than this machine has, where Ray is to be started on it.
     """
     raw_dir = Path(request.raw_dir) if request.raw_dir else None
@@ -120,6 +127,7 @@ def check_request(request: Request, machine: Machine) -> None:
         check_available(dataset, options, raw_dir, Path(request.data_dir), vocab)
         rules = DATASETS.get(dataset).split_rules
         searches = plan_searches(request, dataset, dataset, source_modalities(dataset, options), rules)
+        check_weights(searches)
         if machine.address is None:
             nodes = [cluster.local_node(machine.cpus, machine.gpus)]
             cluster.concurrent_trials(trial_shape(request, searches[0], nodes, streams=False), nodes)
