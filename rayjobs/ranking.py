@@ -16,6 +16,7 @@ import numpy as np
 
 from mmcore.errors import DataError
 from mmcore.statistics import MIN_SEEDS, choose_clusters, mean_interval, paired_bootstrap
+from rayjobs.classes import by_class, is_imbalanced
 from rayjobs.files import read_json
 from rayjobs.ledger import LEDGER_FILE
 from rayjobs.progress import short_settings
@@ -24,6 +25,7 @@ from rayjobs.trials import failure_reason
 from rayjobs.worker import PREDICTIONS_FILE, RESULT_FILE
 
 if TYPE_CHECKING:
+    from mmcore.data.splits import Assignment
     from rayjobs.plans import Plan
     from rayjobs.request import Experiment
 
@@ -143,6 +145,7 @@ def _table(experiment: Experiment, plan: Plan) -> dict[str, Any]:
             *_schedule_notes(rows),
         ],
         "search_note": SEARCHED_ONCE if request.search_once else "",
+        "classes": _classes(plan, assignments[0], finals),
         "rows": sorted(rows, key=lambda row: (row["accuracy"] is None, -(row["accuracy"] or 0.0))),
     }
 
@@ -222,6 +225,15 @@ def _modalities(finals: Sequence[Final]) -> dict[str, dict[str, Any]]:
 
 Finals = Mapping[str, Sequence[Sequence[Final]]]
 """Row -> fold -> seed."""
+
+
+def _classes(plan: Plan, assignment: Assignment, finals: Finals) -> list[dict[str, Any]]:
+    """Returns each row's accuracy by class, where classes are of unequal size or weighted; else nothing."""
+    models = {label: _flat(folds) for label, folds in finals.items()}
+    columns = {label: ("fused", [final.metrics for final in own]) for label, own in models.items() if own}
+    found = by_class(plan.prepared, assignment, columns)
+    weighted = any(search.config.trainer.class_weights != "none" for search in plan.searches)
+    return found if columns and (weighted or is_imbalanced(found)) else []
 
 
 def _compare(rows: list[dict[str, Any]], finals: Finals, reference: str | None) -> str:

@@ -12,7 +12,7 @@ import click
 import yaml
 
 from mmcore.config import RunConfig, set_path
-from mmcore.errors import UsageError
+from mmcore.errors import ConfigError, UsageError
 from rayjobs.cli import friendly_errors, parse_overrides, print_json
 
 
@@ -54,7 +54,7 @@ from rayjobs.cli import friendly_errors, parse_overrides, print_json
 @friendly_errors
 def main(**arguments: Any) -> None:
     """Train one configuration, once per seed (by cv: on every fold), and test each model once."""
-    from mmcore.build import used_modalities, with_named_encoders
+    from mmcore.build import complete_config, missing_weights, used_modalities, with_named_encoders
     from mmcore.data.store import HowToPrepare
     from rayjobs.datasets import encode_one, prepare_one
     from rayjobs.encoding import RayEncoders
@@ -68,7 +68,9 @@ def main(**arguments: Any) -> None:
         return
     values = with_named_encoders(configuration(arguments))
     extra = Extra(parse_conditions(arguments["missing"], arguments["noises"]), arguments["shapley"])
-    RunConfig.parse(values)  # every problem at once, before any data is touched
+    absent = missing_weights(complete_config(RunConfig.parse(values)))  # every problem, before any data is touched
+    if absent:
+        raise ConfigError(absent)
     run = RayParts(arguments["address"], verbose=arguments["verbose"])
     prepared = prepare_one(
         values["dataset"]["name"],
