@@ -142,7 +142,8 @@ def used_modalities(config: RunConfig, spec: DatasetSpec) -> tuple[str, ...]:
 def missing_weights(config: RunConfig) -> list[str]:
     """Returns what is to be said of the weights that a complete configuration names by a path, and that are not there.
 
-    Only those of modalities its method uses, and those of frozen encoders. What a name stands for on a hub is known when it is loaded.
+    Only those of modalities its method uses, and of frozen encoders. What a name stands for on a hub is known when it
+    is loaded.
     """
     sections = {f"dataset.encode.{name}": section for name, section in config.dataset.encode.items()}
     for name in used_modalities(config, build_source(config).spec()):
