@@ -25,6 +25,7 @@ from mmcore.trainer import MONITOR, Trainer
 from rayjobs.evaluations import NOTHING_MORE, Extra, add_conditions
 from rayjobs.files import read_json, write_json
 from rayjobs.ledger import Entry
+from rayjobs.mirror import NO_MIRROR, Mirror
 
 if TYPE_CHECKING:
     from rayjobs.streaming import CachedData
@@ -79,11 +80,12 @@ class Job:
     Attributes:
         config: `RunConfig.to_dict()` of a complete configuration.
         data: Where the samples come from.
-        run_dir: Folder of everything the run writes; seen by all workers.
+        run_dir: Folder of everything the run writes; seen by all workers, itself or by its twin.
         test: Read test once at the end, from the selected epoch. For final models only.
         command: What was typed, for the ledger.
         extra: What is tested beside the data as they are.
         alone: Modality -> validation accuracy of a reference trained on it alone, as far as known; for the readings.
+        mirror: Where the run's folder has its twin.
     """
 
     config: dict[str, Any]
@@ -93,6 +95,7 @@ class Job:
     command: str = ""
     extra: Extra = NOTHING_MORE
     alone: Mapping[str, float] = field(default_factory=dict)
+    mirror: Mirror = NO_MIRROR
 
 
 def run(job: Job, reporter: Reporter) -> dict[str, Any]:
