@@ -100,15 +100,22 @@ def build_ranking(experiment: Experiment, plans: Sequence[Plan]) -> dict[str, An
     tables = [_table(experiment, plan) for plan in plans]
     return {
         "experiment": experiment.name,
-        "folder": str(folder),
+        "folder": experiment.mirror.address_of(folder),
         "command": experiment.command,
         "reference": request.reference,
         "final_seeds": request.final_seeds,
         "rankings": tables,
-        "ledger": str(folder.parent / LEDGER_FILE),
+        "ledger": _ledger(experiment),
         "tensorboard": f"tensorboard --logdir {folder}",
         "notes": [EQUAL_TRIALS],
     }
+
+
+def _ledger(experiment: Experiment) -> str:
+    """Returns where the readings of test stand: in one file, or, at an address, in one of each final model."""
+    if experiment.mirror:
+        return f"{experiment.mirror.address_of(experiment.folder)}/*/final-*/{LEDGER_FILE}"
+    return str(experiment.folder.parent / LEDGER_FILE)
 
 
 def _table(experiment: Experiment, plan: Plan) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import yaml
 
 from mmcore.config import RunConfig, set_path
 from mmcore.errors import ConfigError, UsageError
+from rayjobs.addresses import Location, open_mirror
 from rayjobs.cli import friendly_errors, parse_overrides, print_json
 
 
@@ -45,7 +46,8 @@ from rayjobs.cli import friendly_errors, parse_overrides, print_json
 @click.option("--raw-dir", type=click.Path(path_type=Path), help="Raw files of a data set not prepared yet.")
 @click.option("--vocab", type=click.Path(path_type=Path), help="Vocabulary of its texts.  [default: RAW/vocab.txt]")
 @click.option("--data-dir", type=click.Path(path_type=Path), default=Path("data"), show_default=True)
-@click.option("--output", type=click.Path(path_type=Path), default=Path("results"), show_default=True)
+@click.option("--output", type=Location(), default=Path("results"), show_default=True,
+              help="Results: a folder, or s3://BUCKET/PREFIX.")  # fmt: skip
 @click.option("--name", help="Folder of the runs in --output.")
 @click.option("--resume", is_flag=True, help="Go on with the runs an interrupted command left.")
 @click.option("--address", help="A Ray cluster to join: auto or HOST:PORT.")
@@ -86,7 +88,8 @@ def main(**arguments: Any) -> None:
     folds = prepared.rules.folds_of(values.get("protocol", {}))
     alone = alone_by_fold(arguments["references"], config, prepared, folds)
     command = shlex.join(["python", "-m", "rayjobs.train", *sys.argv[1:]])
-    folder = open_folder(arguments["output"], arguments["name"], config, folds, arguments["resume"], command)
+    mirror = open_mirror(arguments["output"])
+    folder = open_folder(mirror, arguments["name"], config, folds, arguments["resume"], command)
     request = TrainRequest(
         config,
         range(config.seed, config.seed + arguments["seeds"]),
@@ -99,16 +102,17 @@ def main(**arguments: Any) -> None:
         command,
         extra,
         alone,
+        mirror,
     )
     try:
         results = train_all(request, prepared, folder)
     except KeyboardInterrupt:
-        click.echo(f"interrupted; the same command with --resume goes on ({folder})", err=True)
+        click.echo(f"interrupted; the same command with --resume goes on ({mirror.address_of(folder)})", err=True)
         sys.exit(130)
     references = arguments["references"] if len(folds) > 1 else ()
     differences = [compare_folds(results, reference, folds) for reference in references]
     if arguments["as_json"]:
-        print_json({"folder": str(folder), "results": results, "differences": differences})
+        print_json({"folder": mirror.address_of(folder), "results": results, "differences": differences})
     else:
         print_results(results, folder, prepared, differences)
 
