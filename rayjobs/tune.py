@@ -11,7 +11,7 @@ import click
 from rich.console import Console
 
 from mmcore.errors import UsageError
-from rayjobs.addresses import Location, open_mirror, working_folder
+from rayjobs.addresses import Location, is_address, open_mirror, working_folder
 from rayjobs.cli import friendly_errors, parse_duration, parse_overrides, print_json
 
 
@@ -149,6 +149,9 @@ def _request(flags: dict[str, Any]) -> Any:
         **{key: flags[key] for key in ("algorithm", "scheduler", "search_once")},
     )
     request.check()
+    if request.scheduler == "pbt" and is_address(flags["output"]):
+        raise UsageError("--scheduler pbt is not for results on object storage: trials go on from each other's "
+                         "checkpoints, so --output must be a folder that all nodes see")  # fmt: skip
     if request.algorithm == "grid":
         if request.scheduler == "pbt":
             raise UsageError("--scheduler pbt is not for --search grid: a population's settings change as it trains")
