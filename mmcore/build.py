@@ -11,6 +11,7 @@ from mmcore import batchnorm
 from mmcore.class_weights import check_class_weights
 from mmcore.config import DatasetConfig, RunConfig, get_path, parse_dataset, parse_section
 from mmcore.data.spec import DATASETS, DatasetSource, DatasetSpec
+from mmcore.encoders.base import missing_files
 from mmcore.encoding import recipe_of
 from mmcore.errors import UsageError, unknown_name
 from mmcore.methods.base import METHODS, Context, Method, Need
@@ -136,6 +137,18 @@ def used_modalities(config: RunConfig, spec: DatasetSpec) -> tuple[str, ...]:
     """
     method_class, method_config = _method_config(config)
     return method_class.used_modalities(method_config, spec.modality_names)
+
+
+def missing_weights(config: RunConfig) -> list[str]:
+    """Returns what is to be said of the weights that a complete configuration names by a path, and that are not there.
+
+    Only those of modalities its method uses, and of frozen encoders. What a name stands for on a hub is known when it
+    is loaded.
+    """
+    sections = {f"dataset.encode.{name}": section for name, section in config.dataset.encode.items()}
+    for name in used_modalities(config, build_source(config).spec()):
+        sections[f"model.encoders.{name}"] = config.model.encoders.get(name, {})
+    return [problem for path, section in sections.items() for problem in missing_files(section, path)]
 
 
 def build_run_transforms(config: RunConfig, spec: DatasetSpec) -> BatchTransforms:

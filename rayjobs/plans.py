@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mmcore.build import build_method, build_source
+from mmcore.build import build_method, build_source, missing_weights
 from mmcore.data import DATASETS
 from mmcore.data.encoded import check_encoding
 from mmcore.data.spec import SplitRules
 from mmcore.data.store import PreparedDataset
-from mmcore.errors import UsageError
+from mmcore.errors import ConfigError, UsageError
 from rayjobs import cluster
 from rayjobs.datasets import check_available, options_of, prepare_datasets, section_of, source_modalities
 from rayjobs.encoding import RayEncoders
@@ -114,11 +114,18 @@ def plan_searches(
     return searches
 
 
+def check_weights(searches: Sequence[Search]) -> None:
+    """Raises a ConfigError that lists all weights which the searches name by a path, and which are not there."""
+    problems = dict.fromkeys(problem for search in searches for problem in missing_weights(search.config))
+    if problems:
+        raise ConfigError(list(problems))
+
+
 def check_request(request: Request, machine: Machine) -> None:
     """Checks a request as far as neither the data's content nor Ray is needed for it.
 
     Raises:
-        ConfigError: As `plan_searches`.
+        ConfigError: As `plan_searches`; or weights are not there.
         UsageError: A trial asks for more than this machine has, where Ray is to be started on it.
     """
     raw_dir = Path(request.raw_dir) if request.raw_dir else None
@@ -128,6 +135,7 @@ def check_request(request: Request, machine: Machine) -> None:
         check_available(dataset, options, raw_dir, Path(request.data_dir), vocab)
         rules = DATASETS.get(dataset).split_rules
         searches = plan_searches(request, dataset, dataset, source_modalities(dataset, options), rules)
+        check_weights(searches)
         if machine.address is None:
             nodes = [cluster.local_node(machine.cpus, machine.gpus)]
             cluster.concurrent_trials(trial_shape(request, searches[0], nodes, streams=False), nodes)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,9 @@ from typing import Any
 from mmcore.data import DATASETS, manifest
 from mmcore.errors import UsageError, suggest
 from mmcore.methods import METHODS
+from rayjobs.addresses import reaching
 from rayjobs.files import read_json, write_json
+from rayjobs.mirror import NO_MIRROR, Mirror
 
 EXPERIMENT_FILE = "experiment.json"
 RANKING_FILE = "ranking.json"
@@ -98,11 +100,12 @@ class Request:
 
 @dataclass(frozen=True)
 class Experiment:
-    """A folder of results and the request it answers."""
+    """A folder of results and the request it answers; on object storage, the folder's twin counts."""
 
     folder: Path
     request: Request
     command: str
+    mirror: Mirror = NO_MIRROR
 
     @property
     def name(self) -> str:
@@ -157,9 +160,24 @@ def find_experiment(output: Path, name: str) -> Experiment:
     if stored["format_version"] != FORMAT_VERSION:
         raise UsageError(f"{folder} was written by another release (format {stored['format_version']})")
     if Path(stored["folder"]) != folder.resolve():
-        raise UsageError(f"{folder} was moved from {stored['folder']}; its searches can go on only there: move it back")
+        raise UsageError(
+            f"{folder} was moved from {stored['folder']}; its searches can go on only there: move it back, or, for "
+            "results at an address, set EQUIPOISE_CACHE to what it was"
+        )
     request = stored["request"] | {key: tuple(stored["request"][key]) for key in ("datasets", "methods")}
     return Experiment(folder, Request(**request), stored["command"])
+
+
+def at_address(experiment: Experiment, mirror: Mirror) -> Experiment:
+    """Returns an experiment whose folder has a twin, having made the folder what the twin is.
+
+    Raises:
+        UsageError: Nothing can be written there.
+    """
+    with reaching(mirror.address):
+        mirror.push([experiment.folder / EXPERIMENT_FILE])
+    mirror.renew(experiment.folder)
+    return replace(experiment, mirror=mirror)
 
 
 def resume_experiment(request: Request, output: Path, name: str | None) -> Experiment:

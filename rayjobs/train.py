@@ -12,7 +12,8 @@ import click
 import yaml
 
 from mmcore.config import RunConfig, set_path
-from mmcore.errors import UsageError
+from mmcore.errors import ConfigError, UsageError
+from rayjobs.addresses import Location, open_mirror
 from rayjobs.cli import friendly_errors, parse_overrides, print_json
 
 
@@ -45,7 +46,8 @@ from rayjobs.cli import friendly_errors, parse_overrides, print_json
 @click.option("--raw-dir", type=click.Path(path_type=Path), help="Raw files of a data set not prepared yet.")
 @click.option("--vocab", type=click.Path(path_type=Path), help="Vocabulary of its texts.  [default: RAW/vocab.txt]")
 @click.option("--data-dir", type=click.Path(path_type=Path), default=Path("data"), show_default=True)
-@click.option("--output", type=click.Path(path_type=Path), default=Path("results"), show_default=True)
+@click.option("--output", type=Location(), default=Path("results"), show_default=True,
+              help="Results: a folder, or s3://BUCKET/PREFIX.")  # fmt: skip
 @click.option("--name", help="Folder of the runs in --output.")
 @click.option("--resume", is_flag=True, help="Go on with the runs an interrupted command left.")
 @click.option("--address", help="A Ray cluster to join: auto or HOST:PORT.")
@@ -54,7 +56,7 @@ from rayjobs.cli import friendly_errors, parse_overrides, print_json
 @friendly_errors
 def main(**arguments: Any) -> None:
     """Train one configuration, once per seed (by cv: on every fold), and test each model once."""
-    from mmcore.build import used_modalities, with_named_encoders
+    from mmcore.build import complete_config, missing_weights, used_modalities, with_named_encoders
     from mmcore.data.store import HowToPrepare
     from rayjobs.datasets import encode_one, prepare_one
     from rayjobs.encoding import RayEncoders
@@ -68,7 +70,9 @@ def main(**arguments: Any) -> None:
         return
     values = with_named_encoders(configuration(arguments))
     extra = Extra(parse_conditions(arguments["missing"], arguments["noises"]), arguments["shapley"])
-    RunConfig.parse(values)  # every problem at once, before any data is touched
+    absent = missing_weights(complete_config(RunConfig.parse(values)))  # every problem, before any data is touched
+    if absent:
+        raise ConfigError(absent)
     run = RayParts(arguments["address"], verbose=arguments["verbose"])
     prepared = prepare_one(
         values["dataset"]["name"],
@@ -84,7 +88,8 @@ def main(**arguments: Any) -> None:
     folds = prepared.rules.folds_of(values.get("protocol", {}))
     alone = alone_by_fold(arguments["references"], config, prepared, folds)
     command = shlex.join(["python", "-m", "rayjobs.train", *sys.argv[1:]])
-    folder = open_folder(arguments["output"], arguments["name"], config, folds, arguments["resume"], command)
+    mirror = open_mirror(arguments["output"])
+    folder = open_folder(mirror, arguments["name"], config, folds, arguments["resume"], command)
     request = TrainRequest(
         config,
         range(config.seed, config.seed + arguments["seeds"]),
@@ -97,16 +102,17 @@ def main(**arguments: Any) -> None:
         command,
         extra,
         alone,
+        mirror,
     )
     try:
         results = train_all(request, prepared, folder)
     except KeyboardInterrupt:
-        click.echo(f"interrupted; the same command with --resume goes on ({folder})", err=True)
+        click.echo(f"interrupted; the same command with --resume goes on ({mirror.address_of(folder)})", err=True)
         sys.exit(130)
     references = arguments["references"] if len(folds) > 1 else ()
     differences = [compare_folds(results, reference, folds) for reference in references]
     if arguments["as_json"]:
-        print_json({"folder": str(folder), "results": results, "differences": differences})
+        print_json({"folder": mirror.address_of(folder), "results": results, "differences": differences})
     else:
         print_results(results, folder, prepared, differences)
 

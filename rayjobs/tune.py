@@ -11,6 +11,7 @@ import click
 from rich.console import Console
 
 from mmcore.errors import UsageError
+from rayjobs.addresses import Location, is_address, open_mirror, working_folder
 from rayjobs.cli import friendly_errors, parse_duration, parse_overrides, print_json
 
 
@@ -68,7 +69,8 @@ from rayjobs.cli import friendly_errors, parse_duration, parse_overrides, print_
 )
 @click.option("--raw-dir", type=click.Path(path_type=Path), help="Raw files, where the data is not prepared yet.")
 @click.option("--vocab", type=click.Path(path_type=Path), help="Vocabulary of its texts.  [default: RAW/vocab.txt]")
-@click.option("--output", type=click.Path(path_type=Path), default=Path("results"), show_default=True, help="Results.")
+@click.option("--output", type=Location(), default=Path("results"), show_default=True,
+              help="Results: a folder, or s3://BUCKET/PREFIX.")  # fmt: skip
 @click.option("--name", help="Of the experiment.  [default: made of what is searched]")
 @click.option("--resume", is_flag=False, flag_value="", metavar="[NAME]",
               help="Go on with an interrupted experiment: with the same command, or its name alone.")  # fmt: skip
@@ -93,7 +95,7 @@ def main(**flags: Any) -> None:
     machine = _machine(flags)
     experiment = _experiment(flags, machine)
     notes = Console(stderr=True, highlight=False, markup=False)
-    notes.print(f"experiment {experiment.name} in {experiment.folder}", soft_wrap=True)
+    notes.print(f"experiment {experiment.name} in {experiment.mirror.address_of(experiment.folder)}", soft_wrap=True)
     try:
         ranking = run_tuning(experiment, machine, resume=flags["resume"] is not None)
     except Interrupted as interrupted:
@@ -147,6 +149,9 @@ def _request(flags: dict[str, Any]) -> Any:
         **{key: flags[key] for key in ("algorithm", "scheduler", "search_once")},
     )
     request.check()
+    if request.scheduler == "pbt" and is_address(flags["output"]):
+        raise UsageError("--scheduler pbt is not for results on object storage: trials go on from each other's "
+                         "checkpoints, so --output must be a folder that all nodes see")  # fmt: skip
     if request.algorithm == "grid":
         if request.scheduler == "pbt":
             raise UsageError("--scheduler pbt is not for --search grid: a population's settings change as it trains")
@@ -170,10 +175,19 @@ def _encoding(flags: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
 
 def _experiment(flags: dict[str, Any], machine: Any) -> Any:
     """Returns the experiment to run: a new one, or the one to go on with."""
+    from rayjobs.request import EXPERIMENT_FILE, RANKING_FILE, at_address
+
+    mirror = open_mirror(flags["output"])
+    mirror.pull_index((EXPERIMENT_FILE, RANKING_FILE))
+    experiment = _experiment_in(mirror.root, flags, machine)
+    return at_address(experiment, mirror) if mirror else experiment
+
+
+def _experiment_in(output: Path, flags: dict[str, Any], machine: Any) -> Any:
     from rayjobs.plans import check_request
     from rayjobs.request import find_experiment, new_experiment, resume_experiment, unfinished_twins
 
-    output, name = flags["output"], flags["name"]
+    name = flags["name"]
     if flags["resume"]:
         if flags["name"] and flags["name"] != flags["resume"]:
             raise UsageError(f"--resume {flags['resume']} and --name {flags['name']} name two experiments")
@@ -205,7 +219,9 @@ def _machine(flags: dict[str, Any]) -> Any:
 def _dry_run(flags: dict[str, Any]) -> None:
     from rayjobs.preview import preview, print_preview
 
-    document = preview(_request(flags), _machine(flags), flags["output"])
+    output = flags["output"]
+    output = output if isinstance(output, Path) else working_folder(output)
+    document = preview(_request(flags), _machine(flags), output)
     if flags["as_json"]:
         print_json(document)
     else:

@@ -27,6 +27,7 @@ from rayjobs.evaluations import NOTHING_MORE, Extra, add_conditions
 from rayjobs.files import read_json, write_json
 from rayjobs.ledger import Entry
 from rayjobs.lineage import Schedule, dump_schedule, parts_of
+from rayjobs.mirror import NO_MIRROR, Mirror
 
 if TYPE_CHECKING:
     from rayjobs.streaming import CachedData
@@ -81,13 +82,14 @@ class Job:
     Attributes:
         config: `RunConfig.to_dict()` of a complete configuration.
         data: Where the samples come from.
-        run_dir: Folder of everything the run writes; seen by all workers.
+        run_dir: Folder of everything the run writes; seen by all workers, itself or by its twin.
         test: Read test once at the end, from the selected epoch. For final models only.
         command: What was typed, for the ledger.
         extra: What is tested beside the data as they are.
         alone: Modality -> validation accuracy of a reference trained on it alone, as far as known; for the readings.
         schedule: Searched values that change at some epochs, of population-based training; `config` has the last ones.
         snapshot_every: Epochs after which the run is kept for another trial to go on from; 0: never.
+        mirror: Where the run's folder has its twin.
     """
 
     config: dict[str, Any]
@@ -99,6 +101,7 @@ class Job:
     alone: Mapping[str, float] = field(default_factory=dict)
     schedule: Schedule = ()
     snapshot_every: int = 0
+    mirror: Mirror = NO_MIRROR
 
 
 def run(job: Job, reporter: Reporter) -> dict[str, Any]:

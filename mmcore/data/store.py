@@ -103,10 +103,14 @@ class PreparedDataset:
         """Reads every file and compares checksums.
 
         Raises:
-            DataError: A file is damaged; the message names it.
+            DataError: A file is missing or damaged; the message names it.
+            OSError: The data set's folder cannot be reached.
         """
         for file in self.metadata["files"]:
             path = self.directory / file["path"]
+            # Where the whole folder is away, so is its storage, which may come back.
+            if not path.is_file() and (self.directory / METADATA_FILE).is_file():
+                raise DataError(f"{path} is missing; prepare the data set again")
             if sha256(path) != file["sha256"]:
                 raise DataError(f"{path} is damaged: its sha256 is not that of {METADATA_FILE}; prepare it again")
 

@@ -46,6 +46,10 @@ class Encoder(nn.Module, ABC):
         """
         super().__init__()
 
+    @classmethod
+    def check_files(cls, config: Any) -> None:
+        """Raises a UsageError if a file that `config` (an instance of `Config`) names is not there; reads none."""
+
     @abstractmethod
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Returns features (B, D).
@@ -118,6 +122,26 @@ def input_channels(modality: Modality) -> int:
     if modality.kind == "image":
         return modality.shape[-3]
     return modality.shape[-1] if modality.kind == "features" else 1
+
+
+def missing_files(section: Mapping[str, Any], path: str) -> list[str]:
+    """Returns what is to be said of the files that an encoder's section names and that are not there.
+
+    Args:
+        section: As `build_encoder` takes it; one that is wrong is left to that.
+        path: Of the section in the configuration.
+    """
+    try:
+        encoder = ENCODERS.get(section.get("name", ""))
+        settings = {key: value for key, value in section.items() if key != "name"}
+        config = parse_section(encoder.Config, settings, path)
+    except (UsageError, ConfigError):
+        return []
+    try:
+        encoder.check_files(config)
+    except UsageError as error:
+        return [f"{path}.weights: {error}"]
+    return []
 
 
 def build_encoder(section: Mapping[str, Any], modality: Modality, where: str = "model.encoders") -> Encoder:

@@ -30,7 +30,7 @@ from mmcore.config import Section
 from mmcore.data.spec import Modality
 from mmcore.encoders.base import ENCODERS, ImageEncoder, input_channels
 from mmcore.encoders.patches import grid_positions, transformer_layer
-from mmcore.encoders.weights import RANDOM, check_size, file_state, load_all
+from mmcore.encoders.weights import RANDOM, check_file, check_size, file_state, load_all
 from mmcore.errors import UsageError
 
 SIZES = {"base": (768, 12, 12, 16), "tiny": (64, 2, 2, 8)}
@@ -63,6 +63,11 @@ class CavMae(ImageEncoder):
     """
 
     Config = CavMaeConfig
+
+    @classmethod
+    def check_files(cls, config: CavMaeConfig) -> None:
+        """Raises a UsageError if the weights are not there."""
+        check_file(config.weights, WHERE)
 
     def __init__(self, config: CavMaeConfig, modality: Modality):
         super().__init__(config, modality)
