@@ -66,6 +66,8 @@ def main(**flags: Any) -> None:
     encoding = encoding_of(flags["encoders"], flags["views"], parse_overrides(flags["values"], "--set"))
     run = RayParts(flags["address"], flags["cpus"])
     if flags["check"]:
+        if encoding:
+            raise UsageError("--check looks at raw files alone: leave out --encode")
         _check(dataset, values, raw_dir, flags, run)
         return
     how = HowToPrepare(flags["split_dir"], flags["vocab"], flags["on_missing"], run)
@@ -138,8 +140,8 @@ def _print_summary(prepared: PreparedDataset) -> None:
         console.print(f"  {modality.name}: {modality.kind}, {modality.dtype} {modality.shape}")
     for name, entry in prepared.encoded.items():
         console.print(
-            f"    {name} by {entry['encoder']['name']} (weights {entry['weights_sha256'][:12]}): {entry['layer']}, "
-            f"pooled {entry['pooling']}, {entry['views']} views"
+            f"    {name} by {entry['encoder']['name']} (weights {entry['weights_sha256'][:12]}): {entry['layer']}; "
+            f"pooling: {entry['pooling']}; views: {entry['views']}"
         )
     skipped = prepared.metadata["skipped"]
     if skipped:

@@ -98,7 +98,8 @@ class EncodedWriter:
             for rows in file.iter_batches(encoders.batch_size):
                 batch = encoders(to_batch(rows, self._recipe.spec))
                 encoded.append((rows.select([name for name in rows.schema.names if name not in raw]), batch))
-        for rows, batch in encoded:
+        for rows, on_device in encoded:
+            batch = on_device.to("cpu")
             encoders.check(batch)
             yield _table(rows, batch, self.spec, raw)
 
@@ -202,7 +203,7 @@ def _table(rows: pa.RecordBatch, batch: Batch, spec: DatasetSpec, encoded: set[s
     columns = {name: rows.column(name) for name in table_schema(spec).names if name not in encoded}
     for modality in spec.modalities:
         if modality.name in encoded:
-            columns[modality.name] = binary_column(batch.inputs[modality.name].cpu().numpy(), modality)
+            columns[modality.name] = binary_column(batch.inputs[modality.name].numpy(), modality)
     return pa.table({name: columns[name] for name in table_schema(spec).names}, schema=table_schema(spec))
 
 

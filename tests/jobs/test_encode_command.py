@@ -86,6 +86,7 @@ def test_what_prepare_prints(tmp_path: Path) -> None:
     told = json.loads(run(prepare, *arguments, "--json").stdout)
     assert told["encoded"]["facts"]["encoder"] == {"name": "mlp", "features": 8, "depth": 2}
     assert told["directory"].startswith(str(tmp_path / "data"))
+    assert "--check looks at raw files alone" in run(prepare, *arguments, "--check").stderr
     failed = run(prepare, "--dataset", path, "--encode", "facts=series", "--data-dir", tmp_path / "data")
     assert failed.exit_code == 2
     assert "'series' takes features (T, C), 'facts' is (2,)" in failed.stderr
