@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import ray
 import torch.distributed
 from ray import train
+from ray.exceptions import RayError
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.trainable.trainable_fn_utils import _in_tune_session
@@ -99,7 +100,8 @@ def _work(job: Job, body: Body) -> None:
         follower.push()
         if torch.cuda.is_available():  # a worker sees the GPUs of all workers on its node
             torch.cuda.set_device(get_device())
-        body(job, TrainReporter(run_dir, job.config["trainer"]["select"], follower.push))
+        reporter = TrainReporter(run_dir, job.config["trainer"]["select"], job.snapshot_every, follower.push)
+        body(job, reporter)
 
 
 def _has_real_gpus() -> bool:
@@ -132,6 +134,7 @@ def is_communication_failure(error: BaseException) -> bool:
 
 
 def _own_exception(failure: BaseException) -> BaseException | None:
-    """Returns the exception the body raised in a worker, without what Ray put around it; None if it was lost."""
-    inner = getattr(failure, "_base_exc", None)
-    return inner if isinstance(inner, BaseException) else None
+    """Returns the exception the body raised in a worker; None if the worker was lost, of which Ray tells in its own."""
+    from ray.train.v2._internal.exceptions import RayTrainError
+
+    return None if isinstance(failure, RayTrainError | RayError) else failure

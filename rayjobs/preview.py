@@ -13,7 +13,7 @@ from mmcore.data import DATASETS
 from rayjobs import cluster
 from rayjobs.datasets import options_of, source_modalities
 from rayjobs.files import read_json
-from rayjobs.plans import Machine, plan_searches, trial_shape
+from rayjobs.plans import Machine, check_weights, plan_searches, trial_shape
 from rayjobs.progress import format_seconds
 from rayjobs.request import Request
 from rayjobs.search import Search
@@ -37,6 +37,8 @@ def preview(request: Request, machine: Machine, output: Path) -> dict[str, Any]:
             DATASETS.get(dataset).split_rules,
         )
     ]
+    if not (machine.address or "").startswith("http"):  # a job's files are the cluster's
+        check_weights(searches)
     nodes = None if machine.address else [cluster.local_node(machine.cpus, machine.gpus)]
     shape = trial_shape(request, searches[0], nodes or [], streams=False)
     concurrent = cluster.concurrent_trials(shape, nodes, machine.concurrent) if nodes else machine.concurrent
@@ -60,13 +62,7 @@ def print_preview(document: Mapping[str, Any]) -> None:
     for search in document["searches"]:
         console.print(
             f"\n{search['name']}: {search['trials']} trials of at most {search['max_epochs']} epochs, "
-            + (
-                "all to their end"
-                if search["scheduler"] == "fifo"
-                else f"stopped early from epoch {search['grace_epochs']} on "
-                f"(1 of {search['reduction_factor']:g} goes on)"
-            )
-            + f", chosen by {search['algorithm']}"
+            + f"{_course(search)}, chosen by {search['algorithm']}"
         )
         for path, text in search["space"].items():
             console.print(f"  {path}: {text}")
@@ -74,6 +70,15 @@ def print_preview(document: Mapping[str, Any]) -> None:
             console.print(f"  point {number}: " + ", ".join(f"{path}={value}" for path, value in point.items()))
         console.print(f"  time: {search['time']}")
     console.print(f"\nthen {document['final_models']} final models, each tested once")
+
+
+def _course(search: Mapping[str, Any]) -> str:
+    """Returns what becomes of a search's trials as they run."""
+    if search["scheduler"] == "fifo":
+        return "all to their end"
+    if search["scheduler"] == "pbt":
+        return f"a population: every {search['grace_epochs']} epochs weak ones go on from strong ones' weights"
+    return f"stopped early from epoch {search['grace_epochs']} on (1 of {search['reduction_factor']:g} goes on)"
 
 
 def _final_rows(request: Request, searches: Sequence[Search], dataset: str) -> int:

@@ -16,13 +16,16 @@ import numpy as np
 
 from mmcore.errors import DataError
 from mmcore.statistics import MIN_SEEDS, choose_clusters, mean_interval, paired_bootstrap
+from rayjobs.classes import by_class, is_imbalanced
 from rayjobs.files import read_json
 from rayjobs.ledger import LEDGER_FILE
+from rayjobs.progress import short_settings
 from rayjobs.stages import SEARCH_FILE, best_file, final_dirs
 from rayjobs.trials import failure_reason
 from rayjobs.worker import PREDICTIONS_FILE, RESULT_FILE
 
 if TYPE_CHECKING:
+    from mmcore.data.splits import Assignment
     from rayjobs.plans import Plan
     from rayjobs.request import Experiment
 
@@ -142,8 +145,14 @@ def _table(experiment: Experiment, plan: Plan) -> dict[str, Any]:
         "folds": len(plan.folds) if cross_validated else None,
         "num_test_samples": len(tested) if cross_validated else len(assignments[0].test),
         "interval_note": note,
-        "chance_notes": [*_chance_notes(rows, finals), *_dead_notes(finals), *_budget_notes(rows, plan)],
+        "chance_notes": [
+            *_chance_notes(rows, finals),
+            *_dead_notes(finals),
+            *_budget_notes(rows, plan),
+            *_schedule_notes(rows),
+        ],
         "search_note": SEARCHED_ONCE if request.search_once else "",
+        "classes": _classes(plan, assignments[0], finals),
         "rows": sorted(rows, key=lambda row: (row["accuracy"] is None, -(row["accuracy"] or 0.0))),
     }
 
@@ -225,6 +234,15 @@ Finals = Mapping[str, Sequence[Sequence[Final]]]
 """Row -> fold -> seed."""
 
 
+def _classes(plan: Plan, assignment: Assignment, finals: Finals) -> list[dict[str, Any]]:
+    """Returns each row's accuracy by class, where classes are of unequal size or weighted; else nothing."""
+    models = {label: _flat(folds) for label, folds in finals.items()}
+    columns = {label: ("fused", [final.metrics for final in own]) for label, own in models.items() if own}
+    found = by_class(plan.prepared, assignment, columns)
+    weighted = any(search.config.trainer.class_weights != "none" for search in plan.searches)
+    return found if columns and (weighted or is_imbalanced(found)) else []
+
+
 def _compare(rows: list[dict[str, Any]], finals: Finals, reference: str | None) -> str:
     """Puts what each method adds to the reference into its row; returns what must be printed beside the intervals."""
     base = _flat(finals.get(reference or "", []))
@@ -298,6 +316,21 @@ def _budget_notes(rows: Sequence[Mapping[str, Any]], plan: Plan) -> list[str]:
         wanted = sum(search.trials for search in plan.searches if search.label == row["method"])
         if row["begun"] < wanted:
             notes.append(f"{row['method']}: {row['begun']} of {wanted} trials were begun, then the time was over")
+    return notes
+
+
+def _schedule_notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Returns a note for each best configuration that changes as it is trained (population-based training)."""
+    notes = []
+    for row in rows:
+        for best in row["best_of_folds"] or [row["best"]]:
+            if not best or not best.get("schedule"):
+                continue
+            parts = [f"from epoch {part['epoch'] + 1} {short_settings(part['values'])}" for part in best["schedule"]]
+            notes.append(
+                f"{row['method']}: its best configuration ({best['name']}) is a schedule: {'; '.join(parts)}. Final "
+                "models repeat it; the best-*.yaml file holds only the last values"
+            )
     return notes
 
 

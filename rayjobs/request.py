@@ -29,12 +29,13 @@ class Request:
         methods: Names of methods, or of rows or variants of them (`iprm-linear`), the reference among them.
         reference: The method the others are compared with; None for none.
         options: Options of the data sets.
+        dataset: Settings of the run's `dataset` section beside name and options: what is encoded.
         protocol: Settings of the run's `protocol` section.
         trials: Of each method; None: what the search-space file says.
         max_epochs: Of each trial; None: what the file says.
         final_seeds: Final models of each method.
         algorithm: How a search chooses its trials: hyperopt, random or grid.
-        scheduler: Whether trials are stopped early: asha or fifo.
+        scheduler: What becomes of weak trials: asha, fifo or pbt.
         search_once: Of a cross-validation, search fold 0 alone.
         seed: Of the search.
         values: Path -> fixed value.
@@ -50,6 +51,7 @@ class Request:
     methods: tuple[str, ...]
     reference: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
+    dataset: dict[str, Any] = field(default_factory=dict)
     protocol: dict[str, Any] = field(default_factory=dict)
     trials: int | None = None
     max_epochs: int | None = None
@@ -88,10 +90,11 @@ class Request:
         """Returns the experiment's name, made of what is searched: `digits-aug-iprm-ensemble`."""
         methods = sorted(set(self.methods) - {self.reference})
         datasets = [self.options["name"] if name == manifest.SOURCE_NAME else name for name in self.datasets]
-        parts = [*datasets, self.protocol.get("name", ""), *methods, self.reference or ""]
+        encoded = "encoded" if self.dataset.get("encode") else ""
+        parts = [*datasets, encoded, self.protocol.get("name", ""), *methods, self.reference or ""]
         name = "-".join(part for part in parts if part)
         if len(name) > MAX_NAME:
-            name = "-".join([*filter(None, parts[: len(datasets) + 1]), f"{len(methods)}-methods"])
+            name = "-".join([*filter(None, parts[: len(datasets) + 2]), f"{len(methods)}-methods"])
         return name
 
 

@@ -16,6 +16,7 @@ from mmcore.errors import CheckpointError
 from mmcore.patience import patiently
 from rayjobs.experiments import Outcome, succeeded
 from rayjobs.files import read_json, write_json, write_text
+from rayjobs.lineage import parse_schedule
 from rayjobs.plans import Plan
 from rayjobs.references import searched_accuracies
 from rayjobs.request import EXPERIMENT_FILE, RANKING_FILE, Experiment
@@ -107,6 +108,7 @@ def final_jobs(plan: Plan, data: DataHandle, experiment: Experiment) -> list[Job
                 values["seed"] = experiment.request.seed + number
                 config = RunConfig.parse(stored["config"]).with_values(values).to_dict()
                 run_dir = run_dir.resolve()
+                schedule = parse_schedule(stored["best"].get("schedule", ()))
                 common: dict[str, Any] = {"command": experiment.command, "alone": alone, "mirror": experiment.mirror}
-                jobs.append(Job(config, data, str(run_dir), test=True, **common))
+                jobs.append(Job(config, data, str(run_dir), test=True, schedule=schedule, **common))
     return jobs

@@ -20,8 +20,9 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from mmcore.build import build_method, complete_config
+from mmcore.build import build_method, build_source, complete_config
 from mmcore.config import RunConfig
+from mmcore.data.encoded import check_encoding
 from mmcore.data.store import PreparedDataset
 from mmcore.errors import CheckpointError, UsageError
 from mmcore.reporting import PlainReporter, read_readings, read_rows
@@ -87,6 +88,7 @@ def base_config(values: dict[str, Any], prepared: PreparedDataset) -> RunConfig:
         ConfigError: Lists every problem.
     """
     config = complete_config(RunConfig.parse(values))
+    check_encoding(config.dataset, prepared, build_source(config).spec())
     prepared.assign(config.protocol)
     build_method(config, prepared.spec)
     return config

@@ -21,9 +21,10 @@ from mmcore.config import RunConfig
 from mmcore.errors import EquipoiseError
 from rayjobs.cluster import TrialShape, tune_resources
 from rayjobs.files import read_json, write_json
+from rayjobs.lineage import HANDED_OVER, PROGRESS_FILE, read_schedule, take_over
 from rayjobs.mirror import NO_MIRROR, Follower, Mirror
-from rayjobs.reporters import FATAL, PROGRESS_FILE, TuneReporter
-from rayjobs.watchdog import FAILURE_FILE, PROCESS_FILES, announce
+from rayjobs.reporters import FATAL, TuneReporter
+from rayjobs.watchdog import FAILURE_FILE, PROCESS_FILES, announce, end_workers
 
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial
@@ -62,6 +63,7 @@ class SearchRuns:
         data: Handle of the prepared data.
         folder: The search's folder; each trial has one in it.
         command: For the ledger.
+        snapshot_every: Epochs between the exchanges of a population; 0: trials are on their own.
         mirror: Where the folder has its twin.
     """
 
@@ -69,6 +71,7 @@ class SearchRuns:
     data: Any
     folder: Path
     command: str
+    snapshot_every: int = 0
     mirror: Mirror = NO_MIRROR
 
     def run_dir(self, name: str, values: Mapping[str, Any]) -> Path:
@@ -79,8 +82,18 @@ class SearchRuns:
         """Returns a trial's job."""
         from rayjobs.worker import Job
 
-        config = RunConfig.parse(self.config).with_values({path: plain(value) for path, value in values.items()})
-        return Job(config.to_dict(), self.data, str(run_dir), command=self.command, mirror=self.mirror)
+        schedule = read_schedule(run_dir)  # rather than Tune's values: a driver may have been killed between the two
+        values = schedule[-1].values if schedule else {path: plain(value) for path, value in values.items()}
+        config = RunConfig.parse(self.config).with_values(values).to_dict()
+        return Job(
+            config,
+            self.data,
+            str(run_dir),
+            command=self.command,
+            schedule=schedule,
+            snapshot_every=self.snapshot_every,
+            mirror=self.mirror,
+        )
 
 
 @dataclass(frozen=True)
@@ -136,13 +149,17 @@ def _run_body(
     run_dir: Path, values: dict[str, Any], runs: Runs, shape: TrialShape, body: Body | None, follower: Follower
 ) -> None:
     try:
+        if shape.worker_group and (run_dir / HANDED_OVER).is_dir():
+            end_workers(run_dir)  # those of the weights that are given up, which might still write
+        take_over(run_dir)
         job = runs.job(run_dir, values)
         if shape.worker_group:
             from rayjobs.groups import run_group
 
             run_group(job, shape, body or worker_body())
         else:
-            (body or worker_body())(job, TuneReporter(run_dir, job.config["trainer"]["select"], follower.push))
+            select = job.config["trainer"]["select"]
+            (body or worker_body())(job, TuneReporter(run_dir, select, job.snapshot_every, follower.push))
     except Exception as error:
         record_failure(run_dir, error)
         with contextlib.suppress(OSError):  # storage that is away must not hide what went wrong

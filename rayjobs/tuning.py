@@ -189,7 +189,8 @@ class _Tuner:
         folder = self._folder(search)
         self._display.start(search.name)
         experiment = self._experiment
-        runs = SearchRuns(search.config.to_dict(), data, folder, experiment.command, experiment.mirror)
+        exchange = search.grace_epochs if search.scheduler == "pbt" else 0
+        runs = SearchRuns(search.config.to_dict(), data, folder, experiment.command, exchange, experiment.mirror)
         execution = replace(
             execution,
             callbacks=(ProgressCallback(self._display, search.name, search.max_epochs, folder),),

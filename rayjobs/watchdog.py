@@ -135,6 +135,16 @@ def end_run(run_dir: Path, limit_s: float) -> None:
             _kill_on.options(scheduling_strategy=there).remote(process["pid"], process["created"])
 
 
+def end_workers(run_dir: Path) -> None:
+    """Kills what is left of a worker group that was ended, and waits for it; a node that is gone took its own along."""
+    for file in sorted(run_dir.glob("process-worker-*.json")):
+        process = read_json(file)
+        if process:
+            there = NodeAffinitySchedulingStrategy(process["node"], soft=False)
+            with contextlib.suppress(ray.exceptions.RayError):
+                ray.get(_kill_on.options(scheduling_strategy=there).remote(process["pid"], process["created"]))
+
+
 @ray.remote(num_cpus=0)
 def _kill_on(pid: int, created: float) -> None:
     kill(pid, created)

@@ -35,6 +35,7 @@ RATIOS = {
     "trials": ["search_of_4"],
     "decoding": ["prepared÷decoded", "transformed÷decoded", "streamed÷decoded"],
     "preparing": ["prepare/two_workers", "prepare/memory"],
+    "features": ["features/epoch", "features/encoding", "features/data_time"],
     "feeding": ["digits/cached_first", "digits/cached_second", "digits/streamed_first", "digits/streamed_second"],
 }
 
@@ -53,13 +54,14 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "communication",
         "memory",
         "diagnostics",
+        "features",
         *(pytest.param(name, marks=pytest.mark.ray) for name in ("trials", "feeding", "decoding", "preparing")),
     ],
 )
 def test_a_benchmark_prints_finite_ratios(name: str, data_dir: Path, tmp_path: Path) -> None:
     figures = tmp_path / "figures.json"
     command = [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), "--quick", "--json", str(figures)]
-    if name not in {"methods", "communication", "memory", "decoding", "preparing"}:
+    if name not in {"methods", "communication", "memory", "decoding", "preparing", "features"}:
         command += ["--data-dir", str(data_dir)]
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
     done = subprocess.run(
