@@ -15,17 +15,19 @@ from object_storage import BUCKET, SECRET, ObjectStorage, object_storage, server
 from ray.tune.execution import class_cache
 
 from mmcore import patience
-from mmcore.checkpoint import CheckpointFolder
+from mmcore.checkpoint import MANIFEST_FILE, CheckpointFolder
 from mmcore.errors import UsageError
 from rayjobs import experiments, mirror, tune
 from rayjobs.addresses import check_address, fetched, open_mirror, working_folder
+from rayjobs.groups import GROUP_FILE
 from rayjobs.mirror import CHECKPOINTS, NO_MIRROR, Follower, Mirror, own_folder
 from rayjobs.packing import check_command
 from rayjobs.recovery import COPY_FOLDER, StateKeeper
 from rayjobs.request import Experiment, Request, at_address
 from rayjobs.scheduler import RUNGS_FILE
 from rayjobs.twins import AGAIN_S, EVERY_S, StatePusher, unpack_state
-from rayjobs.watchdog import Watchdog
+from rayjobs.watchdog import FAILURE_FILE, Watchdog
+from rayjobs.worker import RESULT_FILE
 
 RUN = "experiment/search/trial-001"
 
@@ -79,6 +81,11 @@ def names(folder: Path) -> list[str]:
 
 def state(epoch: int) -> dict[str, Any]:
     return {"epoch": epoch, "step": epoch, "mid_epoch": False, "weights": torch.full((3,), float(epoch))}
+
+
+def test_the_files_it_knows_by_name_are_called_so() -> None:
+    assert mirror.LAST_FILES == ((MANIFEST_FILE,), (RESULT_FILE,))
+    assert (FAILURE_FILE, GROUP_FILE) == mirror.NOTES
 
 
 class TestARunAndItsTwin:
