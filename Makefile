@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+MOTO := $(VENV)/moto/.installed
 
 DEMOS := cremad iemocap kinetics_sounds nvgesture sarcasm twitter15 vggsound
 
@@ -16,16 +17,21 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
+$(MOTO): tests/moto.txt $(INSTALLED)
+	$(PYTHON) -m venv $(VENV)/moto
+	$(VENV)/moto/bin/python -m pip install --quiet --requirement tests/moto.txt
+	touch $@
+
 demo: $(INSTALLED)
 	$(BIN)/python -m rayjobs.tune --dataset digits
 
 demos: $(INSTALLED)
 	set -e; for name in $(DEMOS); do $(BIN)/python -m rayjobs.tune --dataset $$name --demo; done
 
-test: $(INSTALLED)
+test: $(INSTALLED) $(MOTO)
 	$(BIN)/python -m pytest -m "not slow"
 
-test-slow: $(INSTALLED)
+test-slow: $(INSTALLED) $(MOTO)
 	$(BIN)/python -m pytest -m slow
 
 test-all: test test-slow

@@ -33,7 +33,12 @@ class Location(click.Path):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Returns a path, or a checked address as text."""
-        return check_address(value, param) if is_address(value) else super().convert(value, param, ctx)
+        if not is_address(value):
+            return super().convert(value, param, ctx)
+        try:
+            return check_address(value)
+        except UsageError as error:
+            self.fail(str(error), param, ctx)
 
 
 def is_address(value: Any) -> bool:
@@ -41,20 +46,19 @@ def is_address(value: Any) -> bool:
     return isinstance(value, str) and "://" in value
 
 
-def check_address(text: str, param: click.Parameter | None = None) -> str:
+def check_address(text: str) -> str:
     """Returns an address without a last slash.
 
     Raises:
         UsageError: Its scheme is unknown, it names no bucket, or it holds keys, which would be written to every log.
     """
-    option = param.opts[0] if param is not None else "an address"
     scheme, _, place = text.partition("://")
     if scheme not in SCHEMES:
-        raise UsageError(f"{option} must be a folder or s3://BUCKET/PREFIX, got the scheme '{scheme}'")
+        raise UsageError(f"it must be a folder or s3://BUCKET/PREFIX, got the scheme '{scheme}'")
     if urlsplit(text).username is not None or "?" in text or "#" in text:
-        raise UsageError(f"{option} must be s3://BUCKET/PREFIX and nothing more: {KEYS_HELP}")
+        raise UsageError(f"it must be s3://BUCKET/PREFIX and nothing more: {KEYS_HELP}")
     if not place.strip("/") or (scheme == LOCAL_SCHEME and not place.startswith("/")):
-        raise UsageError(f"{option} must name a bucket: s3://BUCKET/PREFIX, got {text!r}")
+        raise UsageError(f"it must name a bucket: s3://BUCKET/PREFIX, got {text!r}")
     return text.rstrip("/")
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from ray import tune
 from ray.tune import Callback
+from ray.tune.execution import class_cache
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search.hyperopt import HyperOptSearch
@@ -158,6 +159,8 @@ def _run(
     rules: list[Callback] = [*pullers, *callbacks, FailureRules(), *execution.callbacks]
     if execution.hang_limit_s:
         rules.append(Watchdog(execution.hang_limit_s, run_dir, runs.mirror))
+    # Ray would write the values into a log of each node. Every process has its own environment's anyway.
+    class_cache.ENV_VARS_TO_PROPAGATE -= {name for name in class_cache.ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         analysis = tune.run(

@@ -89,6 +89,8 @@ def remove_leaked_group(run_dir: Path) -> None:
 def _work(job: Job, body: Body) -> None:
     run_dir, rank = Path(job.run_dir), train.get_context().get_world_rank()
     own = (ALIVE_FILES, PROCESS_FILES) if rank else ()
+    if torch.cuda.is_available():  # a worker sees the GPUs of all workers on its node
+        torch.cuda.set_device(get_device())
     with job.mirror.following(run_dir, own) as follower:
         if job.mirror:  # what one writes, another on its node would still take for a leftover
             torch.distributed.barrier()
@@ -98,8 +100,6 @@ def _work(job: Job, body: Body) -> None:
         if group is not None:
             (run_dir / GROUP_FILE).write_text(group.id.hex())
         follower.push()
-        if torch.cuda.is_available():  # a worker sees the GPUs of all workers on its node
-            torch.cuda.set_device(get_device())
         reporter = TrainReporter(run_dir, job.config["trainer"]["select"], job.snapshot_every, follower.push)
         body(job, reporter)
 

@@ -27,7 +27,6 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from mmcore.checkpoint import MANIFEST_FILE
 from mmcore.patience import patiently
 
 if TYPE_CHECKING:
@@ -37,6 +36,8 @@ CHECKPOINTS = "checkpoints"
 """Folder of a run's checkpoints, which only the run itself needs."""
 TRAIN_FOLDER = "train"
 """Ray Train's own notes in a run's folder, of no use to another attempt."""
+MANIFEST_FILE = "manifest.json"
+"""`mmcore.checkpoint`'s, which would bring torch with it."""
 LAST_FILES = ((MANIFEST_FILE,), ("result.json",))
 """Pushed when all others stand: who finds one of them may rely on what it speaks of."""
 NOTES = ("failure.json", "placement_group")

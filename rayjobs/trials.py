@@ -22,7 +22,7 @@ from mmcore.errors import EquipoiseError
 from rayjobs.cluster import TrialShape, tune_resources
 from rayjobs.files import read_json, write_json
 from rayjobs.lineage import HANDED_OVER, PROGRESS_FILE, read_schedule, take_over
-from rayjobs.mirror import NO_MIRROR, Follower, Mirror
+from rayjobs.mirror import NO_MIRROR, NOTES, Follower, Mirror
 from rayjobs.reporters import FATAL, TuneReporter
 from rayjobs.watchdog import FAILURE_FILE, PROCESS_FILES, announce, end_workers
 
@@ -136,7 +136,7 @@ def run_trial(values: dict[str, Any], runs: Runs, shape: TrialShape, body: Body 
     """
     run_dir = runs.run_dir(tune.get_context().get_trial_name(), values)
     # Of a worker group, what the run itself writes is the first worker's to push.
-    own = (PROCESS_FILES, FAILURE_FILE) if shape.worker_group else ()
+    own = (PROCESS_FILES, *NOTES) if shape.worker_group else ()
     with runs.mirror.following(run_dir, own) as follower:
         run_dir.mkdir(parents=True, exist_ok=True)
         (run_dir / FAILURE_FILE).unlink(missing_ok=True)
