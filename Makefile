@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 
 DEMOS := cremad iemocap kinetics_sounds nvgesture sarcasm twitter15 vggsound
 
-.PHONY: demo demos test test-all test-slow lint types install clean
+.PHONY: demo demos test test-all test-slow lint types audit install clean
 
 install: $(INSTALLED)
 
@@ -36,6 +36,9 @@ lint: $(INSTALLED)
 
 types: $(INSTALLED)
 	$(BIN)/mypy
+
+audit: $(INSTALLED)
+	$(BIN)/python .ci/audit.py
 
 clean:
 	rm -rf $(VENV) *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -317,11 +317,11 @@ class Engine:
                 for key, value in entry.items()
             }
             self.optimizer.state[parameters[name]] = on_device
-        for group in self.optimizer.param_groups:
-            group["lr"] = state["lr"]
         self.step_index, self.gradient_norms = state["step"], state["gradient_norms"]
         self.cosines.values = state["cosines"]
         self.schedule.load_state_dict(state["schedule"])
+        for group in self.optimizer.param_groups:  # this run's rate: a schedule of settings may change it here
+            group["lr"] = self.config.optimizer.lr * self.schedule.factor
         if self._scaler:
             self._scaler.load_state_dict(state["scaler"])
         for name, generator_state in state["generators"].items():

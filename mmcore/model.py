@@ -128,7 +128,7 @@ def _build_encoders(chosen: list[Modality], sections: Mapping[str, Mapping[str, 
     problems: list[str] = []
     for modality in chosen:
         try:
-            encoders[modality.name] = build_encoder(sections[modality.name], modality)
+            encoders[modality.name] = build_encoder(sections[modality.name], modality.one_view)
         except ConfigError as error:
             problems += error.problems
         except UsageError as error:

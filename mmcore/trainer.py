@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -76,6 +76,8 @@ class Trainer:
         run_dir: Folder of checkpoints and logs, shared by all ranks; None: nothing is written.
         reporter: Told of every epoch on every rank.
         alone: Modality -> validation accuracy of a reference trained on it alone, as far as known: for the readings.
+        lineage: The run's other configurations, where its settings change at some epochs: it goes on from their
+            checkpoints too.
     """
 
     def __init__(
@@ -88,8 +90,10 @@ class Trainer:
         run_dir: Path | None = None,
         reporter: Reporter | None = None,
         alone: Mapping[str, float] | None = None,
+        lineage: Sequence[RunConfig] = (),
     ):
         self.config = config
+        self._lineage = tuple(lineage)
         self.device = torch.device(device)
         self.method = method
         self.loader = loader
@@ -116,8 +120,12 @@ class Trainer:
         if run_dir is not None:
             self._checkpoints = CheckpointFolder(run_dir / "checkpoints", config.trainer.keep_checkpoints)
 
-    def fit(self) -> Progress:
+    def fit(self, until: int | None = None) -> Progress:
         """Trains to the last epoch, going on from the newest valid checkpoint in the run's folder.
+
+        Args:
+            until: Finished epochs at which to end all the same; None: the last one's. Where the run has them already,
+                nothing is trained or reported.
 
         Raises:
             TrainingError: A loss or weight is not finite; what was saved before stays.
@@ -125,12 +133,14 @@ class Trainer:
         """
         torch.set_num_threads(self.config.trainer.threads)
         self.resume()
+        if until is not None and self.progress.epoch >= until:
+            return self.progress
         if self._run_dir is not None and distributed.rank() == 0:
             self._log = RunLog(self._run_dir, self.config, MONITOR)
         try:
             if self.progress.last_row:
                 self._report(self.progress.last_row)  # whoever started the run may have missed it
-            while self.progress.epoch < self.config.trainer.max_epochs:
+            while self.progress.epoch < (self.config.trainer.max_epochs if until is None else until):
                 start = time.perf_counter()
                 self.train_epoch()
                 self.end_epoch(start)
@@ -189,6 +199,7 @@ class Trainer:
         evaluation = self.evaluate("val", full=False)
         row |= {f"val/{name}": value for name, value in evaluation.metrics.items()}
         row["time/epoch_s"] = time.perf_counter() - start
+        row["time/samples_per_s"] = self.loader.num_samples("train") / row["time/epoch_s"]
         progress.epoch, progress.step_in_epoch, progress.last_row = epoch + 1, 0, row
         progress.totals, progress.counts, progress.num_samples = {}, {}, 0
         progress.history.append(kept(row, self.method.context.modalities))
@@ -240,7 +251,7 @@ class Trainer:
         self._check_agreement(state)
         if state is None:
             return False
-        check_same_config(state["config"], self.config)
+        self._check_lineage(state["config"])
         load_model(self.method, state)
         self.engine.load_state_dict(state["engine"])
         self.probes.load_full_state(state["probes"])
@@ -263,7 +274,7 @@ class Trainer:
             if newest is None:
                 raise CheckpointError("; ".join(refused) or "there is no checkpoint yet")
             state = newest
-        check_same_config(state["config"], self.config)
+        self._check_lineage(state["config"])
         load_model(self.method, state)
         self.probes.load_state_dict(state["probes"]["weights"])
         return int(state["epoch"])
@@ -338,6 +349,10 @@ class Trainer:
         if self._log is not None:
             self._log.write(row, [reading.to_dict() for reading in self.readings()])
         self.reporter.report(row)
+
+    def _check_lineage(self, stored: dict[str, Any]) -> None:
+        if stored not in [config.to_dict() for config in self._lineage]:
+            check_same_config(stored, self.config)
 
     def _check_agreement(self, state: dict[str, Any] | None) -> None:
         own = -1 if state is None else state["step"]

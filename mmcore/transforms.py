@@ -36,7 +36,7 @@ from mmcore.spectrogram import (
     tile,
 )
 
-AREA, ASPECT, TOP, LEFT, FLIP, START = range(6)
+AREA, ASPECT, TOP, LEFT, FLIP, START, VIEW = range(7)
 """Columns of `Batch.uniforms`. All modalities of a sample share them: views of one scene stay aligned."""
 
 
@@ -126,6 +126,7 @@ class BatchTransforms(nn.Module):
 
     def __init__(self, spec: DatasetSpec, settings: Mapping[str, Section]):
         super().__init__()
+        self.settings = dict(settings)
         self.transforms = nn.ModuleDict()
         problems: list[str] = []
         for modality in spec.modalities:
@@ -135,7 +136,14 @@ class BatchTransforms(nn.Module):
                 problems += error.problems
         if problems:
             raise ConfigError(problems)
-        self._augments = any(isinstance(section, ImageTransform) and section.augments for section in settings.values())
+        self._augments = any(modality.views for modality in spec.modalities) or any(
+            isinstance(section, ImageTransform) and section.augments for section in settings.values()
+        )
+
+    def augments(self, modality: str) -> bool:
+        """Tells whether training changes this modality's samples."""
+        section = self.settings[modality]
+        return isinstance(section, ImageTransform) and section.augments
 
     @torch.no_grad()
     def forward(self, batch: Batch, training: bool) -> Batch:
@@ -143,7 +151,7 @@ class BatchTransforms(nn.Module):
 
         Args:
             batch: As stored, on the device of this module. It is not changed. It may lack modalities.
-            training: Whether pictures are cropped and flipped.
+            training: Whether pictures are cropped and flipped, and which of the stored views is taken.
 
         Returns:
             The same samples. Lengths of audio become valid frames of the spectrogram (its last axis), and
@@ -153,7 +161,7 @@ class BatchTransforms(nn.Module):
             ValueError: Training augments, and the batch carries no random numbers (`uniforms`).
         """
         if training and self._augments and batch.uniforms is None:
-            raise ValueError("a training batch needs uniforms: crop and flip draw nothing themselves")
+            raise ValueError("a training batch needs uniforms: crop, flip and views draw nothing themselves")
         uniforms = batch.uniforms if training else None
         inputs: dict[str, Tensor] = {}
         lengths: dict[str, Tensor] = {}
@@ -305,13 +313,18 @@ class _Spectrogram(_Transform):
 
 
 class _Features(_Transform):
+    """Floating numbers; of stored views, one of the augmented in training and the plain one in evaluation."""
+
     one: Tensor
 
     def __init__(self, modality: Modality, settings: NoTransform):
         super().__init__()
+        self.views = modality.views
         self.add_constant("one", torch.ones(()))
 
     def forward(self, x: Tensor, lengths: Tensor | None, uniforms: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        if self.views:
+            x = x[:, 0] if uniforms is None else draw_views(x, uniforms)
         return x.to(self.one.dtype), lengths
 
 
@@ -380,6 +393,13 @@ def consecutive_frames(
     frames = start[:, None] + torch.arange(number, device=x.device)
     taken = x[torch.arange(len(x), device=x.device)[:, None], frames]
     return taken, None if lengths is None else lengths.clamp(max=number)
+
+
+def draw_views(x: Tensor, uniforms: Tensor) -> Tensor:
+    """Takes one of the views behind the first, all equally likely, of each sample (B, 1 + K, ...): (B, ...)."""
+    number = x.shape[1] - 1
+    view = 1 + (uniforms[:, VIEW] * number).long().clamp(max=number - 1)  # a product can round up to the number
+    return x[torch.arange(len(x), device=x.device), view]
 
 
 def flip_some(x: Tensor, uniforms: Tensor) -> Tensor:

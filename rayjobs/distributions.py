@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from pydantic import model_validator
 from ray import tune
 
@@ -82,6 +84,30 @@ class Distribution(Section):
             )
         low, high = self.ends()
         return f"{self.kind} {low:g} ... {high:g}"
+
+    def draw(self, generator: np.random.Generator) -> Any:
+        """Returns a value drawn from it."""
+        if self.choice is not None:
+            return self.choice[int(generator.integers(len(self.choice)))]
+        low, high = self.ends()
+        integers = self.kind.endswith("randint")
+        if self.kind.startswith("log"):
+            drawn = float(np.exp(generator.uniform(np.log(low), np.log(high + 1 if integers else high))))
+        else:
+            drawn = float(generator.uniform(low, high + 1 if integers else high))
+        return min(int(drawn), high) if integers else drawn
+
+    def near(self, value: Any, factors: Sequence[float], generator: np.random.Generator) -> Any:
+        """Returns a neighbour of `value`: times one of the factors, no further than the ends; of a choice the next one.
+
+        At an end of a choice it may stay as it is.
+        """
+        if self.choice is not None:
+            index = self.choice.index(value) + (1 if generator.random() < 0.5 else -1)
+            return self.choice[min(max(index, 0), len(self.choice) - 1)]
+        low, high = self.ends()
+        moved = min(max(value * factors[int(generator.integers(len(factors)))], low), high)
+        return round(moved) if self.kind.endswith("randint") else float(moved)
 
     def to_tune(self) -> Any:
         """Returns Tune's own form of it."""

@@ -15,8 +15,10 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search.hyperopt import HyperOptSearch
 
 from mmcore.seeding import derive_seed
-from rayjobs import recovery
+from rayjobs import recovery, twins
 from rayjobs.cluster import TrialShape
+from rayjobs.lineage import drop_snapshots, dump_schedule, read_schedule
+from rayjobs.population import Founders, Population, population_seed
 from rayjobs.reporters import OBJECTIVE
 from rayjobs.scheduler import RUNGS_FILE, RestorableASHA
 from rayjobs.search import Search
@@ -75,6 +77,7 @@ class Outcome:
         objective_loss: Validation loss of that epoch.
         device_seconds: Time its workers spent, restarts included.
         reason: Why it failed.
+        schedule: The settings its weights were trained with, where they changed (`rayjobs.lineage.Segment`).
     """
 
     name: str
@@ -85,6 +88,7 @@ class Outcome:
     objective_loss: float
     device_seconds: float
     reason: str = ""
+    schedule: tuple[dict[str, Any], ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Returns it as plain values."""
@@ -105,25 +109,25 @@ def run_search(search: Search, runs: SearchRuns, execution: Execution, resume: b
     """
     folder = runs.folder / TUNE_FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    restored = resume and _prepare(folder, runs.folder, execution.notify)
+    twins.unpack_state(runs.folder, folder)
+    restored = resume and _prepare(folder, runs, execution.notify)
     rungs = runs.folder / RUNGS_FILE
     if not restored:
         rungs.unlink(missing_ok=True)
-    searcher, space = _searcher(search)
-    scheduler = _scheduler(search, rungs)
     trials = _run(
         runs,
         execution,
         folder,
-        config=space,
-        search_alg=searcher,
-        scheduler=scheduler,
+        **_choosing(search, runs.folder, execution.concurrent),
         num_samples=search.trials,
-        max_concurrent_trials=execution.concurrent,
         time_budget_s=execution.budget_s,
-        callbacks=[recovery.StateKeeper(runs.folder)],
+        callbacks=[
+            recovery.StateKeeper(runs.folder),
+            *([twins.StatePusher(runs.mirror, runs.folder, execution.notify)] if runs.mirror else []),
+        ],
         resume="AUTO+ERRORED" if restored else None,
     )
+    drop_snapshots(runs.folder)
     return [_outcome(trial, runs.folder, search.max_epochs) for trial in trials]
 
 
@@ -147,9 +151,13 @@ def run_given(runs: GivenRuns, folder: Path, execution: Execution) -> list[Outco
 def _run(
     runs: Runs, execution: Execution, folder: Path, callbacks: Sequence[Callback] = (), **settings: Any
 ) -> list[Trial]:
-    rules: list[Callback] = [*callbacks, FailureRules(), *execution.callbacks]
+    def run_dir(trial: Trial) -> Path:
+        return runs.run_dir(trial_name(trial), trial.config)
+
+    pullers = [twins.RunPuller(runs.mirror, run_dir)] if runs.mirror else []
+    rules: list[Callback] = [*pullers, *callbacks, FailureRules(), *execution.callbacks]
     if execution.hang_limit_s:
-        rules.append(Watchdog(execution.hang_limit_s, lambda trial: runs.run_dir(trial_name(trial), trial.config)))
+        rules.append(Watchdog(execution.hang_limit_s, run_dir, runs.mirror))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         analysis = tune.run(
@@ -168,18 +176,35 @@ def _run(
     return list(analysis.trials)
 
 
+def _choosing(search: Search, folder: Path, concurrent: int) -> dict[str, Any]:
+    """Returns what chooses a search's trials, and which of them go on, as Tune's settings."""
+    space = {path: distribution.to_tune() for path, distribution in search.space.items()}
+    if search.scheduler == "pbt":
+        changes = {path: search.space[path] for path in search.changeable}
+        seed = population_seed(search)
+        population = Population(
+            folder, changes, search.trials, search.max_epochs, search.grace_epochs, concurrent, seed
+        )
+        return {"config": space, "search_alg": Founders(population, search.points, seed), "scheduler": population}
+    return {
+        "config": space,
+        "search_alg": _searcher(search),
+        "scheduler": _scheduler(search, folder / RUNGS_FILE),
+        "max_concurrent_trials": concurrent,
+    }
+
+
 def _scheduler(search: Search, rungs: Path) -> TrialScheduler:
     if search.scheduler == "fifo":
         return FIFOScheduler()
     return RestorableASHA(rungs, search.max_epochs, search.grace_epochs, search.reduction_factor)
 
 
-def _searcher(search: Search) -> tuple[HyperOptSearch | None, dict[str, Any]]:
-    """Returns the searcher (None where nothing is searched) and Tune's form of the space."""
+def _searcher(search: Search) -> HyperOptSearch | None:
+    """Returns the searcher; None where nothing is searched."""
     if not search.space:
-        return None, {}
-    config = search.config
-    searcher = HyperOptSearch(
+        return None
+    return HyperOptSearch(
         metric=OBJECTIVE,
         mode="max",
         points_to_evaluate=[dict(point) for point in search.points] or None,
@@ -188,17 +213,16 @@ def _searcher(search: Search) -> tuple[HyperOptSearch | None, dict[str, Any]]:
         n_initial_points=(
             search.trials + 1 if search.algorithm == "random" else max(len(search.points) + 2, search.trials // 4)
         ),
-        random_state_seed=derive_seed(config.seed, "search", search.name) % 2**32,
+        random_state_seed=derive_seed(search.config.seed, "search", search.name) % 2**32,
     )
-    return searcher, {path: distribution.to_tune() for path, distribution in search.space.items()}
 
 
-def _prepare(folder: Path, search_folder: Path, notify: Callable[[str], None]) -> bool:
-    restored, messages = recovery.prepare_restore(folder, search_folder)
+def _prepare(folder: Path, runs: SearchRuns, notify: Callable[[str], None]) -> bool:
+    restored, messages = recovery.prepare_restore(folder, runs.folder)
     known = recovery.known_trials(folder) if restored else set()
-    messages += [
-        f"{name} was lost with the state: set aside" for name in recovery.set_aside_unknown(search_folder, known)
-    ]
+    for name in recovery.set_aside_unknown(runs.folder, known):
+        runs.mirror.rename(runs.folder / name, runs.folder / f"{name}.set-aside")
+        messages.append(f"{name} was lost with the state: set aside")
     for message in messages:
         notify(message)
     return restored
@@ -209,18 +233,22 @@ def _outcome(trial: Trial, folder: Path, max_epochs: int, name: str = "") -> Out
     name = name or trial_name(trial)
     epochs = int(last.get("epoch", 0))
     failed = trial.status == Trial.ERROR
-    status = "failed" if failed else "unfinished" if trial.status != Trial.TERMINATED else "done"
+    ended = trial.status in (Trial.TERMINATED, Trial.PAUSED)  # one may wait for its turn when the time is over
+    status = "failed" if failed else "done" if ended else "unfinished"
+    schedule = read_schedule(folder / name)
+    values = schedule[-1].values if schedule else trial.config or {}
     if status == "done" and epochs < max_epochs:
         status = "stopped"
     return Outcome(
         name=name,
-        values={path: plain(value) for path, value in (trial.config or {}).items()},
+        values={path: plain(value) for path, value in values.items()},
         status=status,
         epochs=epochs,
         objective=last.get(OBJECTIVE),
         objective_loss=float(last.get("objective_loss", 0.0)),
         device_seconds=float(last.get("device_seconds", 0.0)),
         reason=failure_reason(folder / name) if failed else "",
+        schedule=tuple(dump_schedule(schedule)),
     )
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import ray
 import torch.distributed
 from ray import train
+from ray.exceptions import RayError
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.trainable.trainable_fn_utils import _in_tune_session
@@ -19,9 +20,10 @@ from ray.util.placement_group import PlacementGroup, get_current_placement_group
 
 from mmcore.errors import EquipoiseError
 from rayjobs.cluster import TrialShape
+from rayjobs.mirror import TRAIN_FOLDER
 from rayjobs.reporters import TrainReporter
 from rayjobs.trials import Body, LostWorkers
-from rayjobs.watchdog import announce
+from rayjobs.watchdog import ALIVE_FILES, PROCESS_FILES, announce
 
 if TYPE_CHECKING:
     from ray.train.v2.api.exceptions import TrainingFailedError
@@ -29,7 +31,6 @@ if TYPE_CHECKING:
     from rayjobs.worker import Job
 
 GROUP_FILE = "placement_group"
-TRAIN_FOLDER = "train"
 
 
 def run_group(job: Job, shape: TrialShape, body: Body) -> None:
@@ -86,15 +87,21 @@ def remove_leaked_group(run_dir: Path) -> None:
 
 
 def _work(job: Job, body: Body) -> None:
-    run_dir = Path(job.run_dir)
-    announce(run_dir, f"worker-{train.get_context().get_world_rank()}")
-    if train.get_context().get_world_rank() == 0:
-        group = get_current_placement_group()
+    run_dir, rank = Path(job.run_dir), train.get_context().get_world_rank()
+    own = (ALIVE_FILES, PROCESS_FILES) if rank else ()
+    with job.mirror.following(run_dir, own) as follower:
+        if job.mirror:  # what one writes, another on its node would still take for a leftover
+            torch.distributed.barrier()
+        run_dir.mkdir(parents=True, exist_ok=True)
+        announce(run_dir, f"worker-{rank}")
+        group = get_current_placement_group() if rank == 0 else None
         if group is not None:
             (run_dir / GROUP_FILE).write_text(group.id.hex())
-    if torch.cuda.is_available():  # a worker sees the GPUs of all workers on its node
-        torch.cuda.set_device(get_device())
-    body(job, TrainReporter(run_dir, job.config["trainer"]["select"]))
+        follower.push()
+        if torch.cuda.is_available():  # a worker sees the GPUs of all workers on its node
+            torch.cuda.set_device(get_device())
+        reporter = TrainReporter(run_dir, job.config["trainer"]["select"], job.snapshot_every, follower.push)
+        body(job, reporter)
 
 
 def _has_real_gpus() -> bool:
@@ -127,6 +134,7 @@ def is_communication_failure(error: BaseException) -> bool:
 
 
 def _own_exception(failure: BaseException) -> BaseException | None:
-    """Returns the exception the body raised in a worker, without what Ray put around it; None if it was lost."""
-    inner = getattr(failure, "_base_exc", None)
-    return inner if isinstance(inner, BaseException) else None
+    """Returns the exception the body raised in a worker; None if the worker was lost, of which Ray tells in its own."""
+    from ray.train.v2._internal.exceptions import RayTrainError
+
+    return None if isinstance(failure, RayTrainError | RayError) else failure

@@ -12,9 +12,10 @@ import click
 import mmcore
 import rayjobs
 from mmcore.errors import UsageError
+from rayjobs.addresses import is_address
 from rayjobs.spaces import spaces_folder
 
-VERBS = ("prepare", "train", "tune", "predict")
+VERBS = ("prepare", "train", "tune", "predict", "report")
 MAX_BYTES = 100 * 2**20
 """What a job server takes; said before the upload, not after it."""
 CARRIED = ("--space", "--config")
@@ -30,7 +31,7 @@ def check_command(verb: str, arguments: Sequence[str]) -> None:
     """
     if verb not in VERBS:
         raise UsageError(f"what is submitted begins with one of {', '.join(VERBS)}, got {verb!r}")
-    command: click.Command = importlib.import_module(f"rayjobs.{verb}").main
+    command = _command(verb)
     with command.make_context(f"rayjobs.{verb}", list(arguments)) as context:
         relative = [parameter.opts[0] for parameter in command.params if _is_relative(parameter, context)]
     if relative:
@@ -38,6 +39,16 @@ def check_command(verb: str, arguments: Sequence[str]) -> None:
             f"{', '.join(relative)} must be absolute, on storage all nodes see: a relative path lies in the job's own "
             "folder, which is gone when it ends"
         )
+
+
+def takes_address(verb: str) -> bool:
+    """Tells whether a verb joins the cluster itself; a report only reads files there."""
+    return any("--address" in parameter.opts for parameter in _command(verb).params)
+
+
+def _command(verb: str) -> click.Command:
+    command: click.Command = importlib.import_module(f"rayjobs.{verb}").main
+    return command
 
 
 def pack(folder: Path, arguments: Sequence[str]) -> list[str]:
@@ -68,7 +79,9 @@ def _is_relative(parameter: click.Parameter, context: click.Context) -> bool:
     values = [value for value in (given if isinstance(given, tuple) else (given,)) if value is not None]
     if not isinstance(parameter.type, click.Path):  # a data set is a name, or a table's file
         values = [value for value in values if str(value).endswith((".yaml", ".yml"))]
-    return parameter.opts[0] not in CARRIED and any(not Path(value).is_absolute() for value in values)
+    return parameter.opts[0] not in CARRIED and any(
+        not is_address(value) and not Path(value).is_absolute() for value in values
+    )
 
 
 def _carry_files(folder: Path, arguments: Sequence[str]) -> list[str]:

@@ -62,13 +62,7 @@ def print_preview(document: Mapping[str, Any]) -> None:
     for search in document["searches"]:
         console.print(
             f"\n{search['name']}: {search['trials']} trials of at most {search['max_epochs']} epochs, "
-            + (
-                "all to their end"
-                if search["scheduler"] == "fifo"
-                else f"stopped early from epoch {search['grace_epochs']} on "
-                f"(1 of {search['reduction_factor']:g} goes on)"
-            )
-            + f", chosen by {search['algorithm']}"
+            + f"{_course(search)}, chosen by {search['algorithm']}"
         )
         for path, text in search["space"].items():
             console.print(f"  {path}: {text}")
@@ -76,6 +70,15 @@ def print_preview(document: Mapping[str, Any]) -> None:
             console.print(f"  point {number}: " + ", ".join(f"{path}={value}" for path, value in point.items()))
         console.print(f"  time: {search['time']}")
     console.print(f"\nthen {document['final_models']} final models, each tested once")
+
+
+def _course(search: Mapping[str, Any]) -> str:
+    """Returns what becomes of a search's trials as they run."""
+    if search["scheduler"] == "fifo":
+        return "all to their end"
+    if search["scheduler"] == "pbt":
+        return f"a population: every {search['grace_epochs']} epochs weak ones go on from strong ones' weights"
+    return f"stopped early from epoch {search['grace_epochs']} on (1 of {search['reduction_factor']:g} goes on)"
 
 
 def _final_rows(request: Request, searches: Sequence[Search], dataset: str) -> int:

@@ -19,6 +19,7 @@ from mmcore.statistics import MIN_SEEDS, choose_clusters, mean_interval, paired_
 from rayjobs.classes import by_class, is_imbalanced
 from rayjobs.files import read_json
 from rayjobs.ledger import LEDGER_FILE
+from rayjobs.progress import short_settings
 from rayjobs.stages import SEARCH_FILE, best_file, final_dirs
 from rayjobs.trials import failure_reason
 from rayjobs.worker import PREDICTIONS_FILE, RESULT_FILE
@@ -99,15 +100,22 @@ def build_ranking(experiment: Experiment, plans: Sequence[Plan]) -> dict[str, An
     tables = [_table(experiment, plan) for plan in plans]
     return {
         "experiment": experiment.name,
-        "folder": str(folder),
+        "folder": experiment.mirror.address_of(folder),
         "command": experiment.command,
         "reference": request.reference,
         "final_seeds": request.final_seeds,
         "rankings": tables,
-        "ledger": str(folder.parent / LEDGER_FILE),
+        "ledger": _ledger(experiment),
         "tensorboard": f"tensorboard --logdir {folder}",
         "notes": [EQUAL_TRIALS],
     }
+
+
+def _ledger(experiment: Experiment) -> str:
+    """Returns where the readings of test stand: in one file, or, at an address, in one of each final model."""
+    if experiment.mirror:
+        return f"{experiment.mirror.address_of(experiment.folder)}/*/final-*/{LEDGER_FILE}"
+    return str(experiment.folder.parent / LEDGER_FILE)
 
 
 def _table(experiment: Experiment, plan: Plan) -> dict[str, Any]:
@@ -137,7 +145,12 @@ def _table(experiment: Experiment, plan: Plan) -> dict[str, Any]:
         "folds": len(plan.folds) if cross_validated else None,
         "num_test_samples": len(tested) if cross_validated else len(assignments[0].test),
         "interval_note": note,
-        "chance_notes": [*_chance_notes(rows, finals), *_dead_notes(finals), *_budget_notes(rows, plan)],
+        "chance_notes": [
+            *_chance_notes(rows, finals),
+            *_dead_notes(finals),
+            *_budget_notes(rows, plan),
+            *_schedule_notes(rows),
+        ],
         "search_note": SEARCHED_ONCE if request.search_once else "",
         "classes": _classes(plan, assignments[0], finals),
         "rows": sorted(rows, key=lambda row: (row["accuracy"] is None, -(row["accuracy"] or 0.0))),
@@ -303,6 +316,21 @@ def _budget_notes(rows: Sequence[Mapping[str, Any]], plan: Plan) -> list[str]:
         wanted = sum(search.trials for search in plan.searches if search.label == row["method"])
         if row["begun"] < wanted:
             notes.append(f"{row['method']}: {row['begun']} of {wanted} trials were begun, then the time was over")
+    return notes
+
+
+def _schedule_notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Returns a note for each best configuration that changes as it is trained (population-based training)."""
+    notes = []
+    for row in rows:
+        for best in row["best_of_folds"] or [row["best"]]:
+            if not best or not best.get("schedule"):
+                continue
+            parts = [f"from epoch {part['epoch'] + 1} {short_settings(part['values'])}" for part in best["schedule"]]
+            notes.append(
+                f"{row['method']}: its best configuration ({best['name']}) is a schedule: {'; '.join(parts)}. Final "
+                "models repeat it; the best-*.yaml file holds only the last values"
+            )
     return notes
 
 

@@ -18,7 +18,14 @@ if TYPE_CHECKING:
     from ray.tune.experiment import Trial
 
 COPY_FOLDER = "state-copy"
-STATE_PATTERNS = ("experiment_state-*.json", "searcher-state-*.pkl", "search_gen_state-*.json", "callback_states-*.pkl")
+SEARCHER_PATTERNS = ("searcher-state-*.pkl", "basic-variant-state-*.json")
+"""HyperOpt's state, or that of a population's first settings."""
+STATE_PATTERNS = (
+    "experiment_state-*.json",
+    *SEARCHER_PATTERNS,
+    "search_gen_state-*.json",
+    "callback_states-*.pkl",
+)
 
 
 class StateKeeper(Callback):
@@ -101,7 +108,7 @@ def prepare_restore(folder: Path, keeper_folder: Path) -> tuple[bool, list[str]]
 def check_state(folder: Path) -> list[str]:
     """Returns what is wrong with the state files in `folder`; nothing if they can be restored."""
     states = sorted(folder.glob("experiment_state-*.json"))
-    searchers = sorted(folder.glob("searcher-state-*.pkl"))
+    searchers = sorted(file for pattern in SEARCHER_PATTERNS for file in folder.glob(pattern))
     if not states or not searchers:
         return [f"{folder} holds no state of a search"]
     problems = []

@@ -14,6 +14,9 @@ from mmcore.methods import METHODS
 from rayjobs.distributions import Distribution
 from rayjobs.spaces import MethodSpace, Space, SpaceFile, collect
 
+MIN_POPULATION = 4
+"""Trials: of fewer none is in the weakest quarter."""
+
 
 @dataclass(frozen=True)
 class Search:
@@ -28,9 +31,11 @@ class Search:
         points: Values tried first.
         trials: How many.
         algorithm: `hyperopt` (TPE); `random`; or `grid`: every point is a trial trained to its end, nothing is drawn.
-        scheduler: `asha`, which stops trials early; or `fifo`, which lets each come to its end.
+        scheduler: `asha`, which stops trials early; `fifo`, which lets each come to its end; or `pbt`, whose weak
+            trials go on from strong ones with changed settings, every `grace_epochs`.
         grace_epochs: Epochs every trial gets; longer than any interval at which a method changes itself.
         reduction_factor: Of the trials that reach a rung, one in so many goes on.
+        changeable: Of the space, the paths a population changes; the others come with the weights.
     """
 
     dataset: str
@@ -44,6 +49,7 @@ class Search:
     scheduler: str
     grace_epochs: int
     reduction_factor: float
+    changeable: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -74,6 +80,7 @@ class Search:
             "space": {path: distribution.describe() for path, distribution in self.space.items()},
             "points": self.points,
             "config": self.config.to_dict(),
+            **({"changeable": list(self.changeable)} if self.scheduler == "pbt" else {}),
         }
 
 
@@ -88,7 +95,7 @@ class SearchOptions:
         trials: Replaces the file's.
         max_epochs: Replaces the file's.
         algorithm: `hyperopt`, `random`; or `grid`: every combination of the space's choices is a trial.
-        scheduler: `asha` or `fifo`.
+        scheduler: `asha`, `fifo` or `pbt`.
         folds: Those of a cross-validation to be searched; (None,) where there is one split.
     """
 
@@ -198,6 +205,10 @@ def _search(
     if is_grid:
         points = _grid(searched, f"{space.path.name} ({label})")
     _check_space(space, label, config, searched, points)
+    trials = len(points) if is_grid else (options.trials or space.file.trials) if searched else 1
+    is_population = options.scheduler == "pbt" and bool(searched)
+    if is_population and trials < MIN_POPULATION:
+        raise ConfigError([f"--scheduler pbt needs a population: --trials {MIN_POPULATION} or more, got {trials}"])
     return Search(
         dataset=folder_name,
         label=label,
@@ -205,9 +216,9 @@ def _search(
         config=config,
         space=searched,
         points=points if searched or is_grid else [],
-        trials=len(points) if is_grid else (options.trials or space.file.trials) if searched else 1,
-        algorithm=options.algorithm,
-        scheduler="fifo" if is_grid else options.scheduler,
+        trials=trials,
+        algorithm="random" if is_population else options.algorithm,  # it is the exchanges that learn
+        scheduler="fifo" if is_grid or (options.scheduler == "pbt" and not searched) else options.scheduler,
         grace_epochs=_grace_epochs(space.file, config.trainer.max_epochs),
         reduction_factor=space.file.reduction_factor,
     )

@@ -56,7 +56,7 @@ class JobFailed(EquipoiseError):
 @click.option("--json", "as_json", is_flag=True, help="Print the answer as one JSON document.")
 @friendly_errors
 def main(**flags: Any) -> None:
-    """Submit a command (after --) to a cluster as a job: prepare, train, tune or predict, with its options."""
+    """Submit a command (after --) to a cluster as a job: prepare, train, tune, predict or report."""
     asked = [name for name in ("logs", "status", "stop") if flags[name]] + ["list"] * flags["wants_list"]
     if len(asked) + bool(flags["command"]) != 1:
         raise UsageError("give either a command after --, or one of --logs, --status, --stop, --list")
@@ -104,14 +104,15 @@ def submit(
         UsageError: The command is refused, or the job server cannot be reached.
         JobFailed: It ended with an error, or was stopped.
     """
-    from rayjobs.packing import check_command, pack
+    from rayjobs.packing import check_command, pack, takes_address
 
     check_command(verb, arguments)
     client = connect(address)
     interpreter = python or (sys.executable if _is_this_machine(address) else "python")
     with tempfile.TemporaryDirectory(prefix="equipoise-job-") as folder:
         packed = pack(Path(folder), arguments)
-        entry = shlex.join([interpreter, "-m", f"rayjobs.{verb}", *packed, "--address", "auto"])
+        joining = ["--address", "auto"] if takes_address(verb) else []
+        entry = shlex.join([interpreter, "-m", f"rayjobs.{verb}", *packed, *joining])
         job = _when_ready(
             lambda: client.submit_job(
                 entrypoint=entry,

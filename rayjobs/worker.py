@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmcore import distributed
-from mmcore.build import build_method, build_run_transforms, resolve_device, used_modalities, variants_of
+from mmcore.build import build_method, build_run_transforms, build_source, resolve_device, used_modalities, variants_of
 from mmcore.conditions import Condition
 from mmcore.config import RunConfig
+from mmcore.data.encoded import check_encoding
 from mmcore.data.loader import Loader, TensorLoader
 from mmcore.data.store import PreparedDataset
 from mmcore.reporting import Reporter, Row
@@ -25,6 +26,8 @@ from mmcore.trainer import MONITOR, Trainer
 from rayjobs.evaluations import NOTHING_MORE, Extra, add_conditions
 from rayjobs.files import read_json, write_json
 from rayjobs.ledger import Entry
+from rayjobs.lineage import Schedule, dump_schedule, parts_of
+from rayjobs.mirror import NO_MIRROR, Mirror
 
 if TYPE_CHECKING:
     from rayjobs.streaming import CachedData
@@ -79,11 +82,14 @@ class Job:
     Attributes:
         config: `RunConfig.to_dict()` of a complete configuration.
         data: Where the samples come from.
-        run_dir: Folder of everything the run writes; seen by all workers.
+        run_dir: Folder of everything the run writes; seen by all workers, itself or by its twin.
         test: Read test once at the end, from the selected epoch. For final models only.
         command: What was typed, for the ledger.
         extra: What is tested beside the data as they are.
         alone: Modality -> validation accuracy of a reference trained on it alone, as far as known; for the readings.
+        schedule: Searched values that change at some epochs, of population-based training; `config` has the last ones.
+        snapshot_every: Epochs after which the run is kept for another trial to go on from; 0: never.
+        mirror: Where the run's folder has its twin.
     """
 
     config: dict[str, Any]
@@ -93,6 +99,9 @@ class Job:
     command: str = ""
     extra: Extra = NOTHING_MORE
     alone: Mapping[str, float] = field(default_factory=dict)
+    schedule: Schedule = ()
+    snapshot_every: int = 0
+    mirror: Mirror = NO_MIRROR
 
 
 def run(job: Job, reporter: Reporter) -> dict[str, Any]:
@@ -121,16 +130,19 @@ def run(job: Job, reporter: Reporter) -> dict[str, Any]:
 
 
 def _train(job: Job, config: RunConfig, prepared: PreparedDataset, reporter: Reporter) -> dict[str, Any]:
-    trainer = _build_trainer(job, config, prepared, reporter)
     if distributed.rank() == 0:
         write_json(Path(job.run_dir) / CONFIG_FILE, config.to_dict())
     start = time.perf_counter()
-    with closing(trainer.loader):
-        trainer.fit()
-    return _result(config, prepared, trainer, time.perf_counter() - start)
+    for part, until in parts_of(config, job.schedule):
+        trainer = _build_trainer(job, part, prepared, reporter)
+        with closing(trainer.loader):
+            trainer.fit(until)
+    result = _result(config, prepared, trainer, time.perf_counter() - start)
+    return {**result, "schedule": dump_schedule(job.schedule)} if job.schedule else result
 
 
 def _build_trainer(job: Job, config: RunConfig, prepared: PreparedDataset, reporter: Reporter | None) -> Trainer:
+    check_encoding(config.dataset, prepared, build_source(config).spec())
     device = resolve_device(config.trainer.device)
     return Trainer(
         config,
@@ -141,6 +153,7 @@ def _build_trainer(job: Job, config: RunConfig, prepared: PreparedDataset, repor
         Path(job.run_dir),
         reporter,
         job.alone,
+        [part for part, _ in parts_of(config, job.schedule)] if job.schedule else (),
     )
 
 

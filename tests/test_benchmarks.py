@@ -36,6 +36,7 @@ RATIOS = {
     "decoding": ["prepared÷decoded", "transformed÷decoded", "streamed÷decoded"],
     "preparing": ["prepare/two_workers", "prepare/memory"],
     "larger_than_memory": ["spilled/once", "spilled/twice", "memory/twice÷once"],
+    "features": ["features/epoch", "features/encoding", "features/data_time"],
     "feeding": ["digits/cached_first", "digits/cached_second", "digits/streamed_first", "digits/streamed_second"],
 }
 
@@ -56,13 +57,14 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "communication",
         "memory",
         "diagnostics",
+        "features",
         *(pytest.param(name, marks=pytest.mark.ray) for name in WITH_RAY),
     ],
 )
 def test_a_benchmark_prints_finite_ratios(name: str, data_dir: Path, tmp_path: Path) -> None:
     figures = tmp_path / "figures.json"
     command = [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), "--quick", "--json", str(figures)]
-    if name not in {"methods", "communication", "memory", "decoding", "preparing", "larger_than_memory"}:
+    if name not in {"methods", "communication", "memory", "decoding", "preparing", "larger_than_memory", "features"}:
         command += ["--data-dir", str(data_dir)]
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
     done = subprocess.run(

@@ -81,6 +81,14 @@ def samples_to_table(samples: Sequence[Sample], spec: DatasetSpec) -> pa.Table:
     return pa.table(columns, schema=table_schema(spec))
 
 
+def binary_column(data: np.ndarray, modality: Modality) -> pa.Array:
+    """Returns samples (B, ...) of the modality's shape and dtype as its column; no copy where they are contiguous."""
+    assert data.shape[1:] == modality.shape
+    assert data.dtype == modality.dtype
+    buffer = pa.py_buffer(np.ascontiguousarray(data))
+    return pa.Array.from_buffers(pa.binary(modality.num_bytes), len(data), [None, buffer])
+
+
 def columns_to_arrays(table: pa.Table | pa.RecordBatch, spec: DatasetSpec) -> Arrays:
     """Views a table's columns as arrays; only a column of several chunks is copied (once, to join them)."""
     lengths = {m.name: _numbers(table, f"{m.name}__length") for m in spec.modalities if m.variable_length}
@@ -141,7 +149,7 @@ def _binary_column(samples: Sequence[Sample], modality: Modality) -> pa.Array:
                 f"got {array.dtype} {array.shape}"
             )
         data[row] = array
-    return pa.Array.from_buffers(pa.binary(modality.num_bytes), len(samples), [None, pa.py_buffer(data)])
+    return binary_column(data, modality)
 
 
 def _take_binary(column: pa.ChunkedArray, rows: np.ndarray) -> pa.Array:

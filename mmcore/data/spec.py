@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -35,6 +35,9 @@ class Modality:
         num_values: For tokens, the size of the vocabulary: every id is smaller. None: known only once prepared.
         variable_length: A column `<name>__length` tells how much of the first axis is real.
         may_be_missing: A column `<name>__present` tells whether the sample has it.
+        views: Of features a frozen encoder made: augmented views stored behind the plain one along the first axis,
+            which is then 1 + `views` long: view 0 is what evaluation sees, of the others training draws. 0: there is
+            no such axis. It is not shown, since a source has none, and what is shown names prepared data.
     """
 
     name: str
@@ -45,6 +48,12 @@ class Modality:
     num_values: int | None = None
     variable_length: bool = False
     may_be_missing: bool = False
+    views: int = field(default=0, repr=False)
+
+    @property
+    def one_view(self) -> Modality:
+        """The modality as encoders are handed it: one of the stored views."""
+        return replace(self, shape=self.shape[1:], views=0) if self.views else self
 
     @property
     def num_bytes(self) -> int:

@@ -40,6 +40,7 @@ class ResNet50(ImageEncoder):
     """
 
     Config = ResNet50Config
+    layer = "global average pooling"
 
     @classmethod
     def check_files(cls, config: ResNet50Config) -> None:

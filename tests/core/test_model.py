@@ -161,3 +161,10 @@ def test_an_encoders_section_without_a_name_changes_keys_of_the_data_sets_own() 
     assert config.model.encoders["audio"] == default.model.encoders["audio"]
     named = {**values, "model": {"encoders": {"image": {"name": "resnet18"}}}}
     assert with_named_encoders(named) == named
+
+
+def test_encoders_of_stored_views_are_made_for_one_view() -> None:
+    modality = Modality("image", "features", (4, 7), "float16", views=3)
+    spec = DatasetSpec("made_up", ("a", "b"), (modality,))
+    model = build_model(spec, {"image": {"name": "identity"}}, equal_features=False)
+    assert model.num_features == {"image": 7}

@@ -227,7 +227,7 @@ class TestBert:
     ],
 )
 def test_weights_are_looked_for_without_building_anything(section: dict[str, Any], problem: str | None) -> None:
-    found = missing_files(section, "rgb")
+    found = missing_files(section, "model.encoders.rgb")
     assert len(found) == (problem is not None)
     if problem is not None:
         assert found[0].startswith("model.encoders.rgb.weights: ")

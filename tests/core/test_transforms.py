@@ -20,6 +20,7 @@ IMAGE = Modality("image", "image", (3, 20, 28), "uint8")
 VIDEO = Modality("video", "image", (4, 3, 12, 16), "uint8", variable_length=True)
 TEXT = Modality("text", "tokens", (9,), "int32")
 FEATURES = Modality("features", "features", (5, 7), "float16")
+VIEWS = Modality("views", "features", (4, 7), "float16", views=3)
 
 
 def _spec(*modalities: Modality) -> DatasetSpec:
@@ -270,6 +271,23 @@ def test_features_become_floating_and_tokens_stay() -> None:
     result = build_transforms(_spec(TEXT, FEATURES), {})(batch, training=True)
     assert result.inputs["text"] is batch.inputs["text"]
     assert torch.equal(result.inputs["features"], batch.inputs["features"].float())
+
+
+def test_training_draws_one_of_the_augmented_views_and_evaluation_takes_the_plain_one() -> None:
+    batch = _batch(VIEWS, num_samples=300)
+    assert batch.uniforms is not None
+    stored = batch.inputs["views"].double()
+    transforms = _build(VIEWS)
+    torch.testing.assert_close(transforms(batch, training=False).inputs["views"], stored[:, 0])
+    drawn = transforms(batch, training=True).inputs["views"]
+    views = [1 + int(3 * float(uniform)) for uniform in batch.uniforms[:, 6]]
+    torch.testing.assert_close(drawn, torch.stack([stored[row, view] for row, view in enumerate(views)]))
+    assert set(views) == {1, 2, 3}
+    batch.uniforms[:, 6] = 1 - 2**-24  # the largest there is
+    torch.testing.assert_close(transforms(batch, training=True).inputs["views"], stored[:, 3])
+    batch.uniforms = None
+    with pytest.raises(ValueError, match="needs uniforms"):
+        transforms(batch, training=True)
 
 
 def test_the_given_batch_is_not_changed() -> None:

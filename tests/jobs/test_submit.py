@@ -32,7 +32,11 @@ def test_what_a_job_would_lose_or_never_find_is_refused_before_anything_is_sent(
         check_command("tune", ["--dataset", "my.yaml", *SHARED])
     with pytest.raises(UsageError, match=r"^--raw-dir must be absolute"):
         check_command("prepare", ["--dataset", "cremad", "--raw-dir", "raw", "--data-dir", "/shared/data"])
-    with pytest.raises(UsageError, match="begins with one of prepare, train, tune, predict, got 'tun'"):
+    check_command("report", ["/shared/results/mine"])
+    with pytest.raises(UsageError, match=r"^results must be absolute"):
+        check_command("report", ["results/mine"])
+    assert [verb for verb in packing.VERBS if not packing.takes_address(verb)] == ["report"]
+    with pytest.raises(UsageError, match="begins with one of prepare, train, tune, predict, report, got 'tun'"):
         check_command("tun", [])
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from synthetic import NUM_CLASSES, make_config, make_spec, make_trainer
@@ -164,3 +166,13 @@ def test_a_whole_step_runs_on_the_meta_device(method: str, count: int) -> None:
     ]
     assert {str(tensor.device) for tensor in tensors} == {"meta"}
     assert meta.engine.step_index == 2
+
+
+@pytest.mark.parametrize("method", METHODS.names())
+def test_encoders_without_parameters_are_taken(method: str, tmp_path: Path) -> None:
+    spec = make_spec(2)
+    encoders = {name: {"name": "identity"} for name in spec.modality_names}
+    config = make_config(method, spec, trainer__max_epochs=16).with_values({"model.encoders": encoders})
+    trainer = make_trainer(config, spec, run_dir=tmp_path)
+    trainer.fit()
+    assert trainer.evaluate("train").metrics["fused/accuracy"] > 0.8

@@ -1,0 +1,133 @@
+"""A data file that goes away, or is cut, while trials run: one message that names it, at once; nothing else is lost."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray.tune import Callback
+
+from mmcore.build import complete_config
+from mmcore.config import RunConfig
+from mmcore.data.store import PreparedDataset, prepare
+from mmcore.errors import DataError
+from mmcore.reporting import read_rows
+from rayjobs import cluster
+from rayjobs.cluster import TrialShape
+from rayjobs.experiments import Execution, Outcome, run_given
+from rayjobs.streaming import materialise
+from rayjobs.trials import GivenRuns
+from rayjobs.worker import DataHandle, Job
+
+EPOCHS = 5
+
+
+def test_a_missing_file_is_named_but_storage_that_is_away_may_come_back(tmp_path: Path) -> None:
+    prepared = prepare("digits", None, None, tmp_path)
+    path = prepared.files("train")[0]
+    path.rename(path.with_name("elsewhere"))
+    with pytest.raises(DataError, match=f"{path} is missing; prepare the data set again"):
+        prepared.verify()
+    prepared.directory.rename(tmp_path / "unmounted")
+    with pytest.raises(FileNotFoundError):
+        prepared.verify()
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[list[cluster.Node]]:
+    with cluster.start(num_cpus=4, needs_dashboard=True) as nodes:
+        yield nodes
+
+
+@pytest.fixture
+def prepared(tmp_path: Path) -> PreparedDataset:
+    return prepare("digits", None, None, tmp_path / "data")
+
+
+class After(Callback):
+    """Does something after the first epoch any trial reports; counts the trials that are tried again."""
+
+    def __init__(self, action: Callable[[], object]):
+        self._action: Callable[[], object] | None = action
+        self.num_retried = 0
+
+    def on_trial_result(self, **info: Any) -> None:
+        if self._action:
+            self._action()
+            self._action = None
+
+    def on_trial_recover(self, **info: Any) -> None:
+        self.num_retried += 1
+
+
+def jobs(prepared: PreparedDataset, folder: Path, count: int, **data: Any) -> GivenRuns:
+    values = {
+        "dataset": {"name": "digits"},
+        "method": {"name": "joint"},
+        "trainer": {"max_epochs": EPOCHS, "batch_size": 256, "probes": False, "diagnostics": False},
+    }
+    config = complete_config(RunConfig.parse(values)).to_dict()
+    handle = DataHandle(str(prepared.directory), **data)
+    return GivenRuns(tuple(Job(config, handle, str(folder / f"run-{number}")) for number in range(count)))
+
+
+def run(runs: GivenRuns, folder: Path, shape: TrialShape, *callbacks: Callback) -> list[Outcome]:
+    return run_given(runs, folder, Execution(shape, concurrent=1, callbacks=callbacks))
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    ("shape", "damage"),
+    [
+        (TrialShape(cpus_per_worker=1, streams=True), "removed"),
+        (TrialShape(workers=2, cpus_per_worker=1, streams=True), "cut"),
+    ],
+    ids=["own-process", "worker-group"],
+)
+def test_a_streamed_file_that_goes_away_ends_the_trial_at_once_and_what_it_did_is_kept(
+    shape: TrialShape, damage: str, nodes: list[cluster.Node], prepared: PreparedDataset, tmp_path: Path
+) -> None:
+    path, copy = prepared.files("train")[0], tmp_path / "copy.parquet"
+    shutil.copyfile(path, copy)
+
+    def break_it() -> None:
+        path.unlink()
+        if damage == "cut":
+            path.write_bytes(copy.read_bytes()[:1000])
+
+    runs, after = jobs(prepared, tmp_path, 1), After(break_it)
+    (failed,) = run(runs, tmp_path / "first", shape, after)
+    assert failed.status == "failed"
+    assert str(path) in failed.reason
+    assert "is missing" in failed.reason if damage == "removed" else "is damaged" in failed.reason
+    assert "\n" not in failed.reason
+    assert after.num_retried == 0
+    assert 1 <= failed.epochs < EPOCHS
+    if shape.worker_group:  # another start of a group is half a minute
+        return
+    kept = read_rows(tmp_path / "run-0")
+    shutil.copyfile(copy, path)
+    (done,) = run(runs, tmp_path / "second", shape)
+    assert (done.status, done.epochs) == ("done", EPOCHS)
+    assert read_rows(tmp_path / "run-0")[: len(kept)] == kept, "an epoch was trained again"
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.timeout(600)
+def test_a_file_of_a_cached_data_set_is_missed_by_the_next_trial_only(
+    nodes: list[cluster.Node], prepared: PreparedDataset, tmp_path: Path
+) -> None:
+    path = prepared.files("train")[0]
+    runs = jobs(prepared, tmp_path, 2, cached=materialise(prepared))
+    after = After(path.unlink)
+    first, second = run(runs, tmp_path / "runs", TrialShape(), after)
+    assert (first.status, first.epochs) == ("done", EPOCHS)
+    assert second.status == "failed"
+    assert second.reason == f"{path} is missing; prepare the data set again"
+    assert after.num_retried == 0
