@@ -32,6 +32,8 @@ _ENVIRONMENT = {
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     # What a stream has given out is freed ten times a second, not once: a second of it may fill a small store.
     "RAY_free_objects_period_milliseconds": "100",
+    # A reader that has waited for a second would be ended, and another one take seconds to start in mid-epoch.
+    "RAY_idle_worker_killing_time_threshold_ms": "60000",
     # Tune prints nothing by itself.
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
