@@ -30,6 +30,10 @@ _ENVIRONMENT = {
     # Ctrl-C is handled by `interruptible`, which can then tell an interrupted search from a finished one.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    # What a stream has given out is freed ten times a second, not once: a second of it may fill a small store.
+    "RAY_free_objects_period_milliseconds": "100",
+    # A reader that has waited for a second would be ended, and another one take seconds to start in mid-epoch.
+    "RAY_idle_worker_killing_time_threshold_ms": "60000",
     # Tune prints nothing by itself.
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
@@ -85,6 +89,7 @@ def start(
     num_gpus: int | None = None,
     verbose: bool = False,
     needs_dashboard: bool = False,
+    store_bytes: int | None = None,
 ) -> Iterator[list[Node]]:
     """Starts a local Ray, or joins a cluster, for the time of a `with` block.
 
@@ -94,6 +99,7 @@ def start(
         num_gpus: GPUs of a local Ray; default: those the machine has.
         verbose: Shows Ray's own log and that of its workers.
         needs_dashboard: Worker groups run, whose clean-up needs the dashboard. It listens on loopback.
+        store_bytes: Object store of a local Ray; default: 30 % of the memory.
 
     Yields:
         The cluster's nodes.
@@ -104,6 +110,8 @@ def start(
     check_address(address)
     os.environ.update(_ENVIRONMENT)
     local: dict[str, Any] = {"num_cpus": num_cpus, "num_gpus": num_gpus, "include_dashboard": needs_dashboard}
+    if store_bytes:
+        local["object_store_memory"] = store_bytes
     _quieten(verbose)
     # Ray prints a paragraph on each lost process to standard output, which belongs to the result.
     with Path(os.devnull).open("w") as nowhere, redirect_stdout(sys.stderr if verbose else nowhere):

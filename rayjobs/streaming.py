@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 import ray
 import ray.data
-from ray.data import DataContext
+from ray.data import DataContext, ExecutionResources
 from ray.data.block import BlockMetadata
 from ray.data.collate_fn import ArrowBatchCollateFn
 from ray.data.datasource import Datasource, ReadTask
@@ -39,7 +39,10 @@ READ_CPUS = 0.5
 SHUFFLE_BYTES = 128 * 2**20
 """Samples mixed with each other by a stream, in bytes; a read task holds as much."""
 PIECE_BYTES = 32 * 2**20
-"""The most a block of a stream holds, if that is more than one sample."""
+"""The most a block of a stream holds, if that is more than one sample; in a small object store PIECE_SHARE of it."""
+PIECE_SHARE = 1 / 32
+STORE_SHARE = 0.15
+"""Of the object store, what one stream may fill: up to three of a trial run at a time, each as if it were alone."""
 PREFETCH_SHARE = 0.25
 """The next streams start when this share of an epoch's steps is left."""
 NUM_PREFETCHED = 4
@@ -100,8 +103,11 @@ def materialise(prepared: PreparedDataset, budget_bytes: int | None = None) -> C
 
 def default_budget_bytes() -> int:
     """Returns 40 % of the smallest node's object store: every node that runs trials holds a copy."""
-    stores = [node["Resources"].get("object_store_memory", 0) for node in ray.nodes() if node["Alive"]]
-    return int(0.4 * min(stores))
+    return int(0.4 * _smallest_store_bytes())
+
+
+def _smallest_store_bytes() -> float:
+    return min(node["Resources"].get("object_store_memory", 0) for node in ray.nodes() if node["Alive"])
 
 
 class StreamLoader:
@@ -147,7 +153,7 @@ class StreamLoader:
         self._pin_memory = pin_memory
         sample_bytes = sum(modality.num_bytes for modality in prepared.spec.modalities)
         self._shuffle_rows = max(batch_size + 1, shuffle_bytes // sample_bytes)
-        self._piece_rows = max(1, PIECE_BYTES // sample_bytes)
+        self._sample_bytes = sample_bytes
         self._num_epochs = num_epochs
         self._ready: dict[tuple[str, int], _Stream] = {}  # started ahead: (split, epoch; 0 in evaluation)
         quiet_ray_data()
@@ -217,14 +223,20 @@ class StreamLoader:
             windows = in_order(files)
             total, size = len(self._share(split)), self.eval_batch_size
             shares = [(first, min(first + size, total)) for first in range(0, total, size)]
-        windows = cut(windows, shares, self._piece_rows)
+        piece_bytes = min(PIECE_BYTES, PIECE_SHARE * _smallest_store_bytes())
+        windows = cut(windows, shares, max(1, int(piece_bytes / self._sample_bytes)))
         return _Stream(lambda: self._batches(windows, [stop - start for start, stop in shares]))
 
     def _batches(self, windows: Sequence[Window], sizes: Sequence[int]) -> Generator[Batch]:
         """Yields batches of these sizes from the windows' pieces, which Ray Data's tasks read."""
         # Ray Data would split the blocks of few tasks further, to have more of them.
         dataset = ray.data.read_datasource(_Windows(windows), num_cpus=READ_CPUS, override_num_blocks=len(windows))
-        dataset.context.target_max_block_size = 1  # each piece a block of its own, and none of them joined
+        # A block is given out as soon as it is larger than this, so that a whole piece is one; and Ray Data goes by it
+        # when it estimates what its tasks will fill.
+        largest = max(max(window.sizes) for window in windows) * self._sample_bytes
+        dataset.context.target_max_block_size = max(1, int(0.9 * largest))
+        limit = ExecutionResources.for_limits(object_store_memory=STORE_SHARE * _smallest_store_bytes())
+        dataset.context.execution_options.resource_limits = limit
         options = {"batch_size": 1, "collate_fn": _Unpacked(), "prefetch_batches": NUM_PREFETCHED}
         with closing(iter(dataset.iter_torch_batches(**options))) as pieces:
             for size in sizes:

@@ -35,9 +35,12 @@ RATIOS = {
     "trials": ["search_of_4"],
     "decoding": ["prepared÷decoded", "transformed÷decoded", "streamed÷decoded"],
     "preparing": ["prepare/two_workers", "prepare/memory"],
+    "larger_than_memory": ["spilled/once", "spilled/twice", "memory/twice÷once"],
     "features": ["features/epoch", "features/encoding", "features/data_time"],
     "feeding": ["digits/cached_first", "digits/cached_second", "digits/streamed_first", "digits/streamed_second"],
 }
+
+WITH_RAY = ("trials", "feeding", "decoding", "preparing", "larger_than_memory")
 
 
 @pytest.fixture(scope="module")
@@ -55,13 +58,13 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "memory",
         "diagnostics",
         "features",
-        *(pytest.param(name, marks=pytest.mark.ray) for name in ("trials", "feeding", "decoding", "preparing")),
+        *(pytest.param(name, marks=pytest.mark.ray) for name in WITH_RAY),
     ],
 )
 def test_a_benchmark_prints_finite_ratios(name: str, data_dir: Path, tmp_path: Path) -> None:
     figures = tmp_path / "figures.json"
     command = [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), "--quick", "--json", str(figures)]
-    if name not in {"methods", "communication", "memory", "decoding", "preparing", "features"}:
+    if name not in {"methods", "communication", "memory", "decoding", "preparing", "larger_than_memory", "features"}:
         command += ["--data-dir", str(data_dir)]
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
     done = subprocess.run(
@@ -72,7 +75,8 @@ def test_a_benchmark_prints_finite_ratios(name: str, data_dir: Path, tmp_path: P
     printed = {part.rpartition("=")[0]: float(part.rpartition("=")[2]) for part in ratios}
     assert word == "ratio"
     assert list(printed)[: len(RATIOS[name])] == RATIOS[name]  # more where a library to compare with is installed
-    assert all(math.isfinite(value) and value > 0 for value in printed.values())
+    assert all(math.isfinite(value) and value >= 0 for value in printed.values())
+    assert [name for name, value in printed.items() if value == 0 and not name.startswith("spilled/")] == []
     stored = json.loads(figures.read_text())
     assert [entry["name"] for entry in stored["ratios"]] == list(printed)
     assert "load average" in stored["environment"]
