@@ -100,10 +100,12 @@ def register() -> None:
     ENCODERS.register("scaled")(Scaled)
 
 
-def prepare_scenes(monkeypatch: Any, data_dir: Path, rows_per_file: int = 100, **options: Any) -> PreparedDataset:
-    """Returns the data set in files of `rows_per_file` rows (the last of a split may have fewer)."""
+def prepare_scenes(
+    monkeypatch: Any, data_dir: Path, rows_per_file: int = 100, groups_per_file: int = 1, **options: Any
+) -> PreparedDataset:
+    """Returns the data set in files of `rows_per_file` rows, in row groups (the last may have fewer)."""
     register()
     sample_bytes = sum(modality.num_bytes for modality in Scenes(ScenesConfig()).spec().modalities)
-    monkeypatch.setattr(writer, "ROW_GROUP_BYTES", rows_per_file * sample_bytes)
+    monkeypatch.setattr(writer, "ROW_GROUP_BYTES", rows_per_file // groups_per_file * sample_bytes)
     monkeypatch.setattr(writer, "PART_BYTES", rows_per_file * sample_bytes)
     return prepare("scenes", options, None, data_dir)

@@ -1,6 +1,6 @@
 """Encodes a prepared data set: another one beside it, of the same samples, with features in the place of modalities.
 
-Part by part: each file of the parent becomes one of the encoded set, and one that is there is never made again.
+Part by part: at most SAMPLES of one of the parent's files become a file, and one that is there is never made again.
 """
 
 from __future__ import annotations
@@ -36,22 +36,27 @@ from mmcore.data.writer import METADATA_FILE, Progress, write_synced
 from mmcore.encoding import FrozenEncoders, Recipe, differing_weights, recipe_of
 from mmcore.errors import DataError, EquipoiseError
 
+SAMPLES = 1024
+"""Most of a part. The parent's own files may hold all texts of a data set: one part would keep one process busy."""
+
 
 @dataclass(frozen=True)
 class EncodedPart:
-    """One file of the parent, to be encoded.
+    """Some consecutive rows of one of the parent's files, to be encoded.
 
     Attributes:
         path: Of the new file, in the encoded set.
         split: Of all its samples.
         num_rows: Samples in it.
         parent: Path of the parent's file, in the parent.
+        start: The first of its rows.
     """
 
     path: str
     split: str
     num_rows: int
     parent: str
+    start: int
 
 
 class EncodedWriter:
@@ -95,7 +100,7 @@ class EncodedWriter:
         raw = set(self._recipe.sections)
         encoded: list[tuple[pa.RecordBatch, Batch]] = []
         with pq.ParquetFile(self._parent.directory / part.parent) as file:
-            for rows in file.iter_batches(encoders.batch_size):
+            for rows in _batches(file, part, encoders.batch_size):
                 batch = encoders(to_batch(rows, self._recipe.spec))
                 encoded.append((rows.select([name for name in rows.schema.names if name not in raw]), batch))
         for rows, on_device in encoded:
@@ -169,12 +174,15 @@ def encode(
 
 
 def plan_encoding(parent: PreparedDataset, recipe: Recipe, checksums: Mapping[str, str]) -> list[EncodedPart]:
-    """Returns a part for each file of the parent, in its order; the name is a hash of all its features depend on."""
+    """Returns the parts in the parent's order of rows; a name is a hash of all that the part's features depend on."""
     parts = []
     for file in parent.metadata["files"]:
-        content = json.dumps([recipe.key(), dict(checksums), file["path"], file["sha256"]], sort_keys=True)
-        name = f"{file['split']}/part-{hashlib.sha256(content.encode()).hexdigest()[:16]}.parquet"
-        parts.append(EncodedPart(name, file["split"], file["num_rows"], file["path"]))
+        for start in range(0, file["num_rows"], SAMPLES):
+            number = min(SAMPLES, file["num_rows"] - start)
+            depends_on = [recipe.key(), dict(checksums), file["path"], file["sha256"], start, number]
+            digest = hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()
+            name = f"{file['split']}/part-{digest[:16]}.parquet"
+            parts.append(EncodedPart(name, file["split"], number, file["path"], start))
     return parts
 
 
@@ -196,6 +204,17 @@ def check_encoding(dataset: DatasetConfig, prepared: PreparedDataset, spec: Data
             "is encoded, its transforms and views cannot be searched, each is another data set"
         )
     _check_weights(dataset.encoder_sha256, prepared.weights_sha256, "the configuration was written")
+
+
+def _batches(file: pq.ParquetFile, part: EncodedPart, size: int) -> Iterator[pa.RecordBatch]:
+    """Yields a part's rows, at most `size` at once; one row group of the parent's file is in memory at a time."""
+    first = 0
+    for group in range(file.num_row_groups):
+        count = file.metadata.row_group(group).num_rows
+        low, high = max(part.start - first, 0), min(part.start + part.num_rows - first, count)
+        if low < high:
+            yield from file.read_row_group(group).slice(low, high - low).to_batches(max_chunksize=size)
+        first += count
 
 
 def _table(rows: pa.RecordBatch, batch: Batch, spec: DatasetSpec, encoded: set[str]) -> pa.Table:

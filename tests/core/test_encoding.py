@@ -18,6 +18,8 @@ from mmcore import encoding
 from mmcore.batch import Batch
 from mmcore.build import build_method, build_run_transforms, complete_config
 from mmcore.config import DatasetConfig, ProtocolConfig, RunConfig, parse_dataset
+from mmcore.data import encoded as encoded_module
+from mmcore.data import writer
 from mmcore.data.columns import to_batch
 from mmcore.data.encoded import EncodedWriter, check_encoding, encode, encoded_dir
 from mmcore.data.part_files import run_here
@@ -76,6 +78,19 @@ def test_features_are_those_of_each_transformed_sample_alone(parent: PreparedDat
                 frames[frame] = clip(batch.inputs["clip"][row, frame][None])[0]
         torch.testing.assert_close(features.inputs["picture"][row].float(), expected, atol=1e-3, rtol=1e-3)
         torch.testing.assert_close(features.inputs["clip"][row].float(), frames, atol=1e-3, rtol=1e-3)
+
+
+def test_a_large_file_is_encoded_in_several_parts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    parent = prepare_scenes(monkeypatch, tmp_path, rows_per_file=12, groups_per_file=2)
+    assert [len(parent.files(split)) for split in ("train", "val", "test")] == [1, 1, 1]
+    whole = encode(parent, section(clip=CONV, picture=CONV))
+    expected = whole.read_table()
+    whole.directory.rename(tmp_path / "whole")
+    monkeypatch.setattr(encoded_module, "SAMPLES", 5)
+    monkeypatch.setattr(writer, "ROW_GROUP_BYTES", 1)
+    in_parts = encode(parent, section(clip=CONV, picture=CONV))
+    assert [file["num_rows"] for file in in_parts.metadata["files"]] == [5, 5, 2, 4, 4]
+    assert in_parts.read_table().equals(expected)
 
 
 def test_everything_else_is_the_parents(parent: PreparedDataset) -> None:
@@ -275,10 +290,8 @@ def test_features_that_are_no_numbers_name_the_sample(parent: PreparedDataset, s
 
 
 def test_a_full_disk_keeps_what_is_written(parent: PreparedDataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mmcore.data import encoded as module
-
     written = []
-    write = module.write_file
+    write = encoded_module.write_file
 
     def full(path: Path, *arguments: Any) -> dict[str, Any]:
         if len(written) == 2:
@@ -287,7 +300,7 @@ def test_a_full_disk_keeps_what_is_written(parent: PreparedDataset, monkeypatch:
         return write(path, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "write_file", full)
+        patch.setattr(encoded_module, "write_file", full)
         with pytest.raises(DataError, match=r"No space left on device.*what is written is kept: run it again to go on"):
             encode(parent, section(picture=CONV))
     rest = CountingRun()
