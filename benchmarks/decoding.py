@@ -159,7 +159,6 @@ def take_turns(report: Report, prepared: PreparedDataset, raw: Path, work: Path,
     if cached is None:
         raise SystemExit("the samples do not fit in the object store of this machine")
     memory = cached.loader(assignment, BATCH_SIZE)
-    stream = streaming.StreamLoader(prepared, assignment, BATCH_SIZE, num_epochs=rounds)
     transforms = build_run_transforms(config, prepared.spec)
     decoder = Decoder(raw, memory.rows("train").sample_ids[:decoded].tolist())
     has_mosaic = importlib.util.find_spec("streaming") is not None
@@ -170,10 +169,12 @@ def take_turns(report: Report, prepared: PreparedDataset, raw: Path, work: Path,
         results["decoded"].wall.append(decoder.epoch())
         results["prepared"].wall.append(_read(memory, number))
         results["transformed"].wall.append(_transformed(memory, transforms, decoded, number))
+        # A loader for each round: one that knew of the next would read it while the other sides have their turns.
+        stream = streaming.StreamLoader(prepared, assignment, BATCH_SIZE, num_epochs=number + 1)
         results["streamed"].wall.append(steady(stream.train_batches(number)) / BATCH_SIZE)
+        stream.close()
         if mosaic is not None:
             results["mosaic"].wall.append(steady(iter(mosaic)) / BATCH_SIZE)
-    stream.close()
     report.add(ratio("prepared÷decoded", results, "prepared", "decoded", 0.1))
     report.add(ratio("transformed÷decoded", results, "transformed", "decoded"))
     report.add(ratio("streamed÷decoded", results, "streamed", "decoded"))
