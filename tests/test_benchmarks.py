@@ -35,6 +35,10 @@ RATIOS = {
     "trials": ["search_of_4"],
     "decoding": ["prepared÷decoded", "transformed÷decoded", "streamed÷decoded"],
     "preparing": ["prepare/two_workers", "prepare/memory"],
+    "workers": ["resnet18/workers÷ceiling", "resnet18/workers÷one"],
+    "many_trials": ["trial/late÷early", "driver_memory÷bar"],
+    "regret": ["digits-iprm/hyperopt_epochs÷grid", "digits-iprm/random_epochs÷grid"],
+    "restart": ["own_process/restart÷start", "worker_group/restart÷start"],
     "feeding": ["digits/cached_first", "digits/cached_second", "digits/streamed_first", "digits/streamed_second"],
 }
 
@@ -54,12 +58,14 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "memory",
         "diagnostics",
         *(pytest.param(name, marks=pytest.mark.ray) for name in ("trials", "feeding", "decoding", "preparing")),
+        "workers",
+        *(pytest.param(name, marks=pytest.mark.ray) for name in ("many_trials", "regret", "restart")),
     ],
 )
 def test_a_benchmark_prints_finite_ratios(name: str, data_dir: Path, tmp_path: Path) -> None:
     figures = tmp_path / "figures.json"
     command = [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), "--quick", "--json", str(figures)]
-    if name not in {"methods", "communication", "memory", "decoding", "preparing"}:
+    if name not in {"methods", "communication", "memory", "decoding", "preparing", "workers"}:
         command += ["--data-dir", str(data_dir)]
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
     done = subprocess.run(
