@@ -27,7 +27,8 @@ import ray
 from common import Ratio, Report, parser
 from decoding import SIDE, write_raw
 
-from mmcore.data.parts import Part, PartWriter, run_here
+from mmcore.data.part_files import run_here
+from mmcore.data.parts import Part, PartWriter
 from mmcore.data.store import HowToPrepare, prepare
 from rayjobs import cluster
 from rayjobs.parts import run_by_ray_data

@@ -9,8 +9,10 @@ import torch
 
 from mmcore import batchnorm
 from mmcore.class_weights import check_class_weights
-from mmcore.config import RunConfig, get_path, parse_section
+from mmcore.config import DatasetConfig, RunConfig, get_path, parse_dataset, parse_section
 from mmcore.data.spec import DATASETS, DatasetSource, DatasetSpec
+from mmcore.encoders.base import missing_files
+from mmcore.encoding import recipe_of
 from mmcore.errors import UsageError, unknown_name
 from mmcore.methods.base import METHODS, Context, Method, Need
 from mmcore.model import build_model
@@ -20,8 +22,7 @@ from mmcore.transforms import BatchTransforms, build_transforms
 
 def build_source(config: RunConfig) -> DatasetSource:
     """Returns the source of the configuration's data set, with its options."""
-    source = DATASETS.get(config.dataset.name)
-    return source(parse_section(source.Config, config.dataset.options, "dataset.options"))
+    return _source_of({"name": config.dataset.name, "options": config.dataset.options})
 
 
 def complete_config(config: RunConfig) -> RunConfig:
@@ -31,32 +32,54 @@ def complete_config(config: RunConfig) -> RunConfig:
         ConfigError: An encoder or transform of a modality the data set does not have, among others.
     """
     source, data = build_source(config), config.to_dict()
-    encoders = source.default_encoders()
+    encoders = default_encoders(source, config.dataset)
     data["model"]["encoders"] = {**encoders, **data["model"]["encoders"]}
     defaults, given = source.default_transforms(), data["dataset"]["transforms"]
     data["dataset"]["transforms"] = {
         name: {**defaults.get(name, {}), **given.get(name, {})} for name in dict.fromkeys([*defaults, *given])
     }
     completed = RunConfig.parse(data)
-    build_run_transforms(completed, source.spec())
+    build_transforms(source.spec(), {}, completed.dataset.transforms)
     return completed
+
+
+def default_encoders(source: DatasetSource, dataset: DatasetConfig) -> dict[str, dict[str, Any]]:
+    """Returns modality -> section of what is trained: the data set's own choice, on stored features a small one."""
+    frozen = recipe_of(dataset, source.spec()).default_encoders() if dataset.encode else {}
+    return {**source.default_encoders(), **frozen}
 
 
 def with_named_encoders(values: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a mapping for `RunConfig.parse` in which an encoder's section without a name is the data set's own one.
 
-    So `{"model": {"encoders": {"image": {"width": 8}}}}` changes one key and keeps the others.
+    So `{"model": {"encoders": {"image": {"width": 8}}}}` changes one key and keeps the others. A frozen encoder
+    (`dataset.encode`) of the name the data set itself has takes the data set's settings, too.
     """
+    dataset = with_named_frozen(values["dataset"])
     given = get_path(values, "model.encoders")
     if not isinstance(given, Mapping) or not given:
-        return dict(values)
-    dataset = values["dataset"]
-    source = DATASETS.get(dataset["name"])
-    defaults = source(parse_section(source.Config, dataset.get("options", {}), "dataset.options")).default_encoders()
+        return {**values, "dataset": dataset}
+    source = _source_of(dataset)
+    is_needed = any(name in given and "name" not in given[name] for name in dataset.get("encode", {}))
+    defaults = default_encoders(source, parse_dataset(dataset)) if is_needed else source.default_encoders()
     encoders = {
         name: section if "name" in section else {**defaults.get(name, {}), **section} for name, section in given.items()
     }
-    return {**values, "model": {**values["model"], "encoders": encoders}}
+    return {**values, "dataset": dataset, "model": {**values["model"], "encoders": encoders}}
+
+
+def with_named_frozen(dataset: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a `dataset` section whose frozen encoders have the data set's own settings where it has the same ones."""
+    given = dataset.get("encode")
+    if not isinstance(given, Mapping) or not given:
+        return dict(dataset)
+    own = _source_of(dataset).default_encoders()
+    encode = {}
+    for name, section in given.items():
+        default = own.get(name, {})
+        is_same = isinstance(section, Mapping) and section.get("name", default.get("name")) == default.get("name")
+        encode[name] = {**default, **section} if is_same else section
+    return {**dataset, "encode": encode}
 
 
 def build_method(config: RunConfig, spec: DatasetSpec, device: torch.device | str = "cpu") -> Method:
@@ -116,9 +139,23 @@ def used_modalities(config: RunConfig, spec: DatasetSpec) -> tuple[str, ...]:
     return method_class.used_modalities(method_config, spec.modality_names)
 
 
+def missing_weights(config: RunConfig) -> list[str]:
+    """Returns what is to be said of the weights that a complete configuration names by a path, and that are not there.
+
+    Only those of modalities its method uses, and of frozen encoders. What a name stands for on a hub is known when it
+    is loaded.
+    """
+    sections = {f"dataset.encode.{name}": section for name, section in config.dataset.encode.items()}
+    for name in used_modalities(config, build_source(config).spec()):
+        sections[f"model.encoders.{name}"] = config.model.encoders.get(name, {})
+    return [problem for path, section in sections.items() for problem in missing_files(section, path)]
+
+
 def build_run_transforms(config: RunConfig, spec: DatasetSpec) -> BatchTransforms:
-    """Builds the transforms that run on the device."""
-    return build_transforms(spec, {}, config.dataset.transforms)
+    """Builds the transforms that run on the device; those of encoded modalities ran before they were encoded."""
+    transforms = {name: section for name, section in config.dataset.transforms.items()
+                  if name not in config.dataset.encode}  # fmt: skip
+    return build_transforms(spec, {}, transforms)
 
 
 def resolve_device(name: str) -> torch.device:
@@ -132,6 +169,11 @@ def resolve_device(name: str) -> torch.device:
     if name == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
     return torch.device("cuda", torch.cuda.current_device())
+
+
+def _source_of(dataset: Mapping[str, Any]) -> DatasetSource:
+    source = DATASETS.get(dataset["name"])
+    return source(parse_section(source.Config, dataset.get("options", {}), "dataset.options"))
 
 
 def _method_config(config: RunConfig) -> tuple[type[Method], Any]:

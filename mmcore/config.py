@@ -34,7 +34,17 @@ class DatasetConfig(Section):
     name: str
     options: dict[str, Any] = {}
     transforms: dict[str, dict[str, Any]] = Field(
-        default={}, description="modality -> keys that replace the data set's own transform settings"
+        default={},
+        description="modality -> keys that replace the data set's own transform settings; before a frozen encoder, too",
+    )
+    encode: dict[str, dict[str, Any]] = Field(
+        default={}, description="modality -> frozen encoder whose features are stored and trained on"
+    )
+    views: Annotated[int, Ge(0)] = Field(
+        default=0, description="augmented views whose features are stored, too, of the modalities that are augmented"
+    )
+    encoder_sha256: dict[str, str] = Field(
+        default={}, description="modality -> checksum of its frozen encoder's weights; filled in, others are refused"
     )
 
 
@@ -162,6 +172,15 @@ class RunConfig(Section):
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+def parse_dataset(data: Mapping[str, Any]) -> DatasetConfig:
+    """Validates a `dataset` section alone and fills in every default, the plug-ins' own included.
+
+    Raises:
+        ConfigError: Lists every problem.
+    """
+    return RunConfig.parse({"dataset": dict(data), "method": {"name": "joint"}}).dataset
+
+
 def set_path(data: dict[str, Any], path: str, value: Any) -> None:
     """Sets `data["a"]["b"] = value` for the path "a.b", making the mappings on the way.
 
@@ -258,6 +277,10 @@ def _fill_plugins(data: dict[str, Any]) -> list[str]:
         fill(data["dataset"], DATASETS, "dataset", options_key="options")
     if "method" in data:
         fill(data["method"], METHODS, "method")
+    dataset = data.get("dataset")
+    frozen = dataset.get("encode") if isinstance(dataset, dict) else None
+    for modality, section in (frozen if isinstance(frozen, dict) else {}).items():
+        fill(section, ENCODERS, f"dataset.encode.{modality}")
     model = data.get("model")
     encoders = model.get("encoders") if isinstance(model, dict) else None
     for modality, section in (encoders if isinstance(encoders, dict) else {}).items():

@@ -19,7 +19,8 @@ from mmcore.data.columns import samples_to_table, to_batch
 from mmcore.data.manifest import Manifest, ManifestConfig, read_description
 from mmcore.data.media import RawFolder
 from mmcore.data.raw import DAMAGED, MISSING, Entry, Problem, RawSource, fault_of
-from mmcore.data.spec import Sample
+from mmcore.data.spec import DatasetSpec, Sample
+from mmcore.encoding import FrozenEncoders, differing_weights, recipe_of
 from mmcore.errors import CheckpointError, DataError, UsageError
 from mmcore.trainer import load_model
 
@@ -82,10 +83,12 @@ class Predictor:
         config = RunConfig.parse(state["config"])
         self._source, self._folder, self._device = source, folder, torch.device(device)
         self._spec = source.stored_spec(folder)
-        self._method = build_method(config, self._spec, self._device)
+        self._frozen = _frozen_encoders(config, self._spec, self._device)
+        spec = self._frozen.spec if self._frozen else self._spec
+        self._method = build_method(config, spec, self._device)
         load_model(self._method, state)
         self._method.eval()
-        self._transforms = build_run_transforms(config, self._spec).to(self._device)
+        self._transforms = build_run_transforms(config, spec).to(self._device)
 
     @torch.no_grad()
     def __call__(self, entries: Sequence[Entry]) -> dict[str, Any]:
@@ -112,9 +115,30 @@ class Predictor:
         }
 
     def _probabilities(self, samples: Sequence[Sample]) -> dict[str, torch.Tensor]:
-        batch = to_batch(samples_to_table(samples, self._spec), self._spec).to(self._device)
+        batch = to_batch(samples_to_table(samples, self._spec), self._spec)
+        if self._frozen:
+            batch = self._frozen(batch, plain_only=True)
+            self._frozen.check(batch)
+        batch = batch.to(self._device)
         logits = self._method.predict(self._transforms(batch, training=False))
         return {head: values.float().softmax(dim=1).cpu() for head, values in logits.items()}
+
+
+def _frozen_encoders(config: RunConfig, spec: DatasetSpec, device: torch.device) -> FrozenEncoders | None:
+    """Returns the frozen encoders whose features a model was trained on; None where it was trained on raw samples.
+
+    Raises:
+        CheckpointError: Their weights are not those of the training.
+    """
+    if not config.dataset.encode:
+        return None
+    encoders = FrozenEncoders(recipe_of(config.dataset, spec), device)
+    differing = differing_weights(config.dataset.encoder_sha256, encoders.checksums)
+    if differing:
+        raise CheckpointError(
+            f"the model was trained on features of encoders with other weights: {differing}; bring back those weights"
+        )
+    return encoders
 
 
 def _options_for(trained: Any, data: Path) -> ManifestConfig:

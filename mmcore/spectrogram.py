@@ -12,6 +12,14 @@ from torch import Tensor
 
 LOG_FLOOR = 1e-7
 """Added before every logarithm, as the field's preprocessing does."""
+KALDI_LOWEST_HZ, KALDI_PREEMPHASIS, KALDI_FLOOR = 20.0, 0.97, torch.finfo(torch.float32).eps
+"""Kaldi's defaults: where the filters begin, what is taken off of the sample before, the least a logarithm is of."""
+
+
+def tile(x: Tensor, lengths: Tensor | None, total: int) -> Tensor:
+    """Repeats the first `lengths` (B,) samples of each waveform (B, T) until there are `total`: (B, total)."""
+    counts = torch.full_like(x[:, 0], x.shape[1], dtype=torch.int64) if lengths is None else lengths.clamp(min=1)
+    return x.gather(1, torch.arange(total, device=x.device) % counts[:, None])
 
 
 def log_spectrogram(x: Tensor, window: Tensor, hop_length: int, filters: Tensor | None) -> Tensor:
@@ -39,6 +47,41 @@ def mel_filters(num_filters: int, n_fft: int, sample_rate_hz: int) -> Tensor:
     corners = 700 * (10 ** (torch.linspace(0, top_mel, num_filters + 2, dtype=torch.float64) / 2595) - 1)
     low, centre, high = corners[:-2, None], corners[1:-1, None], corners[2:, None]
     rising, falling = (frequencies - low) / (centre - low), (high - frequencies) / (high - centre)
+    return torch.minimum(rising, falling).clamp(min=0).to(torch.get_default_dtype())
+
+
+def kaldi_filterbank(x: Tensor, window: Tensor, hop_length: int, filters: Tensor) -> Tensor:
+    """Returns Kaldi's log-mel filterbank features (B, F, V), V = 1 + (T - W) // hop_length, as `compute-fbank-feats`.
+
+    Of each W samples, from sample v * hop_length on: their mean is subtracted; of each the sample before, times 0.97
+    (of the first: itself); times the window; filled up with zeros to the filters' size; log(filters |DFT|^2), at least
+    log(2^-23). Without dither, and without the energy.
+
+    Args:
+        x: (B, T) floating, T at least W. Kaldi's own scale is that of 16-bit integers; torchaudio's users have [-1, 1].
+        window: (W,), Kaldi's Hanning being the symmetric one.
+        hop_length: Samples between frames.
+        filters: (F, N / 2 + 1) for a transform of N samples, on the power spectrum.
+    """
+    frames = x.unfold(-1, len(window), hop_length)
+    frames = frames - frames.mean(dim=-1, keepdim=True)
+    before = torch.cat([frames[..., :1], frames[..., :-1]], dim=-1)
+    spectrum = torch.fft.rfft((frames - KALDI_PREEMPHASIS * before) * window, n=2 * (filters.shape[1] - 1))
+    power = spectrum.real.square() + spectrum.imag.square()
+    return (filters @ power.transpose(1, 2)).clamp(min=KALDI_FLOOR).log()
+
+
+def kaldi_filters(num_filters: int, n_fft: int, sample_rate_hz: int) -> Tensor:
+    """Returns filters (num_filters, n_fft // 2 + 1) that are triangles on the mel scale itself, from 20 Hz up.
+
+    Where a filter is narrower than the frequencies lie apart it may hold none of them, and stays at the floor.
+    """
+    frequencies = torch.linspace(0, sample_rate_hz / 2, n_fft // 2 + 1, dtype=torch.float64)
+    mels = 1127 * (1 + frequencies / 700).log()
+    lowest = 1127 * math.log(1 + KALDI_LOWEST_HZ / 700)
+    corners = torch.linspace(lowest, float(mels[-1]), num_filters + 2, dtype=torch.float64)
+    low, centre, high = corners[:-2, None], corners[1:-1, None], corners[2:, None]
+    rising, falling = (mels - low) / (centre - low), (high - mels) / (high - centre)
     return torch.minimum(rising, falling).clamp(min=0).to(torch.get_default_dtype())
 
 

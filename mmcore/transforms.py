@@ -24,7 +24,17 @@ from mmcore.batch import Batch
 from mmcore.config import Section, parse_section
 from mmcore.data.spec import DatasetSpec, Modality
 from mmcore.errors import ConfigError, suggest
-from mmcore.spectrogram import LOG_FLOOR, frame_mask, log_spectrogram, mel_filters, resample_frames, standardise
+from mmcore.spectrogram import (
+    LOG_FLOOR,
+    frame_mask,
+    kaldi_filterbank,
+    kaldi_filters,
+    log_spectrogram,
+    mel_filters,
+    resample_frames,
+    standardise,
+    tile,
+)
 
 AREA, ASPECT, TOP, LEFT, FLIP, START, VIEW = range(7)
 """Columns of `Batch.uniforms`. All modalities of a sample share them: views of one scene stay aligned."""
@@ -90,7 +100,13 @@ class SpectrogramTransform(Section):
         default=None, description="mel filters on the power spectrum; none: the magnitude, F = n_fft / 2 + 1"
     )
     frames: Size | None = Field(default=None, description="V, to which the valid part is resampled; none: all")
+    kaldi: bool = Field(
+        default=False,
+        description="Kaldi's filterbank of n_mels filters instead, as AST and CAV-MAE take it: see kaldi_filterbank",
+    )
     standardise: bool = Field(default=True, description="mean 0 and deviation 1 over each clip's valid frames")
+    mean: float = Field(default=0.0, description="subtracted from the logarithm, where `standardise` is off")
+    std: Positive = Field(default=1.0, description="and divided by")
 
 
 class NoTransform(Section):
@@ -110,6 +126,7 @@ class BatchTransforms(nn.Module):
 
     def __init__(self, spec: DatasetSpec, settings: Mapping[str, Section]):
         super().__init__()
+        self.settings = dict(settings)
         self.transforms = nn.ModuleDict()
         problems: list[str] = []
         for modality in spec.modalities:
@@ -122,6 +139,11 @@ class BatchTransforms(nn.Module):
         self._augments = any(modality.views for modality in spec.modalities) or any(
             isinstance(section, ImageTransform) and section.augments for section in settings.values()
         )
+
+    def augments(self, modality: str) -> bool:
+        """Tells whether training changes this modality's samples."""
+        section = self.settings[modality]
+        return isinstance(section, ImageTransform) and section.augments
 
     @torch.no_grad()
     def forward(self, batch: Batch, training: bool) -> Batch:
@@ -247,27 +269,47 @@ class _Spectrogram(_Transform):
     def __init__(self, modality: Modality, settings: SpectrogramTransform):
         super().__init__()
         self.settings = settings
+        _check_spectrogram(modality, settings)
+        window = torch.hann_window(settings.n_fft, periodic=not settings.kaldi)
         # Stored integers are scaled to [-1, 1] by the window: a power of two, so nothing is rounded.
-        self.add_constant("window", torch.hann_window(settings.n_fft) / (32768 if modality.dtype == "int16" else 1))
-        self.add_constant("filters", None if settings.n_mels is None else _checked_filters(modality, settings))
-        if len(modality.shape) != 1:
-            raise ConfigError([f"{_path(modality)}: a spectrogram is made of a waveform (T,), got {modality.shape}"])
+        self.add_constant("window", window / (32768 if modality.dtype == "int16" else 1))
+        self.add_constant("filters", None if settings.n_mels is None else _filters(modality, settings))
 
     def forward(self, x: Tensor, lengths: Tensor | None, uniforms: Tensor | None) -> tuple[Tensor, Tensor | None]:
         settings = self.settings
         if settings.tile_to is not None:
             x, lengths = tile(x, lengths, settings.tile_to), None
-        spectrogram = log_spectrogram(x.to(self.window.dtype), self.window, settings.hop_length, self.filters)
-        num_frames = None if lengths is None else 1 + lengths // settings.hop_length
+        has_lengths = lengths is not None
+        spectrogram, num_frames = (self._kaldi if settings.kaldi else self._stft)(x.to(self.window.dtype), lengths)
         valid = None if num_frames is None else frame_mask(num_frames, spectrogram.shape[-1])
         if settings.standardise:
             spectrogram = standardise(spectrogram, valid)
-        elif valid is not None:
-            spectrogram = torch.where(valid[:, None], spectrogram, math.log(LOG_FLOOR))
+        else:
+            if valid is not None:
+                silence = 0.0 if settings.kaldi else math.log(LOG_FLOOR)
+                spectrogram = torch.where(valid[:, None], spectrogram, silence)
+            if (settings.mean, settings.std) != (0, 1):
+                spectrogram = (spectrogram - settings.mean) / settings.std
         if settings.frames is not None:
             spectrogram = resample_frames(spectrogram, num_frames, settings.frames)
             num_frames = None
-        return spectrogram[:, None], num_frames
+        return spectrogram[:, None], num_frames if has_lengths else None
+
+    def _stft(self, x: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        hop = self.settings.hop_length
+        return log_spectrogram(x, self.window, hop, self.filters), None if lengths is None else 1 + lengths // hop
+
+    def _kaldi(self, x: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Returns T // hop_length frames, of which those that would end behind the clip do not count.
+
+        The published code fills up with zeros behind the last frame to as many, 1,024 for 10.24 s.
+        """
+        hop, size = self.settings.hop_length, len(self.window)
+        spectrogram = kaldi_filterbank(x, self.window, hop, cast(Tensor, self.filters))
+        spectrogram = F.pad(spectrogram, (0, x.shape[1] // hop - spectrogram.shape[-1]))
+        if lengths is None:
+            lengths = torch.full_like(x[:, 0], x.shape[1], dtype=torch.int64)
+        return spectrogram, 1 + (lengths - size).clamp(min=0) // hop
 
 
 class _Features(_Transform):
@@ -304,21 +346,34 @@ def _path(modality: Modality) -> str:
     return f"dataset.transforms.{modality.name}"
 
 
-def _checked_filters(modality: Modality, settings: SpectrogramTransform) -> Tensor:
-    if modality.sample_rate_hz is None:
-        raise ConfigError([f"{_path(modality)}.n_mels must be none: the data set states no sample rate"])
-    filters = mel_filters(cast(int, settings.n_mels), settings.n_fft, modality.sample_rate_hz)
+def _check_spectrogram(modality: Modality, settings: SpectrogramTransform) -> None:
+    problems = []
+    path = _path(modality)
+    if len(modality.shape) != 1:
+        problems.append(f"{path}: a spectrogram is made of a waveform (T,), got {modality.shape}")
+    if settings.n_mels is not None and modality.sample_rate_hz is None:
+        problems.append(f"{path}.n_mels must be none: the data set states no sample rate")
+    if settings.kaldi and settings.n_mels is None:
+        problems.append(f"{path}.n_mels must be given where kaldi is true")
+    length = settings.tile_to or modality.shape[-1]
+    if settings.kaldi and max(settings.n_fft, settings.hop_length) > length:
+        problems.append(f"{path}: where kaldi is true, n_fft and hop_length must be at most {length}, a clip's samples")
+    if settings.standardise and (settings.mean, settings.std) != (0, 1):
+        problems.append(f"{path}.standardise must be false where mean or std is given")
+    if problems:
+        raise ConfigError(problems)
+
+
+def _filters(modality: Modality, settings: SpectrogramTransform) -> Tensor:
+    num_filters, rate_hz = cast(int, settings.n_mels), cast(int, modality.sample_rate_hz)
+    if settings.kaldi:
+        return kaldi_filters(num_filters, 2 ** math.ceil(math.log2(settings.n_fft)), rate_hz)
+    filters = mel_filters(num_filters, settings.n_fft, rate_hz)
     num_empty = int((filters.sum(dim=1) == 0).sum())
     if num_empty:
         problem = f"{num_empty} of {settings.n_mels} filters hold none of the {filters.shape[1]} frequencies"
         raise ConfigError([f"{_path(modality)}.n_mels must be smaller, or n_fft larger: {problem}"])
     return filters
-
-
-def tile(x: Tensor, lengths: Tensor | None, total: int) -> Tensor:
-    """Repeats the first `lengths` (B,) samples of each waveform (B, T) until there are `total`: (B, total)."""
-    counts = torch.full_like(x[:, 0], x.shape[1], dtype=torch.int64) if lengths is None else lengths.clamp(min=1)
-    return x.gather(1, torch.arange(total, device=x.device) % counts[:, None])
 
 
 def consecutive_frames(

@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from mmcore.config import parse_section
+from mmcore.build import with_named_frozen
+from mmcore.config import parse_dataset, parse_section
 from mmcore.data import DATASETS, manifest
-from mmcore.data.parts import RunParts
+from mmcore.data.encoded import encode
+from mmcore.data.part_files import RunParts
 from mmcore.data.raw import RawSource
 from mmcore.data.store import HowToPrepare, PreparedDataset, prepare, prepared_dir
 from mmcore.errors import ConfigError, UsageError
@@ -35,14 +37,32 @@ def options_of(request: Request, dataset: str) -> dict[str, Any]:
     return {key: value for key, value in request.options.items() if key in fields[dataset]}
 
 
-def prepare_datasets(request: Request, run: RunParts) -> dict[str, PreparedDataset]:
-    """Returns each data set of a request, prepared where `run` says; see `prepare_one`."""
+def section_of(request: Request, dataset: str) -> dict[str, Any]:
+    """Returns the run's `dataset` section for a data set of a request."""
+    return with_named_frozen({"name": dataset, "options": options_of(request, dataset), **request.dataset})
+
+
+def prepare_datasets(request: Request, run: RunParts, encoders: RunParts) -> dict[str, PreparedDataset]:
+    """Returns each data set of a request, prepared where `run` says and encoded where `encoders` says."""
     raw = Path(request.raw_dir) if request.raw_dir else None
     how = HowToPrepare(vocab=Path(request.vocab) if request.vocab else None, run=run)
-    return {
-        name: prepare_one(name, options_of(request, name), raw, Path(request.data_dir), how)
-        for name in request.datasets
-    }
+    prepared = {}
+    for name in request.datasets:
+        parent = prepare_one(name, options_of(request, name), raw, Path(request.data_dir), how)
+        prepared[name] = encode_one(parent, section_of(request, name), encoders)
+    return prepared
+
+
+def encode_one(parent: PreparedDataset, section: Mapping[str, Any], run: RunParts) -> PreparedDataset:
+    """Returns a data set encoded as a run's `dataset` section says, or as it is where that names no frozen encoder.
+
+    Raises:
+        EquipoiseError: See `mmcore.data.encoded.encode`.
+    """
+    if not section.get("encode"):
+        return parent
+    with progress_bar(f"encoding {parent.directory.name}") as progress:
+        return encode(parent, parse_dataset(with_named_frozen(section)), run, progress)
 
 
 def prepare_one(

@@ -15,7 +15,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search.hyperopt import HyperOptSearch
 
 from mmcore.seeding import derive_seed
-from rayjobs import recovery
+from rayjobs import recovery, twins
 from rayjobs.cluster import TrialShape
 from rayjobs.lineage import drop_snapshots, dump_schedule, read_schedule
 from rayjobs.population import Founders, Population, population_seed
@@ -109,7 +109,8 @@ def run_search(search: Search, runs: SearchRuns, execution: Execution, resume: b
     """
     folder = runs.folder / TUNE_FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    restored = resume and _prepare(folder, runs.folder, execution.notify)
+    twins.unpack_state(runs.folder, folder)
+    restored = resume and _prepare(folder, runs, execution.notify)
     rungs = runs.folder / RUNGS_FILE
     if not restored:
         rungs.unlink(missing_ok=True)
@@ -120,7 +121,10 @@ def run_search(search: Search, runs: SearchRuns, execution: Execution, resume: b
         **_choosing(search, runs.folder, execution.concurrent),
         num_samples=search.trials,
         time_budget_s=execution.budget_s,
-        callbacks=[recovery.StateKeeper(runs.folder)],
+        callbacks=[
+            recovery.StateKeeper(runs.folder),
+            *([twins.StatePusher(runs.mirror, runs.folder, execution.notify)] if runs.mirror else []),
+        ],
         resume="AUTO+ERRORED" if restored else None,
     )
     drop_snapshots(runs.folder)
@@ -147,9 +151,13 @@ def run_given(runs: GivenRuns, folder: Path, execution: Execution) -> list[Outco
 def _run(
     runs: Runs, execution: Execution, folder: Path, callbacks: Sequence[Callback] = (), **settings: Any
 ) -> list[Trial]:
-    rules: list[Callback] = [*callbacks, FailureRules(), *execution.callbacks]
+    def run_dir(trial: Trial) -> Path:
+        return runs.run_dir(trial_name(trial), trial.config)
+
+    pullers = [twins.RunPuller(runs.mirror, run_dir)] if runs.mirror else []
+    rules: list[Callback] = [*pullers, *callbacks, FailureRules(), *execution.callbacks]
     if execution.hang_limit_s:
-        rules.append(Watchdog(execution.hang_limit_s, lambda trial: runs.run_dir(trial_name(trial), trial.config)))
+        rules.append(Watchdog(execution.hang_limit_s, run_dir, runs.mirror))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         analysis = tune.run(
@@ -209,12 +217,12 @@ def _searcher(search: Search) -> HyperOptSearch | None:
     )
 
 
-def _prepare(folder: Path, search_folder: Path, notify: Callable[[str], None]) -> bool:
-    restored, messages = recovery.prepare_restore(folder, search_folder)
+def _prepare(folder: Path, runs: SearchRuns, notify: Callable[[str], None]) -> bool:
+    restored, messages = recovery.prepare_restore(folder, runs.folder)
     known = recovery.known_trials(folder) if restored else set()
-    messages += [
-        f"{name} was lost with the state: set aside" for name in recovery.set_aside_unknown(search_folder, known)
-    ]
+    for name in recovery.set_aside_unknown(runs.folder, known):
+        runs.mirror.rename(runs.folder / name, runs.folder / f"{name}.set-aside")
+        messages.append(f"{name} was lost with the state: set aside")
     for message in messages:
         notify(message)
     return restored

@@ -13,6 +13,7 @@ from typing import Any
 
 from rayjobs.experiments import Outcome
 from rayjobs.files import read_json
+from rayjobs.mirror import NO_MIRROR, Mirror
 from rayjobs.reporters import EPOCH, OBJECTIVE, PROGRESS_FILE
 from rayjobs.search import Search
 from rayjobs.trials import FAILURE_FILE, failure_reason
@@ -38,10 +39,12 @@ def grid_trials(search: Search, folder: Path) -> list[GridTrial]:
     return [GridTrial(point, folder / f"trial-{number:03d}") for number, point in enumerate(search.points, start=1)]
 
 
-def grid_jobs(search: Search, trials: Sequence[GridTrial], data: DataHandle, command: str) -> list[Job]:
+def grid_jobs(
+    search: Search, trials: Sequence[GridTrial], data: DataHandle, command: str, mirror: Mirror = NO_MIRROR
+) -> list[Job]:
     """Returns a job for each trial that did not end before."""
     return [
-        Job(search.config.with_values(trial.values).to_dict(), data, str(trial.run_dir), command=command)
+        Job(search.config.with_values(trial.values).to_dict(), data, str(trial.run_dir), command=command, mirror=mirror)
         for trial in trials
         if not trial.is_settled
     ]

@@ -22,16 +22,16 @@ from ray.util.placement_group import PlacementGroup, get_current_placement_group
 from mmcore.errors import EquipoiseError
 from rayjobs.cluster import TrialShape
 from rayjobs.files import write_json
+from rayjobs.mirror import TRAIN_FOLDER
 from rayjobs.reporters import TrainReporter
 from rayjobs.trials import Body, LostWorkers
-from rayjobs.watchdog import announce
+from rayjobs.watchdog import ALIVE_FILES, PROCESS_FILES, announce
 from rayjobs.worker import SIZES_FILE, Job, group_sizes
 
 if TYPE_CHECKING:
     from ray.train.v2.api.exceptions import TrainingFailedError
 
 GROUP_FILE = "placement_group"
-TRAIN_FOLDER = "train"
 
 
 def run_group(job: Job, shape: TrialShape, body: Body) -> None:
@@ -96,17 +96,23 @@ def remove_leaked_group(run_dir: Path) -> None:
 
 
 def _work(job: Job, body: Body) -> None:
-    run_dir = Path(job.run_dir)
-    announce(run_dir, f"worker-{train.get_context().get_world_rank()}")
-    if train.get_context().get_world_rank() == 0:
-        if job.elastic:
+    run_dir, rank = Path(job.run_dir), train.get_context().get_world_rank()
+    own = (ALIVE_FILES, PROCESS_FILES) if rank else ()
+    with job.mirror.following(run_dir, own) as follower:
+        if job.mirror:  # what one writes, another on its node would still take for a leftover
+            torch.distributed.barrier()
+        run_dir.mkdir(parents=True, exist_ok=True)
+        announce(run_dir, f"worker-{rank}")
+        if job.elastic and rank == 0:
             write_json(run_dir / SIZES_FILE, [*group_sizes(run_dir), train.get_context().get_world_size()])
-        group = get_current_placement_group()
+        group = get_current_placement_group() if rank == 0 else None
         if group is not None:
             (run_dir / GROUP_FILE).write_text(group.id.hex())
-    if torch.cuda.is_available():  # a worker sees the GPUs of all workers on its node
-        torch.cuda.set_device(get_device())
-    body(job, TrainReporter(run_dir, job.config["trainer"]["select"], job.snapshot_every))
+        follower.push()
+        if torch.cuda.is_available():  # a worker sees the GPUs of all workers on its node
+            torch.cuda.set_device(get_device())
+        reporter = TrainReporter(run_dir, job.config["trainer"]["select"], job.snapshot_every, follower.push)
+        body(job, reporter)
 
 
 def _has_real_gpus() -> bool:

@@ -12,8 +12,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from mmcore.config import RunConfig
 from mmcore.data.store import PreparedDataset
 from mmcore.statistics import MIN_SEEDS, mean_interval
+from rayjobs.classes import by_class, cells, is_imbalanced, shown
 from rayjobs.evaluations import ACCURACY, AS_STORED
 from rayjobs.files import read_json
 from rayjobs.ranking import OVER_FOLDS, all_folds, fold_difference
@@ -52,6 +54,7 @@ def print_results(
     _print_metrics(units, prepared, console)
     for difference in differences:
         console.print(_difference_line(difference))
+    _print_classes(results, prepared, console)
     _print_extra(results, units, console)
     for result in results:
         for reading in result["readings"]:
@@ -82,6 +85,26 @@ def _print_metrics(units: Units, prepared: PreparedDataset, console: Console) ->
     epochs = ["/".join(f"{result['test']['epoch']:.0f}" for result in unit) for unit in units]
     table.add_row("tested epoch", "", "", "  ".join(epochs))
     console.print(table)
+
+
+def _print_classes(results: Sequence[Result], prepared: PreparedDataset, console: Console) -> None:
+    """Prints each class's accuracy, by the fused prediction and each head, where classes are of unequal size."""
+    first = RunConfig.parse(results[0]["config"])
+    tests = [result["test"] for result in results]
+    heads = [key.partition("/")[0] for key in tests[0] if key.endswith("/accuracy") and key.count("/") == 1]
+    rows = by_class(prepared, prepared.assign(first.protocol), {head: (head, tests) for head in heads})
+    if first.trainer.class_weights == "none" and not is_imbalanced(rows):
+        return
+    some, note = shown(rows)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("class, right on test in percent", overflow="fold", max_width=30)
+    for heading in ("train", "test", *heads):
+        table.add_column(heading, justify="right", overflow="fold")
+    for row in some:
+        table.add_row(*cells(row, heads))
+    console.print(table)
+    if note:
+        console.print(note)
 
 
 def _heading(units: Units) -> str:

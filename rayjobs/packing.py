@@ -12,6 +12,7 @@ import click
 import mmcore
 import rayjobs
 from mmcore.errors import UsageError
+from rayjobs.addresses import is_address
 from rayjobs.spaces import spaces_folder
 
 VERBS = ("prepare", "train", "tune", "predict", "report")
@@ -78,7 +79,9 @@ def _is_relative(parameter: click.Parameter, context: click.Context) -> bool:
     values = [value for value in (given if isinstance(given, tuple) else (given,)) if value is not None]
     if not isinstance(parameter.type, click.Path):  # a data set is a name, or a table's file
         values = [value for value in values if str(value).endswith((".yaml", ".yml"))]
-    return parameter.opts[0] not in CARRIED and any(not Path(value).is_absolute() for value in values)
+    return parameter.opts[0] not in CARRIED and any(
+        not is_address(value) and not Path(value).is_absolute() for value in values
+    )
 
 
 def _carry_files(folder: Path, arguments: Sequence[str]) -> list[str]:

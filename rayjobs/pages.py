@@ -15,7 +15,7 @@ import jinja2
 
 from mmcore.importance import Importance, parameter_importance
 from mmcore.statistics import best_so_far, mean_curve
-from rayjobs import figures, wording
+from rayjobs import classes, figures, wording
 from rayjobs.figures import Picture
 from rayjobs.records import OPEN, ExperimentRecord, SearchRecord, TrialRecord, best_of
 
@@ -125,7 +125,18 @@ def _results(table: Mapping[str, Any], reference: str | None) -> list[Grid]:
     if names:
         own = [(row["method"], *(wording.own_text(row["modalities"].get(name)) for name in names)) for row in rows]
         grids.append(Grid("Each modality alone, on test", ("method", *names), own))
-    return grids
+    return [*grids, *_classes(table)]
+
+
+def _classes(table: Mapping[str, Any]) -> list[Grid]:
+    """Returns each class's accuracy, where classes are of unequal size."""
+    found = table.get("classes")
+    if not found:
+        return []
+    methods = [row["method"] for row in table["rows"]]
+    some, note = classes.shown(found)
+    caption = "Right on test by class, in percent" + (f": {note}" if note else "")
+    return [Grid(caption, ("class", "train", "test", *methods), [classes.cells(row, methods) for row in some])]
 
 
 def _notes(table: Mapping[str, Any] | None) -> list[str]:

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
-from mmcore.data.parts import Part, PartWriter, run_here
+from mmcore.data.part_files import run_here
+from mmcore.data.parts import Part, PartWriter
 
 MIN_PARTS = 12
 """Fewer are written by this process: a local Ray takes about as long to start as a core to write these."""

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mmcore.build import build_method
+from mmcore.build import build_method, build_source, missing_weights
 from mmcore.data import DATASETS
+from mmcore.data.encoded import check_encoding
 from mmcore.data.spec import SplitRules
 from mmcore.data.store import PreparedDataset
-from mmcore.errors import UsageError
+from mmcore.errors import ConfigError, UsageError
 from rayjobs import cluster
-from rayjobs.datasets import check_available, options_of, prepare_datasets, source_modalities
+from rayjobs.datasets import check_available, options_of, prepare_datasets, section_of, source_modalities
+from rayjobs.encoding import RayEncoders
 from rayjobs.parts import RayParts
 from rayjobs.population import changeable
 from rayjobs.request import Request
@@ -77,17 +79,23 @@ class Plan:
 
 
 def plan_searches(
-    request: Request, dataset: str, folder_name: str, modalities: Sequence[str], rules: SplitRules
+    request: Request,
+    dataset: str,
+    folder_name: str,
+    modalities: Sequence[str],
+    rules: SplitRules,
+    weights_sha256: Mapping[str, str] | None = None,
 ) -> list[Search]:
-    """Returns the searches of one data set.
+    """Returns the searches of one data set; the checksums are those of its frozen encoders, as far as known.
 
     Raises:
         ConfigError: The search-space file, or what the command line adds to it, breaks a rule.
         UsageError: The reference is no single row.
     """
-    own_options = options_of(request, dataset)
+    section = section_of(request, dataset) | ({"encoder_sha256": dict(weights_sha256)} if weights_sha256 else {})
     given = Path(request.space) if request.space else None
-    space = load_space(space_file(dataset, given, demo=bool(own_options.get("demo"))))
+    is_demo, is_encoded = bool(section["options"].get("demo")), bool(section.get("encode"))
+    space = load_space(space_file(dataset, given, is_demo, is_encoded))
     folds = rules.folds_of(request.protocol)
     options = SearchOptions(
         request.seed,
@@ -99,7 +107,6 @@ def plan_searches(
         request.scheduler,
         folds[:1] if request.search_once else folds,
     )
-    section = {"name": dataset, "options": own_options}
     searches = build_searches(space, section, folder_name, modalities, request.methods, options)
     if request.reference and request.reference not in {search.label for search in searches}:
         rows = ", ".join(search.label for search in searches if search.config.method["name"] == request.reference)
@@ -107,11 +114,18 @@ def plan_searches(
     return searches
 
 
+def check_weights(searches: Sequence[Search]) -> None:
+    """Raises a ConfigError that lists all weights which the searches name by a path, and which are not there."""
+    problems = dict.fromkeys(problem for search in searches for problem in missing_weights(search.config))
+    if problems:
+        raise ConfigError(list(problems))
+
+
 def check_request(request: Request, machine: Machine) -> None:
     """Checks a request as far as neither the data's content nor Ray is needed for it.
 
     Raises:
-        ConfigError: As `plan_searches`.
+        ConfigError: As `plan_searches`; or weights are not there.
         UsageError: A trial asks for more than this machine has, where Ray is to be started on it.
     """
     raw_dir = Path(request.raw_dir) if request.raw_dir else None
@@ -121,6 +135,7 @@ def check_request(request: Request, machine: Machine) -> None:
         check_available(dataset, options, raw_dir, Path(request.data_dir), vocab)
         rules = DATASETS.get(dataset).split_rules
         searches = plan_searches(request, dataset, dataset, source_modalities(dataset, options), rules)
+        check_weights(searches)
         if machine.address is None:
             nodes = [cluster.local_node(machine.cpus, machine.gpus)]
             cluster.concurrent_trials(trial_shape(request, searches[0], nodes, streams=False), nodes)
@@ -130,11 +145,18 @@ def make_plans(request: Request, machine: Machine) -> list[Plan]:
     """Prepares the data sets and plans their searches; builds each model once, so that what cannot work fails here."""
     plans = []
     run = RayParts(machine.address, machine.cpus, machine.verbose)
-    for dataset, prepared in prepare_datasets(request, run).items():
+    encoders = RayEncoders(machine.address, machine.cpus, machine.verbose)
+    for dataset, prepared in prepare_datasets(request, run, encoders).items():
         searches = plan_searches(
-            request, dataset, prepared.directory.name, prepared.spec.modality_names, prepared.rules
+            request,
+            dataset,
+            prepared.directory.name,
+            prepared.spec.modality_names,
+            prepared.rules,
+            prepared.weights_sha256,
         )
         for search in searches:
+            _check_encoding(search, prepared)
             prepared.assign(search.config.protocol)
             build_method(search.config, prepared.spec)
         searches = [_with_changes(search, prepared) for search in searches]
@@ -147,6 +169,14 @@ def _with_changes(search: Search, prepared: PreparedDataset) -> Search:
     if search.scheduler != "pbt":
         return search
     return replace(search, changeable=tuple(changeable(search, prepared.spec)))
+
+
+def _check_encoding(search: Search, prepared: PreparedDataset) -> None:
+    """Looks whether all trials of a search are of one data set: what is encoded must not be searched."""
+    ends = [{path: value} for path, values in search.space.items() for value in values.ends() if path[:8] == "dataset."]
+    spec = build_source(search.config).spec()
+    for values in [{}, *ends]:
+        check_encoding(search.config.with_values(values).dataset, prepared, spec)
 
 
 def grid_stage(plan: Plan) -> str:

@@ -12,6 +12,7 @@ import click
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rayjobs.addresses import Location, fetched
 from rayjobs.cli import friendly_errors, print_json
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ Predict = Callable[[Sequence["Entry"]], dict[str, Any]]
 
 
 @click.command()
-@click.option("--checkpoint", type=click.Path(path_type=Path), required=True, help="Folder of a run (final-1, seed-0).")
+@click.option("--checkpoint", type=Location(), required=True, help="Folder or address of a run (final-1, seed-0).")
 @click.option("--data", type=click.Path(path_type=Path), required=True, help="A table, FILE.yaml, or a raw folder.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The Parquet file to write.")
 @click.option("--on-missing", type=click.Choice(["fail", "skip"]), default="fail", show_default=True,
@@ -42,7 +43,8 @@ def main(**flags: Any) -> None:
 
     if submit_instead("predict", flags["address"]):
         return
-    state = read_state(flags["checkpoint"])
+    with fetched(flags["checkpoint"]) as run_dir:
+        state = read_state(run_dir)
     source, folder, entries, problems = samples_of(state, flags["data"])
     check_faults(str(flags["data"]), problems, len(entries), flags["on_missing"])
     reports = list(_run(state, source, folder, entries, flags["address"], flags["cpus"]))

@@ -34,6 +34,11 @@ if TYPE_CHECKING:
 @click.option("--on-missing", type=click.Choice(["fail", "skip"]), default="fail", show_default=True,
               help="Refuse missing and damaged files, or leave their samples out.")  # fmt: skip
 @click.option("--demo", is_flag=True, help="Small raw files that the data set writes itself.")
+@click.option("--encode", "encoders", multiple=True, metavar="MODALITY=ENCODER,...",
+              help="Also store the features of frozen encoders, in a data set beside it; repeatable.")  # fmt: skip
+@click.option("--views", type=click.IntRange(0), help="Of --encode: augmented views stored of each sample.")
+@click.option("--set", "values", multiple=True, metavar="PATH=VALUE", help="Of --encode: dataset.encode.image.weights, "
+              "dataset.transforms.image.flip, ...; repeatable.")  # fmt: skip
 @click.option("--check", is_flag=True, help="Only look: what is there, missing, damaged, on both sides of a split.")
 @click.option("--address", help="A Ray cluster: auto or HOST:PORT.  [default: this machine]")
 @click.option("--cpus", type=click.IntRange(1), help="CPUs of this machine to use.  [default: all]")
@@ -45,7 +50,8 @@ if TYPE_CHECKING:
 @friendly_errors
 def main(**flags: Any) -> None:
     """Prepare a data set: read its raw files once, and store what training needs."""
-    from rayjobs.datasets import check_demo, own_raw_dir, resolve_dataset
+    from rayjobs.datasets import check_demo, encode_one, own_raw_dir, resolve_dataset
+    from rayjobs.encoding import RayEncoders, encoding_of
     from rayjobs.parts import RayParts
     from rayjobs.submit import submit_instead
 
@@ -57,6 +63,7 @@ def main(**flags: Any) -> None:
         check_demo(dataset)
         values["demo"] = True
     raw_dir = flags["raw_dir"] or own_raw_dir(dataset, values, flags["data_dir"])
+    encoding = encoding_of(flags["encoders"], flags["views"], parse_overrides(flags["values"], "--set"))
     run = RayParts(flags["address"], flags["cpus"])
     if flags["check"]:
         _check(dataset, values, raw_dir, flags, run)
@@ -64,6 +71,8 @@ def main(**flags: Any) -> None:
     how = HowToPrepare(flags["split_dir"], flags["vocab"], flags["on_missing"], run)
     with progress_bar(f"preparing {dataset}") as progress:
         prepared = prepare(dataset, values, raw_dir, flags["data_dir"], progress, how)
+    section = {"name": dataset, "options": values, **encoding}
+    prepared = encode_one(prepared, section, RayEncoders(flags["address"], flags["cpus"]))
     if flags["as_json"]:
         print_json(summary(prepared))
     else:
@@ -115,6 +124,7 @@ def summary(prepared: PreparedDataset) -> dict[str, Any]:
         "splits": prepared.metadata["splits"],
         "default_protocol": prepared.default_protocol,
         "constructed": prepared.constructed,
+        "encoded": prepared.encoded,
         "skipped": prepared.metadata["skipped"],
         "card": prepared.card,
     }
@@ -126,6 +136,11 @@ def _print_summary(prepared: PreparedDataset) -> None:
     console.print(f"{prepared.directory}: {rows}; {prepared.num_bytes / 2**20:.0f} MiB in memory")
     for modality in prepared.spec.modalities:
         console.print(f"  {modality.name}: {modality.kind}, {modality.dtype} {modality.shape}")
+    for name, entry in prepared.encoded.items():
+        console.print(
+            f"    {name} by {entry['encoder']['name']} (weights {entry['weights_sha256'][:12]}): {entry['layer']}, "
+            f"pooled {entry['pooling']}, {entry['views']} views"
+        )
     skipped = prepared.metadata["skipped"]
     if skipped:
         first = f"{skipped[0]['sample_id']}: {skipped[0]['reason']}"

@@ -13,7 +13,7 @@ from mmcore.data import DATASETS
 from rayjobs import cluster
 from rayjobs.datasets import options_of, source_modalities
 from rayjobs.files import read_json
-from rayjobs.plans import Machine, plan_searches, trial_shape
+from rayjobs.plans import Machine, check_weights, plan_searches, trial_shape
 from rayjobs.progress import format_seconds
 from rayjobs.request import Request
 from rayjobs.search import Search
@@ -37,6 +37,8 @@ def preview(request: Request, machine: Machine, output: Path) -> dict[str, Any]:
             DATASETS.get(dataset).split_rules,
         )
     ]
+    if not (machine.address or "").startswith("http"):  # a job's files are the cluster's
+        check_weights(searches)
     nodes = None if machine.address else [cluster.local_node(machine.cpus, machine.gpus)]
     shape = trial_shape(request, searches[0], nodes or [], streams=False)
     concurrent = cluster.concurrent_trials(shape, nodes, machine.concurrent) if nodes else machine.concurrent

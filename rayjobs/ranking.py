@@ -16,6 +16,7 @@ import numpy as np
 
 from mmcore.errors import DataError
 from mmcore.statistics import MIN_SEEDS, choose_clusters, mean_interval, paired_bootstrap
+from rayjobs.classes import by_class, is_imbalanced
 from rayjobs.files import read_json
 from rayjobs.ledger import LEDGER_FILE
 from rayjobs.progress import short_settings
@@ -24,6 +25,7 @@ from rayjobs.trials import failure_reason
 from rayjobs.worker import PREDICTIONS_FILE, RESULT_FILE, SIZES_FILE, group_sizes
 
 if TYPE_CHECKING:
+    from mmcore.data.splits import Assignment
     from rayjobs.plans import Plan
     from rayjobs.request import Experiment
 
@@ -98,15 +100,22 @@ def build_ranking(experiment: Experiment, plans: Sequence[Plan]) -> dict[str, An
     tables = [_table(experiment, plan) for plan in plans]
     return {
         "experiment": experiment.name,
-        "folder": str(folder),
+        "folder": experiment.mirror.address_of(folder),
         "command": experiment.command,
         "reference": request.reference,
         "final_seeds": request.final_seeds,
         "rankings": tables,
-        "ledger": str(folder.parent / LEDGER_FILE),
+        "ledger": _ledger(experiment),
         "tensorboard": f"tensorboard --logdir {folder}",
         "notes": [EQUAL_TRIALS],
     }
+
+
+def _ledger(experiment: Experiment) -> str:
+    """Returns where the readings of test stand: in one file, or, at an address, in one of each final model."""
+    if experiment.mirror:
+        return f"{experiment.mirror.address_of(experiment.folder)}/*/final-*/{LEDGER_FILE}"
+    return str(experiment.folder.parent / LEDGER_FILE)
 
 
 def _table(experiment: Experiment, plan: Plan) -> dict[str, Any]:
@@ -144,6 +153,7 @@ def _table(experiment: Experiment, plan: Plan) -> dict[str, Any]:
             *_elastic_notes(experiment, plan),
         ],
         "search_note": SEARCHED_ONCE if request.search_once else "",
+        "classes": _classes(plan, assignments[0], finals),
         "rows": sorted(rows, key=lambda row: (row["accuracy"] is None, -(row["accuracy"] or 0.0))),
     }
 
@@ -223,6 +233,15 @@ def _modalities(finals: Sequence[Final]) -> dict[str, dict[str, Any]]:
 
 Finals = Mapping[str, Sequence[Sequence[Final]]]
 """Row -> fold -> seed."""
+
+
+def _classes(plan: Plan, assignment: Assignment, finals: Finals) -> list[dict[str, Any]]:
+    """Returns each row's accuracy by class, where classes are of unequal size or weighted; else nothing."""
+    models = {label: _flat(folds) for label, folds in finals.items()}
+    columns = {label: ("fused", [final.metrics for final in own]) for label, own in models.items() if own}
+    found = by_class(plan.prepared, assignment, columns)
+    weighted = any(search.config.trainer.class_weights != "none" for search in plan.searches)
+    return found if columns and (weighted or is_imbalanced(found)) else []
 
 
 def _compare(rows: list[dict[str, Any]], finals: Finals, reference: str | None) -> str:

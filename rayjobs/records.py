@@ -158,7 +158,9 @@ def load_experiment(folder: Path) -> ExperimentRecord:
     if stored["format_version"] != FORMAT_VERSION:
         raise UsageError(f"{folder} was written by another release (format {stored['format_version']})")
     plans = sorted([*folder.glob(f"*/{PLAN_FILE}"), *folder.glob(f"*/fold-*/{PLAN_FILE}")])
-    ledger = read_ledger(folder.parent / LEDGER_FILE)
+    # At an address each final model has a ledger of its own.
+    own = [*folder.glob(f"*/final-*/{LEDGER_FILE}"), *folder.glob(f"*/fold-*/final-*/{LEDGER_FILE}")]
+    ledger = [entry for path in (folder.parent / LEDGER_FILE, *own) for entry in read_ledger(path)]
     inside = [Path(entry["run_dir"]).is_relative_to(stored["folder"]) for entry in ledger]
     searches = [load_search(path.parent) for path in plans]
     return ExperimentRecord(folder, stored, searches, _stored(folder / RANKING_FILE), sum(inside))

@@ -7,22 +7,28 @@ from typing import Any
 
 import click
 
+from mmcore.errors import UsageError
+from rayjobs.addresses import Location, fetched
 from rayjobs.cli import friendly_errors, print_json
+from rayjobs.mirror import CHECKPOINTS
 
 PAGE_FILE = "report.html"
 
 
 @click.command()
-@click.argument("results", type=click.Path(path_type=Path))
+@click.argument("results", type=Location())
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to write to.  [default: RESULTS/report]")
 @click.option("--json", "as_json", is_flag=True, help="Print what was written as JSON.")
 @friendly_errors
-def main(results: Path, out: Path | None, as_json: bool) -> None:
+def main(results: Path | str, out: Path | None, as_json: bool) -> None:
     """Show a search: its ranking, what each method adds, how its trials learned, and which settings mattered.
 
-    RESULTS is the folder of one search, as rayjobs.tune prints it. The page needs nothing beside it.
+    RESULTS is the folder of one search, as rayjobs.tune prints it, or its address. The page needs nothing beside it.
     """
-    written = write_report(results, out or results / "report")
+    if out is None and not isinstance(results, Path):
+        raise UsageError("of results at an address the report needs a folder of its own: --out FOLDER")
+    with fetched(results, without=(CHECKPOINTS,)) as folder:
+        written = write_report(folder, out or folder / "report")
     if as_json:
         print_json(written)
     else:

@@ -7,7 +7,7 @@ pass on what the search goes by: the objective, and the device-seconds really sp
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -73,21 +73,43 @@ class Progress:
         publish(self._path.parent, values)
 
 
-class TuneReporter:
-    """For a run in the trial's own process."""
+def _no_push() -> None:
+    """Stands for what sends a run's folder to its twin, where there is none."""
 
-    def __init__(self, run_dir: Path, select: str, snapshot_every: int = 0):
+
+class TuneReporter:
+    """For a run in the trial's own process.
+
+    Args:
+        run_dir: The run's folder.
+        select: `trainer.select`.
+        snapshot_every: See `Progress`.
+        push: Called before a row is passed on, so that what is reported is in storage.
+    """
+
+    def __init__(self, run_dir: Path, select: str, snapshot_every: int = 0, push: Callable[[], None] = _no_push):
         self._progress = Progress(run_dir, select, num_devices=1, snapshot_every=snapshot_every)
+        self._push = push
 
     def report(self, metrics: dict[str, float]) -> None:
         """Passes a row on to Tune; does not return if the trial is to be stopped."""
-        tune.report(self._progress.update(metrics))
+        row = self._progress.update(metrics)
+        self._push()
+        tune.report(row)
 
 
 class TrainReporter:
-    """For one worker of a Ray Train worker group; all workers report, rank 0's row counts."""
+    """For one worker of a Ray Train worker group; all workers report, rank 0's row counts.
 
-    def __init__(self, run_dir: Path, select: str, snapshot_every: int = 0):
+    Args:
+        run_dir: The run's folder.
+        select: `trainer.select`.
+        snapshot_every: See `Progress`.
+        push: Called before a row is passed on, so that what is reported is in storage.
+    """
+
+    def __init__(self, run_dir: Path, select: str, snapshot_every: int = 0, push: Callable[[], None] = _no_push):
+        self._push = push
         context = train.get_context()
         rank_0 = context.get_world_rank() == 0
         self._progress = Progress(run_dir, select, context.get_world_size(), snapshot_every) if rank_0 else None
@@ -95,4 +117,5 @@ class TrainReporter:
     def report(self, metrics: dict[str, float]) -> None:
         """Passes a row on to Train; all workers wait here for each other."""
         row: dict[str, Any] = self._progress.update(metrics) if self._progress else dict(metrics)
+        self._push()
         train.report(row)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,9 @@ from typing import Any
 from mmcore.data import DATASETS, manifest
 from mmcore.errors import UsageError, suggest
 from mmcore.methods import METHODS
+from rayjobs.addresses import reaching
 from rayjobs.files import read_json, write_json
+from rayjobs.mirror import NO_MIRROR, Mirror
 
 EXPERIMENT_FILE = "experiment.json"
 RANKING_FILE = "ranking.json"
@@ -27,6 +29,7 @@ class Request:
         methods: Names of methods, or of rows or variants of them (`iprm-linear`), the reference among them.
         reference: The method the others are compared with; None for none.
         options: Options of the data sets.
+        dataset: Settings of the run's `dataset` section beside name and options: what is encoded.
         protocol: Settings of the run's `protocol` section.
         trials: Of each method; None: what the search-space file says.
         max_epochs: Of each trial; None: what the file says.
@@ -49,6 +52,7 @@ class Request:
     methods: tuple[str, ...]
     reference: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
+    dataset: dict[str, Any] = field(default_factory=dict)
     protocol: dict[str, Any] = field(default_factory=dict)
     trials: int | None = None
     max_epochs: int | None = None
@@ -88,20 +92,22 @@ class Request:
         """Returns the experiment's name, made of what is searched: `digits-aug-iprm-ensemble`."""
         methods = sorted(set(self.methods) - {self.reference})
         datasets = [self.options["name"] if name == manifest.SOURCE_NAME else name for name in self.datasets]
-        parts = [*datasets, self.protocol.get("name", ""), *methods, self.reference or ""]
+        encoded = "encoded" if self.dataset.get("encode") else ""
+        parts = [*datasets, encoded, self.protocol.get("name", ""), *methods, self.reference or ""]
         name = "-".join(part for part in parts if part)
         if len(name) > MAX_NAME:
-            name = "-".join([*filter(None, parts[: len(datasets) + 1]), f"{len(methods)}-methods"])
+            name = "-".join([*filter(None, parts[: len(datasets) + 2]), f"{len(methods)}-methods"])
         return name
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """A folder of results and the request it answers."""
+    """A folder of results and the request it answers; on object storage, the folder's twin counts."""
 
     folder: Path
     request: Request
     command: str
+    mirror: Mirror = NO_MIRROR
 
     @property
     def name(self) -> str:
@@ -156,9 +162,24 @@ def find_experiment(output: Path, name: str) -> Experiment:
     if stored["format_version"] != FORMAT_VERSION:
         raise UsageError(f"{folder} was written by another release (format {stored['format_version']})")
     if Path(stored["folder"]) != folder.resolve():
-        raise UsageError(f"{folder} was moved from {stored['folder']}; its searches can go on only there: move it back")
+        raise UsageError(
+            f"{folder} was moved from {stored['folder']}; its searches can go on only there: move it back, or, for "
+            "results at an address, set EQUIPOISE_CACHE to what it was"
+        )
     request = stored["request"] | {key: tuple(stored["request"][key]) for key in ("datasets", "methods")}
     return Experiment(folder, Request(**request), stored["command"])
+
+
+def at_address(experiment: Experiment, mirror: Mirror) -> Experiment:
+    """Returns an experiment whose folder has a twin, having made the folder what the twin is.
+
+    Raises:
+        UsageError: Nothing can be written there.
+    """
+    with reaching(mirror.address):
+        mirror.push([experiment.folder / EXPERIMENT_FILE])
+    mirror.renew(experiment.folder)
+    return replace(experiment, mirror=mirror)
 
 
 def resume_experiment(request: Request, output: Path, name: str | None) -> Experiment:

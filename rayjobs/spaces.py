@@ -65,8 +65,10 @@ class Space(BaseModel):
     own: dict[str, dict[str, Distribution]]
 
 
-def space_file(dataset: str, given: Path | None = None, demo: bool = False) -> Path:
+def space_file(dataset: str, given: Path | None = None, demo: bool = False, encoded: bool = False) -> Path:
     """Returns the file to use: the one `given`, else that of demos for a demo, else the data set's own or the default.
+
+    On stored features of frozen encoders the data set's own is `<dataset>-encoded.yaml`.
 
     Raises:
         UsageError: The file given is not there.
@@ -76,7 +78,7 @@ def space_file(dataset: str, given: Path | None = None, demo: bool = False) -> P
             raise UsageError(f"--space {given}: there is no such file")
         return given
     folder = spaces_folder()
-    own = folder / (DEMO_FILE if demo else f"{dataset}.yaml")
+    own = folder / (DEMO_FILE if demo else f"{dataset}{'-encoded' if encoded else ''}.yaml")
     return own if own.is_file() else folder / DEFAULT_FILE
 
 

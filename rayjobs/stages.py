@@ -7,17 +7,19 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from mmcore.config import RunConfig
 from mmcore.errors import CheckpointError
+from mmcore.patience import patiently
 from rayjobs.experiments import Outcome, succeeded
 from rayjobs.files import read_json, write_json, write_text
 from rayjobs.lineage import parse_schedule
 from rayjobs.plans import Plan
 from rayjobs.references import searched_accuracies
-from rayjobs.request import Experiment
+from rayjobs.request import EXPERIMENT_FILE, RANKING_FILE, Experiment
 from rayjobs.search import Search
 from rayjobs.worker import RESULT_FILE, DataHandle, Job
 
@@ -46,6 +48,14 @@ def keep_plan(plan: Plan, experiment: Experiment) -> None:
                 f"{search.name} was started with another {changed} (kept in {path}): old and new trials cannot be "
                 "compared; undo the change, or start a new experiment without --resume"
             )
+
+
+def share(experiment: Experiment) -> None:
+    """Sends what a command itself wrote of an experiment to its twin."""
+    names = (EXPERIMENT_FILE, RANKING_FILE, "best-*.yaml", PLAN_FILE, SEARCH_FILE)
+    places = ("", "*/", "*/fold-*/")
+    files = [file for place in places for name in names for file in experiment.folder.glob(place + name)]
+    patiently(lambda: experiment.mirror.push(files))
 
 
 def is_finished(plan: Plan, experiment: Experiment) -> bool:
@@ -98,6 +108,7 @@ def final_jobs(plan: Plan, data: DataHandle, experiment: Experiment) -> list[Job
                 values["seed"] = experiment.request.seed + number
                 config = RunConfig.parse(stored["config"]).with_values(values).to_dict()
                 run_dir = run_dir.resolve()
-                job = Job(config, data, str(run_dir), test=True, command=experiment.command, alone=alone)
-                jobs.append(replace(job, schedule=parse_schedule(stored["best"].get("schedule", ()))))
+                schedule = parse_schedule(stored["best"].get("schedule", ()))
+                common: dict[str, Any] = {"command": experiment.command, "alone": alone, "mirror": experiment.mirror}
+                jobs.append(Job(config, data, str(run_dir), test=True, schedule=schedule, **common))
     return jobs

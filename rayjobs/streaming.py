@@ -13,13 +13,12 @@ import logging
 import queue
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import ray
 import ray.data
 from ray.data import DataContext
@@ -30,15 +29,17 @@ from ray.data.datasource import Datasource, ReadTask
 from mmcore.batch import Batch
 from mmcore.data.columns import to_batch
 from mmcore.data.loader import Rows, TensorLoader, num_steps, shard_bounds, split_rows, step_uniforms, training_shard
-from mmcore.data.spec import DatasetSpec
 from mmcore.data.splits import Assignment
 from mmcore.data.store import PreparedDataset
+from mmcore.data.windows import WantedRows, Window, cut, in_order, mixed, read_window
 from mmcore.errors import TrainingError
 
 READ_CPUS = 0.5
 """What one read task asks for; a trial that streams must leave this free."""
 SHUFFLE_BYTES = 128 * 2**20
-"""Samples mixed with each other by a stream, in bytes."""
+"""Samples mixed with each other by a stream, in bytes; a read task holds as much."""
+PIECE_BYTES = 32 * 2**20
+"""The most a block of a stream holds, if that is more than one sample."""
 PREFETCH_SHARE = 0.25
 """The next streams start when this share of an epoch's steps is left."""
 NUM_PREFETCHED = 4
@@ -46,7 +47,6 @@ NUM_PREFETCHED = 4
 PATIENCE_S = 30.0
 """After this long without a first batch, a stream looks whether its read tasks can run at all."""
 
-_STREAM_ORDER = 3  # keeps the seeds of files and buffers apart from those of mmcore.data.loader
 _resident: dict[str, tuple[Batch, pa.Table]] = {}  # this process's data set, by fingerprint
 
 
@@ -107,9 +107,9 @@ def default_budget_bytes() -> int:
 class StreamLoader:
     """Streams the files by Ray Data: for what does not fit in memory.
 
-    An epoch's order is a function of (seed, epoch): files in a drawn order, then a shuffle within a buffer.
-    Every rank reads the whole stream and keeps its part of each global batch, so that k workers see what one
-    sees; that costs k times the reading of one. `start_step` reads and drops what comes before it.
+    An epoch's order is a function of (seed, epoch): files in a drawn order, some together in a window, whose samples
+    are mixed. Every rank has its part of each global batch read, so that k workers see what one sees; that costs k
+    times the reading of one. Nothing before `start_step`'s window is read.
 
     Args:
         prepared: The data set; its files must be reachable from the nodes that read.
@@ -120,7 +120,7 @@ class StreamLoader:
         rank: This worker.
         world_size: Number of workers.
         pin_memory: Give batches in page-locked memory; only useful with a GPU.
-        shuffle_bytes: Size of the shuffle buffer.
+        shuffle_bytes: Size of a window.
         num_epochs: Epochs of the run, after which no next stream is started; None if not known.
     """
 
@@ -147,6 +147,7 @@ class StreamLoader:
         self._pin_memory = pin_memory
         sample_bytes = sum(modality.num_bytes for modality in prepared.spec.modalities)
         self._shuffle_rows = max(batch_size + 1, shuffle_bytes // sample_bytes)
+        self._piece_rows = max(1, PIECE_BYTES // sample_bytes)
         self._num_epochs = num_epochs
         self._ready: dict[tuple[str, int], _Stream] = {}  # started ahead: (split, epoch; 0 in evaluation)
         quiet_ray_data()
@@ -167,12 +168,10 @@ class StreamLoader:
     def train_batches(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         """Yields this rank's part of each global batch of an epoch, from `start_step` on."""
         num_left_at_prefetch = max(1, round(PREFETCH_SHARE * self.num_steps))
-        for step, batch in enumerate(self._stream("train", epoch)):
-            if step == self.num_steps - num_left_at_prefetch:
+        for step, batch in enumerate(self._stream("train", epoch, start_step), start_step):
+            if step >= self.num_steps - num_left_at_prefetch:
                 self._start_ahead(epoch)
-            if step < start_step:
-                continue
-            num_global = min(self.batch_size, self.num_samples("train") - step * self.batch_size)
+            num_global = self._num_global(step)
             start, stop, batch.is_placeholder = training_shard(num_global, self.rank, self.world_size)
             batch.uniforms = step_uniforms(num_global, self.seed, epoch, step)[start:stop]
             yield batch.pin_memory() if self._pin_memory else batch
@@ -201,43 +200,60 @@ class StreamLoader:
             if (split, number) not in self._ready and self._share(split).size:
                 self._ready[split, number] = self._start(split, number)
 
-    def _stream(self, split: str, epoch: int) -> Iterator[Batch]:
-        stream = self._ready.pop((split, epoch), None) or self._start(split, epoch)
+    def _stream(self, split: str, epoch: int, start_step: int = 0) -> Iterator[Batch]:
+        ready = None if start_step else self._ready.pop((split, epoch), None)
         try:
-            yield from stream
+            yield from ready or self._start(split, epoch, start_step)
         except (ray.exceptions.RayError, OSError, pa.ArrowException):
             self.prepared.verify()  # a damaged file is the likely cause, and this names it
             raise
 
-    def _start(self, split: str, epoch: int) -> _Stream:
+    def _start(self, split: str, epoch: int, start_step: int = 0) -> _Stream:
         files = self._files(self._share(split))
-        shuffle: dict[str, Any] = {}
         if split == "train":
-            seed = int(np.random.SeedSequence([_STREAM_ORDER, self.seed, epoch]).generate_state(1)[0])
-            files = [files[number] for number in np.random.default_rng(seed).permutation(len(files))]
-            shuffle = {"local_shuffle_buffer_size": self._shuffle_rows, "local_shuffle_seed": seed}
-        collate = _ShardCollate(self.prepared.spec, *((self.rank, self.world_size) if split == "train" else (0, 1)))
-        batch_size = self.batch_size if split == "train" else self.eval_batch_size
+            windows = mixed(files, self._shuffle_rows, self.seed, epoch)
+            shares = [self._place(step) for step in range(start_step, self.num_steps)]
+        else:
+            windows = in_order(files)
+            total, size = len(self._share(split)), self.eval_batch_size
+            shares = [(first, min(first + size, total)) for first in range(0, total, size)]
+        windows = cut(windows, shares, self._piece_rows)
+        return _Stream(lambda: self._batches(windows, [stop - start for start, stop in shares]))
 
-        def start() -> Generator[Batch]:
-            dataset = ray.data.read_datasource(_RowsOfFiles(files), num_cpus=READ_CPUS)
-            options = {"batch_size": batch_size, "collate_fn": collate, "prefetch_batches": NUM_PREFETCHED, **shuffle}
-            return iter(dataset.iter_torch_batches(**options))
+    def _batches(self, windows: Sequence[Window], sizes: Sequence[int]) -> Generator[Batch]:
+        """Yields batches of these sizes from the windows' pieces, which Ray Data's tasks read."""
+        # Ray Data would split the blocks of few tasks further, to have more of them.
+        dataset = ray.data.read_datasource(_Windows(windows), num_cpus=READ_CPUS, override_num_blocks=len(windows))
+        dataset.context.target_max_block_size = 1  # each piece a block of its own, and none of them joined
+        options = {"batch_size": 1, "collate_fn": _Unpacked(), "prefetch_batches": NUM_PREFETCHED}
+        with closing(iter(dataset.iter_torch_batches(**options))) as pieces:
+            for size in sizes:
+                batch = [next(pieces)]
+                while sum(piece.num_rows for piece in batch) < size:
+                    batch.append(next(pieces))
+                yield to_batch(pa.concat_tables(batch), self.prepared.spec)
 
-        return _Stream(start)
+    def _num_global(self, step: int) -> int:
+        """Samples of a step over all workers."""
+        return min(self.batch_size, self.num_samples("train") - step * self.batch_size)
+
+    def _place(self, step: int) -> tuple[int, int]:
+        """Returns where this rank's part of a step's batch lies in the epoch."""
+        start, stop, _ = training_shard(self._num_global(step), self.rank, self.world_size)
+        return step * self.batch_size + start, step * self.batch_size + stop
 
     def _share(self, split: str) -> np.ndarray:
         """Returns the rows this rank reads: all in training, its contiguous share in evaluation."""
         rows = self.assignment.rows(split)
         return rows if split == "train" else rows[slice(*shard_bounds(len(rows), self.rank, self.world_size))]
 
-    def _files(self, rows: np.ndarray) -> list[tuple[Path, np.ndarray]]:
+    def _files(self, rows: np.ndarray) -> list[WantedRows]:
         """Returns the files that hold these rows, in index order, each with its rows counted within the file."""
         ends = np.cumsum([file["num_rows"] for file in self.prepared.metadata["files"]])
         starts = np.concatenate([[0], ends[:-1]])
         parts = np.split(rows, np.searchsorted(rows, ends[:-1]))
         files = zip(self.prepared.files(), parts, starts, strict=True)
-        return [(path, part - start) for path, part, start in files if len(part)]
+        return [WantedRows(path, part - start) for path, part, start in files if len(part)]
 
 
 def quiet_ray_data() -> None:
@@ -248,17 +264,12 @@ def quiet_ray_data() -> None:
     logging.getLogger("ray.data").setLevel(logging.ERROR)
 
 
-class _ShardCollate(ArrowBatchCollateFn):
-    """Views this rank's part of a global batch; runs in Ray Data's own threads."""
-
-    def __init__(self, spec: DatasetSpec, rank: int, world_size: int):
-        self._spec = spec
-        self._rank = rank
-        self._world_size = world_size
+class _Unpacked(ArrowBatchCollateFn):
+    """Undoes `_packed`; runs in Ray Data's own threads."""
 
     def __call__(self, batch: pa.Table) -> Any:
-        start, stop, _ = training_shard(batch.num_rows, self._rank, self._world_size)
-        return to_batch(batch.slice(start, stop - start), self._spec)
+        columns = [column.chunk(0).flatten() for column in batch.columns]
+        return pa.table(columns, names=batch.column_names)
 
 
 class _Stream:
@@ -313,16 +324,16 @@ class _Stream:
                 was_starved = is_starved
 
 
-class _RowsOfFiles(Datasource):
-    """Reads the wanted rows of each file, one task per file.
+class _Windows(Datasource):
+    """Reads windows, one task each.
 
     `ray.data.read_parquet` would first send tasks to look at the files: 4 s before the first batch instead of 1.
     The prepared data set knows all that already.
     """
 
-    def __init__(self, files: Sequence[tuple[Path, np.ndarray]]):
+    def __init__(self, windows: Sequence[Window]):
         super().__init__()
-        self._files = files
+        self._windows = windows
 
     def estimate_inmemory_data_size(self) -> int | None:
         return None
@@ -331,16 +342,16 @@ class _RowsOfFiles(Datasource):
         self, parallelism: int, per_task_row_limit: int | None = None, data_context: DataContext | None = None
     ) -> list[ReadTask]:
         unknown = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
-        return [ReadTask(functools.partial(_read_rows, path, rows), unknown) for path, rows in self._files]
+        return [ReadTask(functools.partial(_read_packed, window), unknown) for window in self._windows]
 
 
-def _read_rows(path: Path, rows: np.ndarray) -> Iterator[pa.Table]:
-    """Yields the wanted rows (ascending, counted within the file), one table for each row group that has any."""
-    first = 0
-    with pq.ParquetFile(path) as file:
-        for number in range(file.num_row_groups):
-            last = first + file.metadata.row_group(number).num_rows
-            wanted = rows[np.searchsorted(rows, first) : np.searchsorted(rows, last)] - first
-            if len(wanted):
-                yield file.read_row_group(number).take(pa.array(wanted))
-            first = last
+def _read_packed(window: Window) -> Iterator[pa.Table]:
+    for piece in read_window(window):
+        yield _packed(piece)
+
+
+def _packed(table: pa.Table) -> pa.Table:
+    """Returns a table as one row of lists over the same memory: Ray Data cuts and joins blocks by rows, with copies."""
+    ends = pa.array([0, table.num_rows], pa.int64())
+    columns = [pa.LargeListArray.from_arrays(ends, column.chunk(0)) for column in table.columns]
+    return pa.table(columns, names=table.column_names)

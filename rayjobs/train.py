@@ -12,7 +12,8 @@ import click
 import yaml
 
 from mmcore.config import RunConfig, set_path
-from mmcore.errors import UsageError
+from mmcore.errors import ConfigError, UsageError
+from rayjobs.addresses import Location, open_mirror
 from rayjobs.cli import friendly_errors, parse_overrides, print_json
 
 
@@ -23,6 +24,9 @@ from rayjobs.cli import friendly_errors, parse_overrides, print_json
 @click.option("--variant", help="A variant of the method: released (the authors' code), or an ablation.")
 @click.option("--option", "options", multiple=True, metavar="KEY=VALUE", help="An option of the data set; repeatable.")
 @click.option("--set", "values", multiple=True, metavar="PATH=VALUE", help="A key of the configuration; repeatable.")
+@click.option("--encode", "encoders", multiple=True, metavar="MODALITY=ENCODER,...",
+              help="Train on stored features of frozen encoders; repeatable.")  # fmt: skip
+@click.option("--views", type=click.IntRange(0), help="Of --encode: augmented views stored of each sample.")
 @click.option("--protocol", type=click.Choice(["group", "holdout", "cv", "paper"]), help="How samples are split.")
 @click.option("--max-epochs", type=click.IntRange(1), help="Length of each run.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="The first seed.")
@@ -42,7 +46,8 @@ from rayjobs.cli import friendly_errors, parse_overrides, print_json
 @click.option("--raw-dir", type=click.Path(path_type=Path), help="Raw files of a data set not prepared yet.")
 @click.option("--vocab", type=click.Path(path_type=Path), help="Vocabulary of its texts.  [default: RAW/vocab.txt]")
 @click.option("--data-dir", type=click.Path(path_type=Path), default=Path("data"), show_default=True)
-@click.option("--output", type=click.Path(path_type=Path), default=Path("results"), show_default=True)
+@click.option("--output", type=Location(), default=Path("results"), show_default=True,
+              help="Results: a folder, or s3://BUCKET/PREFIX.")  # fmt: skip
 @click.option("--name", help="Folder of the runs in --output.")
 @click.option("--resume", is_flag=True, help="Go on with the runs an interrupted command left.")
 @click.option("--address", help="A Ray cluster to join: auto or HOST:PORT.")
@@ -51,9 +56,10 @@ from rayjobs.cli import friendly_errors, parse_overrides, print_json
 @friendly_errors
 def main(**arguments: Any) -> None:
     """Train one configuration, once per seed (by cv: on every fold), and test each model once."""
-    from mmcore.build import used_modalities, with_named_encoders
+    from mmcore.build import complete_config, missing_weights, used_modalities, with_named_encoders
     from mmcore.data.store import HowToPrepare
-    from rayjobs.datasets import prepare_one
+    from rayjobs.datasets import encode_one, prepare_one
+    from rayjobs.encoding import RayEncoders
     from rayjobs.evaluations import Extra, parse_conditions
     from rayjobs.outcomes import compare_folds, print_results
     from rayjobs.parts import RayParts
@@ -64,7 +70,9 @@ def main(**arguments: Any) -> None:
         return
     values = with_named_encoders(configuration(arguments))
     extra = Extra(parse_conditions(arguments["missing"], arguments["noises"]), arguments["shapley"])
-    RunConfig.parse(values)  # every problem at once, before any data is touched
+    absent = missing_weights(complete_config(RunConfig.parse(values)))  # every problem, before any data is touched
+    if absent:
+        raise ConfigError(absent)
     run = RayParts(arguments["address"], verbose=arguments["verbose"])
     prepared = prepare_one(
         values["dataset"]["name"],
@@ -73,12 +81,15 @@ def main(**arguments: Any) -> None:
         arguments["data_dir"],
         HowToPrepare(vocab=arguments["vocab"], run=run),
     )
+    prepared = encode_one(prepared, values["dataset"], RayEncoders(arguments["address"], verbose=arguments["verbose"]))
+    set_path(values, "dataset.encoder_sha256", prepared.weights_sha256)
     config = base_config(values, prepared)
     extra.check(prepared.spec, used_modalities(config, prepared.spec))
     folds = prepared.rules.folds_of(values.get("protocol", {}))
     alone = alone_by_fold(arguments["references"], config, prepared, folds)
     command = shlex.join(["python", "-m", "rayjobs.train", *sys.argv[1:]])
-    folder = open_folder(arguments["output"], arguments["name"], config, folds, arguments["resume"], command)
+    mirror = open_mirror(arguments["output"])
+    folder = open_folder(mirror, arguments["name"], config, folds, arguments["resume"], command)
     request = TrainRequest(
         config,
         range(config.seed, config.seed + arguments["seeds"]),
@@ -91,16 +102,17 @@ def main(**arguments: Any) -> None:
         command,
         extra,
         alone,
+        mirror,
     )
     try:
         results = train_all(request, prepared, folder)
     except KeyboardInterrupt:
-        click.echo(f"interrupted; the same command with --resume goes on ({folder})", err=True)
+        click.echo(f"interrupted; the same command with --resume goes on ({mirror.address_of(folder)})", err=True)
         sys.exit(130)
     references = arguments["references"] if len(folds) > 1 else ()
     differences = [compare_folds(results, reference, folds) for reference in references]
     if arguments["as_json"]:
-        print_json({"folder": str(folder), "results": results, "differences": differences})
+        print_json({"folder": mirror.address_of(folder), "results": results, "differences": differences})
     else:
         print_results(results, folder, prepared, differences)
 
@@ -118,6 +130,8 @@ def configuration(arguments: dict[str, Any]) -> dict[str, Any]:
     if arguments["options"]:
         set_path(values, "dataset.options", {**values["dataset"].get("options", {}),
                                              **parse_overrides(arguments["options"])})  # fmt: skip
+    if arguments["encoders"] or arguments["views"] is not None:
+        _set_encoding(values, arguments["encoders"], arguments["views"])
     if arguments["protocol"]:
         set_path(values, "protocol.name", arguments["protocol"])
         values["protocol"].pop("fold", None)  # a file's fold is of the protocol in the file; by --set one is chosen
@@ -129,6 +143,20 @@ def configuration(arguments: dict[str, Any]) -> dict[str, Any]:
     for path, value in parse_overrides(arguments["values"], "--set").items():
         set_path(values, path, value)
     return values
+
+
+def _set_encoding(values: dict[str, Any], encoders: tuple[str, ...], views: int | None) -> None:
+    """Puts `--encode` and `--views` into a configuration; encoders of the file stay where none are given."""
+    from rayjobs.encoding import encoding_of
+
+    dataset = values["dataset"]
+    if encoders:
+        dataset.pop("encoder_sha256", None)  # of those in the file
+        dataset |= encoding_of(encoders, views)
+    elif dataset.get("encode"):
+        dataset["views"] = views
+    else:
+        encoding_of((), views)
 
 
 def _set_variant(values: dict[str, Any], variant: str) -> None:

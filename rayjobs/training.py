@@ -20,17 +20,20 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from mmcore.build import build_method, complete_config
+from mmcore.build import build_method, build_source, complete_config
 from mmcore.config import RunConfig
+from mmcore.data.encoded import check_encoding
 from mmcore.data.store import PreparedDataset
 from mmcore.errors import CheckpointError, UsageError
 from mmcore.reporting import PlainReporter, read_readings, read_rows
 from rayjobs import cluster
+from rayjobs.addresses import reaching
 from rayjobs.datasets import open_data
 from rayjobs.evaluations import NOTHING_MORE, Extra
 from rayjobs.files import read_json, write_json
 from rayjobs.groups import run_group
 from rayjobs.ledger import open_ledger
+from rayjobs.mirror import CHECKPOINTS, NO_MIRROR, Follower, Mirror
 from rayjobs.references import alone_accuracies
 from rayjobs.worker import DataHandle, Job, run
 
@@ -56,6 +59,7 @@ class TrainRequest:
         command: For the ledger.
         extra: What is tested beside the data as they are.
         alone: Fold -> modality -> validation accuracy of a reference trained on it alone, as far as known.
+        mirror: Where the folder of the runs has its twin.
     """
 
     config: RunConfig
@@ -69,6 +73,7 @@ class TrainRequest:
     command: str = ""
     extra: Extra = NOTHING_MORE
     alone: Mapping[int | None, Mapping[str, float]] = field(default_factory=dict)
+    mirror: Mirror = NO_MIRROR
 
     @property
     def runs(self) -> list[tuple[int | None, int]]:
@@ -83,6 +88,7 @@ def base_config(values: dict[str, Any], prepared: PreparedDataset) -> RunConfig:
         ConfigError: Lists every problem.
     """
     config = complete_config(RunConfig.parse(values))
+    check_encoding(config.dataset, prepared, build_source(config).spec())
     prepared.assign(config.protocol)
     build_method(config, prepared.spec)
     return config
@@ -112,7 +118,7 @@ def of_fold(config: RunConfig, fold: int | None) -> RunConfig:
     return config if fold is None else config.with_values({"protocol.fold": fold})
 
 
-def open_folder(output: Path, name: str | None, config: RunConfig, folds: Folds, resume: bool, command: str) -> Path:
+def open_folder(mirror: Mirror, name: str | None, config: RunConfig, folds: Folds, resume: bool, command: str) -> Path:
     """Returns the folder of the runs: a new one, or that of the command that is gone on with.
 
     A name made from the configuration is numbered (`-2`, `-3`) where it is taken; a given one is not.
@@ -121,6 +127,8 @@ def open_folder(output: Path, name: str | None, config: RunConfig, folds: Folds,
         UsageError: There is nothing to resume, or the given name is taken.
         CheckpointError: The folder's runs are of another configuration.
     """
+    output = mirror.root
+    mirror.pull_index((RUN_FILE,))
     default = f"train-{config.dataset.name}-{config.method['name']}"
     folder = output / (name or default)
     wanted = {"config": config.to_dict(), "folds": list(folds)}
@@ -145,7 +153,12 @@ def open_folder(output: Path, name: str | None, config: RunConfig, folds: Folds,
             )
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / RUN_FILE, {**wanted, "command": command})
-    open_ledger(output)
+    if not mirror:  # of runs on several nodes, each keeps its own
+        open_ledger(output)
+        return folder
+    with reaching(mirror.address):
+        mirror.push([folder / RUN_FILE])
+    mirror.renew(folder)
     return folder
 
 
@@ -182,14 +195,27 @@ def _shape(request: TrainRequest, gpus: float) -> cluster.TrialShape:
 def _job(request: TrainRequest, data: DataHandle, folder: Path, fold: int | None, seed: int) -> Job:
     config = of_fold(request.config, fold).with_values({"seed": seed}).to_dict()
     run_dir = str((run_folder(folder, fold) / f"seed-{seed}").resolve())
-    alone = request.alone.get(fold, {})
-    return Job(config, data, run_dir, test=True, command=request.command, extra=request.extra, alone=alone)
+    common: dict[str, Any] = {"command": request.command, "extra": request.extra, "mirror": request.mirror}
+    return Job(config, data, run_dir, test=True, alone=request.alone.get(fold, {}), **common)
+
+
+class _PushingReporter(PlainReporter):
+    """Sends each epoch to storage, where the run has a twin."""
+
+    def __init__(self, follower: Follower):
+        super().__init__()
+        self._follower = follower
+
+    def report(self, metrics: dict[str, float]) -> None:
+        """Sends what the epoch left, then keeps its row."""
+        self._follower.push()
+        super().report(metrics)
 
 
 def _train_here(request: TrainRequest, data: DataHandle, folder: Path, fold: int | None, seed: int) -> dict[str, Any]:
     job = _job(request, data, folder, fold, seed)
-    with _progress(job, run_title(fold, seed)):
-        return run(job, PlainReporter())
+    with _progress(job, run_title(fold, seed)), job.mirror.following(Path(job.run_dir)) as follower:
+        return run(job, _PushingReporter(follower))
 
 
 def run_title(fold: int | None, seed: int) -> str:
@@ -204,6 +230,7 @@ def _train_group(
     Path(job.run_dir).mkdir(parents=True, exist_ok=True)
     with _progress(job, run_title(fold, seed)):
         run_group(job, shape, run)
+    job.mirror.pull(Path(job.run_dir), without=(CHECKPOINTS,))
     return read_json(Path(job.run_dir) / "result.json")
 
 

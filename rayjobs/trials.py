@@ -5,6 +5,7 @@ What is pickled into a search's state is defined here, never in a program's `__m
 
 from __future__ import annotations
 
+import contextlib
 import re
 import traceback
 from collections.abc import Callable, Mapping
@@ -21,8 +22,9 @@ from mmcore.errors import EquipoiseError
 from rayjobs.cluster import TrialShape, tune_resources
 from rayjobs.files import read_json, write_json
 from rayjobs.lineage import HANDED_OVER, PROGRESS_FILE, read_schedule, take_over
+from rayjobs.mirror import NO_MIRROR, Follower, Mirror
 from rayjobs.reporters import FATAL, TuneReporter
-from rayjobs.watchdog import FAILURE_FILE, announce, end_workers
+from rayjobs.watchdog import FAILURE_FILE, PROCESS_FILES, announce, end_workers
 
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial
@@ -41,6 +43,10 @@ class LostWorkers(OSError):
 class Runs(Protocol):
     """What the trials of one experiment are made from."""
 
+    @property
+    def mirror(self) -> Mirror:
+        """Where the runs' folders have their twins."""
+
     def run_dir(self, name: str, values: Mapping[str, Any]) -> Path:
         """Returns the folder of the trial `name`, given the values Tune chose for it."""
 
@@ -58,6 +64,7 @@ class SearchRuns:
         folder: The search's folder; each trial has one in it.
         command: For the ledger.
         snapshot_every: Epochs between the exchanges of a population; 0: trials are on their own.
+        mirror: Where the folder has its twin.
     """
 
     config: dict[str, Any]
@@ -65,6 +72,7 @@ class SearchRuns:
     folder: Path
     command: str
     snapshot_every: int = 0
+    mirror: Mirror = NO_MIRROR
 
     def run_dir(self, name: str, values: Mapping[str, Any]) -> Path:
         """Returns the folder of a trial."""
@@ -84,6 +92,7 @@ class SearchRuns:
             command=self.command,
             schedule=schedule,
             snapshot_every=self.snapshot_every,
+            mirror=self.mirror,
         )
 
 
@@ -92,6 +101,11 @@ class GivenRuns:
     """Trials that are given one by one: the final models."""
 
     jobs: tuple[Job, ...]
+
+    @property
+    def mirror(self) -> Mirror:
+        """Where the runs' folders have their twins."""
+        return self.jobs[0].mirror
 
     def run_dir(self, name: str, values: Mapping[str, Any]) -> Path:
         """Returns the folder of the job whose number Tune chose."""
@@ -121,9 +135,19 @@ def run_trial(values: dict[str, Any], runs: Runs, shape: TrialShape, body: Body 
     before the exception goes up, since Tune retries every exception alike.
     """
     run_dir = runs.run_dir(tune.get_context().get_trial_name(), values)
-    run_dir.mkdir(parents=True, exist_ok=True)
-    (run_dir / FAILURE_FILE).unlink(missing_ok=True)
-    announce(run_dir, "trial")
+    # Of a worker group, what the run itself writes is the first worker's to push.
+    own = (PROCESS_FILES, FAILURE_FILE) if shape.worker_group else ()
+    with runs.mirror.following(run_dir, own) as follower:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        (run_dir / FAILURE_FILE).unlink(missing_ok=True)
+        announce(run_dir, "trial")
+        follower.push()
+        _run_body(run_dir, values, runs, shape, body, follower)
+
+
+def _run_body(
+    run_dir: Path, values: dict[str, Any], runs: Runs, shape: TrialShape, body: Body | None, follower: Follower
+) -> None:
     try:
         if shape.worker_group and (run_dir / HANDED_OVER).is_dir():
             end_workers(run_dir)  # those of the weights that are given up, which might still write
@@ -134,9 +158,12 @@ def run_trial(values: dict[str, Any], runs: Runs, shape: TrialShape, body: Body 
 
             run_group(job, shape, body or worker_body())
         else:
-            (body or worker_body())(job, TuneReporter(run_dir, job.config["trainer"]["select"], job.snapshot_every))
+            select = job.config["trainer"]["select"]
+            (body or worker_body())(job, TuneReporter(run_dir, select, job.snapshot_every, follower.push))
     except Exception as error:
         record_failure(run_dir, error)
+        with contextlib.suppress(OSError):  # storage that is away must not hide what went wrong
+            follower.push()
         if is_fatal(error):
             tune.report({**(read_json(run_dir / PROGRESS_FILE) or {"epoch": 0}), FATAL: True})
         raise

@@ -11,6 +11,7 @@ import click
 from rich.console import Console
 
 from mmcore.errors import UsageError
+from rayjobs.addresses import Location, is_address, open_mirror, working_folder
 from rayjobs.cli import friendly_errors, parse_duration, parse_overrides, parse_workers, print_json
 
 
@@ -22,6 +23,9 @@ from rayjobs.cli import friendly_errors, parse_duration, parse_overrides, parse_
 @click.option("--reference", default="ensemble", show_default=True, help="What they are compared with, or 'none'.")
 @click.option("--option", "options", multiple=True, metavar="KEY=VALUE", help="An option of the data set; repeatable.")
 @click.option("--demo", is_flag=True, help="Small raw files the data set writes itself, and tiny encoders.")
+@click.option("--encode", "encoders", multiple=True, metavar="MODALITY=ENCODER,...",
+              help="Search on stored features of frozen encoders; repeatable.")  # fmt: skip
+@click.option("--views", type=click.IntRange(0), help="Of --encode: augmented views stored of each sample.")
 @click.option("--protocol", default="default", show_default=True, help="How samples are split: group, holdout or cv.")
 @click.option("--search-once", is_flag=True, help="Of --protocol cv: search on fold 0 alone, for all folds.")
 @click.option("--search", "algorithm", type=click.Choice(["hyperopt", "random", "grid"]), default="hyperopt",
@@ -66,7 +70,8 @@ from rayjobs.cli import friendly_errors, parse_duration, parse_overrides, parse_
 )
 @click.option("--raw-dir", type=click.Path(path_type=Path), help="Raw files, where the data is not prepared yet.")
 @click.option("--vocab", type=click.Path(path_type=Path), help="Vocabulary of its texts.  [default: RAW/vocab.txt]")
-@click.option("--output", type=click.Path(path_type=Path), default=Path("results"), show_default=True, help="Results.")
+@click.option("--output", type=Location(), default=Path("results"), show_default=True,
+              help="Results: a folder, or s3://BUCKET/PREFIX.")  # fmt: skip
 @click.option("--name", help="Of the experiment.  [default: made of what is searched]")
 @click.option("--resume", is_flag=False, flag_value="", metavar="[NAME]",
               help="Go on with an interrupted experiment: with the same command, or its name alone.")  # fmt: skip
@@ -91,7 +96,7 @@ def main(**flags: Any) -> None:
     machine = _machine(flags)
     experiment = _experiment(flags, machine)
     notes = Console(stderr=True, highlight=False, markup=False)
-    notes.print(f"experiment {experiment.name} in {experiment.folder}", soft_wrap=True)
+    notes.print(f"experiment {experiment.name} in {experiment.mirror.address_of(experiment.folder)}", soft_wrap=True)
     try:
         ranking = run_tuning(experiment, machine, resume=flags["resume"] is not None)
     except Interrupted as interrupted:
@@ -133,6 +138,7 @@ def _request(flags: dict[str, Any]) -> Any:
     request = Request(
         workers=workers,
         min_workers=min_workers,
+        dataset=_encoding(flags, values),
         datasets=datasets,
         methods=tuple(dict.fromkeys([*methods, *([reference] if reference else [])])),
         reference=reference,
@@ -147,6 +153,9 @@ def _request(flags: dict[str, Any]) -> Any:
         **{key: flags[key] for key in ("algorithm", "scheduler", "search_once")},
     )
     request.check()
+    if request.scheduler == "pbt" and is_address(flags["output"]):
+        raise UsageError("--scheduler pbt is not for results on object storage: trials go on from each other's "
+                         "checkpoints, so --output must be a folder that all nodes see")  # fmt: skip
     if request.algorithm == "grid":
         if request.scheduler == "pbt":
             raise UsageError("--scheduler pbt is not for --search grid: a population's settings change as it trains")
@@ -157,12 +166,32 @@ def _request(flags: dict[str, Any]) -> Any:
     return request
 
 
+def _encoding(flags: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """Returns what is encoded, and takes the values that decide it out of those fixed for all trials."""
+    from rayjobs.encoding import encoding_of
+
+    named = {pair.partition("=")[0].strip() for text in flags["encoders"] for pair in text.split(",")}
+    named |= {path.split(".")[2] for path in values if path.startswith("dataset.encode.")}
+    paths = ("dataset.encode.", "dataset.views", *(f"dataset.transforms.{name}." for name in named))
+    own = {path: values.pop(path) for path in list(values) if path.startswith(paths)}
+    return encoding_of(flags["encoders"], flags["views"], own)
+
+
 def _experiment(flags: dict[str, Any], machine: Any) -> Any:
     """Returns the experiment to run: a new one, or the one to go on with."""
+    from rayjobs.request import EXPERIMENT_FILE, RANKING_FILE, at_address
+
+    mirror = open_mirror(flags["output"])
+    mirror.pull_index((EXPERIMENT_FILE, RANKING_FILE))
+    experiment = _experiment_in(mirror.root, flags, machine)
+    return at_address(experiment, mirror) if mirror else experiment
+
+
+def _experiment_in(output: Path, flags: dict[str, Any], machine: Any) -> Any:
     from rayjobs.plans import check_request
     from rayjobs.request import find_experiment, new_experiment, resume_experiment, unfinished_twins
 
-    output, name = flags["output"], flags["name"]
+    name = flags["name"]
     if flags["resume"]:
         if flags["name"] and flags["name"] != flags["resume"]:
             raise UsageError(f"--resume {flags['resume']} and --name {flags['name']} name two experiments")
@@ -194,7 +223,9 @@ def _machine(flags: dict[str, Any]) -> Any:
 def _dry_run(flags: dict[str, Any]) -> None:
     from rayjobs.preview import preview, print_preview
 
-    document = preview(_request(flags), _machine(flags), flags["output"])
+    output = flags["output"]
+    output = output if isinstance(output, Path) else working_folder(output)
+    document = preview(_request(flags), _machine(flags), output)
     if flags["as_json"]:
         print_json(document)
     else:

@@ -33,7 +33,7 @@ from rayjobs.ranking import build_ranking
 from rayjobs.request import RANKING_FILE, Experiment
 from rayjobs.room import wait_for_room
 from rayjobs.search import Search
-from rayjobs.stages import SEARCH_FILE, final_jobs, is_finished, keep_plan, save_search
+from rayjobs.stages import SEARCH_FILE, final_jobs, is_finished, keep_plan, save_search, share
 from rayjobs.trials import GivenRuns, SearchRuns
 from rayjobs.worker import RESULT_FILE, DataHandle, Job
 
@@ -61,7 +61,9 @@ def run_tuning(experiment: Experiment, machine: Machine, resume: bool) -> dict[s
         plans = make_plans(experiment.request, machine)
         for plan in plans:
             keep_plan(plan, experiment)
-        open_ledger(experiment.folder.parent)
+        share(experiment)
+        if not experiment.mirror:  # of runs on several nodes, each keeps its own
+            open_ledger(experiment.folder.parent)
         unfinished = [plan for plan in plans if not (resume and is_finished(plan, experiment))]
         if unfinished:
             _run_plans(unfinished, experiment, machine, resume)
@@ -72,6 +74,7 @@ def run_tuning(experiment: Experiment, machine: Machine, resume: bool) -> dict[s
         ) from None
     ranking = build_ranking(experiment, plans)
     write_json(experiment.folder / RANKING_FILE, ranking)
+    share(experiment)
     if not any(row["best"] for table in ranking["rankings"] for row in table["rows"]):
         raise TrainingError(_all_failed(ranking))
     return ranking
@@ -185,8 +188,9 @@ class _Tuner:
     ) -> None:
         folder = self._folder(search)
         self._display.start(search.name)
+        experiment = self._experiment
         exchange = search.grace_epochs if search.scheduler == "pbt" else 0
-        runs = SearchRuns(search.config.to_dict(), data, folder, self._experiment.command, exchange)
+        runs = SearchRuns(search.config.to_dict(), data, folder, experiment.command, exchange, experiment.mirror)
         execution = replace(
             execution,
             callbacks=(ProgressCallback(self._display, search.name, search.max_epochs, folder),),
@@ -194,7 +198,8 @@ class _Tuner:
         )
         with _interrupting(interruption):
             outcomes = run_search(search, runs, execution, self._resume)
-        save_search(folder, search, outcomes, self._experiment)
+        save_search(folder, search, outcomes, experiment)
+        share(experiment)
         self._display.finish(search.name)
 
     def _grids(
@@ -210,11 +215,14 @@ class _Tuner:
             return
         trials = {search.name: grid_trials(search, self._folder(search)) for search in searches}
         jobs = [
-            job for search in searches for job in grid_jobs(search, trials[search.name], data, self._experiment.command)
+            job
+            for search in searches
+            for job in grid_jobs(search, trials[search.name], data, self._experiment.command, self._experiment.mirror)
         ]
         self._given(grid_stage(plan), jobs, sum(map(len, trials.values())), execution, interruption)
         for search in searches:
             save_search(self._folder(search), search, grid_outcomes(trials[search.name]), self._experiment)
+        share(self._experiment)
 
     def _finals(self, plan: Plan, data: DataHandle, execution: Execution, interruption: cluster.Interruption) -> None:
         jobs = final_jobs(plan, data, self._experiment)
@@ -256,7 +264,7 @@ def _interrupting(interruption: cluster.Interruption) -> Iterator[None]:
 
 
 def _output_flag(experiment: Experiment) -> str:
-    output = str(experiment.folder.parent)
+    output = experiment.mirror.address or str(experiment.folder.parent)
     return "" if output == "results" else f" --output {output}"
 
 

@@ -21,6 +21,7 @@ from ray.tune import Callback
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rayjobs.files import read_json, write_json
+from rayjobs.mirror import CHECKPOINTS, NO_MIRROR, PUSH_EVERY_S, Mirror
 from rayjobs.reporters import EPOCH
 
 if TYPE_CHECKING:
@@ -72,12 +73,20 @@ class Watchdog(Callback):
     Args:
         limit_s: How long; longer than anything a run does between two batches, such as saving a checkpoint.
         run_dir: Trial -> folder of its run.
+        mirror: Where that has its twin, in which the signs of other nodes are seen.
         clock: Seconds, for tests.
     """
 
-    def __init__(self, limit_s: float, run_dir: Callable[[Trial], Path], clock: Callable[[], float] = time.monotonic):
+    def __init__(
+        self,
+        limit_s: float,
+        run_dir: Callable[[Trial], Path],
+        mirror: Mirror = NO_MIRROR,
+        clock: Callable[[], float] = time.monotonic,
+    ):
         self._limit = limit_s
         self._run_dir = run_dir
+        self._mirror = mirror
         self._clock = clock
         self._signs: dict[str, _Sign] = {}
         self._next_look = 0.0
@@ -91,7 +100,7 @@ class Watchdog(Callback):
         now = self._clock()
         if now < self._next_look:
             return
-        self._next_look = now + LOOK_EVERY_S
+        self._next_look = now + (PUSH_EVERY_S if self._mirror else LOOK_EVERY_S)
         for trial in trials:
             if trial.status != "RUNNING":
                 self._signs.pop(trial.trial_id, None)
@@ -104,11 +113,14 @@ class Watchdog(Callback):
             limit = self._limit if sign.has_begun else max(self._limit, START_LIMIT_S)
             if now - sign.seen > limit:
                 del self._signs[trial.trial_id]
+                with contextlib.suppress(OSError):  # it is ended by what is known here, too
+                    self._mirror.pull(self._run_dir(trial), without=(CHECKPOINTS,))
                 end_run(self._run_dir(trial), limit)
 
     def _marks(self, trial: Trial) -> tuple[Any, ...]:
-        files = sorted(self._run_dir(trial).glob(ALIVE_FILES))
-        return ((trial.last_result or {}).get(EPOCH), *((file.name, file.stat().st_mtime_ns) for file in files))
+        run_dir = self._run_dir(trial)
+        here = sorted((file.name, file.stat().st_mtime_ns) for file in run_dir.glob(ALIVE_FILES))
+        return ((trial.last_result or {}).get(EPOCH), *here, *self._mirror.marks(run_dir, ALIVE_FILES))
 
 
 def end_run(run_dir: Path, limit_s: float) -> None:

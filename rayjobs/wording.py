@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+CLASSES_NOTE = "Classes are of unequal size, or weighted: the report has the accuracy of each."
 PROBE_NOTE = "* by a linear probe on its features, else by its own head"
 
 
@@ -30,7 +31,8 @@ def card_text(card: str, constructed: bool) -> str:
 
 def table_notes(table: Mapping[str, Any]) -> list[str]:
     """Returns what must be printed beside a table's intervals and searches."""
-    return [note for note in (table["interval_note"], table["search_note"]) if note]
+    classes = CLASSES_NOTE if table.get("classes") else ""
+    return [note for note in (table["interval_note"], table["search_note"], classes) if note]
 
 
 def failure_lines(table: Mapping[str, Any]) -> list[str]:

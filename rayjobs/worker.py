@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmcore import distributed
-from mmcore.build import build_method, build_run_transforms, resolve_device, used_modalities, variants_of
+from mmcore.build import build_method, build_run_transforms, build_source, resolve_device, used_modalities, variants_of
 from mmcore.conditions import Condition
 from mmcore.config import RunConfig
+from mmcore.data.encoded import check_encoding
 from mmcore.data.loader import Loader, TensorLoader
 from mmcore.data.store import PreparedDataset
 from mmcore.reporting import Reporter, Row
@@ -27,6 +28,7 @@ from rayjobs.evaluations import NOTHING_MORE, Extra, add_conditions
 from rayjobs.files import read_json, write_json
 from rayjobs.ledger import Entry
 from rayjobs.lineage import PROGRESS_FILE, Schedule, dump_schedule, parts_of
+from rayjobs.mirror import NO_MIRROR, Mirror
 
 if TYPE_CHECKING:
     from rayjobs.streaming import CachedData
@@ -82,7 +84,7 @@ class Job:
     Attributes:
         config: `RunConfig.to_dict()` of a complete configuration.
         data: Where the samples come from.
-        run_dir: Folder of everything the run writes; seen by all workers.
+        run_dir: Folder of everything the run writes; seen by all workers, itself or by its twin.
         test: Read test once at the end, from the selected epoch. For final models only.
         command: What was typed, for the ledger.
         extra: What is tested beside the data as they are.
@@ -90,6 +92,7 @@ class Job:
         schedule: Searched values that change at some epochs, of population-based training; `config` has the last ones.
         snapshot_every: Epochs after which the run is kept for another trial to go on from; 0: never.
         elastic: The fewest and the most workers of a group whose size may change; None: it is fixed.
+        mirror: Where the run's folder has its twin.
     """
 
     config: dict[str, Any]
@@ -102,6 +105,7 @@ class Job:
     schedule: Schedule = ()
     snapshot_every: int = 0
     elastic: tuple[int, int] | None = None
+    mirror: Mirror = NO_MIRROR
 
 
 def run(job: Job, reporter: Reporter) -> dict[str, Any]:
@@ -148,6 +152,7 @@ def _train(job: Job, config: RunConfig, prepared: PreparedDataset, reporter: Rep
 
 
 def _build_trainer(job: Job, config: RunConfig, prepared: PreparedDataset, reporter: Reporter | None) -> Trainer:
+    check_encoding(config.dataset, prepared, build_source(config).spec())
     device = resolve_device(config.trainer.device)
     lineage = [part for part, _ in parts_of(config, job.schedule)] if job.schedule else []
     if job.elastic:

@@ -39,6 +39,7 @@ RATIOS = {
     "many_trials": ["trial/late÷early", "driver_memory÷bar"],
     "regret": ["digits-iprm/hyperopt_epochs÷grid", "digits-iprm/random_epochs÷grid"],
     "restart": ["own_process/restart÷start", "worker_group/restart÷start"],
+    "features": ["features/epoch", "features/encoding", "features/data_time"],
     "feeding": ["digits/cached_first", "digits/cached_second", "digits/streamed_first", "digits/streamed_second"],
 }
 
@@ -57,6 +58,7 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "communication",
         "memory",
         "diagnostics",
+        "features",
         *(pytest.param(name, marks=pytest.mark.ray) for name in ("trials", "feeding", "decoding", "preparing")),
         "workers",
         *(pytest.param(name, marks=pytest.mark.ray) for name in ("many_trials", "regret", "restart")),
@@ -65,7 +67,7 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_benchmark_prints_finite_ratios(name: str, data_dir: Path, tmp_path: Path) -> None:
     figures = tmp_path / "figures.json"
     command = [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), "--quick", "--json", str(figures)]
-    if name not in {"methods", "communication", "memory", "decoding", "preparing", "workers"}:
+    if name not in {"methods", "communication", "memory", "decoding", "preparing", "features", "workers"}:
         command += ["--data-dir", str(data_dir)]
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
     done = subprocess.run(

@@ -81,6 +81,14 @@ def samples_to_table(samples: Sequence[Sample], spec: DatasetSpec) -> pa.Table:
     return pa.table(columns, schema=table_schema(spec))
 
 
+def binary_column(data: np.ndarray, modality: Modality) -> pa.Array:
+    """Returns samples (B, ...) of the modality's shape and dtype as its column; no copy where they are contiguous."""
+    assert data.shape[1:] == modality.shape
+    assert data.dtype == modality.dtype
+    buffer = pa.py_buffer(np.ascontiguousarray(data))
+    return pa.Array.from_buffers(pa.binary(modality.num_bytes), len(data), [None, buffer])
+
+
 def columns_to_arrays(table: pa.Table | pa.RecordBatch, spec: DatasetSpec) -> Arrays:
     """Views a table's columns as arrays; only a column of several chunks is copied (once, to join them)."""
     lengths = {m.name: _numbers(table, f"{m.name}__length") for m in spec.modalities if m.variable_length}
@@ -106,6 +114,24 @@ def to_batch(table: pa.Table | pa.RecordBatch, spec: DatasetSpec) -> Batch:
     )
 
 
+def take_rows(tables: Sequence[pa.Table], rows: np.ndarray) -> pa.Table:
+    """Returns some rows of tables of one schema, in the order asked for; every column in one chunk.
+
+    Fixed-size binary is moved by NumPy, which takes whole samples; Arrow's own `take` was measured 20 times as slow.
+
+    Args:
+        tables: Their rows are counted one table after another.
+        rows: (B,) int64, in any order.
+    """
+    whole = pa.concat_tables(tables)
+    columns = []
+    for field in whole.schema:
+        column = whole.column(field.name)
+        taken = _take_binary(column, rows) if pa.types.is_fixed_size_binary(field.type) else column.take(pa.array(rows))
+        columns.append(taken)
+    return pa.table(columns, schema=whole.schema).combine_chunks()
+
+
 def as_tensor(array: np.ndarray) -> torch.Tensor:
     """Returns a tensor over the array's memory, read-only memory too (which torch can not mark as such)."""
     with warnings.catch_warnings():
@@ -123,7 +149,19 @@ def _binary_column(samples: Sequence[Sample], modality: Modality) -> pa.Array:
                 f"got {array.dtype} {array.shape}"
             )
         data[row] = array
-    return pa.Array.from_buffers(pa.binary(modality.num_bytes), len(samples), [None, pa.py_buffer(data)])
+    return binary_column(data, modality)
+
+
+def _take_binary(column: pa.ChunkedArray, rows: np.ndarray) -> pa.Array:
+    width = column.type.byte_width
+    taken = np.empty((len(rows), width), np.uint8)
+    starts = np.cumsum([0, *(len(chunk) for chunk in column.chunks)])
+    places = np.searchsorted(starts, rows, side="right") - 1
+    for number in np.unique(places):
+        chunk, wanted = column.chunk(int(number)), np.flatnonzero(places == number)
+        stored = np.frombuffer(chunk.buffers()[1], np.uint8, len(chunk) * width, chunk.offset * width)
+        taken[wanted] = stored.reshape(len(chunk), width)[rows[wanted] - starts[number]]
+    return pa.Array.from_buffers(column.type, len(rows), [None, pa.py_buffer(taken)])
 
 
 def _view(table: pa.Table | pa.RecordBatch, modality: Modality) -> np.ndarray:

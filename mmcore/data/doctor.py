@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from mmcore.data.media import RawFolder
-from mmcore.data.parts import PartWriter, RunParts, plan_parts, run_here, write_parts
+from mmcore.data.part_files import RunParts, run_here, write_parts
+from mmcore.data.parts import PartWriter, plan_parts
 from mmcore.data.raw import Entry, Index, Problem, RawSource, shared_groups
 from mmcore.data.spec import SPLITS
 from mmcore.data.writer import Progress

@@ -9,22 +9,21 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from mmcore.data.columns import samples_to_table
 from mmcore.data.media import RawFolder
+from mmcore.data.part_files import keep_only, keep_report, stored_report, write_file
 from mmcore.data.raw import DAMAGED, Entry, Index, Problem, RawSource, check_faults, entry_key, settings_key
 from mmcore.data.spec import SPLITS, DatasetSpec, Sample
-from mmcore.data.writer import METADATA_FILE, Progress, describe, parquet_writer, rows_of, sha256, write_synced
+from mmcore.data.writer import METADATA_FILE, describe, rows_of, write_synced
 from mmcore.errors import DataError
-
-REPORTS = "reports"
 
 
 @dataclass(frozen=True)
@@ -40,6 +39,11 @@ class Part:
     path: str
     split: str
     entries: tuple[Entry, ...]
+
+    @property
+    def num_rows(self) -> int:
+        """Samples it is made of."""
+        return len(self.entries)
 
 
 @dataclass(frozen=True)
@@ -72,14 +76,7 @@ class PartWriter:
             return {"path": part.path, "error": f"{part.path}: {error}"}
 
     def _stored(self, part: Part) -> dict[str, Any] | None:
-        if self.directory is None:
-            return None
-        try:
-            report = json.loads(_report_path(self.directory, part).read_bytes())
-            whole = report["num_rows"] == 0 or sha256(self.directory / part.path) == report["sha256"]
-        except (OSError, ValueError, KeyError, TypeError):
-            return None  # not written yet, or cut off: it is written again
-        return report if whole else None
+        return None if self.directory is None else stored_report(self.directory, part)
 
     def _written(self, part: Part) -> dict[str, Any]:
         problems: list[Problem] = []
@@ -91,11 +88,11 @@ class PartWriter:
             for _ in samples:
                 pass
         else:
-            report |= _write_file(self.directory / part.path, samples, self.spec)
+            report |= write_file(self.directory / part.path, _tables(samples, self.spec), self.spec)
         report |= {"num_rows": int(counts.sum()), "class_counts": counts.tolist()}
         report |= {"problems": [asdict(problem) for problem in problems], "lengths": lengths}
         if self.directory is not None:
-            _replace_synced(_report_path(self.directory, part), json.dumps(report).encode())
+            keep_report(self.directory, part, report)
         return report
 
     def _decoded(
@@ -114,15 +111,6 @@ class PartWriter:
             yield sample
 
 
-RunParts = Callable[[PartWriter, Sequence[Part]], Iterable[dict[str, Any]]]
-"""Runs a writer over parts, in any order, somewhere; yields each part's report once."""
-
-
-def run_here(writer: PartWriter, parts: Sequence[Part]) -> Iterator[dict[str, Any]]:
-    """Runs a writer over parts in this process."""
-    yield from map(writer, parts)
-
-
 def plan_parts(source: RawSource, index: Index, folder: RawFolder, spec: DatasetSpec) -> list[Part]:
     """Cuts the index into parts of about the size `mmcore.data.writer` gives its files."""
     parts = []
@@ -137,28 +125,6 @@ def plan_parts(source: RawSource, index: Index, folder: RawFolder, spec: Dataset
                 digest.update(entry_key(source, entry, folder))
             parts.append(Part(f"{split}/part-{digest.hexdigest()[:16]}.parquet", split, chosen))
     return parts
-
-
-def write_parts(
-    writer: PartWriter, parts: Sequence[Part], run: RunParts, progress: Progress | None = None
-) -> list[dict[str, Any]]:
-    """Writes all parts and returns their reports, in the parts' order.
-
-    Raises:
-        DataError: A part could not be written; those that could be are kept.
-    """
-    reports: dict[str, dict[str, Any]] = {}
-    total = sum(len(part.entries) for part in parts)
-    sizes = {part.path: len(part.entries) for part in parts}
-    done = 0
-    for report in run(writer, parts):
-        if "error" in report:
-            raise DataError(f"{writer.spec.name}: {report['error']}; what is written is kept: run it again to go on")
-        reports[report["path"]] = report
-        done += sizes[report["path"]]
-        if progress:
-            progress(done, total)
-    return [reports[part.path] for part in parts]
 
 
 def finish(
@@ -177,52 +143,22 @@ def finish(
     """
     problems = index.problems + [Problem(**problem) for report in reports for problem in report["problems"]]
     check_faults(source.name, problems, sum(report["num_rows"] for report in reports), on_missing)
+    files = keep_only(directory, reports)
     written = [report for report in reports if report["num_rows"]]
-    kept = {report["path"] for report in written}
-    for path in directory.glob("*/part-*"):
-        if path.relative_to(directory).as_posix() not in kept:
-            path.unlink()
     zeros = np.zeros(spec.num_classes, dtype=np.int64)
     counts = {
         split: sum((np.array(r["class_counts"]) for r in written if r["split"] == split), zeros).tolist()
         for split in SPLITS
     }
-    files = [{key: report[key] for key in ("path", "split", "num_rows", "num_bytes", "sha256")} for report in written]
     source.skipped = [(problem.sample_id, f"{problem.kind}: {problem.reason}") for problem in problems]
     metadata = describe(source, spec, source.rules(index), fingerprint, counts, files)
     write_synced(directory / METADATA_FILE, json.dumps(metadata, indent=1).encode())
 
 
-def _write_file(path: Path, samples: Iterator[Sample], spec: DatasetSpec) -> dict[str, Any]:
-    """Writes samples as one file, by a temporary name; none if there are no samples."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}")
-    group_rows = rows_of(spec)[0]
-    try:
-        with parquet_writer(temporary, spec) as file:
-            num_rows = 0
-            while waiting := _take(samples, group_rows):
-                file.write_table(samples_to_table(waiting, spec), row_group_size=group_rows)
-                num_rows += len(waiting)
-        if not num_rows:
-            return {}
-        entry = {"num_bytes": temporary.stat().st_size, "sha256": sha256(temporary)}
-        temporary.rename(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return entry
+def _tables(samples: Iterator[Sample], spec: DatasetSpec) -> Iterator[pa.Table]:
+    while waiting := _take(samples, rows_of(spec)[0]):
+        yield samples_to_table(waiting, spec)
 
 
 def _take(samples: Iterator[Sample], number: int) -> list[Sample]:
     return list(itertools.islice(samples, number))
-
-
-def _report_path(directory: Path, part: Part) -> Path:
-    return directory / REPORTS / f"{Path(part.path).stem}-{part.split}.json"
-
-
-def _replace_synced(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}")
-    write_synced(temporary, data)
-    temporary.rename(path)

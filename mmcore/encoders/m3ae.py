@@ -33,7 +33,7 @@ from mmcore.config import Section
 from mmcore.data.spec import Modality
 from mmcore.encoders.base import ENCODERS, ImageEncoder
 from mmcore.encoders.patches import grid_positions, sine_positions, transformer_layer
-from mmcore.encoders.weights import RANDOM, check_size, file_state, load_all
+from mmcore.encoders.weights import RANDOM, check_file, check_size, file_state, load_all
 from mmcore.errors import UsageError
 
 SIZES = {"base": (768, 12, 12, 16), "tiny": (64, 2, 2, 8)}
@@ -89,6 +89,11 @@ class M3ae(ImageEncoder):
 
     Config = M3aeConfig
     kinds = frozenset({"image", "tokens"})
+
+    @classmethod
+    def check_files(cls, config: M3aeConfig) -> None:
+        """Raises a UsageError if the weights are not there."""
+        check_file(config.weights, WHERE)
 
     def __init__(self, config: M3aeConfig, modality: Modality):
         super().__init__(config, modality)

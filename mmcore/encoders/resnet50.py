@@ -12,7 +12,7 @@ from mmcore.config import Section
 from mmcore.data.spec import Modality
 from mmcore.encoders.base import ENCODERS, ImageEncoder, input_channels
 from mmcore.encoders.resnet18 import without_last_stages
-from mmcore.encoders.weights import RANDOM, check_size, load_all, torchvision_state
+from mmcore.encoders.weights import RANDOM, check_size, check_torchvision, load_all, torchvision_state
 
 SIZES: dict[str, dict[str, Any]] = {
     "50": {"layers": [3, 4, 6, 3], "width_per_group": 64},
@@ -40,6 +40,12 @@ class ResNet50(ImageEncoder):
     """
 
     Config = ResNet50Config
+    layer = "global average pooling"
+
+    @classmethod
+    def check_files(cls, config: ResNet50Config) -> None:
+        """Raises a UsageError if the weights are not there."""
+        check_torchvision("resnet50", config.weights)
 
     def __init__(self, config: ResNet50Config, modality: Modality):
         from torchvision.models.resnet import Bottleneck, ResNet

@@ -112,6 +112,22 @@ def check_size(size: str, weights: str, published: str = "base") -> None:
         raise UsageError(f"size '{size}' is for random weights alone, got weights '{weights}'")
 
 
+def check_file(weights: str, where: str) -> None:
+    """Raises a UsageError if `weights` is neither "random" nor a file; `where` tells where one can be had."""
+    if weights != RANDOM and not Path(weights).is_file():
+        raise UsageError(f"weights must be 'random' or the path of a file, and there is no {weights!r} here. {where}")
+
+
+def check_folder(weights: str, name: str) -> None:
+    """Raises a UsageError if `weights` is a path, and nothing is there; a name on the hub has one slash at most."""
+    looks_like_path = weights.startswith((".", "/", "~")) or weights.count("/") > 1
+    if weights != RANDOM and looks_like_path and not Path(weights).exists():
+        raise UsageError(
+            f"there is no folder '{weights}' of {name}'s weights here: give the path of one with config.json and "
+            "model.safetensors, a name on the Hugging Face hub, or 'random'"
+        )
+
+
 def file_state(weights: str, where: str) -> dict[str, Tensor]:
     """Returns the tensors of a weights file; `where` tells in the message where it can be had.
 
@@ -119,8 +135,7 @@ def file_state(weights: str, where: str) -> dict[str, Tensor]:
         UsageError: There is no such file.
         CheckpointError: It is damaged.
     """
-    if not Path(weights).is_file():
-        raise UsageError(f"weights must be 'random' or the path of a file, got {weights!r}. {where}")
+    check_file(weights, where)
     return read_state(Path(weights))
 
 
@@ -135,6 +150,18 @@ def raise_misfits(what: str, missing: Sequence[str], unexpected: Sequence[str], 
         raise CheckpointError(f"the weights '{what}' do not fit; " + "; ".join(problems))
 
 
+def check_torchvision(network_name: str, weights: str) -> None:
+    """Raises a UsageError if `weights` is neither "random", a file, nor a name torchvision publishes them under."""
+    if weights == RANDOM or Path(weights).is_file():
+        return
+    from torchvision.models import get_model_weights
+
+    names = [entry.name for entry in get_model_weights(network_name)]
+    if weights not in names:
+        known = ", ".join(names)
+        raise UsageError(f"weights must be 'random', one of {known}, or the path of a file, got {weights!r}")
+
+
 def torchvision_state(network_name: str, weights: str) -> Mapping[str, Any]:
     """Returns the weights of a file, or those torchvision publishes under a name (downloaded at first use).
 
@@ -144,16 +171,14 @@ def torchvision_state(network_name: str, weights: str) -> Mapping[str, Any]:
     """
     from torchvision.models import get_model_weights
 
+    check_torchvision(network_name, weights)
     published = {entry.name: entry for entry in get_model_weights(network_name)}
-    if weights in published:
-        try:
-            return published[weights].get_state_dict(progress=False, check_hash=True)
-        except (OSError, RuntimeError) as error:
-            raise UsageError(
-                f"the weights '{weights}' of torchvision's {network_name} could not be downloaded ({error}): give the "
-                f"path of {published[weights].url}, downloaded elsewhere, or 'random'"
-            ) from None
-    if not Path(weights).is_file():
-        names = ", ".join(published)
-        raise UsageError(f"weights must be 'random', one of {names}, or the path of a file, got {weights!r}")
-    return read_state(Path(weights))
+    if weights not in published:
+        return read_state(Path(weights))
+    try:
+        return published[weights].get_state_dict(progress=False, check_hash=True)
+    except (OSError, RuntimeError) as error:
+        raise UsageError(
+            f"the weights '{weights}' of torchvision's {network_name} could not be downloaded ({error}): give the "
+            f"path of {published[weights].url}, downloaded elsewhere, or 'random'"
+        ) from None

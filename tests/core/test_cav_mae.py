@@ -162,7 +162,7 @@ class TestPublished:
             network(torch.zeros(1, 1, 128, 1040))
 
     def test_no_such_file(self) -> None:
-        with pytest.raises(UsageError, match=r"or the path of a file, got 'x.pth'. .*YuanGongND/cav-mae; nothing"):
+        with pytest.raises(UsageError, match=r"there is no 'x.pth' here. .*YuanGongND/cav-mae; nothing"):
             encoder(SOUND, weights="x.pth")
         with pytest.raises(UsageError, match="size 'tiny' is for random weights alone"):
             encoder(SOUND, weights="x.pth", size="tiny")

@@ -194,7 +194,7 @@ class TestPublished:
     def test_what_does_not_fit_the_data(self, converted: Path) -> None:
         with pytest.raises(UsageError, match=r"a vocabulary of 50, M3AE's weights know .* 30522: prepare .* --vocab"):
             encoder(WORDS, weights=str(converted))
-        with pytest.raises(UsageError, match=r"the path of a file, got 'x.pkl'. .*state_from_flax converts"):
+        with pytest.raises(UsageError, match=r"there is no 'x.pkl' here. .*state_from_flax converts"):
             encoder(TEXT, weights="x.pkl")
         with pytest.raises(UsageError, match="size 'tiny' is for random weights alone"):
             encoder(TEXT, weights=str(converted), size="tiny")

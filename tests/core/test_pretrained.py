@@ -11,6 +11,7 @@ from torch import nn
 
 from mmcore.data.spec import Modality
 from mmcore.encoders import build_encoder
+from mmcore.encoders.base import missing_files
 from mmcore.encoders.weights import load_all, read_state
 from mmcore.errors import CheckpointError, ConfigError, UsageError
 
@@ -205,3 +206,29 @@ class TestBert:
             encoder(TEXT, name="bert", pooling="max")
         with pytest.raises(UsageError, match="size 'tiny' is for random weights alone"):
             encoder(TEXT, name="bert", size="tiny", weights="google-bert/bert-base-uncased")
+
+
+@pytest.mark.parametrize(
+    ("section", "problem"),
+    [
+        ({"name": "i3d", "weights": "nowhere.pt"}, "weights must be 'random' or the path of a file, and there is no "),
+        ({"name": "cav_mae", "weights": "nowhere.pth"}, "no 'nowhere.pth' here. The checkpoints are linked at"),
+        ({"name": "m3ae", "weights": "nowhere.pth"}, "there is no 'nowhere.pth' here"),
+        ({"name": "resnet50", "weights": "nowhere.pth"}, "weights must be 'random', one of IMAGENET1K_V1"),
+        ({"name": "bert", "weights": "./nowhere"}, "there is no folder './nowhere' of BERT's weights here"),
+        ({"name": "clip", "weights": "/nowhere/clip"}, "there is no folder '/nowhere/clip' of CLIP's weights here"),
+        ({"name": "bert", "weights": "google-bert/bert-base-uncased"}, None),  # a name on the hub
+        ({"name": "resnet50", "weights": "IMAGENET1K_V2"}, None),
+        ({"name": "i3d", "weights": "random"}, None),
+        ({"name": "resnet18"}, None),
+        ({"name": "i3d", "weights": 5}, None),  # wrong settings, unknown encoders: told when it is built
+        ({"name": "i3f"}, None),
+        ({}, None),
+    ],
+)
+def test_weights_are_looked_for_without_building_anything(section: dict[str, Any], problem: str | None) -> None:
+    found = missing_files(section, "model.encoders.rgb")
+    assert len(found) == (problem is not None)
+    if problem is not None:
+        assert found[0].startswith("model.encoders.rgb.weights: ")
+        assert problem in found[0]

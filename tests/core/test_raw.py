@@ -15,7 +15,8 @@ from raw_files import save_picture, save_text, save_vocab
 from mmcore.data import parts, writer
 from mmcore.data.columns import columns_to_arrays
 from mmcore.data.media import AudioFile, ImageFile, Medium, RawFolder
-from mmcore.data.parts import Part, PartWriter, run_here
+from mmcore.data.part_files import run_here
+from mmcore.data.parts import Part, PartWriter
 from mmcore.data.raw import Entry, Index, RawConfig, RawSource
 from mmcore.data.spec import DATASETS
 from mmcore.data.store import HowToPrepare, PreparedDataset, prepare

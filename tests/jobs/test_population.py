@@ -258,6 +258,9 @@ def test_what_a_population_cannot_be_is_refused() -> None:
     done = CliRunner().invoke(tune.main, ["--scheduler", "pbt", "--search", "grid", "--dry-run"])
     assert done.exit_code == 2
     assert "--scheduler pbt is not for --search grid" in done.output
+    done = CliRunner().invoke(tune.main, ["--scheduler", "pbt", "--output", "s3://bucket/results", "--dry-run"])
+    assert done.exit_code == 2
+    assert "--output must be a folder that all nodes see" in " ".join(done.output.split())
     done = CliRunner().invoke(tune.main, ["--scheduler", "pbt", "--dry-run", "--method", "iprm"])
     assert "a population: every 7 epochs weak ones go on from strong ones' weights" in done.output
 

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import stub_body
 from rich.console import Console
@@ -53,15 +54,19 @@ def ranking_of(folder: Path, right: dict[str, float], seeds: int = 3, constructe
 
 
 def plan_of(constructed: bool) -> Any:
-    assignment = SimpleNamespace(line="holdout (seed 0)", test=np.arange(stub_body.NUM_TEST))
+    labels = np.arange(stub_body.NUM_TEST) % stub_body.NUM_CLASSES
+    every = np.arange(stub_body.NUM_TEST)
+    assignment = SimpleNamespace(line="holdout (seed 0)", test=every, rows=lambda split: every)
     prepared = SimpleNamespace(
         directory=Path("data/digits"),
         card="A card.",
         constructed=constructed,
         fingerprint="f",
+        spec=SimpleNamespace(classes=tuple("abcdefghij")[: stub_body.NUM_CLASSES], num_classes=stub_body.NUM_CLASSES),
+        index=pa.table({"label": labels}),
         assign=lambda protocol: assignment,
     )
-    config: Any = SimpleNamespace(protocol=None)
+    config: Any = SimpleNamespace(protocol=None, trainer=SimpleNamespace(class_weights="none"))
     searches = tuple(Search("digits", label, None, config, {}, [], 2, "hyperopt", "asha", 1, 3) for label in LABELS)
     return Plan(prepared, searches)  # type: ignore[arg-type]
 
@@ -210,7 +215,7 @@ def folds_ranking(folder: Path, offsets: list[float], seeds: int = 2) -> dict[st
     """Ranks iprm against the ensemble over as many folds as there are `offsets`, its advantage in each of them."""
     request = Request(("digits",), ("ensemble", "iprm"), "ensemble", final_seeds=seeds, protocol={"name": "cv"})
     experiment = new_experiment(request, folder, None, "command")
-    config: Any = SimpleNamespace(protocol=None)
+    config: Any = SimpleNamespace(protocol=None, trainer=SimpleNamespace(class_weights="none"))
     folds = range(len(offsets))
     searches = [
         Search("digits", label, fold, config, {}, [], 2, "hyperopt", "asha", 1, 3)
@@ -255,7 +260,7 @@ def test_a_cross_validation_is_compared_by_fold_with_an_interval_over_the_folds(
 def test_a_cross_validation_lacking_a_fold_has_no_difference(tmp_path: Path) -> None:
     ranking = folds_ranking(tmp_path, [0.1, 0.1, 0.1])
     experiment = find_experiment(tmp_path, ranking["experiment"])
-    config: Any = SimpleNamespace(protocol=None)
+    config: Any = SimpleNamespace(protocol=None, trainer=SimpleNamespace(class_weights="none"))
     searches = [
         Search("digits", label, fold, config, {}, [], 2, "hyperopt", "asha", 1, 3)
         for label in LABELS[:2]

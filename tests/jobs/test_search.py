@@ -229,7 +229,8 @@ def test_the_papers_settings_are_tried_first(name: str) -> None:
 
 
 def test_every_shipped_space_of_a_data_set_is_compared_with_the_papers() -> None:
-    assert {path.stem for path in SHIPPED if path not in LADDERS} - {"demo"} == set(PAPERS)
+    own = {path.stem for path in SHIPPED if path not in LADDERS} - {"demo"}
+    assert {name for name in own if not name.endswith("-encoded")} == set(PAPERS)  # those train the encoders
 
 
 def test_integers_have_both_ends() -> None:

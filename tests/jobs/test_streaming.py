@@ -6,18 +6,15 @@ from typing import Any
 
 import data_sources
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import ray
 import torch
 
 from mmcore.batch import Batch
 from mmcore.config import ProtocolConfig
-from mmcore.data import writer
 from mmcore.data.loader import TensorLoader, step_uniforms
 from mmcore.data.splits import Assignment
-from mmcore.data.store import PreparedDataset, prepare
+from mmcore.data.store import PreparedDataset
 from mmcore.errors import DataError, TrainingError
 from rayjobs import streaming
 from rayjobs.streaming import CachedData, StreamLoader, materialise
@@ -131,7 +128,7 @@ class TestStream:
     def test_order_repeats_and_start_step_gives_the_rest(
         self, local_ray: None, prepared: PreparedDataset, assignment: Assignment
     ) -> None:
-        # A buffer of 64 samples, so that the order of the files shows through.
+        # Windows of 64 samples, so that the order of the files shows through.
         options: dict[str, Any] = {"seed": 1, "shuffle_bytes": 64 * 18, "num_epochs": 4}
         whole = list(StreamLoader(prepared, assignment, 16, **options).train_batches(3))
         rest = list(StreamLoader(prepared, assignment, 16, **options).train_batches(3, start_step=5))
@@ -216,16 +213,3 @@ def test_only_the_files_with_wanted_rows_are_read(prepared: PreparedDataset, ass
         "train/part-00002.parquet",
     ]
     assert [rows.tolist() for _, rows in files] == [[0, 23], [0, 2]]
-
-
-def test_rows_are_read_by_row_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    data_sources.register()
-    monkeypatch.setattr(writer, "ROW_GROUP_BYTES", 18 * 5)
-    prepared = prepare("toy", {"num_samples": 40}, None, tmp_path)
-    (path,) = prepared.files("train")
-    assert pq.ParquetFile(path).num_row_groups == 5
-    expected = pq.read_table(path)["sample_id"].to_pylist()
-    wanted = np.array([0, 4, 5, 16, 23])
-    tables = list(streaming._read_rows(path, wanted))
-    assert [table.num_rows for table in tables] == [2, 1, 1, 1]
-    assert pa.concat_tables(tables)["sample_id"].to_pylist() == [expected[row] for row in wanted]

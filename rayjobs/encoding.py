@@ -1,0 +1,138 @@
+"""Encodes the parts of a data set by Ray Data, in actors that hold the frozen encoders; and the flags that ask for it.
+
+Each actor claims a GPU where there are GPUs, else CPUS_PER_ACTOR CPUs, with one torch thread for each.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from mmcore.config import set_path
+from mmcore.data.encoded import EncodedPart, EncodedWriter
+from mmcore.data.part_files import run_here
+from mmcore.errors import ConfigError
+from rayjobs.parts import MIN_PARTS
+
+CPUS_PER_ACTOR = 4
+"""At most; a node with fewer gives all it has. More actors would each hold the encoders' weights."""
+PATHS = ("dataset.encode.", "dataset.transforms.", "dataset.views")
+"""What `--set` may name where a data set alone is asked for."""
+
+
+class RayEncoders:
+    """Runs an encoding writer over parts; see `mmcore.data.part_files.RunParts`.
+
+    Args:
+        address: A Ray cluster to join; None: a local Ray, started only if there is enough to do.
+        cpus: CPUs of this machine to use; None: all.
+        verbose: Show Ray's own log.
+    """
+
+    def __init__(self, address: str | None = None, cpus: int | None = None, verbose: bool = False):
+        self._address = address
+        self._cpus = cpus
+        self._verbose = verbose
+
+    def __call__(self, writer: EncodedWriter, parts: Sequence[EncodedPart]) -> Iterator[dict[str, Any]]:
+        """Yields each part's report as it is done."""
+        if self._address is None and len(parts) < MIN_PARTS:
+            with _threads(self._cpus or len(os.sched_getaffinity(0))):
+                yield from run_here(writer, parts)
+            return
+        from rayjobs import cluster
+
+        with cluster.start(self._address, self._cpus, verbose=self._verbose) as nodes:
+            yield from encode_by_ray_data(writer, parts, nodes)
+
+
+def encode_by_ray_data(
+    writer: EncodedWriter, parts: Sequence[EncodedPart], nodes: Sequence[Any]
+) -> Iterator[dict[str, Any]]:
+    """Yields each part's report from actors of a running Ray. One that is killed is replaced, its part done again."""
+    import ray.data
+
+    from rayjobs.streaming import quiet_ray_data
+
+    quiet_ray_data()
+    number, claim = actors_of(nodes)
+    items = [{"part": pickle.dumps(part)} for part in parts]
+    strategy = ray.data.ActorPoolStrategy(min_size=1, max_size=min(number, len(parts)), max_tasks_in_flight_per_actor=2)
+    actor: Any = _Actor
+    dataset = ray.data.from_items(items, override_num_blocks=len(items)).map(
+        actor, fn_constructor_args=(writer, int(claim.get("num_cpus", 1))), compute=strategy, **claim
+    )
+    for row in dataset.iter_rows():
+        yield json.loads(row["report"])
+
+
+def actors_of(nodes: Sequence[Any]) -> tuple[int, dict[str, Any]]:
+    """Returns how many actors a cluster holds, and what each claims: a GPU and a CPU, or a share of the CPUs."""
+    gpus = sum(int(node.gpus) for node in nodes)
+    if gpus:
+        return gpus, {"num_gpus": 1, "num_cpus": 1}
+    share = max(1, min(CPUS_PER_ACTOR, int(min(node.cpus for node in nodes if node.cpus))))
+    return max(1, sum(int(node.cpus // share) for node in nodes)), {"num_cpus": share}
+
+
+class _Actor:
+    """Encodes parts in a process of its own; the encoders are built with the first."""
+
+    def __init__(self, writer: EncodedWriter, threads: int):
+        torch.set_num_threads(threads)
+        self._write = writer
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        part = pickle.loads(row["part"])  # noqa: S301 (made by this command)
+        return {"report": json.dumps(self._write(part))}
+
+
+@contextmanager
+def _threads(number: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def encoding_of(named: Sequence[str], views: int | None, values: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Returns what flags add to a run's `dataset` section: `encode`, `views` and `transforms`.
+
+    Args:
+        named: Of `--encode`: `image=clip,text=bert`, repeatable.
+        views: Of `--views`.
+        values: Of `--set`: path -> value, of PATHS.
+
+    Raises:
+        ConfigError: Lists every flag that is no such thing.
+    """
+    section: dict[str, Any] = {}
+    problems = []
+    for pair in [pair.strip() for text in named for pair in text.split(",")]:
+        name, _, encoder = pair.partition("=")
+        if not name or not encoder:
+            problems.append(f"--encode must be MODALITY=ENCODER,..., got {pair!r}")
+        elif name in section.get("encode", {}):
+            problems.append(f"--encode: {name} is named twice")
+        else:
+            set_path(section, f"encode.{name}.name", encoder)
+    for path, value in (values or {}).items():
+        if path.startswith(PATHS):
+            set_path(section, path.removeprefix("dataset."), value)
+        else:
+            problems.append(f"--set {path}: here only {', '.join(f'{known}...' for known in PATHS[:2])} can be set")
+    if views is not None:
+        section["views"] = views
+    if not section.get("encode") and (section.get("views") or section):
+        problems.append("--views and --set are for --encode, which is not given")
+    if problems:
+        raise ConfigError(problems)
+    return section
