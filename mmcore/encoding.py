@@ -169,7 +169,7 @@ class FrozenEncoders:
                 "encoder": dict(recipe.sections[modality.name]),
                 "weights_sha256": self.checksums[modality.name],
                 "seed": SEED,
-                "layer": self._encoders[modality.name].layer,
+                "layer": self._encoders[modality.name].features_are,
                 "pooling": recipe.pooling(modality),
                 "transform": dict(recipe.transforms[modality.name]),
                 "views": recipe.views[modality.name],

@@ -25,7 +25,7 @@ class Encoder(nn.Module, ABC):
     Class attributes:
         Config: Settings, validated.
         kinds: Kinds of modality it takes.
-        layer: What its features are, in words; kept with features that are stored.
+        features_are: What its features are, in words; kept with features that are stored.
 
     Attributes:
         num_features: D; set by `__init__`.
@@ -33,7 +33,7 @@ class Encoder(nn.Module, ABC):
 
     Config: ClassVar[type[Section]]
     kinds: ClassVar[frozenset[Kind]]
-    layer: ClassVar[str] = "last layer"
+    features_are: ClassVar[str] = "last layer"
     num_features: int
 
     @abstractmethod

@@ -51,7 +51,7 @@ class Bert(Encoder):
 
     Config = BertConfig
     kinds = frozenset({"tokens"})
-    layer = "last hidden states, pooled as set"
+    features_are = "last hidden states, pooled as set"
 
     @classmethod
     def check_files(cls, config: BertConfig) -> None:

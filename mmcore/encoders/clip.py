@@ -61,7 +61,7 @@ class Clip(ImageEncoder):
 
     Config = ClipConfig
     kinds = frozenset({"image", "tokens"})
-    layer = "projection into the space pictures and texts share"
+    features_are = "projection into the space pictures and texts share"
 
     @classmethod
     def check_files(cls, config: ClipConfig) -> None:

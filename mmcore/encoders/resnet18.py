@@ -28,7 +28,7 @@ class ResNet18(ImageEncoder):
     """ResNet18 up to its global average pooling: D = 512 (tiny: 128) features, all at least 0; any channels."""
 
     Config = ResNet18Config
-    layer = "global average pooling"
+    features_are = "global average pooling"
 
     def __init__(self, config: ResNet18Config, modality: Modality):
         # Imported here: it takes longer than everything else a run with another encoder imports after torch.

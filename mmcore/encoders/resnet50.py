@@ -40,7 +40,7 @@ class ResNet50(ImageEncoder):
     """
 
     Config = ResNet50Config
-    layer = "global average pooling"
+    features_are = "global average pooling"
 
     @classmethod
     def check_files(cls, config: ResNet50Config) -> None:

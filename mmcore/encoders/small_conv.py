@@ -32,7 +32,7 @@ class SmallConv(ImageEncoder):
     """`depth` blocks of convolution 3x3, batch norm and ReLU, then the mean over height and width."""
 
     Config = SmallConvConfig
-    layer = "mean over height and width of the last block"
+    features_are = "mean over height and width of the last block"
 
     def __init__(self, config: SmallConvConfig, modality: Modality):
         super().__init__(config, modality)
