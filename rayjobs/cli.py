@@ -105,6 +105,19 @@ def parse_duration(text: str, option: str) -> float:
     return seconds
 
 
+def parse_workers(text: str) -> tuple[int | None, int]:
+    """Returns the fewest and the most workers of a trial: `4` is (None, 4), an elastic `2:4` is (2, 4).
+
+    Raises:
+        UsageError: It is neither, or not 1 <= MIN < MAX.
+    """
+    match = re.fullmatch(r"(?:(\d+):)?(\d+)", text.strip())
+    least, most = (int(match[1]) if match[1] else None, int(match[2])) if match else (None, 0)
+    if most < 1 or (least is not None and not 1 <= least < most):
+        raise UsageError(f"--workers must be a number from 1 on, or MIN:MAX with 1 <= MIN < MAX, got {text!r}")
+    return least, most
+
+
 def print_json(value: Any) -> None:
     """Writes `value` to standard output as one JSON document."""
     click.echo(json.dumps(value, indent=1))

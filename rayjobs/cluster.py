@@ -58,16 +58,18 @@ class TrialShape:
     """What one trial asks for.
 
     Attributes:
-        workers: Processes that train together.
+        workers: Processes that train together; of an elastic group the most.
         cpus_per_worker: CPU threads of each (`trainer.threads`).
         gpus_per_worker: GPUs of each; a fraction packs several on one.
         streams: Whether it reads through Ray Data's own tasks while it trains.
+        min_workers: The fewest of an elastic group, which goes on with those there is room for; None: it is fixed.
     """
 
     workers: int = 1
     cpus_per_worker: float = 1
     gpus_per_worker: float = 0
     streams: bool = False
+    min_workers: int | None = None
 
     @property
     def worker_group(self) -> bool:
@@ -77,7 +79,8 @@ class TrialShape:
     def describe(self) -> str:
         """Returns what it asks for, for a person."""
         gpus = f" and {self.gpus_per_worker:g} GPU" if self.gpus_per_worker else ""
-        workers = "1 worker" if self.workers == 1 else f"{self.workers} workers, each"
+        number = f"{self.min_workers} to {self.workers}" if self.min_workers else f"{self.workers}"
+        workers = "1 worker" if self.workers == 1 else f"{number} workers, each"
         form = "a Ray Train worker group" if self.worker_group else "a process that trials share in turn"
         return f"{workers} with {self.cpus_per_worker:g} CPU{gpus}, in {form}"
 
@@ -173,7 +176,10 @@ def concurrent_trials(shape: TrialShape, available: list[Node], limit: int | Non
     Raises:
         UsageError: Not even one fits; says what was asked for and what there is. (Ray would wait for ever.)
     """
-    fitting = sum(_workers_on(node, shape) for node in available) // shape.workers
+    workers = sum(_workers_on(node, shape) for node in available)
+    fitting = workers // shape.workers
+    if fitting < 1 and shape.min_workers and workers >= shape.min_workers:
+        fitting = 1
     if fitting < 1:
         raise UsageError(_too_much(shape, available))
     return max(1, min(fitting, limit or fitting))
@@ -203,7 +209,8 @@ def _workers_on_gpus(gpus: float, each: float) -> int:
 
 
 def _too_much(shape: TrialShape, available: list[Node]) -> str:
-    asked = {"CPU": shape.workers * shape.cpus_per_worker, "GPU": shape.workers * shape.gpus_per_worker}
+    least = shape.min_workers or shape.workers
+    asked = {"CPU": least * shape.cpus_per_worker, "GPU": least * shape.gpus_per_worker}
     there = {"CPU": sum(node.cpus for node in available), "GPU": sum(node.gpus for node in available)}
     machines = f"{len(available)} nodes" if len(available) > 1 else "1 node"
     readers = (

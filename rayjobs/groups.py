@@ -5,6 +5,7 @@ Train's own retries are not used: they would retry a wrong configuration too. Wh
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,15 +21,15 @@ from ray.util.placement_group import PlacementGroup, get_current_placement_group
 
 from mmcore.errors import EquipoiseError
 from rayjobs.cluster import TrialShape
+from rayjobs.files import write_json
 from rayjobs.mirror import TRAIN_FOLDER
 from rayjobs.reporters import TrainReporter
 from rayjobs.trials import Body, LostWorkers
 from rayjobs.watchdog import ALIVE_FILES, PROCESS_FILES, announce
+from rayjobs.worker import SIZES_FILE, Job, group_sizes
 
 if TYPE_CHECKING:
     from ray.train.v2.api.exceptions import TrainingFailedError
-
-    from rayjobs.worker import Job
 
 GROUP_FILE = "placement_group"
 
@@ -50,6 +51,8 @@ def run_group(job: Job, shape: TrialShape, body: Body) -> None:
 
     run_dir = Path(job.run_dir)
     remove_leaked_group(run_dir)
+    if shape.min_workers:
+        job = replace(job, elastic=(shape.min_workers, shape.workers))
     resources = {"CPU": shape.cpus_per_worker}
     if shape.gpus_per_worker:
         resources["GPU"] = shape.gpus_per_worker
@@ -58,7 +61,9 @@ def run_group(job: Job, shape: TrialShape, body: Body) -> None:
         # NCCL refuses two workers on one GPU.
         torch_config=TorchConfig(backend="nccl" if shape.gpus_per_worker >= 1 and _has_real_gpus() else "gloo"),
         scaling_config=train.ScalingConfig(
-            num_workers=shape.workers, use_gpu=shape.gpus_per_worker > 0, resources_per_worker=resources
+            num_workers=_num_workers(shape),  # type: ignore[arg-type]  # a pair is elastic
+            use_gpu=shape.gpus_per_worker > 0,
+            resources_per_worker=resources,
         ),
         run_config=train.RunConfig(
             name=TRAIN_FOLDER,
@@ -72,6 +77,10 @@ def run_group(job: Job, shape: TrialShape, body: Body) -> None:
     except TrainingFailedError as error:
         raise _cause(error) from error
     (run_dir / GROUP_FILE).unlink(missing_ok=True)
+
+
+def _num_workers(shape: TrialShape) -> int | tuple[int, int]:
+    return (shape.min_workers, shape.workers) if shape.min_workers else shape.workers
 
 
 def remove_leaked_group(run_dir: Path) -> None:
@@ -96,6 +105,8 @@ def _work(job: Job, body: Body) -> None:
             torch.distributed.barrier()
         run_dir.mkdir(parents=True, exist_ok=True)
         announce(run_dir, f"worker-{rank}")
+        if job.elastic and rank == 0:
+            write_json(run_dir / SIZES_FILE, [*group_sizes(run_dir), train.get_context().get_world_size()])
         group = get_current_placement_group() if rank == 0 else None
         if group is not None:
             (run_dir / GROUP_FILE).write_text(group.id.hex())

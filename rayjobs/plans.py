@@ -198,4 +198,4 @@ def trial_shape(request: Request, search: Search, nodes: Sequence[cluster.Node],
     cpus: float = search.config.trainer.threads
     if streams and cpus == 1 and max(node.cpus for node in nodes) < 2:
         cpus = 0.5  # the only CPU is shared with the readers
-    return cluster.TrialShape(request.workers, cpus, gpus, streams)
+    return cluster.TrialShape(request.workers, cpus, gpus, streams, request.min_workers)

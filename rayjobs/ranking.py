@@ -22,7 +22,7 @@ from rayjobs.ledger import LEDGER_FILE
 from rayjobs.progress import short_settings
 from rayjobs.stages import SEARCH_FILE, best_file, final_dirs
 from rayjobs.trials import failure_reason
-from rayjobs.worker import PREDICTIONS_FILE, RESULT_FILE
+from rayjobs.worker import PREDICTIONS_FILE, RESULT_FILE, SIZES_FILE, group_sizes
 
 if TYPE_CHECKING:
     from mmcore.data.splits import Assignment
@@ -150,6 +150,7 @@ def _table(experiment: Experiment, plan: Plan) -> dict[str, Any]:
             *_dead_notes(finals),
             *_budget_notes(rows, plan),
             *_schedule_notes(rows),
+            *_elastic_notes(experiment, plan),
         ],
         "search_note": SEARCHED_ONCE if request.search_once else "",
         "classes": _classes(plan, assignments[0], finals),
@@ -316,6 +317,26 @@ def _budget_notes(rows: Sequence[Mapping[str, Any]], plan: Plan) -> list[str]:
         wanted = sum(search.trials for search in plan.searches if search.label == row["method"])
         if row["begun"] < wanted:
             notes.append(f"{row['method']}: {row['begun']} of {wanted} trials were begun, then the time was over")
+    return notes
+
+
+def _elastic_notes(experiment: Experiment, plan: Plan) -> list[str]:
+    """Returns a note for each row with runs whose groups changed in size: they are other runs than a fixed group's."""
+    notes = []
+    for label in plan.labels:
+        folders = [experiment.folder / search.name for search in plan.searches if search.label == label]
+        folders += [final.parent for fold in plan.folds for final in final_dirs(plan, experiment, label, fold)[:1]]
+        runs = {file.parent for folder in folders for file in folder.glob(f"*/{SIZES_FILE}")}
+        sizes = {run: group_sizes(run) for run in sorted(runs)}
+        changed = {run: found for run, found in sizes.items() if len(set(found)) > 1}
+        if changed:
+            listed = "; ".join(
+                f"{_short_name(run, label)} {', '.join(map(str, found))}" for run, found in changed.items()
+            )
+            notes.append(
+                f"{label}: {len(changed)} of {len(sizes)} runs went on with another number of workers ({listed}): "
+                "the same global batches, but not bit for bit the run of a fixed group"
+            )
     return notes
 
 

@@ -40,7 +40,8 @@ class Request:
         seed: Of the search.
         values: Path -> fixed value.
         space: A search-space file; None: the data set's own.
-        workers: Workers of a trial.
+        workers: Workers of a trial; of an elastic one the most.
+        min_workers: The fewest of an elastic one; None: their number is fixed.
         gpus_per_worker: None: one where there are GPUs.
         raw_dir: Raw files, for data that is not prepared yet.
         vocab: Vocabulary of the texts of data that is not prepared yet; None: vocab.txt in `raw_dir`.
@@ -63,6 +64,7 @@ class Request:
     values: dict[str, Any] = field(default_factory=dict)
     space: str | None = None
     workers: int = 1
+    min_workers: int | None = None
     gpus_per_worker: float | None = None
     raw_dir: str | None = None
     vocab: str | None = None

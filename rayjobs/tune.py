@@ -12,7 +12,7 @@ from rich.console import Console
 
 from mmcore.errors import UsageError
 from rayjobs.addresses import Location, is_address, open_mirror, working_folder
-from rayjobs.cli import friendly_errors, parse_duration, parse_overrides, print_json
+from rayjobs.cli import friendly_errors, parse_duration, parse_overrides, parse_workers, print_json
 
 
 @click.command()
@@ -46,7 +46,8 @@ from rayjobs.cli import friendly_errors, parse_duration, parse_overrides, print_
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the search.")
 @click.option("--set", "values", multiple=True, metavar="PATH=VALUE", help="Fix a setting for all trials; repeatable.")
 @click.option("--space", type=click.Path(path_type=Path), help="A search-space file.  [default: the data set's]")
-@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Workers of a trial.")
+@click.option("--workers", default="1", show_default=True, metavar="N|MIN:MAX",
+              help="Workers of a trial; MIN:MAX: it goes on with fewer when a node is lost.")  # fmt: skip
 @click.option(
     "--gpus-per-worker", type=click.FloatRange(0), help="May be a fraction.  [default: 1 where there are GPUs]"
 )
@@ -133,7 +134,10 @@ def _request(flags: dict[str, Any]) -> Any:
         for dataset in datasets:
             check_demo(dataset)
         options["demo"] = True
+    min_workers, workers = parse_workers(flags["workers"])
     request = Request(
+        workers=workers,
+        min_workers=min_workers,
         dataset=_encoding(flags, values),
         datasets=datasets,
         methods=tuple(dict.fromkeys([*methods, *([reference] if reference else [])])),
@@ -145,7 +149,7 @@ def _request(flags: dict[str, Any]) -> Any:
         raw_dir=_text(flags["raw_dir"]),
         vocab=_text(flags["vocab"]),
         data_dir=str(flags["data_dir"].resolve()),  # --resume may be typed in another folder
-        **{key: flags[key] for key in ("trials", "max_epochs", "final_seeds", "seed", "workers", "gpus_per_worker")},
+        **{key: flags[key] for key in ("trials", "max_epochs", "final_seeds", "seed", "gpus_per_worker")},
         **{key: flags[key] for key in ("algorithm", "scheduler", "search_once")},
     )
     request.check()

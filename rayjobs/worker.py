@@ -5,6 +5,7 @@ The same body serves a trial's own process, a worker of a Ray Train group and a 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from contextlib import closing
@@ -26,7 +27,7 @@ from mmcore.trainer import MONITOR, Trainer
 from rayjobs.evaluations import NOTHING_MORE, Extra, add_conditions
 from rayjobs.files import read_json, write_json
 from rayjobs.ledger import Entry
-from rayjobs.lineage import Schedule, dump_schedule, parts_of
+from rayjobs.lineage import PROGRESS_FILE, Schedule, dump_schedule, parts_of
 from rayjobs.mirror import NO_MIRROR, Mirror
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 RESULT_FILE = "result.json"
 CONFIG_FILE = "config.json"
 PREDICTIONS_FILE = "predictions.npz"
+SIZES_FILE = "group_sizes.json"
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,7 @@ class Job:
         alone: Modality -> validation accuracy of a reference trained on it alone, as far as known; for the readings.
         schedule: Searched values that change at some epochs, of population-based training; `config` has the last ones.
         snapshot_every: Epochs after which the run is kept for another trial to go on from; 0: never.
+        elastic: The fewest and the most workers of a group whose size may change; None: it is fixed.
         mirror: Where the run's folder has its twin.
     """
 
@@ -101,6 +104,7 @@ class Job:
     alone: Mapping[str, float] = field(default_factory=dict)
     schedule: Schedule = ()
     snapshot_every: int = 0
+    elastic: tuple[int, int] | None = None
     mirror: Mirror = NO_MIRROR
 
 
@@ -138,12 +142,23 @@ def _train(job: Job, config: RunConfig, prepared: PreparedDataset, reporter: Rep
         with closing(trainer.loader):
             trainer.fit(until)
     result = _result(config, prepared, trainer, time.perf_counter() - start)
-    return {**result, "schedule": dump_schedule(job.schedule)} if job.schedule else result
+    if job.schedule:
+        result["schedule"] = dump_schedule(job.schedule)
+    if job.elastic:
+        result["group_sizes"] = group_sizes(Path(job.run_dir))
+        summary = read_json(Path(job.run_dir) / PROGRESS_FILE) or {}  # counts each start's own workers
+        result["device_seconds"] = summary.get("device_seconds", result["device_seconds"])
+    return result
 
 
 def _build_trainer(job: Job, config: RunConfig, prepared: PreparedDataset, reporter: Reporter | None) -> Trainer:
     check_encoding(config.dataset, prepared, build_source(config).spec())
     device = resolve_device(config.trainer.device)
+    lineage = [part for part, _ in parts_of(config, job.schedule)] if job.schedule else []
+    if job.elastic:
+        least, most = job.elastic
+        lineage = [_of_size(part, most, size) for part in lineage or [config] for size in range(least, most + 1)]
+        config = _of_size(config, most, distributed.world_size())
     return Trainer(
         config,
         build_method(config, prepared.spec, device),
@@ -153,8 +168,21 @@ def _build_trainer(job: Job, config: RunConfig, prepared: PreparedDataset, repor
         Path(job.run_dir),
         reporter,
         job.alone,
-        [part for part, _ in parts_of(config, job.schedule)] if job.schedule else (),
+        lineage,
     )
+
+
+def _of_size(config: RunConfig, most: int, size: int) -> RunConfig:
+    """Returns the configuration for a group of another size: no pass is larger than in the largest group.
+
+    The global batch is the same in any case: the loader cuts it among the workers there are.
+    """
+    return config.with_values({"trainer.accumulate": math.ceil(config.trainer.accumulate * most / size)})
+
+
+def group_sizes(run_dir: Path) -> list[int]:
+    """Returns the number of workers at each start of an elastic group."""
+    return read_json(run_dir / SIZES_FILE) or []
 
 
 def _test(job: Job, config: RunConfig, prepared: PreparedDataset, result: dict[str, Any]) -> None:

@@ -36,11 +36,17 @@ RATIOS = {
     "decoding": ["prepared÷decoded", "transformed÷decoded", "streamed÷decoded"],
     "preparing": ["prepare/two_workers", "prepare/memory"],
     "larger_than_memory": ["spilled/once", "spilled/twice", "memory/twice÷once"],
+    "workers": ["resnet18/workers÷ceiling", "resnet18/workers÷one"],
+    "many_trials": ["trial/late÷early", "driver_memory÷bar"],
+    "regret": ["digits-iprm/hyperopt_epochs÷grid", "digits-iprm/random_epochs÷grid"],
+    "restart": ["own_process/restart÷start", "worker_group/restart÷start"],
     "features": ["features/epoch", "features/encoding", "features/data_time"],
     "feeding": ["digits/cached_first", "digits/cached_second", "digits/streamed_first", "digits/streamed_second"],
 }
 
-WITH_RAY = ("trials", "feeding", "decoding", "preparing", "larger_than_memory")
+WITH_RAY = (
+    "trials", "feeding", "decoding", "preparing", "larger_than_memory", "many_trials", "regret", "restart",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -59,12 +65,15 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "diagnostics",
         "features",
         *(pytest.param(name, marks=pytest.mark.ray) for name in WITH_RAY),
+        "workers",
     ],
 )
 def test_a_benchmark_prints_finite_ratios(name: str, data_dir: Path, tmp_path: Path) -> None:
     figures = tmp_path / "figures.json"
     command = [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), "--quick", "--json", str(figures)]
-    if name not in {"methods", "communication", "memory", "decoding", "preparing", "larger_than_memory", "features"}:
+    if name not in {
+        "methods", "communication", "memory", "decoding", "preparing", "larger_than_memory", "features", "workers",
+    }:  # fmt: skip
         command += ["--data-dir", str(data_dir)]
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
     done = subprocess.run(

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch.distributed
 from ray.exceptions import RayActorError
 from ray.train import WorkerGroupError
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
-from mmcore.errors import DataError
+from mmcore.build import complete_config
+from mmcore.config import RunConfig
+from mmcore.data.store import prepare
+from mmcore.errors import CheckpointError, DataError, UsageError
+from rayjobs.cli import parse_workers
+from rayjobs.cluster import Node, TrialShape, concurrent_trials
 from rayjobs.groups import _cause
 from rayjobs.trials import LostWorkers, is_fatal
+from rayjobs.worker import DataHandle, Job, _build_trainer, _of_size
 
 DAMAGED = DataError("part-00000.parquet is missing")
 LOST = WorkerHealthCheckFailedError("no answer", RayActorError())
@@ -36,3 +44,44 @@ def test_a_groups_end_is_its_workers_own_exception_or_their_loss(
     found = _cause(WorkerGroupError("failed", failures))
     assert repr(found) == repr(cause)
     assert is_fatal(found) == (not isinstance(cause, LostWorkers))
+
+
+@pytest.mark.parametrize(("text", "workers"), [("1", (None, 1)), ("4", (None, 4)), ("2:4", (2, 4)), ("1:2", (1, 2))])
+def test_workers_are_a_number_or_a_range(text: str, workers: tuple[int | None, int]) -> None:
+    assert parse_workers(text) == workers
+
+
+@pytest.mark.parametrize("text", ["0", "x", "4:2", "2:2", "0:2", "2:", ":2", "-1"])
+def test_what_is_no_number_of_workers_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match=r"--workers must be a number from 1 on, or MIN:MAX with 1 <= MIN < MAX"):
+        parse_workers(text)
+
+
+def test_an_elastic_trial_needs_room_for_its_fewest_workers() -> None:
+    shape = TrialShape(workers=4, min_workers=2)
+    assert shape.worker_group
+    assert "2 to 4 workers" in shape.describe()
+    assert concurrent_trials(shape, [Node(4, 0), Node(4, 0)]) == 2
+    assert concurrent_trials(shape, [Node(2, 0)]) == 1
+    with pytest.raises(UsageError, match="2 CPU"):
+        concurrent_trials(shape, [Node(1, 0)])
+
+
+def test_a_smaller_group_accumulates_and_goes_on_from_a_larger_ones_checkpoint(tmp_path: Path) -> None:
+    values = {
+        "dataset": {"name": "digits"},
+        "method": {"name": "joint"},
+        "trainer": {"max_epochs": 2, "batch_size": 512, "probes": False, "diagnostics": False},
+    }
+    config = complete_config(RunConfig.parse(values))
+    prepared = prepare("digits", None, None, tmp_path / "data")
+    job = Job(config.to_dict(), DataHandle(str(prepared.directory), in_process=True), str(tmp_path), elastic=(1, 3))
+    one = _build_trainer(job, config, prepared, None)
+    assert one.config.trainer.accumulate == 3, "a pass of one worker would be larger than one of three"
+    one.config = _of_size(config, 3, 2)  # as a group of two would have written it
+    one.fit(until=1)
+    again = _build_trainer(job, config, prepared, None)
+    assert again.fit().epoch == 2
+    other = Job(config.with_values({"optimizer.lr": 0.5}).to_dict(), job.data, str(tmp_path), elastic=(1, 3))
+    with pytest.raises(CheckpointError, match=r"optimizer\.lr"):
+        _build_trainer(other, RunConfig.parse(other.config), prepared, None).fit()

@@ -14,6 +14,33 @@ SEARCH = Path("results/digits-iprm/digits-iprm")
 @pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.timeout(1200)
+def test_an_elastic_group_goes_on_with_the_workers_that_are_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STUB_PLAN", json.dumps({"digits-iprm/trial-001": {"hold_at": 3}}))
+    with several_nodes() as nodes:
+        machines = [nodes.add_node(num_cpus=1), nodes.add_node(num_cpus=1)]
+        arguments = ["--address", nodes.address, "--trials", "1", "--max-epochs", "5", "--workers", "1:2"]
+        process = start_driver(tmp_path, *arguments, "--method", "iprm", "--reference", "none", "--final-seeds", "0")
+        trial = tmp_path / SEARCH / "trial-001"
+        wait_for(lambda: epochs_of(trial) >= 2, process)
+        assert json.loads((trial / "group_sizes.json").read_text()) == [2]
+        node = json.loads((trial / "process-worker-1.json").read_text())["node"]
+        (machine,) = [machine for machine in machines if machine.node_id == node]
+        nodes.remove_node(machine, allow_graceful=False)
+        wait_for(lambda: json.loads((trial / "group_sizes.json").read_text()) == [2, 1], process)
+        (trial / "held").touch()
+        stdout, stderr = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 0, stderr
+    (outcome,) = trials_of(tmp_path / SEARCH).values()
+    assert (outcome["status"], outcome["epochs"]) == ("done", 5)
+    assert starts_of(trial)[-1][1] >= 3, "it started anew"
+    assert "1 of 1 runs went on with another number of workers (trial-001 2, 1)" in " ".join(stdout.split())
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.timeout(1200)
 def test_a_trial_whose_node_is_lost_goes_on_on_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = {"digits-iprm/trial-001": {"hold_at": 3}, "digits-iprm/trial-002": {"hold_at": 3}}
     monkeypatch.setenv("STUB_PLAN", json.dumps(plan))  # what runs on a node has the node's environment

@@ -246,7 +246,8 @@ def test_random_search_does_not_learn_from_results_and_tpe_does(tmp_path: Path, 
 
     def suggestions(best: float) -> list[float]:
         """Returns the rates of 30 trials, the nearer to `best` the better they are."""
-        searcher, space = experiments._searcher(search)
+        settings = experiments._choosing(search, tmp_path, concurrent=1)
+        searcher, space = settings["search_alg"], settings["config"]
         searcher.set_search_properties("objective", "max", space)
         found = []
         for number in range(30):
