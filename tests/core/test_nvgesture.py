@@ -308,7 +308,7 @@ class TestTransforms:
         torch.testing.assert_close(cut["flow"][:, :, :1], middle, rtol=0, atol=1e-5)
 
     def test_short_clips_keep_their_frames(self) -> None:
-        from mmcore.transforms import consecutive_frames
+        from mmcore.augmentation import consecutive_frames
 
         x = torch.arange(6).repeat(3, 1)
         uniforms = torch.full((3, NUM_UNIFORMS), 0.999)
