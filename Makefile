@@ -8,7 +8,7 @@ MOTO := $(VENV)/moto/.installed
 
 DEMOS := cremad iemocap kinetics_sounds nvgesture sarcasm twitter15 vggsound
 
-.PHONY: demo demos test test-all test-slow lint types audit install clean
+.PHONY: demo demos test test-all test-slow test-slow-jobs test-slow-rest lint types audit install clean
 
 install: $(INSTALLED)
 
@@ -31,8 +31,14 @@ demos: $(INSTALLED)
 test: $(INSTALLED) $(MOTO)
 	$(BIN)/python -m pytest -m "not slow"
 
-test-slow: $(INSTALLED) $(MOTO)
-	$(BIN)/python -m pytest -m slow
+# Two halves of about the same length: `make --jobs=2 test-slow`, as in CI, runs them side by side.
+test-slow: test-slow-jobs test-slow-rest
+
+test-slow-jobs: $(INSTALLED) $(MOTO)
+	$(BIN)/python -m pytest -m slow tests/jobs
+
+test-slow-rest: $(INSTALLED) $(MOTO)
+	$(BIN)/python -m pytest -m slow --ignore=tests/jobs
 
 test-all: test test-slow
 
