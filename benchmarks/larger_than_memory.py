@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -133,6 +134,8 @@ def spilled_bytes() -> int:
 def measure(megabytes: int, epochs: int) -> dict[str, Any]:
     """Returns what training on a set of that size takes."""
     torch.set_num_threads(1)
+    # Ray spills nothing to a disk that is more than 95 % full, however large what is left; here it is some 100 MB.
+    os.environ.setdefault("RAY_local_fs_capacity_threshold", "0.999")
     with tempfile.TemporaryDirectory() as folder:
         prepared = prepare("noise", {"num_samples": megabytes * 2**20 // (6 * SIDE**2)}, None, folder)
         with cluster.start(num_cpus=1, store_bytes=STORE_BYTES):

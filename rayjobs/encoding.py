@@ -16,9 +16,8 @@ import torch
 
 from mmcore.config import set_path
 from mmcore.data.encoded import EncodedPart, EncodedWriter
-from mmcore.data.part_files import run_here
 from mmcore.errors import ConfigError
-from rayjobs.parts import MIN_PARTS
+from rayjobs.parts import RayParts
 
 CPUS_PER_ACTOR = 4
 """At most; a node with fewer gives all it has. More actors would each hold the encoders' weights."""
@@ -26,30 +25,17 @@ PATHS = ("dataset.encode.", "dataset.transforms.", "dataset.views")
 """What `--set` may name where a data set alone is asked for."""
 
 
-class RayEncoders:
-    """Runs an encoding writer over parts; see `mmcore.data.part_files.RunParts`.
+class RayEncoders(RayParts):
+    """Runs an encoding writer over parts, in actors; in this process with a torch thread for each of its CPUs."""
 
-    Args:
-        address: A Ray cluster to join; None: a local Ray, started only if there is enough to do.
-        cpus: CPUs of this machine to use; None: all.
-        verbose: Show Ray's own log.
-    """
+    def run_here(self, writer: Any, parts: Sequence[Any]) -> Iterator[dict[str, Any]]:
+        """Yields each part's report from this process."""
+        with _threads(self._cpus or len(os.sched_getaffinity(0))):
+            yield from super().run_here(writer, parts)
 
-    def __init__(self, address: str | None = None, cpus: int | None = None, verbose: bool = False):
-        self._address = address
-        self._cpus = cpus
-        self._verbose = verbose
-
-    def __call__(self, writer: EncodedWriter, parts: Sequence[EncodedPart]) -> Iterator[dict[str, Any]]:
-        """Yields each part's report as it is done."""
-        if self._address is None and len(parts) < MIN_PARTS:
-            with _threads(self._cpus or len(os.sched_getaffinity(0))):
-                yield from run_here(writer, parts)
-            return
-        from rayjobs import cluster
-
-        with cluster.start(self._address, self._cpus, verbose=self._verbose) as nodes:
-            yield from encode_by_ray_data(writer, parts, nodes)
+    def run_there(self, writer: Any, parts: Sequence[Any], nodes: Sequence[Any]) -> Iterator[dict[str, Any]]:
+        """Yields each part's report from a running Ray."""
+        yield from encode_by_ray_data(writer, parts, nodes)
 
 
 def encode_by_ray_data(
@@ -131,7 +117,7 @@ def encoding_of(named: Sequence[str], views: int | None, values: Mapping[str, An
             problems.append(f"--set {path}: here only {', '.join(f'{known}...' for known in PATHS[:2])} can be set")
     if views is not None:
         section["views"] = views
-    if not section.get("encode") and (section.get("views") or section):
+    if section and not section.get("encode"):
         problems.append("--views and --set are for --encode, which is not given")
     if problems:
         raise ConfigError(problems)

@@ -155,7 +155,7 @@ def _run(
     def run_dir(trial: Trial) -> Path:
         return runs.run_dir(trial_name(trial), trial.config)
 
-    pullers = [twins.RunPuller(runs.mirror, run_dir)] if runs.mirror else []
+    pullers = [twins.RunPuller(runs.mirror, run_dir, execution.notify)] if runs.mirror else []
     rules: list[Callback] = [*pullers, *callbacks, FailureRules(), *execution.callbacks]
     if execution.hang_limit_s:
         rules.append(Watchdog(execution.hang_limit_s, run_dir, runs.mirror))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import pickle
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from typing import Any
 
 from mmcore.data.part_files import run_here
@@ -16,11 +15,11 @@ MIN_PARTS = 12
 
 
 class RayParts:
-    """Runs a part writer by Ray Data, a task for each part; see `mmcore.data.parts.RunParts`.
+    """Runs a part writer by Ray Data, a task for each part; see `mmcore.data.part_files.RunParts`.
 
     Args:
         address: A Ray cluster to join; None: a local Ray, started only if there is enough to do.
-        cpus: CPUs of a local Ray; None: all.
+        cpus: CPUs of this machine to use; None: all.
         verbose: Show Ray's own log.
     """
 
@@ -29,16 +28,23 @@ class RayParts:
         self._cpus = cpus
         self._verbose = verbose
 
-    def __call__(self, writer: PartWriter, parts: Sequence[Part]) -> Iterator[dict[str, Any]]:
+    def __call__(self, writer: Any, parts: Sequence[Any]) -> Iterator[dict[str, Any]]:
         """Yields each part's report as it is done."""
         if self._address is None and len(parts) < MIN_PARTS:
-            yield from run_here(writer, parts)
+            yield from self.run_here(writer, parts)
             return
         from rayjobs import cluster
 
-        started: AbstractContextManager[Any] = cluster.start(self._address, self._cpus, verbose=self._verbose)
-        with started:
-            yield from run_by_ray_data(writer, parts)
+        with cluster.start(self._address, self._cpus, verbose=self._verbose) as nodes:
+            yield from self.run_there(writer, parts, nodes)
+
+    def run_here(self, writer: Any, parts: Sequence[Any]) -> Iterator[dict[str, Any]]:
+        """Yields each part's report from this process."""
+        yield from run_here(writer, parts)
+
+    def run_there(self, writer: Any, parts: Sequence[Any], nodes: Sequence[Any]) -> Iterator[dict[str, Any]]:
+        """Yields each part's report from a running Ray of these nodes."""
+        yield from run_by_ray_data(writer, parts)
 
 
 def run_by_ray_data(writer: PartWriter, parts: Sequence[Part]) -> Iterator[dict[str, Any]]:

@@ -190,7 +190,7 @@ def _follow(client: JobSubmissionClient, job: str, address: str) -> None:
             click.echo(fresh, nl=False)
 
     # Of its own, so that asyncio does not put one in its place that only cancels, which what is awaited may swallow.
-    signal.signal(signal.SIGINT, _interrupt)
+    before = signal.signal(signal.SIGINT, _interrupt)
     try:
         while not _ask(client.get_job_status, job).is_terminal():
             try:
@@ -202,6 +202,8 @@ def _follow(client: JobSubmissionClient, job: str, address: str) -> None:
     except KeyboardInterrupt:
         click.echo(f"\nthe job goes on.\n{_care(address, job)}", err=True)
         sys.exit(130)
+    finally:
+        signal.signal(signal.SIGINT, before)
     info = client.get_job_info(job)
     if str(info.status) != "SUCCEEDED":
         reason = _first_line(info.message or "").partition(", last available logs")[0]

@@ -35,15 +35,24 @@ class RunPuller(Callback):
     Args:
         mirror: Where from.
         run_dir: Trial -> folder of its run.
+        notify: Told, in words, when storage is away for longer than is waited.
     """
 
-    def __init__(self, mirror: Mirror, run_dir: Callable[[Trial], Path]):
+    def __init__(self, mirror: Mirror, run_dir: Callable[[Trial], Path], notify: Callable[[str], None]):
         self._mirror = mirror
         self._run_dir = run_dir
+        self._notify = notify
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Pulls."""
-        self._mirror.pull(self._run_dir(trial), without=(CHECKPOINTS,))
+        """Pulls; a search does not end where storage is away: what a trial reported, Tune has told its driver."""
+        run_dir = self._run_dir(trial)
+        try:
+            self._mirror.pull(run_dir, without=(CHECKPOINTS,))
+        except OSError as error:
+            self._notify(
+                f"storage is away ({error.strerror or error}): the search goes on without what {run_dir.name} wrote; "
+                "--resume, when storage is back, reads it"
+            )
 
     on_trial_error = on_trial_complete
     on_trial_recover = on_trial_complete

@@ -35,6 +35,7 @@ RATIOS = {
     "trials": ["search_of_4"],
     "decoding": ["prepared÷decoded", "transformed÷decoded", "streamed÷decoded"],
     "preparing": ["prepare/two_workers", "prepare/memory"],
+    "larger_than_memory": ["spilled/once", "spilled/twice", "memory/twice÷once"],
     "workers": ["resnet18/workers÷ceiling", "resnet18/workers÷one"],
     "many_trials": ["trial/late÷early", "driver_memory÷bar"],
     "regret": ["digits-iprm/hyperopt_epochs÷grid", "digits-iprm/random_epochs÷grid"],
@@ -44,7 +45,7 @@ RATIOS = {
 }
 
 WITH_RAY = (
-    "trials", "feeding", "decoding", "preparing", "many_trials", "regret", "restart",
+    "trials", "feeding", "decoding", "preparing", "larger_than_memory", "many_trials", "regret", "restart",
 )  # fmt: skip
 
 
@@ -71,7 +72,7 @@ def test_a_benchmark_prints_finite_ratios(name: str, data_dir: Path, tmp_path: P
     figures = tmp_path / "figures.json"
     command = [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), "--quick", "--json", str(figures)]
     if name not in {
-        "methods", "communication", "memory", "decoding", "preparing", "features", "workers",
+        "methods", "communication", "memory", "decoding", "preparing", "larger_than_memory", "features", "workers",
     }:  # fmt: skip
         command += ["--data-dir", str(data_dir)]
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))

@@ -21,7 +21,7 @@ from mmcore.config import parse_dataset
 from mmcore.data.avdigits import IMAGE_FILE, IMAGE_MAGIC, LABEL_FILE, LABEL_MAGIC
 from mmcore.data.encoded import EncodedPart, EncodedWriter, encode
 from mmcore.errors import ConfigError, DataError
-from rayjobs import encoding, predict, prepare, train, tune
+from rayjobs import parts, predict, prepare, train, tune
 from rayjobs.cluster import Node
 from rayjobs.encoding import RayEncoders, actors_of, encoding_of
 from rayjobs.plans import Machine, make_plans
@@ -170,7 +170,7 @@ def test_a_killed_actor_is_replaced_and_loses_nothing(monkeypatch: pytest.Monkey
     here.directory.rename(tmp_path / "here")
     marker = tmp_path / "marker"
     marker.touch()
-    monkeypatch.setattr(encoding, "MIN_PARTS", 2)
+    monkeypatch.setattr(parts, "MIN_PARTS", 2)
     run = RayEncoders(cpus=2)
 
     def with_a_death(writer: EncodedWriter, parts: Sequence[EncodedPart]) -> Iterator[dict[str, Any]]:

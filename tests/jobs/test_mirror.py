@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import pickle
 import shutil
 import threading
@@ -26,7 +27,7 @@ from rayjobs.packing import check_command
 from rayjobs.recovery import COPY_FOLDER, StateKeeper
 from rayjobs.request import Experiment, Request, at_address
 from rayjobs.scheduler import RUNGS_FILE
-from rayjobs.twins import AGAIN_S, EVERY_S, StatePusher, unpack_state
+from rayjobs.twins import AGAIN_S, EVERY_S, RunPuller, StatePusher, unpack_state
 from rayjobs.watchdog import FAILURE_FILE, Watchdog
 from rayjobs.worker import RESULT_FILE
 
@@ -275,6 +276,28 @@ class TestTheDriver:
         shutil.rmtree(folder / "tune")
         unpack_state(folder, folder / "tune")
         assert names(folder / "tune") == ["experiment_state-1.json", "experiment_state-2.json"]
+
+    @pytest.mark.parametrize("event", ["on_trial_complete", "on_trial_error", "on_trial_recover"])
+    def test_a_trial_that_ends_while_storage_is_away_does_not_end_the_search(
+        self, here: Mirror, twin: Path, monkeypatch: pytest.MonkeyPatch, event: str
+    ) -> None:
+        def away(own: Mirror, folder: Path, recursive: bool = True) -> list[Any]:
+            raise OSError(errno.EIO, "AWS Error NETWORK_CONNECTION")
+
+        write(twin / RUN / "failure.json")
+        write(twin / RUN / CHECKPOINTS / "epoch-000001" / MANIFEST_FILE)
+        said: list[str] = []
+        end = getattr(RunPuller(here, lambda trial: here.root / RUN, said.append), event)
+        with monkeypatch.context() as storage:
+            storage.setattr(patience.time, "sleep", lambda seconds: None)
+            storage.setattr(Mirror, "_list", away)
+            end(0, [], None)
+        assert len(said) == 1
+        assert "NETWORK_CONNECTION" in said[0]
+        assert "goes on without what trial-001 wrote" in said[0]
+        end(0, [], None)
+        assert names(here.root / RUN) == ["failure.json"], "checkpoints are the run's own to pull"
+        assert len(said) == 1
 
     def test_what_is_set_aside_is_set_aside_there_too(self, here: Mirror, twin: Path) -> None:
         write(twin / RUN / "a/b.json")

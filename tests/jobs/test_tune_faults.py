@@ -100,7 +100,8 @@ def test_an_interrupted_search_goes_on(tmp_path: Path, number: signal.Signals) -
 @pytest.mark.parametrize("damage", ["none", "state", "searcher"])
 def test_a_killed_driver_loses_no_finished_trial_and_keeps_its_rungs(tmp_path: Path, damage: str) -> None:
     folder = tmp_path / SEARCH
-    process = start_driver(tmp_path, *FAST, epoch_s=0.3)
+    plan = {f"digits-iprm/trial-00{number}": {"hold_at": 2} for number in (3, 4)}  # before their rung
+    process = start_driver(tmp_path, *FAST, plan=plan)
     wait_for(lambda: epochs_of(folder / "trial-003") >= 1 and epochs_of(folder / "trial-004") >= 1, process)
     process.kill()
     process.communicate(timeout=60)
