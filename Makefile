@@ -6,6 +6,9 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 MOTO := $(VENV)/moto/.installed
 
+# A test process that crashes says where each of its threads was.
+export PYTHONFAULTHANDLER := 1
+
 DEMOS := cremad iemocap kinetics_sounds nvgesture sarcasm twitter15 vggsound
 
 .PHONY: demo demos test test-all test-slow test-slow-jobs test-slow-rest lint types audit install clean
