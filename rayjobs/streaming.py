@@ -47,6 +47,8 @@ PREFETCH_SHARE = 0.25
 """The next streams start when this share of an epoch's steps is left."""
 NUM_PREFETCHED = 4
 """Batches formed ahead of the one in use."""
+END_S = 10.0
+"""The most that is waited for a stream that still starts to end."""
 PATIENCE_S = 30.0
 """After this long without a first batch, a stream looks whether its read tasks can run at all."""
 
@@ -190,13 +192,20 @@ class StreamLoader:
             yield batch.pin_memory() if self._pin_memory else batch
 
     def close(self) -> None:
-        """Ends the streams that were started ahead, and frees what they hold."""
-        for stream in self._ready.values():
-            stream.close()
-        self._ready.clear()
+        """Ends the streams that were started ahead, and frees what they hold: Ray must not end under them."""
+        streams = self._end_streams()
+        for stream in streams:
+            stream.join(END_S)
 
     def __del__(self) -> None:
-        self.close()
+        self._end_streams()
+
+    def _end_streams(self) -> list[_Stream]:
+        streams = list(self._ready.values())
+        self._ready.clear()
+        for stream in streams:
+            stream.close()
+        return streams
 
     def _start_ahead(self, epoch: int) -> None:
         wanted = [("val", 0)]
@@ -290,7 +299,8 @@ class _Stream:
     def __init__(self, start: Callable[[], Generator[Batch]]):
         self._started: queue.Queue[tuple[Generator[Batch], list[Batch]] | BaseException] = queue.Queue(1)
         self._closed = threading.Event()
-        threading.Thread(target=self._run, args=(start,), daemon=True).start()
+        self._thread = threading.Thread(target=self._run, args=(start,), daemon=True)
+        self._thread.start()
 
     def __iter__(self) -> Iterator[Batch]:
         started = self._wait()
@@ -309,6 +319,10 @@ class _Stream:
             return
         if not isinstance(started, BaseException):
             started[0].close()
+
+    def join(self, timeout_s: float) -> None:
+        """Waits until a stream that is closed has ended."""
+        self._thread.join(timeout_s)
 
     def _run(self, start: Callable[[], Generator[Batch]]) -> None:
         try:

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import data_sources
+import driving
 import numpy as np
 import pytest
 import ray
@@ -24,7 +26,14 @@ from rayjobs.streaming import CachedData, StreamLoader, materialise
 def local_ray() -> Iterator[None]:
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     yield
+    # No stream outlives its loader: a Ray that ends under one breaks off its threads.
+    driving.wait_for(lambda: not executors(), timeout_s=60)
     ray.shutdown()
+
+
+def executors() -> list[threading.Thread]:
+    """Returns Ray Data's threads in this process."""
+    return [thread for thread in threading.enumerate() if thread.name.startswith("StreamingExecutor")]
 
 
 @pytest.fixture(scope="module")
@@ -198,6 +207,30 @@ class TestStream:
         with pytest.raises(TrainingError, match="read tasks wait for a CPU: all 2 are taken by trials"):
             next(loader.train_batches(0))
         ray.kill(greedy)
+
+
+def test_a_loader_that_is_closed_waits_for_its_streams_to_start_and_end(
+    prepared: PreparedDataset, assignment: Assignment
+) -> None:
+    may_start, events = threading.Event(), []
+
+    def batches() -> Generator[Any]:
+        may_start.wait(60)
+        try:
+            yield "first"
+        finally:
+            events.append("ended")
+
+    loader = StreamLoader(prepared, assignment, 16)
+    loader._ready["val", 0] = streaming._Stream(batches)
+    closing = threading.Thread(target=loader.close)
+    closing.start()
+    closing.join(0.2)
+    assert closing.is_alive()
+    may_start.set()
+    closing.join(60)
+    assert events == ["ended"]
+    assert not closing.is_alive()
 
 
 def flip_byte(path: Path) -> None:
