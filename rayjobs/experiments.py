@@ -17,8 +17,9 @@ from ray.tune.search.hyperopt import HyperOptSearch
 
 from mmcore.seeding import derive_seed
 from rayjobs import recovery, twins
+from rayjobs.claims import ClaimKeeper
 from rayjobs.cluster import TrialShape
-from rayjobs.lineage import drop_snapshots, dump_schedule, read_schedule
+from rayjobs.lineage import dump_schedule, read_schedule
 from rayjobs.population import Founders, Population, population_seed
 from rayjobs.reporters import OBJECTIVE
 from rayjobs.scheduler import RUNGS_FILE, RestorableASHA
@@ -128,7 +129,6 @@ def run_search(search: Search, runs: SearchRuns, execution: Execution, resume: b
         ],
         resume="AUTO+ERRORED" if restored else None,
     )
-    drop_snapshots(runs.folder)
     return [_outcome(trial, runs.folder, search.max_epochs) for trial in trials]
 
 
@@ -157,8 +157,11 @@ def _run(
 
     pullers = [twins.RunPuller(runs.mirror, run_dir, execution.notify)] if runs.mirror else []
     rules: list[Callback] = [*pullers, *callbacks, FailureRules(), *execution.callbacks]
+    in_groups = execution.shape.worker_group
+    if in_groups:
+        rules.append(ClaimKeeper(run_dir))
     if execution.hang_limit_s:
-        rules.append(Watchdog(execution.hang_limit_s, run_dir, runs.mirror))
+        rules.append(Watchdog(execution.hang_limit_s, run_dir, runs.mirror, in_groups))
     # Ray would write the values into a log of each node. Every process has its own environment's anyway.
     class_cache.ENV_VARS_TO_PROPAGATE -= {name for name in class_cache.ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")}
     with warnings.catch_warnings():
@@ -169,7 +172,7 @@ def _run(
             storage_path=str(folder.parent.resolve()),
             max_failures=execution.max_failures,
             raise_on_failed_trial=False,
-            reuse_actors=not execution.shape.worker_group,
+            reuse_actors=not in_groups,
             trial_name_creator=trial_name,
             trial_dirname_creator=trial_name,
             verbose=0,

@@ -20,6 +20,7 @@ from ray.tune.trainable.trainable_fn_utils import _in_tune_session
 from ray.util.placement_group import PlacementGroup, get_current_placement_group, remove_placement_group
 
 from mmcore.errors import EquipoiseError
+from rayjobs.claims import GROUP_FILE, give_back_claim, note_claim
 from rayjobs.cluster import TrialShape
 from rayjobs.files import write_json
 from rayjobs.mirror import TRAIN_FOLDER
@@ -30,8 +31,6 @@ from rayjobs.worker import SIZES_FILE, Job, group_sizes
 
 if TYPE_CHECKING:
     from ray.train.v2.api.exceptions import TrainingFailedError
-
-GROUP_FILE = "placement_group"
 
 
 def run_group(job: Job, shape: TrialShape, body: Body) -> None:
@@ -51,6 +50,7 @@ def run_group(job: Job, shape: TrialShape, body: Body) -> None:
 
     run_dir = Path(job.run_dir)
     remove_leaked_group(run_dir)
+    give_back_claim(run_dir)
     if shape.min_workers:
         job = replace(job, elastic=(shape.min_workers, shape.workers))
     resources = {"CPU": shape.cpus_per_worker}
@@ -72,10 +72,13 @@ def run_group(job: Job, shape: TrialShape, body: Body) -> None:
             failure_config=train.FailureConfig(max_failures=0),
         ),
     )
+    note_claim(run_dir, trainer)
     try:
         trainer.fit()
     except TrainingFailedError as error:
         raise _cause(error) from error
+    finally:
+        give_back_claim(run_dir)
     (run_dir / GROUP_FILE).unlink(missing_ok=True)
 
 

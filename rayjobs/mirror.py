@@ -40,7 +40,7 @@ MANIFEST_FILE = "manifest.json"
 """`mmcore.checkpoint`'s, which would bring torch with it."""
 LAST_FILES = ((MANIFEST_FILE,), ("result.json",))
 """Pushed when all others stand: who finds one of them may rely on what it speaks of."""
-NOTES = ("failure.json", "placement_group")
+NOTES = ("failure.json", "placement_group", "claim")
 """Files an attempt at a run leaves for the next one to remove."""
 PUSH_EVERY_S = 20.0
 """Between two pushes while an epoch runs: signs of life, checkpoints within the epoch."""

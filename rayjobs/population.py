@@ -90,14 +90,15 @@ class Population(PopulationBasedTraining):
             return
         super().on_trial_add(tune_controller, trial)
         last = trial.last_result or {}
-        if trial.is_finished() or not last.get(EPOCH):
-            return
-        trial.set_status(Trial.PAUSED)
-        reached = int(last[EPOCH]) // self._interval * self._interval
-        state = self._trial_state[trial]
-        state.last_train_time, state.last_score = reached, last.get(OBJECTIVE)
+        if last.get(EPOCH) and not trial.is_finished():
+            trial.set_status(Trial.PAUSED)
+            reached = int(last[EPOCH]) // self._interval * self._interval
+            state = self._trial_state[trial]
+            state.last_train_time, state.last_score = reached, last.get(OBJECTIVE)
+        # Those that have not begun, and those not even entered yet, are waited for as well.
+        missing = [0] if len(self._trial_state) < self._size else []
         live = [self._trial_state[other].last_train_time for other in self._trial_state if not other.is_finished()]
-        self._next_sync = min(live) + self._interval
+        self._next_sync = min([*live, *missing], default=0) + self._interval
 
     def on_trial_result(self, tune_controller: TuneController, trial: Trial, result: dict[str, Any]) -> str:
         """Lets a trial wait when it has reached the next exchange; the last one to come starts it."""

@@ -27,6 +27,7 @@ from rayjobs.experiments import Execution, Outcome, run_given, run_search, succe
 from rayjobs.files import read_json, write_json
 from rayjobs.grids import grid_jobs, grid_outcomes, grid_trials
 from rayjobs.ledger import open_ledger
+from rayjobs.lineage import drop_snapshots
 from rayjobs.plans import Machine, Plan, final_stage, grid_stage, make_plans, trial_shape
 from rayjobs.progress import Display, ProgressCallback
 from rayjobs.ranking import build_ranking
@@ -198,6 +199,7 @@ class _Tuner:
         )
         with _interrupting(interruption):
             outcomes = run_search(search, runs, execution, self._resume)
+        drop_snapshots(folder)  # an interrupted search, which does not come here, needs them to go on
         save_search(folder, search, outcomes, experiment)
         share(experiment)
         self._display.finish(search.name)

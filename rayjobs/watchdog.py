@@ -20,6 +20,7 @@ import ray
 from ray.tune import Callback
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from rayjobs.claims import GROUP_FILE
 from rayjobs.files import read_json, write_json
 from rayjobs.mirror import CHECKPOINTS, NO_MIRROR, PUSH_EVERY_S, Mirror
 from rayjobs.reporters import EPOCH
@@ -74,6 +75,7 @@ class Watchdog(Callback):
         limit_s: How long; longer than anything a run does between two batches, such as saving a checkpoint.
         run_dir: Trial -> folder of its run.
         mirror: Where that has its twin, in which the signs of other nodes are seen.
+        in_groups: Whether trials are worker groups: one that waits for room does not hang.
         clock: Seconds, for tests.
     """
 
@@ -82,11 +84,13 @@ class Watchdog(Callback):
         limit_s: float,
         run_dir: Callable[[Trial], Path],
         mirror: Mirror = NO_MIRROR,
+        in_groups: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ):
         self._limit = limit_s
         self._run_dir = run_dir
         self._mirror = mirror
+        self._in_groups = in_groups
         self._clock = clock
         self._signs: dict[str, _Sign] = {}
         self._next_look = 0.0
@@ -115,7 +119,12 @@ class Watchdog(Callback):
                 del self._signs[trial.trial_id]
                 with contextlib.suppress(OSError):  # it is ended by what is known here, too
                     self._mirror.pull(self._run_dir(trial), without=(CHECKPOINTS,))
-                end_run(self._run_dir(trial), limit)
+                if sign.has_begun or not self._waits_for_room(trial):
+                    end_run(self._run_dir(trial), limit)
+
+    def _waits_for_room(self, trial: Trial) -> bool:
+        """Tells whether a trial is a group whose workers are not there yet: nodes may have gone since it was begun."""
+        return self._in_groups and not (self._run_dir(trial) / GROUP_FILE).is_file()
 
     def _marks(self, trial: Trial) -> tuple[Any, ...]:
         run_dir = self._run_dir(trial)

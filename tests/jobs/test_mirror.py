@@ -21,7 +21,7 @@ from mmcore.errors import UsageError
 from mmcore.predicting import read_state
 from rayjobs import experiments, mirror, tune
 from rayjobs.addresses import check_address, fetched, open_mirror, working_folder
-from rayjobs.groups import GROUP_FILE
+from rayjobs.claims import CLAIM_FILE, GROUP_FILE
 from rayjobs.mirror import CHECKPOINTS, NO_MIRROR, Follower, Mirror, own_folder
 from rayjobs.packing import check_command
 from rayjobs.recovery import COPY_FOLDER, StateKeeper
@@ -87,7 +87,7 @@ def state(epoch: int) -> dict[str, Any]:
 
 def test_the_files_it_knows_by_name_are_called_so() -> None:
     assert mirror.LAST_FILES == ((MANIFEST_FILE,), (RESULT_FILE,))
-    assert (FAILURE_FILE, GROUP_FILE) == mirror.NOTES
+    assert (FAILURE_FILE, GROUP_FILE, CLAIM_FILE) == mirror.NOTES
 
 
 class TestARunAndItsTwin:

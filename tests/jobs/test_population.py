@@ -73,9 +73,11 @@ class FakeTrial(SimpleNamespace):
         self.config = values
 
 
-def add_trials(population: Population, folder: Path, count: int, last: Callable[[int], int] = lambda _: 0) -> list[Any]:
+def add_trials(
+    population: Population, folder: Path, count: int, last: Callable[[int], int] = lambda _: 0, first: int = 1
+) -> list[Any]:
     trials = []
-    for number in range(1, count + 1):
+    for number in range(first, count + 1):
         run_dir = folder / f"trial-{number:03d}"
         run_dir.mkdir(exist_ok=True)
         trial = FakeTrial(
@@ -152,6 +154,31 @@ def test_a_restored_population_waits_where_it_stood(tmp_path: Path) -> None:
     later = population_of(tmp_path)
     everyone = add_trials(later, tmp_path, 4, last=lambda number: 3)
     assert later.choose_trial_to_run(None) is everyone[0], "an exchange that may have been done is not waited for"  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("known", [3, 4])
+def test_a_restored_population_waits_for_those_that_had_not_begun(known: int, tmp_path: Path) -> None:
+    population = population_of(tmp_path)
+    trials = add_trials(population, tmp_path, known, last=lambda number: 3 if number < 4 else 0)
+    for number in range(1, 4):
+        run_dir = tmp_path / f"trial-00{number}"
+        (run_dir / lineage.PROGRESS_FILE).write_text(json.dumps({"epoch": 3, "objective": number / 10}))
+        keep_snapshot(run_dir, 3)
+    assert population.choose_trial_to_run(None) is None, "they went on without the exchange"  # type: ignore[arg-type]
+    last = trials[3] if known == 4 else add_trials(population, tmp_path, 4, first=4)[0]
+    assert last.status == Trial.PENDING
+    report(population, last, tmp_path, 3, 0.9)
+    assert (tmp_path / "trial-001" / lineage.HANDED_OVER).is_dir()
+
+
+def test_a_restored_population_goes_on_without_those_that_had_failed(tmp_path: Path) -> None:
+    population = population_of(tmp_path, size=3)
+    trials = add_trials(population, tmp_path, 2, last=lambda number: 3)
+    failed = FakeTrial(status=Trial.ERROR, experiment_tag="3_x", config=VALUES, last_result={"epoch": 2})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("rayjobs.population.PopulationBasedTraining.on_trial_add", enter)
+        population.on_trial_add(None, failed)  # type: ignore[arg-type]
+    assert population.choose_trial_to_run(None) is trials[0]  # type: ignore[arg-type]
 
 
 def test_a_hand_over_that_is_interrupted_is_finished_at_the_next_start(tmp_path: Path) -> None:
@@ -268,14 +295,22 @@ def test_what_a_population_cannot_be_is_refused() -> None:
 @pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.timeout(1200)
-def test_a_population_survives_its_driver_and_a_trial_that_fails(tmp_path: Path) -> None:
+def test_a_population_survives_interruptions_and_a_trial_that_fails(tmp_path: Path) -> None:
     plan = {
         "digits-iprm/trial-002": {"fatal": "no good"},
         "digits-iprm/trial-004": {"hold_at": 5},
     }
     arguments = [*FAST, "--scheduler", "pbt", "--final-seeds", "0"]
     search = tmp_path / "results" / "digits-iprm" / "digits-iprm"
-    process = start_driver(tmp_path, *arguments, plan=plan)
+    process = start_driver(tmp_path, *arguments, plan={**plan, "digits-iprm/trial-004": {"hold_at": 2}})
+    try:
+        wait_for(lambda: epochs_of(search / "trial-003") >= 3 and epochs_of(search / "trial-004") >= 1, process)
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 130
+    assert (search / "trial-001" / lineage.SNAPSHOTS).is_dir(), "what the exchange goes on from is gone"
+    process = start_driver(tmp_path, *arguments, "--resume", plan=plan)
     try:
         wait_for(lambda: epochs_of(search / "trial-004") >= 4, process)
     finally:
@@ -289,6 +324,7 @@ def test_a_population_survives_its_driver_and_a_trial_that_fails(tmp_path: Path)
     assert {(trial["status"], trial["epochs"]) for trial in trials.values()} == {("done", 8)}
     schedules = [trial["schedule"] for trial in trials.values() if trial["schedule"]]
     assert schedules, "nothing was exchanged"
+    assert any(segment["epoch"] == 3 for schedule in schedules for segment in schedule), "an exchange was left out"
     assert all({segment["epoch"] for segment in schedule} <= {0, 3, 6} for schedule in schedules)
     best = json.loads((search / "search.json").read_text())["best"]
     assert ("is a schedule" in " ".join(done.stdout.split())) == bool(best["schedule"])

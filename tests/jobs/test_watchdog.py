@@ -15,6 +15,7 @@ import pytest
 from driving import FAST, TIMEOUT_S, epochs_of, start_driver, starts_of, trials_of, wait_for
 
 from rayjobs import watchdog
+from rayjobs.claims import GROUP_FILE
 from rayjobs.watchdog import START_LIMIT_S, Watchdog, end_run, kill
 
 SEARCH = Path("results/digits-iprm/digits-iprm")
@@ -24,11 +25,11 @@ LIMIT_S = 20.0
 class Watched:
     """A watchdog, a trial and a clock to be moved."""
 
-    def __init__(self, run_dir: Path, monkeypatch: pytest.MonkeyPatch):
+    def __init__(self, run_dir: Path, monkeypatch: pytest.MonkeyPatch, in_groups: bool = False):
         self.now, self.ended = 1000.0, []
         self.trial = SimpleNamespace(trial_id="a", status="RUNNING", last_result={})
         self.alive = run_dir / "alive-0"
-        self._dog = Watchdog(LIMIT_S, lambda trial: run_dir, clock=lambda: self.now)
+        self._dog = Watchdog(LIMIT_S, lambda trial: run_dir, in_groups=in_groups, clock=lambda: self.now)
         monkeypatch.setattr(watchdog, "end_run", lambda path, limit: self.ended.append((path, limit)))
 
     def after(self, seconds: float) -> list[tuple[Path, float]]:
@@ -79,6 +80,16 @@ def test_the_first_batch_may_take_longer_and_so_may_that_of_a_new_attempt(watche
     watched.after(1)
     assert watched.after(START_LIMIT_S - 2) == []
     assert [limit for _, limit in watched.after(3)] == [START_LIMIT_S]
+
+
+def test_a_group_whose_workers_find_no_room_does_not_hang(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    watched = Watched(tmp_path, monkeypatch, in_groups=True)
+    watched.restart()
+    for _ in range(3):
+        assert watched.after(START_LIMIT_S + 1) == []
+    (tmp_path / GROUP_FILE).touch()  # the first worker's first act
+    watched.after(1)
+    assert len(watched.after(START_LIMIT_S + 1)) == 1
 
 
 def test_a_first_batch_done_before_the_first_look_counts_as_begun(watched: Watched) -> None:
