@@ -17,8 +17,8 @@ from ray.tune.search.hyperopt import HyperOptSearch
 
 from mmcore.seeding import derive_seed
 from rayjobs import recovery, twins
-from rayjobs.claims import ClaimKeeper
 from rayjobs.cluster import TrialShape
+from rayjobs.holdings import RoomKeeper
 from rayjobs.lineage import dump_schedule, read_schedule
 from rayjobs.population import Founders, Population, population_seed
 from rayjobs.reporters import OBJECTIVE
@@ -159,7 +159,7 @@ def _run(
     rules: list[Callback] = [*pullers, *callbacks, FailureRules(), *execution.callbacks]
     in_groups = execution.shape.worker_group
     if in_groups:
-        rules.append(ClaimKeeper(run_dir))
+        rules.append(RoomKeeper(run_dir))
     if execution.hang_limit_s:
         rules.append(Watchdog(execution.hang_limit_s, run_dir, runs.mirror, in_groups))
     # Ray would write the values into a log of each node. Every process has its own environment's anyway.

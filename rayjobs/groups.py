@@ -17,12 +17,12 @@ from ray.exceptions import RayError
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.trainable.trainable_fn_utils import _in_tune_session
-from ray.util.placement_group import PlacementGroup, get_current_placement_group, remove_placement_group
+from ray.util.placement_group import get_current_placement_group
 
 from mmcore.errors import EquipoiseError
-from rayjobs.claims import GROUP_FILE, give_back_claim, note_claim
 from rayjobs.cluster import TrialShape
 from rayjobs.files import write_json
+from rayjobs.holdings import GROUP_FILE, give_back_room, note_claim
 from rayjobs.mirror import TRAIN_FOLDER
 from rayjobs.reporters import TrainReporter
 from rayjobs.trials import Body, LostWorkers
@@ -49,8 +49,7 @@ def run_group(job: Job, shape: TrialShape, body: Body) -> None:
     from ray.train.v2.api.exceptions import TrainingFailedError
 
     run_dir = Path(job.run_dir)
-    remove_leaked_group(run_dir)
-    give_back_claim(run_dir)
+    give_back_room(run_dir)
     if shape.min_workers:
         job = replace(job, elastic=(shape.min_workers, shape.workers))
     resources = {"CPU": shape.cpus_per_worker}
@@ -78,24 +77,11 @@ def run_group(job: Job, shape: TrialShape, body: Body) -> None:
     except TrainingFailedError as error:
         raise _cause(error) from error
     finally:
-        give_back_claim(run_dir)
-    (run_dir / GROUP_FILE).unlink(missing_ok=True)
+        give_back_room(run_dir)
 
 
 def _num_workers(shape: TrialShape) -> int | tuple[int, int]:
     return (shape.min_workers, shape.workers) if shape.min_workers else shape.workers
-
-
-def remove_leaked_group(run_dir: Path) -> None:
-    """Removes the placement group an earlier, killed attempt at this run left behind.
-
-    Train removes it through the dashboard alone; without one it would hold its resources for ever.
-    """
-    path = run_dir / GROUP_FILE
-    if path.is_file():
-        group_id = ray.PlacementGroupID(bytes.fromhex(path.read_text()))
-        remove_placement_group(PlacementGroup(group_id))
-        path.unlink()
 
 
 def _work(job: Job, body: Body) -> None:

@@ -20,8 +20,8 @@ import ray
 from ray.tune import Callback
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from rayjobs.claims import GROUP_FILE
 from rayjobs.files import read_json, write_json
+from rayjobs.holdings import GROUP_FILE
 from rayjobs.mirror import CHECKPOINTS, NO_MIRROR, PUSH_EVERY_S, Mirror
 from rayjobs.reporters import EPOCH
 

@@ -21,7 +21,7 @@ from mmcore.errors import UsageError
 from mmcore.predicting import read_state
 from rayjobs import experiments, mirror, tune
 from rayjobs.addresses import check_address, fetched, open_mirror, working_folder
-from rayjobs.claims import CLAIM_FILE, GROUP_FILE
+from rayjobs.holdings import CLAIM_FILE, GROUP_FILE
 from rayjobs.mirror import CHECKPOINTS, NO_MIRROR, Follower, Mirror, own_folder
 from rayjobs.packing import check_command
 from rayjobs.recovery import COPY_FOLDER, StateKeeper

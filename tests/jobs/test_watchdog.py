@@ -15,7 +15,7 @@ import pytest
 from driving import FAST, TIMEOUT_S, epochs_of, start_driver, starts_of, trials_of, wait_for
 
 from rayjobs import watchdog
-from rayjobs.claims import GROUP_FILE
+from rayjobs.holdings import GROUP_FILE
 from rayjobs.watchdog import START_LIMIT_S, Watchdog, end_run, kill
 
 SEARCH = Path("results/digits-iprm/digits-iprm")

@@ -1,4 +1,4 @@
-"""Room that a worker group claimed is given back, however the group was ended."""
+"""Room that a worker group held is given back, however the group was ended."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import pytest
 import ray
 from ray.tune.experiment import Trial
 
-from rayjobs.claims import ClaimKeeper, give_back_claim, note_claim
+from rayjobs import holdings
+from rayjobs.holdings import GROUP_FILE, RoomKeeper, give_back_room, note_claim
 
 
 class Coordinator:
@@ -40,12 +41,22 @@ def claim(run_dir: Path) -> Path:
 
 
 def test_a_claim_is_given_back_once(tmp_path: Path, coordinator: Coordinator) -> None:
-    give_back_claim(tmp_path)
+    give_back_room(tmp_path)
     assert not coordinator.cancelled
     claim(tmp_path / "a")
-    give_back_claim(tmp_path / "a")
-    give_back_claim(tmp_path / "a")
+    give_back_room(tmp_path / "a")
+    give_back_room(tmp_path / "a")
     assert coordinator.cancelled == ["train-a"]
+
+
+def test_a_placement_group_is_removed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    removed: list[str] = []
+    monkeypatch.setattr(holdings, "remove_placement_group", lambda group: removed.append(group.id.hex()))
+    group = ray.PlacementGroupID.from_random().hex()
+    (tmp_path / GROUP_FILE).write_text(group)
+    give_back_room(tmp_path)
+    give_back_room(tmp_path)
+    assert removed == [group]
 
 
 def test_a_ray_that_knows_of_no_claims_is_not_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,14 +65,14 @@ def test_a_ray_that_knows_of_no_claims_is_not_asked(tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr(ray, "get_actor", fail)
     claim(tmp_path / "a")
-    give_back_claim(tmp_path / "a")
+    give_back_room(tmp_path / "a")
     assert not list((tmp_path / "a").iterdir())
 
 
 @pytest.mark.parametrize("status", [Trial.TERMINATED, Trial.PAUSED, Trial.PENDING, Trial.ERROR])
 def test_a_trial_that_no_longer_runs_keeps_no_claim(status: str, tmp_path: Path, coordinator: Coordinator) -> None:
     first, second = (FakeTrial(status=Trial.RUNNING, run_dir=claim(tmp_path / name)) for name in "ab")
-    keeper = ClaimKeeper(lambda trial: trial.run_dir)  # type: ignore[attr-defined]
+    keeper = RoomKeeper(lambda trial: trial.run_dir)  # type: ignore[attr-defined]
     trials: Any = [first, second]
     keeper.on_step_end(1, trials)
     assert not coordinator.cancelled
