@@ -28,7 +28,7 @@ from ray.data.datasource import Datasource, ReadTask
 
 from mmcore.batch import Batch
 from mmcore.data.columns import to_batch
-from mmcore.data.loader import Rows, TensorLoader, num_steps, shard_bounds, split_rows, step_uniforms, training_shard
+from mmcore.data.loader import Rows, TensorLoader, Uniforms, num_steps, shard_bounds, split_rows, training_shard
 from mmcore.data.splits import Assignment
 from mmcore.data.store import PreparedDataset
 from mmcore.data.windows import WantedRows, Window, cut, in_order, mixed, read_window
@@ -176,12 +176,13 @@ class StreamLoader:
     def train_batches(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         """Yields this rank's part of each global batch of an epoch, from `start_step` on."""
         num_left_at_prefetch = max(1, round(PREFETCH_SHARE * self.num_steps))
+        uniforms = Uniforms(self.seed, epoch, start_step * self.batch_size)
         for step, batch in enumerate(self._stream("train", epoch, start_step), start_step):
             if step >= self.num_steps - num_left_at_prefetch:
                 self._start_ahead(epoch)
             num_global = self._num_global(step)
             start, stop, batch.is_placeholder = training_shard(num_global, self.rank, self.world_size)
-            batch.uniforms = step_uniforms(num_global, self.seed, epoch, step)[start:stop]
+            batch.uniforms = uniforms.draw(num_global)[start:stop]
             yield batch.pin_memory() if self._pin_memory else batch
 
     def eval_batches(self, split: str) -> Iterator[Batch]:

@@ -133,11 +133,12 @@ class TensorLoader:
     def train_batches(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         """Yields this rank's part of each global batch of an epoch, from `start_step` on."""
         order = self.assignment.train[epoch_order(len(self.assignment.train), self.seed, epoch)]
+        uniforms = Uniforms(self.seed, epoch, start_step * self.batch_size)
         for step in range(start_step, self.num_steps):
             rows = order[step * self.batch_size : (step + 1) * self.batch_size]
             start, stop, is_placeholder = training_shard(len(rows), self.rank, self.world_size)
             batch = self._select(rows[start:stop])
-            batch.uniforms = step_uniforms(len(rows), self.seed, epoch, step)[start:stop]
+            batch.uniforms = uniforms.draw(len(rows))[start:stop]
             batch.is_placeholder = is_placeholder
             yield batch.pin_memory() if self._pin_memory else batch
 
@@ -178,10 +179,23 @@ def epoch_order(num_samples: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng([_ORDER, seed, epoch]).permutation(num_samples)
 
 
-def step_uniforms(num_samples: int, seed: int, epoch: int, step: int) -> torch.Tensor:
-    """Returns `Batch.uniforms` of one global batch, (num_samples, NUM_UNIFORMS) float32 in [0, 1)."""
-    generator = np.random.default_rng([_UNIFORMS, seed, epoch, step])
-    return torch.from_numpy(generator.random((num_samples, NUM_UNIFORMS), dtype=np.float32))
+class Uniforms:
+    """Draws `Batch.uniforms` of one epoch, a function of (seed, epoch) and a sample's place in the epoch.
+
+    Args:
+        seed: Of the run.
+        epoch: From 0.
+        first: Place of the first sample to draw for.
+    """
+
+    def __init__(self, seed: int, epoch: int, first: int = 0):
+        bits = np.random.PCG64([_UNIFORMS, seed, epoch])
+        bits.advance(first * NUM_UNIFORMS // 2)  # one draw of 64 bits gives two numbers
+        self._generator = np.random.Generator(bits)
+
+    def draw(self, num_samples: int) -> torch.Tensor:
+        """Returns the numbers of the next global batch, (num_samples, NUM_UNIFORMS) float32 in [0, 1)."""
+        return torch.from_numpy(self._generator.random((num_samples, NUM_UNIFORMS), dtype=np.float32))
 
 
 def shard_bounds(num_samples: int, rank: int, world_size: int) -> tuple[int, int]:

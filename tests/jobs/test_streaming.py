@@ -14,7 +14,7 @@ import torch
 
 from mmcore.batch import Batch
 from mmcore.config import ProtocolConfig
-from mmcore.data.loader import TensorLoader, step_uniforms
+from mmcore.data.loader import TensorLoader, Uniforms
 from mmcore.data.splits import Assignment
 from mmcore.data.store import PreparedDataset
 from mmcore.errors import DataError, TrainingError
@@ -129,7 +129,7 @@ class TestStream:
             for step, batch in enumerate(batches):
                 assert_columns(batch)
                 assert batch.uniforms is not None
-                assert torch.equal(batch.uniforms, step_uniforms(batch.num_samples, 4, epoch, step))
+                assert torch.equal(batch.uniforms, Uniforms(4, epoch, 32 * step).draw(batch.num_samples))
         other_seed = ids(list(StreamLoader(prepared, assignment, 32, num_epochs=1, seed=5).train_batches(0)))
         orders = [expected.tolist(), ids(epochs[0]), ids(epochs[1]), other_seed]
         assert all(orders[i] != orders[j] for i in range(4) for j in range(i))
