@@ -145,9 +145,15 @@ def missing_weights(config: RunConfig) -> list[str]:
     Only those of modalities its method uses, and of frozen encoders. What a name stands for on a hub is known when it
     is loaded.
     """
-    sections = {f"dataset.encode.{name}": section for name, section in config.dataset.encode.items()}
-    for name in used_modalities(config, build_source(config).spec()):
-        sections[f"model.encoders.{name}"] = config.model.encoders.get(name, {})
+    used = used_modalities(config, build_source(config).spec())
+    trained = {f"model.encoders.{name}": config.model.encoders.get(name, {}) for name in used}
+    problems = [problem for path, section in trained.items() for problem in missing_files(section, path)]
+    return [*missing_frozen(config.dataset), *problems]
+
+
+def missing_frozen(dataset: DatasetConfig) -> list[str]:
+    """Returns what `missing_weights` says of the frozen encoders alone."""
+    sections = {f"dataset.encode.{name}": section for name, section in dataset.encode.items()}
     return [problem for path, section in sections.items() for problem in missing_files(section, path)]
 
 

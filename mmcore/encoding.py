@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from mmcore.batch import NUM_UNIFORMS, Batch
 from mmcore.config import DatasetConfig, parse_section
 from mmcore.data.spec import DATASETS, DatasetSpec, Modality
-from mmcore.encoders.base import ENCODERS, Encoder, build_encoder, mean_over_frames
+from mmcore.encoders.base import ENCODERS, Encoder, build_encoder, encoder_of, mean_over_frames
 from mmcore.errors import ConfigError, DataError, suggest
 from mmcore.seeding import derive_seed
 from mmcore.transforms import BatchTransforms, build_transforms
@@ -90,6 +90,7 @@ def recipe_of(dataset: DatasetConfig, spec: DatasetSpec) -> Recipe:
     Raises:
         ConfigError: A modality the data set does not have, a transform that does not fit, or views of nothing that is
             augmented.
+        UsageError: An encoder of other kinds of modality.
     """
     unknown = [name for name in dataset.encode if name not in spec.modality_names]
     if unknown:
@@ -97,6 +98,8 @@ def recipe_of(dataset: DatasetConfig, spec: DatasetSpec) -> Recipe:
             [f"unknown modality 'dataset.encode.{name}'{suggest(name, spec.modality_names)}" for name in unknown]
         )
     chosen = replace(spec, modalities=tuple(m for m in spec.modalities if m.name in dataset.encode))
+    for modality in chosen.modalities:
+        encoder_of(dataset.encode[modality.name], modality, "dataset.encode")
     source = DATASETS.get(dataset.name)
     defaults = source(parse_section(source.Config, dataset.options, "dataset.options")).default_transforms()
     transforms = build_transforms(chosen, _of(chosen, defaults), _of(chosen, dataset.transforms))

@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from mmcore.build import with_named_frozen
+from mmcore.build import missing_frozen, with_named_frozen
 from mmcore.config import parse_dataset, parse_section
 from mmcore.data import DATASETS, manifest
 from mmcore.data.encoded import encode
 from mmcore.data.part_files import RunParts
 from mmcore.data.raw import RawSource
 from mmcore.data.store import HowToPrepare, PreparedDataset, prepare, prepared_dir
+from mmcore.encoding import recipe_of
 from mmcore.errors import ConfigError, UsageError
 from rayjobs.parts import RayParts
 from rayjobs.prepare import progress_bar
@@ -63,6 +64,23 @@ def encode_one(parent: PreparedDataset, section: Mapping[str, Any], run: RunPart
         return parent
     with progress_bar(f"encoding {parent.directory.name}") as progress:
         return encode(parent, parse_dataset(with_named_frozen(section)), run, progress)
+
+
+def check_frozen(section: Mapping[str, Any]) -> None:
+    """Checks the frozen encoders of a run's `dataset` section as far as no data is needed for it.
+
+    Raises:
+        ConfigError: See `mmcore.encoding.recipe_of`; or weights named by a path are not there.
+        UsageError: An encoder of other kinds of modality.
+    """
+    if not section.get("encode"):
+        return
+    dataset = parse_dataset(with_named_frozen(section))
+    source = DATASETS.get(dataset.name)
+    recipe_of(dataset, source(parse_section(source.Config, dataset.options, "dataset.options")).spec())
+    problems = missing_frozen(dataset)
+    if problems:
+        raise ConfigError(problems)
 
 
 def prepare_one(

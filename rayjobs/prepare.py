@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 @friendly_errors
 def main(**flags: Any) -> None:
     """Prepare a data set: read its raw files once, and store what training needs."""
-    from rayjobs.datasets import check_demo, encode_one, own_raw_dir, resolve_dataset
+    from rayjobs.datasets import check_demo, check_frozen, encode_one, own_raw_dir, resolve_dataset
     from rayjobs.encoding import RayEncoders, encoding_of
     from rayjobs.parts import RayParts
     from rayjobs.submit import submit_instead
@@ -62,8 +62,10 @@ def main(**flags: Any) -> None:
     if flags["demo"]:
         check_demo(dataset)
         values["demo"] = True
-    raw_dir = flags["raw_dir"] or own_raw_dir(dataset, values, flags["data_dir"])
     encoding = encoding_of(flags["encoders"], flags["views"], parse_overrides(flags["values"], "--set"))
+    section = {"name": dataset, "options": values, **encoding}
+    check_frozen(section)  # before files are read for hours
+    raw_dir = flags["raw_dir"] or own_raw_dir(dataset, values, flags["data_dir"])
     run = RayParts(flags["address"], flags["cpus"])
     if flags["check"]:
         if encoding:
@@ -73,7 +75,6 @@ def main(**flags: Any) -> None:
     how = HowToPrepare(flags["split_dir"], flags["vocab"], flags["on_missing"], run)
     with progress_bar(f"preparing {dataset}") as progress:
         prepared = prepare(dataset, values, raw_dir, flags["data_dir"], progress, how)
-    section = {"name": dataset, "options": values, **encoding}
     prepared = encode_one(prepared, section, RayEncoders(flags["address"], flags["cpus"]))
     if flags["as_json"]:
         print_json(summary(prepared))

@@ -156,8 +156,27 @@ def build_encoder(section: Mapping[str, Any], modality: Modality, where: str = "
         UsageError: Unknown name, or an encoder of other kinds of modality.
         ConfigError: Lists every problem of the settings.
     """
-    path = f"{where}.{modality.name}"
+    encoder, path = encoder_of(section, modality, where), f"{where}.{modality.name}"
+    settings = {key: value for key, value in section.items() if key != "name"}
+    network = encoder(parse_section(encoder.Config, settings, path), modality)
+    guard_convolutions(network)
+    return network
+
+
+def encoder_of(section: Mapping[str, Any], modality: Modality, where: str = "model.encoders") -> type[Encoder]:
+    """Returns the encoder a configuration section names, not built yet.
+
+    Args:
+        section: As `build_encoder` takes it.
+        modality: What it will encode.
+        where: Path of the sections in the configuration, for messages.
+
+    Raises:
+        ConfigError: The section names none.
+        UsageError: Unknown name, or an encoder of other kinds of modality.
+    """
     if not isinstance(section.get("name"), str):
+        path = f"{where}.{modality.name}"
         raise ConfigError([f"{path} must be a mapping with a key 'name' (an encoder), got {dict(section)!r}"])
     encoder = ENCODERS.get(section["name"])
     if modality.kind not in encoder.kinds:
@@ -165,7 +184,4 @@ def build_encoder(section: Mapping[str, Any], modality: Modality, where: str = "
             f"'{section['name']}' encodes {' and '.join(sorted(encoder.kinds))}, "
             f"but '{modality.name}' is of kind {modality.kind}; choose another encoder"
         )
-    settings = {key: value for key, value in section.items() if key != "name"}
-    network = encoder(parse_section(encoder.Config, settings, path), modality)
-    guard_convolutions(network)
-    return network
+    return encoder

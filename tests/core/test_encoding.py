@@ -16,13 +16,15 @@ from scenes import CONV, FRAMES, prepare_scenes, register
 
 from mmcore import encoding
 from mmcore.batch import Batch
-from mmcore.build import build_method, build_run_transforms, complete_config
+from mmcore.build import build_method, build_run_transforms, build_source, complete_config, with_named_frozen
 from mmcore.config import DatasetConfig, ProtocolConfig, RunConfig, parse_dataset
 from mmcore.data import encoded as encoded_module
 from mmcore.data import writer
 from mmcore.data.columns import to_batch
 from mmcore.data.encoded import EncodedWriter, check_encoding, encode, encoded_dir
 from mmcore.data.part_files import run_here
+from mmcore.data.raw import RawConfig
+from mmcore.data.spec import DATASETS
 from mmcore.data.store import PreparedDataset
 from mmcore.encoders.base import Encoder, build_encoder
 from mmcore.encoding import FrozenEncoders, recipe_of
@@ -354,3 +356,31 @@ def test_a_run_of_another_encoding_is_refused(parent: PreparedDataset, other: di
         check_encoding(run_config(**other).dataset, encoded, parent.spec)
     with pytest.raises(DataError, match="holds no features, the configuration asks for"):
         check_encoding(section(picture=CONV), parent, parent.spec)
+
+
+DEMOS = [name for name in DATASETS.names() if issubclass(DATASETS.get(name).Config, RawConfig)]
+
+
+@pytest.mark.parametrize("name", DEMOS)
+def test_every_demo_can_be_trained_on_features_of_its_own_encoders(name: str) -> None:
+    options = {"name": name, "options": {"demo": True}}
+    source = build_source(RunConfig.parse({"dataset": options, "method": {"name": "joint"}}))
+    spec = source.spec()
+    named = {key: {"name": own["name"]} for key, own in source.default_encoders().items()}
+    dataset = with_named_frozen({**options, "encode": named})
+    encoders = FrozenEncoders(recipe_of(parse_dataset(dataset), spec))
+    assert all(modality.kind == "features" and modality.num_bytes < 4096 for modality in encoders.spec.modalities)
+
+    inputs = {m.name: torch.zeros(2, *m.shape, dtype=getattr(torch, m.dtype)) for m in spec.modalities}
+    lengths = {m.name: torch.ones(2, dtype=torch.int64) for m in spec.modalities if m.variable_length}
+    present = {m.name: torch.ones(2, dtype=torch.bool) for m in spec.modalities if m.may_be_missing}
+    features = encoders(Batch(inputs, torch.zeros(2, dtype=torch.int64), lengths, present, ["a", "b"]))
+    assert {key: tuple(values.shape[1:]) for key, values in features.inputs.items()} == {
+        modality.name: modality.shape for modality in encoders.spec.modalities
+    }
+
+    config = complete_config(RunConfig.parse({"dataset": dataset, "method": {"name": "iprm"}}))
+    logits = build_method(config, encoders.spec).predict(
+        build_run_transforms(config, encoders.spec)(features, training=False)
+    )
+    assert logits["fused"].shape == (2, spec.num_classes)

@@ -92,6 +92,29 @@ def test_what_prepare_prints(tmp_path: Path) -> None:
     assert "'series' takes features (T, C), 'facts' is (2,)" in failed.stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["image=bert"], "'bert' encodes tokens, but 'image' is of kind image; choose another encoder"),
+        (["video=resnet18"], "unknown modality 'dataset.encode.video'"),
+        (
+            ["text=bert", "--set", "dataset.encode.text.weights=./gone"],
+            "dataset.encode.text.weights: there is no folder",
+        ),
+        (["text=bert", "--views", "2"], "dataset.views must be 0, got 2: nothing augments text"),
+    ],
+)
+@pytest.mark.parametrize("command", [prepare, train, tune])
+def test_wrong_encoders_are_told_before_the_data_is_prepared(
+    tmp_path: Path, command: object, arguments: list[str], message: str
+) -> None:
+    folders = ["--data-dir", tmp_path / "data", *(["--output", tmp_path] if command is not prepare else [])]
+    result = run(command, "--dataset", "twitter15", "--option", "demo=true", "--encode", *arguments, *folders)
+    assert result.exit_code == 2, result.output
+    assert message in result.stderr
+    assert not (tmp_path / "data").exists()
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with mine.yaml and the run of a model trained on its encoded rows."""
