@@ -5,6 +5,7 @@ Train's own retries are not used: they would retry a wrong configuration too. Wh
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,14 +15,14 @@ import ray
 import torch.distributed
 from ray import train
 from ray.exceptions import RayError
+from ray.train import UserCallback
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
-from ray.tune.integration.ray_train import TuneReportCallback
-from ray.tune.trainable.trainable_fn_utils import _in_tune_session
 from ray.util.placement_group import get_current_placement_group
 
 from mmcore.errors import EquipoiseError
 from rayjobs.cluster import TrialShape
 from rayjobs.files import write_json
+from rayjobs.forwarding import forwarding
 from rayjobs.holdings import GROUP_FILE, give_back_room, note_claim
 from rayjobs.mirror import TRAIN_FOLDER
 from rayjobs.reporters import TrainReporter
@@ -52,10 +53,22 @@ def run_group(job: Job, shape: TrialShape, body: Body) -> None:
     give_back_room(run_dir)
     if shape.min_workers:
         job = replace(job, elastic=(shape.min_workers, shape.workers))
+    try:
+        with forwarding() as callbacks:
+            trainer = _trainer(job, shape, body, callbacks)
+            note_claim(run_dir, trainer)
+            trainer.fit()
+    except TrainingFailedError as error:
+        raise _cause(error) from error
+    finally:
+        give_back_room(run_dir)
+
+
+def _trainer(job: Job, shape: TrialShape, body: Body, callbacks: Sequence[UserCallback]) -> TorchTrainer:
     resources = {"CPU": shape.cpus_per_worker}
     if shape.gpus_per_worker:
         resources["GPU"] = shape.gpus_per_worker
-    trainer = TorchTrainer(
+    return TorchTrainer(
         partial(_work, job, body),
         # NCCL refuses two workers on one GPU.
         torch_config=TorchConfig(backend="nccl" if shape.gpus_per_worker >= 1 and _has_real_gpus() else "gloo"),
@@ -66,18 +79,11 @@ def run_group(job: Job, shape: TrialShape, body: Body) -> None:
         ),
         run_config=train.RunConfig(
             name=TRAIN_FOLDER,
-            storage_path=str(run_dir),
-            callbacks=[TuneReportCallback()] if _in_tune_session() else [],  # type: ignore[list-item]
+            storage_path=job.run_dir,
+            callbacks=list(callbacks),  # type: ignore[arg-type]
             failure_config=train.FailureConfig(max_failures=0),
         ),
     )
-    note_claim(run_dir, trainer)
-    try:
-        trainer.fit()
-    except TrainingFailedError as error:
-        raise _cause(error) from error
-    finally:
-        give_back_room(run_dir)
 
 
 def _num_workers(shape: TrialShape) -> int | tuple[int, int]:
