@@ -19,6 +19,8 @@ import torch
 
 from mmcore.errors import UsageError
 
+NUM_STARTS = 3
+"""How often it is tried to start a local Ray on a machine too busy for it."""
 _ENVIRONMENT = {
     # A report of a worker group costs 0.03 s instead of 1 s, and a dead worker is seen in 0.2 s.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
@@ -119,7 +121,7 @@ def start(
     # Ray prints a paragraph on each lost process to standard output, which belongs to the result.
     with Path(os.devnull).open("w") as nowhere, redirect_stdout(sys.stderr if verbose else nowhere):
         try:
-            ray.init(
+            _init(
                 address=address or "local",
                 log_to_driver=verbose,
                 logging_level=logging.INFO if verbose else logging.ERROR,
@@ -132,6 +134,22 @@ def start(
             yield nodes()
         finally:
             ray.shutdown()
+
+
+def _init(**settings: Any) -> None:
+    """Starts or joins Ray; tries again where its processes take longer than the half minute it gives them."""
+    for _ in range(NUM_STARTS):
+        try:
+            ray.init(**settings)
+        except Exception as error:
+            if "timed out during startup" not in str(error):
+                raise
+        else:
+            return
+    raise UsageError(
+        f"Ray did not start, {NUM_STARTS} times in a row: the machine is too busy, or out of memory; end what else "
+        "runs on it, then try again (--verbose shows Ray's own log)"
+    )
 
 
 def check_address(address: str | None) -> None:

@@ -52,11 +52,16 @@ def start_driver(
 def run_driver(folder: Path, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
     """Runs a tune command to its end."""
     process = start_driver(folder, *arguments, **options)
+    stdout, stderr = output_of(process)
+    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+
+
+def output_of(process: subprocess.Popen[str], timeout_s: float = TIMEOUT_S) -> tuple[str, str]:
+    """Waits for a driver's end, which is forced after the time-out; returns what it printed."""
     try:
-        stdout, stderr = process.communicate(timeout=TIMEOUT_S)
+        return process.communicate(timeout=timeout_s)
     finally:
         process.kill()
-    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
 
 @contextmanager

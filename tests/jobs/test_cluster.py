@@ -6,7 +6,8 @@ import pytest
 import ray
 
 from mmcore.errors import UsageError
-from rayjobs.cluster import Node, TrialShape, check_address, concurrent_trials, start, tune_resources
+from rayjobs import cluster
+from rayjobs.cluster import NUM_STARTS, Node, TrialShape, check_address, concurrent_trials, start, tune_resources
 
 LAPTOP = [Node(2, 0)]
 
@@ -88,3 +89,30 @@ def test_the_dashboard_and_its_job_server_listen_on_loopback_alone() -> None:
         addresses = {socket[1].rpartition(":") for socket in sockets if socket[3] == "0A"}  # listening
     assert host == "127.0.0.1"
     assert {address for address, _, number in addresses if number == f"{int(port):04X}"} == {"0100007F"}
+
+
+@pytest.mark.parametrize("late", [1, NUM_STARTS])
+def test_a_ray_that_starts_too_slowly_is_started_again(monkeypatch: pytest.MonkeyPatch, late: int) -> None:
+    tries = []
+
+    def init(**settings: object) -> None:
+        tries.append(settings)
+        if len(tries) <= late:
+            raise Exception("The current node timed out during startup. This could happen because ...")
+
+    monkeypatch.setattr(ray, "init", init)
+    if late < NUM_STARTS:
+        cluster._init(address="local")
+        assert tries == [{"address": "local"}] * (late + 1)
+    else:
+        with pytest.raises(UsageError, match="the machine is too busy, or out of memory"):
+            cluster._init(address="local")
+
+
+def test_another_failure_of_rays_start_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    def init(**settings: object) -> None:
+        raise RuntimeError("no room in /dev/shm")
+
+    monkeypatch.setattr(ray, "init", init)
+    with pytest.raises(RuntimeError, match="no room"):
+        cluster._init(address="local")

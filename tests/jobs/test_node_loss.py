@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from driving import TIMEOUT_S, epochs_of, several_nodes, start_driver, starts_of, trials_of, wait_for
+from driving import epochs_of, output_of, several_nodes, start_driver, starts_of, trials_of, wait_for
 
 SEARCH = Path("results/digits-iprm/digits-iprm")
 
@@ -30,7 +30,7 @@ def test_an_elastic_group_goes_on_with_the_workers_that_are_left(
         nodes.remove_node(machine, allow_graceful=False)
         wait_for(lambda: json.loads((trial / "group_sizes.json").read_text()) == [2, 1], process)
         (trial / "held").touch()
-        stdout, stderr = process.communicate(timeout=TIMEOUT_S)
+        stdout, stderr = output_of(process)
     assert process.returncode == 0, stderr
     (outcome,) = trials_of(tmp_path / SEARCH).values()
     assert (outcome["status"], outcome["epochs"]) == ("done", 5)
@@ -57,7 +57,7 @@ def test_a_trial_whose_node_is_lost_goes_on_on_another(tmp_path: Path, monkeypat
         (other / "held").touch()  # when it ends, its node is free for the other
         wait_for(lambda: len(starts_of(lost)) == 2, process)
         (lost / "held").touch()
-        _, stderr = process.communicate(timeout=TIMEOUT_S)
+        _, stderr = output_of(process)
     assert process.returncode == 0, stderr
     assert "trial-001: its process was lost; trying again" in stderr
     assert {trial["status"] for trial in trials_of(tmp_path / SEARCH).values()} == {"done"}

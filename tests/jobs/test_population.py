@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from driving import FAST, TIMEOUT_S, epochs_of, run_driver, start_driver, trials_of, wait_for
+from driving import FAST, epochs_of, output_of, run_driver, start_driver, trials_of, wait_for
 from ray.tune.experiment import Trial
 
 from mmcore.build import build_method, complete_config
@@ -304,10 +304,11 @@ def test_a_population_survives_interruptions_and_a_trial_that_fails(tmp_path: Pa
     search = tmp_path / "results" / "digits-iprm" / "digits-iprm"
     process = start_driver(tmp_path, *arguments, plan={**plan, "digits-iprm/trial-004": {"hold_at": 2}})
     try:
-        wait_for(lambda: epochs_of(search / "trial-003") >= 3 and epochs_of(search / "trial-004") >= 1, process)
+        waiting = search / "trial-003" / lineage.SNAPSHOTS  # it is stopped in its report of the third epoch
+        wait_for(lambda: waiting.is_dir() and epochs_of(search / "trial-004") >= 1, process)
     finally:
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=TIMEOUT_S)
+        output_of(process)
     assert process.returncode == 130
     assert (search / "trial-001" / lineage.SNAPSHOTS).is_dir(), "what the exchange goes on from is gone"
     process = start_driver(tmp_path, *arguments, "--resume", plan=plan)
@@ -315,7 +316,7 @@ def test_a_population_survives_interruptions_and_a_trial_that_fails(tmp_path: Pa
         wait_for(lambda: epochs_of(search / "trial-004") >= 4, process)
     finally:
         os.kill(process.pid, signal.SIGKILL)
-        process.communicate(timeout=TIMEOUT_S)
+        output_of(process)
     (search / "trial-004" / "held").touch()
     done = run_driver(tmp_path, *arguments, "--resume", plan=plan)
     assert done.returncode == 0, done.stderr

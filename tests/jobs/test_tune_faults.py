@@ -8,7 +8,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from driving import FAST, TIMEOUT_S, epochs_of, run_driver, start_driver, starts_of, trials_of, wait_for
+from driving import FAST, epochs_of, output_of, run_driver, start_driver, starts_of, trials_of, wait_for
 from ray.thirdparty_files import psutil  # ray brings it along
 
 from rayjobs.ledger import LEDGER_FILE
@@ -82,7 +82,7 @@ def test_an_interrupted_search_goes_on(tmp_path: Path, number: signal.Signals) -
     running = [folder / "trial-003", folder / "trial-004"]  # two at once: the first two have ended
     wait_for(lambda: all(epochs_of(run) >= 2 for run in running), process)
     process.send_signal(number)
-    _, stderr = process.communicate(timeout=TIMEOUT_S)
+    _, stderr = output_of(process)
     assert process.returncode == 130
     assert "--resume digits-iprm" in stderr
     assert "Traceback" not in stderr
@@ -199,7 +199,7 @@ def test_a_worker_group_that_loses_a_process_goes_on(tmp_path: Path, victim: str
     process = start_driver(tmp_path, *arguments, epoch_s=0.5)
     wait_for(lambda: epochs_of(folder) >= 2, process)
     os.kill(starts_of(folder)[0][0] if victim == "worker" else trial_process(process.pid), signal.SIGKILL)
-    _, stderr = process.communicate(timeout=TIMEOUT_S)
+    _, stderr = output_of(process)
     assert process.returncode == 0, stderr
     assert "trying again" in stderr
     starts = starts_of(folder)
@@ -219,7 +219,7 @@ def test_fractions_of_gpus_pack_trials(tmp_path: Path) -> None:
     wait_for(lambda: all(starts_of(run) for run in runs), process)
     for run in runs:
         (run / "held").touch()
-    _, stderr = process.communicate(timeout=TIMEOUT_S)
+    _, stderr = output_of(process)
     assert process.returncode == 0, stderr
 
 

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
-from driving import FAST, TIMEOUT_S, epochs_of, start_driver, starts_of, trials_of, wait_for
+from driving import FAST, epochs_of, output_of, start_driver, starts_of, trials_of, wait_for
 
 from rayjobs import watchdog
 from rayjobs.holdings import GROUP_FILE
@@ -145,7 +145,7 @@ def test_a_hanging_process_is_ended_and_its_trial_goes_on(tmp_path: Path, how: s
     wait_for(lambda: epochs_of(folder) >= 2, process)
     if how == "stopped":
         os.kill(starts_of(folder)[0][0], signal.SIGSTOP)
-    _, stderr = process.communicate(timeout=TIMEOUT_S)
+    _, stderr = output_of(process)
     assert process.returncode == 0, stderr
     assert "trial-001: it hung: no batch was done for 6 s; trying again" in stderr
     (first_pid, _), (second_pid, epoch) = starts_of(folder)
@@ -165,7 +165,7 @@ def test_a_hanging_worker_group_is_ended_and_goes_on(tmp_path: Path, ranks: str)
     plan = {"digits-iprm/trial-001": {"hang_at": 3, **({"hang_rank": "-1"} if ranks == "one" else {})}}
     arguments = [*FAST, "--workers", "2", "--trials", "1", "--final-seeds", "0", "--hang-timeout", "0.5"]
     process = start_driver(tmp_path, *arguments, plan=plan, epoch_s=0.3)
-    _, stderr = process.communicate(timeout=TIMEOUT_S)
+    _, stderr = output_of(process)
     assert process.returncode == 0, stderr
     assert "it hung" in stderr
     assert "trying again" in stderr
