@@ -190,7 +190,9 @@ def is_fatal(error: BaseException) -> bool:
 
 
 def record_failure(run_dir: Path, error: BaseException) -> None:
-    """Writes why a run failed into its folder, where the ranking finds it."""
+    """Writes why a run failed into its folder, where the ranking finds it; not over why its workers were ended."""
+    if isinstance(error, LostWorkers) and (run_dir / FAILURE_FILE).is_file():
+        return  # the watchdog's, which ends a group's workers and its trial at the same time
     named = isinstance(error, EquipoiseError | LostWorkers)
     reason = str(error) if named else f"{type(error).__name__}: {brief(str(error))}"
     trace = "".join(traceback.format_exception(error))

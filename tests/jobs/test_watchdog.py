@@ -14,8 +14,10 @@ import psutil
 import pytest
 from driving import FAST, epochs_of, output_of, start_driver, starts_of, trials_of, wait_for
 
+from mmcore.errors import TrainingError
 from rayjobs import watchdog
 from rayjobs.holdings import GROUP_FILE
+from rayjobs.trials import LostWorkers, failure_reason, record_failure
 from rayjobs.watchdog import START_LIMIT_S, Watchdog, end_run, kill
 
 SEARCH = Path("results/digits-iprm/digits-iprm")
@@ -154,6 +156,16 @@ def test_a_hanging_process_is_ended_and_its_trial_goes_on(tmp_path: Path, how: s
     trials = trials_of(tmp_path / SEARCH)
     assert trials["trial-001"]["status"] == "done"
     assert len(starts_of(tmp_path / SEARCH / "trial-002")) == 1, "the other trial was disturbed"
+
+
+def test_a_group_that_is_ended_is_said_to_have_hung_whichever_of_its_processes_goes_first(tmp_path: Path) -> None:
+    record_failure(tmp_path, LostWorkers("worker 1 of its group was lost"))
+    assert failure_reason(tmp_path) == "worker 1 of its group was lost"
+    end_run(tmp_path, 30)  # knows of no process here
+    record_failure(tmp_path, LostWorkers("worker 0 of its group was lost"))
+    assert failure_reason(tmp_path) == "it hung: no batch was done for 30 s"
+    record_failure(tmp_path, TrainingError("the loss is not finite"))
+    assert failure_reason(tmp_path) == "the loss is not finite"
 
 
 @pytest.mark.slow
