@@ -23,9 +23,8 @@ class SynchronisedBatchNorm(_BatchNorm):
     """Batch norm of (B, C, ...) whose mean and variance in training are those of all ranks' samples together.
 
     With k ranks on B/k samples each, output, gradients (of a loss summed over ranks) and running statistics
-    equal those of one process on B samples. In one process, and in evaluation, it is torch's batch norm, but that the
-    cumulative average (`momentum` None) never waits for the device. A single sample over all ranks is normalised by
-    the running statistics, as one process does (`without_statistics`).
+    equal those of one process on B samples. In one process, and in evaluation, it is torch's batch norm. A single
+    sample over all ranks is normalised by the running statistics, as one process does (`without_statistics`).
 
     Attributes:
         counted: False while this rank's samples are a stand-in that must not enter the statistics.
@@ -39,8 +38,9 @@ class SynchronisedBatchNorm(_BatchNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns `x` normalised, of the same shape, type and memory format."""
-        if not self.training or (self.momentum is not None and not is_distributed()):
-            return super().forward(x)
+        return self._over_all_ranks(x) if self.training and is_distributed() else super().forward(x)
+
+    def _over_all_ranks(self, x: Tensor) -> Tensor:
         # As torch's: statistics and arithmetic in at least float32 whatever the type of x.
         values = x.to(torch.promote_types(x.dtype, torch.float32))
         dims = [0, *range(2, x.dim())]
@@ -75,6 +75,22 @@ class SynchronisedBatchNorm(_BatchNorm):
         unbiased = variance * (count / (count - 1).clamp(min=1))
         for running, new in ((self.running_mean, mean), (self.running_var, unbiased)):
             running.add_((new.to(running.dtype) - running) * factor)
+
+
+class Standardisation(SynchronisedBatchNorm):
+    """Standardises inputs (B, C, ...); its running statistics are the average of all batches so far.
+
+    Inputs do not change while a model learns. With torch's momentum the variance of small ones would stay near the 1 it
+    begins with for dozens of steps, and evaluation would see them unscaled. torch's own average of all batches waits
+    for the device at every step; this one does not.
+    """
+
+    def __init__(self, num_channels: int):
+        super().__init__(num_channels, momentum=None, affine=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns `x` standardised, of the same shape, type and memory format."""
+        return self._over_all_ranks(x) if self.training else super().forward(x)
 
 
 def convert(model: nn.Module) -> nn.Module:
@@ -144,12 +160,3 @@ class _SumOverRanks(torch.autograd.Function):
 
 def _sum_over_ranks(x: Tensor) -> Tensor:
     return cast(Tensor, _SumOverRanks.apply(x)) if is_distributed() else x
-
-
-def standardised(num_channels: int) -> SynchronisedBatchNorm:
-    """Returns what standardises inputs (B, C, ...): running statistics are the average of all batches so far.
-
-    Inputs do not change while a model learns. With torch's momentum the variance of small ones would stay near the 1 it
-    begins with for dozens of steps, and evaluation would see them unscaled.
-    """
-    return SynchronisedBatchNorm(num_channels, momentum=None, affine=False)

@@ -12,7 +12,7 @@ from annotated_types import Ge, Le
 from pydantic import Field
 from torch import Tensor, nn
 
-from mmcore.batchnorm import standardised
+from mmcore.batchnorm import Standardisation
 from mmcore.config import Section
 from mmcore.data.spec import Modality
 from mmcore.encoders.base import ENCODERS, Encoder
@@ -41,7 +41,7 @@ class MLP(Encoder):
         self.num_features = config.features
         sizes = [modality.shape[0], *[config.features] * config.depth]
         layers = [nn.Sequential(nn.Linear(sizes[i], sizes[i + 1]), nn.ReLU()) for i in range(config.depth)]
-        self.network = nn.Sequential(standardised(sizes[0]), *layers)
+        self.network = nn.Sequential(Standardisation(sizes[0]), *layers)
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Returns features (B, D) of cells (B, N)."""
@@ -69,7 +69,7 @@ class Series(Encoder):
         self.num_features = config.features
         widths = [min(config.width * 2**block, config.features) for block in range(config.depth - 1)]
         sizes = [modality.shape[1], *widths, config.features]
-        self.scale = standardised(sizes[0])
+        self.scale = Standardisation(sizes[0])
         self.blocks = nn.ModuleList(_block(sizes[i], sizes[i + 1]) for i in range(config.depth))
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
