@@ -41,19 +41,19 @@ def digits_trainer(
 
 
 def pictures_trainer(
-    method: str, classifiers: int = 1, precision: str = "auto", **settings: object
+    method: str, classifiers: int = 1, precision: str = "auto", batch_size: int = 16, **settings: object
 ) -> tuple[Trainer, list[Batch]]:
-    """Returns a trainer of two ResNet-18 on random 64x64 pictures, batch 16, and some batches."""
+    """Returns a trainer of two ResNet-18 on random 64x64 pictures, and some batches."""
     config = RunConfig.parse(
         {
             "dataset": {"name": "digits", "transforms": {name: dict(SCALING) for name in PICTURES.modality_names}},
             "method": {"name": method},
             "model": {"encoders": {name: {"name": "resnet18"} for name in PICTURES.modality_names}},
-            "trainer": {"batch_size": 16, "precision": precision, **settings},
+            "trainer": {"batch_size": batch_size, "precision": precision, **settings},
         }
     )
     generator = torch.Generator().manual_seed(0)
-    batches = [_random_batch(16, generator) for _ in range(4)]
+    batches = [_random_batch(batch_size, generator) for _ in range(4)]
     return _trainer(config, PICTURES, None, classifiers), batches
 
 

@@ -7,16 +7,18 @@ Shape legend: B samples of this rank's shard, C channels.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmcore.distributed import is_distributed
+from mmcore.distributed import all_gather, is_distributed
 
 
 class SynchronisedBatchNorm(_BatchNorm):
@@ -43,28 +45,15 @@ class SynchronisedBatchNorm(_BatchNorm):
     def _over_all_ranks(self, x: Tensor) -> Tensor:
         # As torch's: statistics and arithmetic in at least float32 whatever the type of x.
         values = x.to(torch.promote_types(x.dtype, torch.float32))
-        dims = [0, *range(2, x.dim())]
-        shape = [1, -1, *[1] * (x.dim() - 2)]
-        weight = float(self.counted)
-        # full, not tensor, which would wait for the device.
-        own_samples = values.new_full((1,), weight * len(x))
-        sums = _sum_over_ranks(torch.cat([values.sum(dims) * weight, own_samples]))
-        is_alone = sums[-1].detach() <= 1
-        count = sums[-1].detach() * (x.numel() // (x.shape[0] * x.shape[1]))
-        mean = self._unless(is_alone, sums[:-1] / count, self.running_mean)
-        centred = values - mean.view(shape)
-        # Around the common mean, in a second message: the difference of squares would lose all digits of a large mean.
-        variance = _sum_over_ranks(centred.square().sum(dims) * weight) / count
-        variance = self._unless(is_alone, variance, self.running_var)
-        self._update_running(mean.detach(), variance.detach(), count, is_alone)
-        scale = (variance + self.eps).rsqrt()
-        if self.affine:
-            return (centred * (scale * self.weight).view(shape) + self.bias.view(shape)).to(x.dtype)
-        return (centred * scale.view(shape)).to(x.dtype)
-
-    def _unless(self, is_alone: Tensor, statistic: Tensor, running: Tensor | None) -> Tensor:
-        """Returns the batch's statistic, or the running one for a single sample (see `without_statistics`)."""
-        return statistic if running is None else torch.where(is_alone, running.to(statistic.dtype), statistic)
+        samples, mean, variance = _statistics(values.detach(), self.counted)
+        is_alone = samples <= 1
+        self._update_running(mean, variance, samples * _positions(x), is_alone)
+        if self.running_mean is not None and self.running_var is not None:  # see `without_statistics`
+            mean = torch.where(is_alone, self.running_mean.to(mean.dtype), mean)
+            variance = torch.where(is_alone, self.running_var.to(mean.dtype), variance)
+        share = self.counted * ~is_alone / samples
+        normalised = _Normalise.apply(values, self.weight, self.bias, mean, variance, share, self.eps)
+        return cast(Tensor, normalised).to(x.dtype)
 
     def _update_running(self, mean: Tensor, variance: Tensor, count: Tensor, is_alone: Tensor) -> None:
         if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
@@ -144,19 +133,79 @@ def without_statistics(model: nn.Module, counted: bool) -> Iterator[None]:
             module.training = True
 
 
-class _SumOverRanks(torch.autograd.Function):
-    """The sum of all ranks' tensors; the gradient is the sum of all ranks' gradients."""
+class _Normalise(torch.autograd.Function):
+    """Normalises by statistics that all ranks' samples share, and follows what depends on them back to each sample."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        total = x.clone()
-        dist.all_reduce(total)
-        return total
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        mean: Tensor,
+        variance: Tensor,
+        share: Tensor,
+        eps: float,
+    ) -> Tensor:
+        """Returns x normalised.
+
+        Args:
+            ctx: Of torch.
+            x: (B, C, ...).
+            weight: (C,).
+            bias: (C,).
+            mean: (C,) of all ranks' samples.
+            variance: (C,) of all ranks' samples.
+            share: (): of the statistics, what a sample of this rank weighs; 0 if they do not depend on it.
+            eps: Added to the variance.
+        """
+        ctx.save_for_backward(x, weight, mean, variance, share)
+        ctx.eps = eps
+        return F.batch_norm(x, mean, variance, weight, bias, eps=eps)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        return _SumOverRanks.forward(ctx, gradients[0].contiguous())
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, mean, variance, share = ctx.saved_tensors
+        gradient = gradients[0]
+        # Sums over this rank's samples: of the gradient times the normalised x, and of the gradient.
+        _, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
+            gradient, x, weight, mean, variance, None, None, False, ctx.eps, [False, True, True]
+        )
+        of_x = None
+        if ctx.needs_input_grad[0]:
+            sums = torch.stack([of_weight, of_bias])
+            dist.all_reduce(sums)
+            shape = [1, -1, *[1] * (x.dim() - 2)]
+            scale = (variance + ctx.eps).rsqrt()
+            means = sums * (share / _positions(x))
+            slope = -means[0] * scale
+            offset = -means[1] - slope * mean
+            of_x = (gradient + offset.view(shape)).addcmul_(x, slope.view(shape))
+            of_x.mul_((scale if weight is None else scale * weight).view(shape))
+        if weight is None:
+            of_weight = of_bias = None
+        return of_x, of_weight, of_bias, None, None, None, None
 
 
-def _sum_over_ranks(x: Tensor) -> Tensor:
-    return cast(Tensor, _SumOverRanks.apply(x)) if is_distributed() else x
+def _positions(x: Tensor) -> int:
+    """Returns the values of a channel in one sample."""
+    return math.prod(x.shape[2:])
+
+
+def _statistics(x: Tensor, counted: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns of all ranks' samples their number (), mean (C,) and variance (C,).
+
+    From each rank's own, in one message: differences of squares would lose all digits of a large mean.
+
+    Args:
+        x: (B, C, ...) of this rank.
+        counted: Whether these are among the samples.
+    """
+    mean, variance = torch.batch_norm_update_stats(x, None, None, 0.0)  # var_mean takes ten times as long on a CPU
+    # full, not tensor, which would wait for the device.
+    own = torch.cat([mean, variance, x.new_full((1,), float(counted * len(x)))])
+    means, variances, numbers = all_gather(own).split([len(mean), len(mean), 1], dim=1)
+    samples = numbers.sum()
+    weights = numbers / samples
+    mean = (weights * means).sum(0)
+    return samples, mean, (weights * (variances + (means - mean).square())).sum(0)

@@ -49,6 +49,15 @@ def broadcast_(tensors: Sequence[Tensor], src: int = 0) -> None:
         _in_buckets(tensors, lambda flat: dist.broadcast(_as_bytes(flat), src, async_op=True))
 
 
+def all_gather(tensor: Tensor) -> Tensor:
+    """Returns (world size, ...): the equally large tensors of all ranks."""
+    if not is_distributed():
+        return tensor[None]
+    parts = [torch.empty_like(tensor) for _ in range(world_size())]
+    dist.all_gather(parts, tensor)
+    return torch.stack(parts)
+
+
 @torch.no_grad()
 def gather_rows(tensor: Tensor) -> Tensor:
     """Returns the rows of all ranks, in the order of the ranks, on every rank.
@@ -63,12 +72,12 @@ def gather_rows(tensor: Tensor) -> Tensor:
     """
     if not is_distributed():
         return tensor
-    sizes = _all_gather(torch.tensor([len(tensor)], device=tensor.device)).flatten().tolist()
+    sizes = all_gather(torch.tensor([len(tensor)], device=tensor.device)).flatten().tolist()
     padded = tensor.new_zeros((max(sizes), *tensor.shape[1:]))
     padded[: len(tensor)] = tensor
     if not padded.numel():
         return tensor.new_zeros((sum(sizes), *tensor.shape[1:]))
-    parts = _all_gather(_as_bytes(padded)).view(padded.dtype)
+    parts = all_gather(_as_bytes(padded)).view(padded.dtype)
     return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
 
 
@@ -101,13 +110,6 @@ def broadcast_object(value: Any) -> Any:
     values = [value]
     dist.broadcast_object_list(values)
     return values[0]
-
-
-def _all_gather(tensor: Tensor) -> Tensor:
-    """Returns (world size, ...): the equally large tensors of all ranks."""
-    parts = [torch.empty_like(tensor) for _ in range(world_size())]
-    dist.all_gather(parts, tensor)
-    return torch.stack(parts)
 
 
 def _as_bytes(tensor: Tensor) -> Tensor:

@@ -31,16 +31,16 @@ from mmcore.data.columns import to_batch
 from mmcore.data.loader import Rows, TensorLoader, Uniforms, num_steps, shard_bounds, split_rows, training_shard
 from mmcore.data.splits import Assignment
 from mmcore.data.store import PreparedDataset
-from mmcore.data.windows import WantedRows, Window, cut, in_order, mixed, read_window
+from mmcore.data.windows import WantedRows, Window, blocks, cut, in_order, mixed, read_window
 from mmcore.errors import TrainingError
 
 READ_CPUS = 0.5
 """What one read task asks for; a trial that streams must leave this free."""
 SHUFFLE_BYTES = 128 * 2**20
 """Samples mixed with each other by a stream, in bytes; a read task holds as much."""
-PIECE_BYTES = 32 * 2**20
-"""The most a block of a stream holds, if that is more than one sample; in a small object store PIECE_SHARE of it."""
-PIECE_SHARE = 1 / 32
+BLOCK_BYTES = SHUFFLE_BYTES
+"""The most a block of a stream holds, if that is more than one sample; in a small object store BLOCK_SHARE of it."""
+BLOCK_SHARE = 1 / 32
 STORE_SHARE = 0.15
 """Of the object store, what one stream may fill: up to three of a trial run at a time, each as if it were alone."""
 PREFETCH_SHARE = 0.25
@@ -233,18 +233,19 @@ class StreamLoader:
             windows = in_order(files)
             total, size = len(self._share(split)), self.eval_batch_size
             shares = [(first, min(first + size, total)) for first in range(0, total, size)]
-        piece_bytes = min(PIECE_BYTES, PIECE_SHARE * _smallest_store_bytes())
-        windows = cut(windows, shares, max(1, int(piece_bytes / self._sample_bytes)))
-        return _Stream(lambda: self._batches(windows, [stop - start for start, stop in shares]))
+        block_bytes = min(BLOCK_BYTES, BLOCK_SHARE * _smallest_store_bytes())
+        block_rows = max(1, int(block_bytes / self._sample_bytes))
+        windows = cut(windows, shares, block_rows)
+        return _Stream(lambda: self._batches(windows, block_rows, [stop - start for start, stop in shares]))
 
-    def _batches(self, windows: Sequence[Window], sizes: Sequence[int]) -> Generator[Batch]:
+    def _batches(self, windows: Sequence[Window], block_rows: int, sizes: Sequence[int]) -> Generator[Batch]:
         """Yields batches of these sizes from the windows' pieces, which Ray Data's tasks read."""
+        source = _Windows(windows, block_rows)
         # Ray Data would split the blocks of few tasks further, to have more of them.
-        dataset = ray.data.read_datasource(_Windows(windows), num_cpus=READ_CPUS, override_num_blocks=len(windows))
-        # A block is given out as soon as it is larger than this, so that a whole piece is one; and Ray Data goes by it
-        # when it estimates what its tasks will fill.
-        largest = max(max(window.sizes) for window in windows) * self._sample_bytes
-        dataset.context.target_max_block_size = max(1, int(0.9 * largest))
+        dataset = ray.data.read_datasource(source, num_cpus=READ_CPUS, override_num_blocks=len(windows))
+        # Ray Data cuts what is half as large again, and goes by this when it estimates what its tasks will fill.
+        largest = max(sum(sizes) for window in windows for sizes in blocks(window.sizes, block_rows))
+        dataset.context.target_max_block_size = max(1, int(0.9 * largest * self._sample_bytes))
         limit = ExecutionResources.for_limits(object_store_memory=STORE_SHARE * _smallest_store_bytes())
         dataset.context.execution_options.resource_limits = limit
         options = {"batch_size": 1, "collate_fn": _Unpacked(), "prefetch_batches": NUM_PREFETCHED}
@@ -358,9 +359,10 @@ class _Windows(Datasource):
     The prepared data set knows all that already.
     """
 
-    def __init__(self, windows: Sequence[Window]):
+    def __init__(self, windows: Sequence[Window], block_rows: int):
         super().__init__()
         self._windows = windows
+        self._block_rows = block_rows
 
     def estimate_inmemory_data_size(self) -> int | None:
         return None
@@ -369,16 +371,17 @@ class _Windows(Datasource):
         self, parallelism: int, per_task_row_limit: int | None = None, data_context: DataContext | None = None
     ) -> list[ReadTask]:
         unknown = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
-        return [ReadTask(functools.partial(_read_packed, window), unknown) for window in self._windows]
+        reads = [functools.partial(_read_packed, window, self._block_rows) for window in self._windows]
+        return [ReadTask(read, unknown) for read in reads]
 
 
-def _read_packed(window: Window) -> Iterator[pa.Table]:
-    for piece in read_window(window):
-        yield _packed(piece)
+def _read_packed(window: Window, block_rows: int) -> Iterator[pa.Table]:
+    for table, sizes in read_window(window, block_rows):
+        yield _packed(table, sizes)
 
 
-def _packed(table: pa.Table) -> pa.Table:
-    """Returns a table as one row of lists over the same memory: Ray Data cuts and joins blocks by rows, with copies."""
-    ends = pa.array([0, table.num_rows], pa.int64())
+def _packed(table: pa.Table, sizes: Sequence[int]) -> pa.Table:
+    """Returns pieces as a row of lists each, over the same memory: Ray Data joins what it cuts by rows, with copies."""
+    ends = pa.array(np.cumsum([0, *sizes]), pa.int64())
     columns = [pa.LargeListArray.from_arrays(ends, column.chunk(0)) for column in table.columns]
     return pa.table(columns, names=table.column_names)

@@ -24,6 +24,9 @@ from mmcore.errors import DataError
 SCHEMA_KEY = b"equipoise"
 """Key of the schema's metadata under which shape and dtype of each modality stand, as JSON."""
 
+LARGE_BYTES = 4096
+"""Values of this size and more are moved one by one: to index by many at once would copy them twice."""
+
 INDEX_COLUMNS = ("sample_id", "label", "group", "source", "replicate")
 """Columns that describe a sample; the others hold its data."""
 
@@ -157,11 +160,22 @@ def _take_binary(column: pa.ChunkedArray, rows: np.ndarray) -> pa.Array:
     taken = np.empty((len(rows), width), np.uint8)
     starts = np.cumsum([0, *(len(chunk) for chunk in column.chunks)])
     places = np.searchsorted(starts, rows, side="right") - 1
-    for number in np.unique(places):
-        chunk, wanted = column.chunk(int(number)), np.flatnonzero(places == number)
-        stored = np.frombuffer(chunk.buffers()[1], np.uint8, len(chunk) * width, chunk.offset * width)
-        taken[wanted] = stored.reshape(len(chunk), width)[rows[wanted] - starts[number]]
+    stored = [_bytes_of(chunk, width) for chunk in column.chunks]
+    if width >= LARGE_BYTES:
+        for target, number, row in zip(taken, places.tolist(), (rows - starts[places]).tolist(), strict=True):
+            target[:] = stored[number][row]
+    else:
+        for number in np.unique(places):
+            wanted = np.flatnonzero(places == number)
+            taken[wanted] = stored[number][rows[wanted] - starts[number]]
     return pa.Array.from_buffers(column.type, len(rows), [None, pa.py_buffer(taken)])
+
+
+def _bytes_of(chunk: pa.Array, width: int) -> np.ndarray:
+    """Returns a view (B, width) of fixed-size binary."""
+    if not len(chunk):
+        return np.empty((0, width), np.uint8)
+    return np.frombuffer(chunk.buffers()[1], np.uint8, len(chunk) * width, chunk.offset * width).reshape(-1, width)
 
 
 def _view(table: pa.Table | pa.RecordBatch, modality: Modality) -> np.ndarray:

@@ -77,7 +77,7 @@ def write_parts(
     done = 0
     for report in run(writer, parts):
         if "error" in report:
-            raise DataError(f"{writer.spec.name}: {report['error']}; what is written is kept: run it again to go on")
+            raise DataError(f"{writer.spec.name}: {report['error']}; what is written is kept: mend it and run again")
         reports[report["path"]] = report
         done += sizes[report["path"]]
         if progress:

@@ -36,7 +36,7 @@ class WantedRows(NamedTuple):
 
 @dataclass(frozen=True)
 class Window:
-    """What one task reads, and how it gives it out; small, and picklable.
+    """What one task reads, and in which pieces it is used; small, and picklable.
 
     Attributes:
         files: Read together.
@@ -96,17 +96,44 @@ def cut(windows: Sequence[Window], shares: Sequence[tuple[int, int]], max_rows: 
     return result
 
 
-def read_window(window: Window) -> Iterator[pa.Table]:
-    """Yields a window's pieces, each a table of one chunk a column."""
-    tables = [table for path, rows in window.files for table in read_rows(path, rows)]
+def blocks(sizes: Sequence[int], max_rows: int) -> list[tuple[int, ...]]:
+    """Returns consecutive pieces put together, as many as have at most `max_rows`; one larger than that is alone."""
+    found: list[tuple[int, ...]] = []
+    for size in sizes:
+        if found and sum(found[-1]) + size <= max_rows:
+            found[-1] += (size,)
+        else:
+            found.append((size,))
+    return found
+
+
+def read_window(window: Window, max_rows: int) -> Iterator[tuple[pa.Table, tuple[int, ...]]]:
+    """Yields a window's pieces in blocks of at most `max_rows`: a table, one chunk a column, and the pieces' sizes."""
+    tables: list[pa.Table] = []
+    wanted: list[np.ndarray] = []
+    num_read = 0
+    for path, rows in window.files:
+        for table, places in read_rows(path, rows):
+            tables.append(table)
+            wanted.append(num_read + places)
+            num_read += table.num_rows
+    order = np.concatenate(wanted)[window.order]
     first = 0
-    for size in window.sizes:
-        yield take_rows(tables, window.order[first : first + size])
-        first += size
+    for sizes in blocks(window.sizes, max_rows):
+        last = first + sum(sizes)
+        yield take_rows(tables, order[first:last]), sizes
+        first = last
 
 
-def read_rows(path: Path, rows: np.ndarray) -> Iterator[pa.Table]:
-    """Yields the wanted rows of a file (ascending, counted within it), a table for each row group that has any."""
+def read_rows(path: Path, rows: np.ndarray) -> Iterator[tuple[pa.Table, np.ndarray]]:
+    """Yields a table for each row group that holds wanted rows, and which of its own are wanted.
+
+    Where those are most, the table holds the others too: leaving them out would copy all that stay.
+
+    Args:
+        path: The file.
+        rows: Ascending, counted within the file.
+    """
     first = 0
     with pq.ParquetFile(path) as file:
         for number in range(file.num_row_groups):
@@ -115,5 +142,8 @@ def read_rows(path: Path, rows: np.ndarray) -> Iterator[pa.Table]:
             if len(wanted):
                 # One thread: the columns are few and large, and handing them to others takes longer than reading them.
                 table = file.read_row_group(number, use_threads=False)
-                yield table if len(wanted) == table.num_rows else take_rows([table], wanted)
+                if 2 * len(wanted) >= table.num_rows:
+                    yield table, wanted
+                else:
+                    yield take_rows([table], wanted), np.arange(len(wanted))
             first = last

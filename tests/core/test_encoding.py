@@ -303,7 +303,7 @@ def test_a_full_disk_keeps_what_is_written(parent: PreparedDataset, monkeypatch:
 
     with monkeypatch.context() as patch:
         patch.setattr(encoded_module, "write_file", full)
-        with pytest.raises(DataError, match=r"No space left on device.*what is written is kept: run it again to go on"):
+        with pytest.raises(DataError, match=r"No space left on device.*what is written is kept: mend it and run again"):
             encode(parent, section(picture=CONV))
     rest = CountingRun()
     encode(parent, section(picture=CONV), rest)

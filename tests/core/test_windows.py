@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mmcore.data import windows, writer
+from mmcore.data import columns, windows, writer
 from mmcore.data.columns import table_schema, take_rows
 from mmcore.data.store import PreparedDataset, prepare
 from mmcore.data.windows import WantedRows, Window, cut, in_order, mixed, read_rows, read_window
@@ -91,9 +91,17 @@ class TestReading:
         assert pq.ParquetFile(path).num_row_groups == 5
         expected = pq.read_table(path)["sample_id"].to_pylist()
         wanted = np.array([0, 4, 5, 16, 23])
-        tables = list(read_rows(path, wanted))
-        assert [table.num_rows for table in tables] == [2, 1, 1, 1]
+        found = list(read_rows(path, wanted))
+        assert [table.num_rows for table, _ in found] == [2, 1, 1, 1]
+        tables = [table.take(places) for table, places in found]
         assert pa.concat_tables(tables)["sample_id"].to_pylist() == [expected[row] for row in wanted]
+
+    def test_a_row_group_most_of_which_is_wanted_is_not_copied(self, prepared: PreparedDataset) -> None:
+        (path,) = prepared.files("train")
+        expected = pq.read_table(path)["sample_id"].to_pylist()
+        ((table, places),) = read_rows(path, np.array([5, 7, 9]))
+        assert (table.num_rows, places.tolist()) == (5, [0, 2, 4])
+        assert table["sample_id"].to_pylist() == expected[5:10]
 
     def test_row_groups_without_a_wanted_row_are_left_alone(
         self, prepared: PreparedDataset, monkeypatch: pytest.MonkeyPatch
@@ -113,18 +121,25 @@ class TestReading:
     def test_a_window_gives_its_pieces_of_all_columns(self, prepared: PreparedDataset) -> None:
         (path,) = prepared.files("train")
         table = pq.read_table(path)
-        rows = [np.array([1, 7, 22]), np.array([0, 23])]
-        window = Window(tuple(WantedRows(path, part) for part in rows), np.array([4, 0, 2, 1]), (3, 1))
-        pieces = list(read_window(window))
-        assert [piece.num_rows for piece in pieces] == [3, 1]
-        assert all(column.num_chunks == 1 for piece in pieces for column in piece.columns)
-        assert pa.concat_tables(pieces).combine_chunks().equals(table.take([23, 1, 22, 7]).combine_chunks())
+        rows = [np.array([0, 1, 3, 7, 22]), np.array([0, 23])]  # most of one row group, few of the others
+        window = Window(tuple(WantedRows(path, part) for part in rows), np.array([6, 2, 4, 3]), (1, 2, 1))
+        expected = table.take([23, 3, 22, 7]).combine_chunks()
+        for max_rows, blocks_of in ((1, [(1,), (2,), (1,)]), (3, [(1, 2), (1,)]), (4, [(1, 2, 1)])):
+            tables, sizes = zip(*read_window(window, max_rows), strict=True)
+            assert list(sizes) == blocks_of
+            assert [table.num_rows for table in tables] == [sum(block) for block in blocks_of]
+            assert all(column.num_chunks == 1 for table in tables for column in table.columns)
+            assert pa.concat_tables(tables).combine_chunks().equals(expected)
 
-    def test_rows_are_taken_from_tables_slices_and_chunks_alike(self, prepared: PreparedDataset) -> None:
+    def test_rows_are_taken_from_tables_slices_and_chunks_alike(
+        self, prepared: PreparedDataset, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         table = pq.read_table(prepared.files("train")[0])
         parts = [table.slice(3, 4), table.slice(0, 0), table.slice(10, 9)]
         rows = np.array([12, 0, 5, 5, 3, 4])
         expected = pa.concat_tables(parts).take(rows)
-        taken = take_rows(parts, rows)
-        assert taken.equals(expected)
-        assert taken.schema.equals(table_schema(prepared.spec), check_metadata=True)
+        for large in (columns.LARGE_BYTES, 1):  # together, and one by one
+            monkeypatch.setattr(columns, "LARGE_BYTES", large)
+            taken = take_rows(parts, rows)
+            assert taken.equals(expected)
+            assert taken.schema.equals(table_schema(prepared.spec), check_metadata=True)
