@@ -24,8 +24,8 @@ NUM_STARTS = 3
 _ENVIRONMENT = {
     # A report of a worker group costs 0.03 s instead of 1 s, and a dead worker is seen in 0.2 s.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
-    # State is saved at every step: a killed driver loses nothing but the running epoch.
-    "TUNE_GLOBAL_CHECKPOINT_S": "0",
+    # See `rayjobs.recovery.ThriftyController`.
+    "TUNE_GLOBAL_CHECKPOINT_S": "1",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     # A trial that fails before its first epoch has no metric to report beside the reason.
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",

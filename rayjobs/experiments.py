@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import ray.tune.tune as tune_loop
 from ray import tune
 from ray.tune import Callback
 from ray.tune.execution import class_cache
@@ -164,6 +165,7 @@ def _run(
         rules.append(Watchdog(execution.hang_limit_s, run_dir, runs.mirror, in_groups))
     # Ray would write the values into a log of each node. Every process has its own environment's anyway.
     class_cache.ENV_VARS_TO_PROPAGATE -= {name for name in class_cache.ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")}
+    tune_loop.TuneController = recovery.ThriftyController  # type: ignore[misc]  # it takes no other way
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         analysis = tune.run(

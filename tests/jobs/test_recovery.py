@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import pickle
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from ray.tune.schedulers import TrialScheduler
 from rayjobs.recovery import (
     COPY_FOLDER,
     StateKeeper,
+    ThriftyController,
     check_state,
     known_trials,
     prepare_restore,
@@ -81,6 +83,20 @@ def test_the_copy_follows_the_newest_session_and_is_never_half(tmp_path: Path) -
     copy.rename(tmp_path / f".{COPY_FOLDER}.old")
     truncate(next(folder.glob("experiment_state-2026-01-02*")))
     assert prepare_restore(folder, tmp_path)[0]
+
+
+def test_the_state_is_saved_when_a_status_changes_and_else_when_it_is_time() -> None:
+    manager = SimpleNamespace(_last_save_time=7.0, saved=[])
+    manager.sync_up_experiment_state = lambda **_: manager.saved.append(manager._last_save_time)
+    trial = SimpleNamespace(trial_id="1", status="PENDING")
+    controller = ThriftyController.__new__(ThriftyController)
+    controller._trials, controller._checkpoint_manager = [trial], manager
+    for status in ("PENDING", "PENDING", "RUNNING", "RUNNING", "TERMINATED"):
+        trial.status = status
+        manager._last_save_time = 7.0  # as if it were just saved
+        controller.checkpoint()
+    at_once = float("-inf")
+    assert manager.saved == [at_once, 7.0, at_once, 7.0, at_once]
 
 
 def test_folders_the_state_does_not_know_are_set_aside(tmp_path: Path) -> None:
