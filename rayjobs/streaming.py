@@ -243,9 +243,10 @@ class StreamLoader:
         source = _Windows(windows, block_rows)
         # Ray Data would split the blocks of few tasks further, to have more of them.
         dataset = ray.data.read_datasource(source, num_cpus=READ_CPUS, override_num_blocks=len(windows))
-        # Ray Data cuts what is half as large again, and goes by this when it estimates what its tasks will fill.
+        # Ray Data joins blocks smaller than this and cuts those half as large again, both with copies; and it goes by
+        # this when it estimates what its tasks will fill.
         largest = max(sum(sizes) for window in windows for sizes in blocks(window.sizes, block_rows))
-        dataset.context.target_max_block_size = max(1, int(0.9 * largest * self._sample_bytes))
+        dataset.context.target_max_block_size = max(1, int(0.7 * largest * self._sample_bytes))
         limit = ExecutionResources.for_limits(object_store_memory=STORE_SHARE * _smallest_store_bytes())
         dataset.context.execution_options.resource_limits = limit
         options = {"batch_size": 1, "collate_fn": _Unpacked(), "prefetch_batches": NUM_PREFETCHED}
