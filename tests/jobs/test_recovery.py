@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from ray.tune.schedulers import TrialScheduler
 
+from rayjobs import recovery
 from rayjobs.recovery import (
     COPY_FOLDER,
     StateKeeper,
@@ -85,18 +86,33 @@ def test_the_copy_follows_the_newest_session_and_is_never_half(tmp_path: Path) -
     assert prepare_restore(folder, tmp_path)[0]
 
 
-def test_the_state_is_saved_when_a_status_changes_and_else_when_it_is_time() -> None:
-    manager = SimpleNamespace(_last_save_time=7.0, saved=[])
-    manager.sync_up_experiment_state = lambda **_: manager.saved.append(manager._last_save_time)
-    trial = SimpleNamespace(trial_id="1", status="PENDING")
+def test_the_state_is_saved_when_a_status_changes_and_else_when_it_is_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, at_once, saved, takes = [0.0], float("-inf"), [], 0.0
+    monkeypatch.setattr(recovery, "time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    def sync(**_: bool) -> None:
+        saved.append(manager._last_save_time)
+        now[0] += takes
+
+    manager = SimpleNamespace(_last_save_time=7.0, sync_up_experiment_state=sync)
+    trial = SimpleNamespace(trial_id="1", status="")
     controller = ThriftyController.__new__(ThriftyController)
     controller._trials, controller._checkpoint_manager = [trial], manager
-    for status in ("PENDING", "PENDING", "RUNNING", "RUNNING", "TERMINATED"):
-        trial.status = status
-        manager._last_save_time = 7.0  # as if it were just saved
-        controller.checkpoint()
-    at_once = float("-inf")
-    assert manager.saved == [at_once, 7.0, at_once, 7.0, at_once]
+
+    def steps(*statuses: str) -> list[float]:
+        saved.clear()
+        for trial.status in statuses:
+            manager._last_save_time = 7.0  # as if it were just saved
+            controller.checkpoint()
+        return list(saved)
+
+    assert steps("PENDING", "PENDING", "RUNNING", "RUNNING", "TERMINATED") == [at_once, 7.0, at_once, 7.0, at_once]
+    takes = 0.25
+    assert steps("RUNNING") == [at_once]
+    takes = 0.0
+    assert steps("TERMINATED", "TERMINATED") == [7.0, 7.0], "what took long would be done all the time"
+    now[0] += 1.0
+    assert steps("TERMINATED") == [at_once], "a change was forgotten"
 
 
 def test_folders_the_state_does_not_know_are_set_aside(tmp_path: Path) -> None:
