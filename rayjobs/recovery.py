@@ -86,7 +86,7 @@ class StateKeeper(Callback):
 
     def keep(self, staged: Path) -> None:
         """Copies the state files in `staged`, written by this process and therefore whole."""
-        changed = staged.stat().st_mtime_ns
+        changed = staged.stat().st_mtime_ns if staged.is_dir() else 0
         if changed != self._listed:  # the trials' folders are in it too: with hundreds, to list it takes a while
             self._listed, self._files = changed, state_files(staged)
         files = self._files
