@@ -16,7 +16,8 @@ from mmcore.build import build_method, build_run_transforms, build_source
 from mmcore.checkpoint import CheckpointFolder, load_checkpoint
 from mmcore.config import RunConfig
 from mmcore.data.columns import samples_to_table, to_batch
-from mmcore.data.manifest import Manifest, ManifestConfig, read_description
+from mmcore.data.description import ManifestConfig, read_description
+from mmcore.data.manifest import Manifest
 from mmcore.data.media import RawFolder
 from mmcore.data.raw import DAMAGED, MISSING, Entry, Problem, RawSource, fault_of
 from mmcore.data.spec import DatasetSpec, Sample

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from mmcore.build import missing_frozen, with_named_frozen
 from mmcore.config import parse_dataset, parse_section
 from mmcore.data import DATASETS, manifest
+from mmcore.data.description import read_description
 from mmcore.data.encoded import encode
 from mmcore.data.part_files import RunParts
 from mmcore.data.raw import RawSource
@@ -138,7 +139,7 @@ def resolve_dataset(given: str) -> tuple[str, dict[str, Any]]:
     """
     if Path(given).suffix.lower() not in {".yaml", ".yml"}:
         return given, {}
-    return manifest.SOURCE_NAME, manifest.read_description(Path(given))
+    return manifest.SOURCE_NAME, read_description(Path(given))
 
 
 def own_raw_dir(name: str, options: dict[str, Any], data_dir: Path) -> Path | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -129,8 +130,17 @@ def summary(prepared: PreparedDataset) -> dict[str, Any]:
         "constructed": prepared.constructed,
         "encoded": prepared.encoded,
         "skipped": prepared.metadata["skipped"],
+        "noted": prepared.metadata.get("noted", []),
         "card": prepared.card,
     }
+
+
+def noted_by_rule(prepared: PreparedDataset) -> dict[str, tuple[int, str]]:
+    """Returns what was done to samples that are in -> (to how many, the first of them), the most frequent first."""
+    notes = prepared.metadata.get("noted", [])  # none in what earlier versions prepared
+    counts = Counter(note["rule"] for note in notes)
+    first = {note["rule"]: f"{note['sample_id']}: {note['reason']}" for note in reversed(notes)}
+    return {rule: (number, first[rule]) for rule, number in counts.most_common()}
 
 
 def _print_summary(prepared: PreparedDataset) -> None:
@@ -147,7 +157,9 @@ def _print_summary(prepared: PreparedDataset) -> None:
     skipped = prepared.metadata["skipped"]
     if skipped:
         first = f"{skipped[0]['sample_id']}: {skipped[0]['reason']}"
-        console.print(f"  left out or cropped: {len(skipped)} (first {first}); all in dataset.json")
+        console.print(f"  left out: {len(skipped)} (first {first}); all in dataset.json")
+    for rule, (number, first) in noted_by_rule(prepared).items():
+        console.print(f"  {rule}: {number} (first {first})")
     console.print(f"  default protocol: {prepared.default_protocol}")
     console.print(prepared.card)
 

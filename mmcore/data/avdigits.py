@@ -196,7 +196,8 @@ class AVDigits(DatasetSource):
         """Returns a clip zero padded to NUM_AUDIO_SAMPLES, and its length; notes it if it had to be cropped."""
         wave = read_audio(clip.path, SAMPLE_RATE_HZ)
         if len(wave) > NUM_AUDIO_SAMPLES:
-            self.skip(clip.path.stem, f"cropped to its loudest second ({len(wave) / SAMPLE_RATE_HZ:.2f} s long)")
+            rule = "audio cropped to its loudest second"
+            self.note(clip.path.stem, f"{rule} ({len(wave) / SAMPLE_RATE_HZ:.2f} s long)", rule)
             wave = loudest_part(wave, NUM_AUDIO_SAMPLES)
         audio = np.zeros(NUM_AUDIO_SAMPLES, dtype=np.int16)
         audio[: len(wave)] = wave

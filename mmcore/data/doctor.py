@@ -81,11 +81,13 @@ def length_summary(report: dict[str, Any]) -> dict[str, dict[str, float]]:
 
 
 def problem_summary(report: dict[str, Any]) -> dict[str, tuple[int, list[dict[str, str]]]]:
-    """Returns kind -> (how many, the first ones), the most frequent kind first."""
-    counts = Counter(problem["kind"] for problem in report["problems"])
+    """Returns kind, or rule of a note -> (how many, the first ones), the most frequent first."""
+    by_kind: dict[str, list[dict[str, str]]] = {}
+    for problem in report["problems"]:
+        by_kind.setdefault(problem["rule"] or problem["kind"], []).append(problem)
     return {
-        kind: (number, [problem for problem in report["problems"] if problem["kind"] == kind][:NUM_SHOWN])
-        for kind, number in counts.most_common()
+        kind: (len(problems), problems[:NUM_SHOWN])
+        for kind, problems in sorted(by_kind.items(), key=lambda item: -len(item[1]))
     }
 
 

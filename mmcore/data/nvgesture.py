@@ -96,7 +96,9 @@ class NVGesture(RawSource):
                 index.add(entry)
                 if lies_in != self.classes[entry.label]:
                     reason = f"listed as {self.classes[entry.label]}, which counts; it lies in {lies_in}"
-                    index.problems.append(Problem(entry.sample_id, NOTED, reason))
+                    index.problems.append(
+                        Problem(entry.sample_id, NOTED, reason, "listed under another class than its folder's")
+                    )
         return index
 
     def write_demo(self, directory: Path) -> None:

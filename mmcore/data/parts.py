@@ -150,7 +150,11 @@ def finish(
         split: sum((np.array(r["class_counts"]) for r in written if r["split"] == split), zeros).tolist()
         for split in SPLITS
     }
-    source.skipped = [(problem.sample_id, f"{problem.kind}: {problem.reason}") for problem in problems]
+    for problem in problems:
+        if problem.stays_in:
+            source.note(problem.sample_id, problem.reason, problem.rule)
+        else:
+            source.skip(problem.sample_id, f"{problem.kind}: {problem.reason}")
     metadata = describe(source, spec, source.rules(index), fingerprint, counts, files)
     write_synced(directory / METADATA_FILE, json.dumps(metadata, indent=1).encode())
 

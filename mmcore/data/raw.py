@@ -19,15 +19,16 @@ import numpy as np
 from pydantic import BaseModel, Field
 
 from mmcore.config import Section
-from mmcore.data.media import Decoded, Medium, RawFolder
+from mmcore.data.media import CROPPED, Decoded, Medium, Note, RawFolder
 from mmcore.data.spec import SPLITS, DatasetSource, DatasetSpec, Sample, SplitRules
 from mmcore.data.writer import FORMAT_VERSION, sha256
 from mmcore.errors import DataError, UsageError
 
 FILTERED, DUPLICATE, NOTED = "filtered", "duplicate", "noted"
-"""Left out by a stated rule, or in but cropped or short; every other kind is a fault of the raw files."""
+"""Left out by a stated rule, or (noted, and CROPPED) in with something to be said; others are faults of the files."""
 MISSING, DAMAGED, BAD_ROW, CONFLICT = "missing", "damaged", "bad row", "conflict"
-BY_RULE = frozenset({FILTERED, DUPLICATE, NOTED})
+STAYS_IN = frozenset({NOTED, CROPPED})
+BY_RULE = frozenset({FILTERED, DUPLICATE}) | STAYS_IN
 NUM_SHOWN = 5
 
 
@@ -62,17 +63,24 @@ class Entry:
 
 @dataclass(frozen=True)
 class Problem:
-    """Why a sample, or a line that should be one, is left out.
+    """Why a sample, or a line that should be one, is left out, or what was done to one that is in.
 
     Attributes:
         sample_id: The sample, or the line's place where it has no id.
         kind: One of this module's constants; `BY_RULE` are no faults.
         reason: For people.
+        rule: Of a note: equal wherever the same was done, with the modality in front; notes are counted by it.
     """
 
     sample_id: str
     kind: str
     reason: str
+    rule: str = ""
+
+    @property
+    def stays_in(self) -> bool:
+        """Whether the sample is in, with something to be said of it."""
+        return self.kind in STAYS_IN
 
     @property
     def is_fault(self) -> bool:
@@ -134,6 +142,7 @@ class RawSource(DatasetSource):
 
     name: str
     classes: tuple[str, ...]
+    version = 2  # of the decoders; 2: sound as float, pictures by a stated rule, clips by their time stamps
     expected: ClassVar[Mapping[str, Mapping[str, int]]] = {}
 
     def __init__(self, options: BaseModel):
@@ -216,8 +225,7 @@ class RawSource(DatasetSource):
             sample.arrays[modality.name] = decoded.array
             if modality.variable_length and decoded.length is not None:
                 sample.lengths[modality.name] = decoded.length
-            if decoded.note:
-                notes.append(Problem(entry.sample_id, NOTED, f"{modality.name} {decoded.note}"))
+            notes += [_noted(entry.sample_id, modality.name, note) for note in decoded.notes]
         return sample, notes
 
     def rules(self, index: Index) -> SplitRules:
@@ -225,6 +233,11 @@ class RawSource(DatasetSource):
         leaks = bool(shared_groups(index.entries))
         default: Literal["group", "holdout"] = "group" if leaks else "holdout"
         return replace(self.split_rules, default_protocol=default, published=index.published)
+
+
+def _noted(sample_id: str, modality: str, note: Note) -> Problem:
+    kind = CROPPED if note.rule == CROPPED else NOTED
+    return Problem(sample_id, kind, f"{modality} {note}", rule=f"{modality} {note.rule}")
 
 
 def shared_groups(entries: Sequence[Entry]) -> dict[str, list[str]]:

@@ -162,6 +162,7 @@ class DatasetSource(ABC):
     def __init__(self, options: BaseModel):
         self.options = options
         self.skipped: list[tuple[str, str]] = []
+        self.noted: list[tuple[str, str, str]] = []
 
     @classmethod
     def folder_name(cls, name: str, options: BaseModel) -> str:
@@ -172,8 +173,12 @@ class DatasetSource(ABC):
         return name + "".join(f"+{k}" if v is True else f"+{k}={v}" for k, v in sorted(changed.items()))
 
     def skip(self, sample_id: str, reason: str) -> None:
-        """Records a sample that was left out, or what was left out of one; kept in the prepared data set."""
+        """Records a sample that was left out; kept in the prepared data set."""
         self.skipped.append((sample_id, reason))
+
+    def note(self, sample_id: str, reason: str, rule: str) -> None:
+        """Records what was done to a sample that is in; kept in the prepared data set, and counted by `rule`."""
+        self.noted.append((sample_id, reason, rule))
 
     def raw_files(self, raw_dir: Path) -> list[Path]:
         """Returns the files `samples` reads, in a fixed order: their contents make the source's fingerprint.

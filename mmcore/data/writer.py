@@ -94,6 +94,7 @@ def describe(
         "constructed": source.constructed,
         "card": source.card(),
         "skipped": [{"sample_id": sample_id, "reason": reason} for sample_id, reason in source.skipped],
+        "noted": [{"sample_id": sample_id, "reason": reason, "rule": rule} for sample_id, reason, rule in source.noted],
         "files": files,
     }
 

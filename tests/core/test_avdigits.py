@@ -110,7 +110,8 @@ class TestReal:
 
     def test_what_was_left_out_is_recorded(self, avdigits: PreparedDataset) -> None:
         reasons = Counter(entry["reason"].split(" ")[0] for entry in avdigits.metadata["skipped"])
-        assert reasons == {"MNIST's": 8, "cropped": 20}
+        rules = Counter(entry["rule"] for entry in avdigits.metadata["noted"])
+        assert (reasons, rules) == ({"MNIST's": 8}, {"audio cropped to its loudest second": 20})
         assert avdigits.num_samples == 9000 - 8
 
     def test_classes_are_mixed_in_the_files(self, avdigits: PreparedDataset) -> None:
@@ -171,8 +172,9 @@ class TestSmall:
         prepared = prepare("avdigits", None, small_raw, tmp_path / "data")
         assert {
             "sample_id": "0_lucas_20",
-            "reason": "cropped to its loudest second (1.20 s long)",
-        } in prepared.metadata["skipped"]
+            "reason": "audio cropped to its loudest second (1.20 s long)",
+            "rule": "audio cropped to its loudest second",
+        } in prepared.metadata["noted"]
         arrays = columns_to_arrays(prepared.read_table(), prepared.spec)
         assert arrays.lengths["audio"].max() == 8000
 

@@ -14,6 +14,7 @@ from raw_files import save_picture, save_text, save_vocab, save_wave
 
 from mmcore.data import manifest
 from mmcore.data.demo_clips import save_clip
+from mmcore.data.description import read_description
 from mmcore.data.store import HowToPrepare, PreparedDataset, prepare
 from mmcore.errors import DataError
 
@@ -29,7 +30,7 @@ BAD: dict[str, tuple[dict[str, str], str]] = {
     "text of blanks": ({"words": "   "}, "the text is empty"),
 }
 STRANGE = {
-    "ten thousand words": ({"words": "good " * 10_000}, "noted: words cropped to 8 of 10002 tokens"),
+    "ten thousand words": ({"words": "good " * 10_000}, "words cropped to 8 of 10002 tokens"),
     "emoji alone": ({"words": "😀 🎉"}, None),
 }
 
@@ -72,7 +73,7 @@ def described(raw: Path, rows: dict[str, dict[str, str]]) -> dict[str, Any]:
           words: {kind: text, column: words, max_tokens: 8}
         """,
     )
-    return manifest.read_description(description)
+    return read_description(description)
 
 
 def make(raw: Path, rows: dict[str, dict[str, str]], on_missing: Any = "fail") -> PreparedDataset:
@@ -98,7 +99,8 @@ def test_all_of_them_are_left_out_with_their_reasons(raw: Path) -> None:
     rows = {"fine": {}} | {kind: row for kind, (row, _) in (BAD | STRANGE).items()}
     prepared = make(raw, rows, on_missing="skip")
     assert sorted(prepared.index["sample_id"].to_pylist()) == sorted(["fine", *STRANGE])
-    said = {entry["sample_id"]: entry["reason"] for entry in prepared.metadata["skipped"]}
+    metadata = prepared.metadata
+    said = {entry["sample_id"]: entry["reason"] for entry in [*metadata["skipped"], *metadata["noted"]]}
     expected = {kind: reason for kind, (_, reason) in (BAD | STRANGE).items() if reason}
     by_line = {f"rows.csv:{number}": kind for number, kind in enumerate(rows, start=2)}
     named = {by_line.get(name, name): reason for name, reason in said.items()}
@@ -123,7 +125,7 @@ def test_a_disk_that_fills_up_leaves_what_was_there_and_nothing_half_written(num
     rows: dict[str, dict[str, str]] = {f"sample{number}": {} for number in range(8)}
     described(raw, rows)
     with files_of_at_most(num_bytes), pytest.raises((DataError, OSError), match="File too large"):
-        prepare(manifest.SOURCE_NAME, manifest.read_description(raw / "mine.yaml"), raw, raw.parent / "data")
+        prepare(manifest.SOURCE_NAME, read_description(raw / "mine.yaml"), raw, raw.parent / "data")
     after = PreparedDataset.open(before.directory)
     after.verify()
     assert after.fingerprint == before.fingerprint

@@ -16,7 +16,8 @@ from mmcore.build import build_method, complete_config
 from mmcore.config import ProtocolConfig, RunConfig
 from mmcore.data.columns import columns_to_arrays
 from mmcore.data.demo_clips import save_clip
-from mmcore.data.manifest import Manifest, ManifestConfig, read_description
+from mmcore.data.description import ManifestConfig, read_description
+from mmcore.data.manifest import Manifest
 from mmcore.data.media import RawFolder
 from mmcore.data.raw import Index
 from mmcore.data.spec import Modality

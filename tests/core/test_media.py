@@ -103,10 +103,10 @@ class TestAudio:
         medium = AudioFile("audio", 8000, 0.25)
         short, long = medium.read(folder, "short.wav"), medium.read(folder, "long.wav")
         assert short.array.shape == long.array.shape == (2000,)
-        assert (short.length, short.note) == (800, None)
+        assert (short.length, short.notes) == (800, ())
         assert not short.array[800:].any()
         assert long.length == 2000
-        assert long.note == "cropped to the first 0.25 s of 0.50 s"
+        assert [str(note) for note in long.notes] == ["cropped to the first 0.25 s of 0.50 s"]
 
     @pytest.mark.parametrize("suffix", ["flac", "ogg", "mp3"])
     def test_other_formats(self, tmp_path: Path, suffix: str) -> None:
@@ -137,7 +137,7 @@ class TestText:
         save_vocab(tmp_path, "word")
         decoded = Text("text", 16).read(RawFolder(tmp_path), "word " * 10_000)
         assert decoded.array.tolist() == [2, *[5] * 14, 3]
-        assert decoded.note == "cropped to 16 of 10002 tokens"
+        assert [str(note) for note in decoded.notes] == ["cropped to 16 of 10002 tokens"]
 
     def test_emoji_alone_are_unknown_words_and_no_text_is_an_error(self, tmp_path: Path) -> None:
         save_vocab(tmp_path, "word")

@@ -87,8 +87,8 @@ def test_samples_are_what_the_files_hold(raw: Path, tmp_path: Path, small_parts:
         assert arrays.lengths["text"][row] == min(number + 2, 8)
     assert sorted(map(int, arrays.sample_ids)) == list(range(1, 15))
     assert arrays.sample_ids.tolist()[:10] != sorted(arrays.sample_ids.tolist()[:10], key=int)
-    cropped = {entry["sample_id"]: entry["reason"] for entry in prepared.metadata["skipped"]}
-    assert cropped["14"] == "noted: text cropped to 8 of 16 tokens"
+    cropped = {entry["sample_id"]: entry["reason"] for entry in prepared.metadata["noted"]}
+    assert cropped["14"] == "text cropped to 8 of 16 tokens"
     assert set(cropped) == {str(number) for number in range(7, 15)}
 
 

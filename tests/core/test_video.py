@@ -55,7 +55,7 @@ def test_a_clip_with_fewer_frames_is_kept_and_noted(tmp_path: Path) -> None:
     save_clip(tmp_path / "a.mp4", [plain(100), plain(200)])
     decoded = Frames("video", 3, 8).read(RawFolder(tmp_path), "a.mp4")
     assert decoded.length == 2
-    assert decoded.note == "has 2 of 3 frames"
+    assert [str(note) for note in decoded.notes] == ["short: 2 of 3 frames"]
     assert not decoded.array[2].any()
 
 

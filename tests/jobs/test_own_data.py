@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 from raw_files import describe_numbers, save_picture, save_text, save_wave
 
-from mmcore.data.manifest import ManifestConfig, read_description
+from mmcore.data.description import ManifestConfig, read_description
 from mmcore.data.store import PreparedDataset
 from mmcore.errors import UsageError
 from rayjobs import prepare, train, tune

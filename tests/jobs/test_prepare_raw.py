@@ -127,7 +127,7 @@ def test_a_demo_is_prepared_beside_the_real_one(tmp_path: Path) -> None:
     assert "CONSTRUCTED demo" in result.stdout
     prepared = PreparedDataset.open(tmp_path / "twitter15+demo")
     assert prepared.constructed
-    files = sorted((tmp_path / "demo-raw" / "twitter15-1").rglob("*"))
+    files = sorted((tmp_path / "demo-raw" / "twitter15-2").rglob("*"))
     again = prepare_one("twitter15", {"demo": True}, None, tmp_path)
     assert again.fingerprint == prepared.fingerprint
     assert sorted(demo_files("twitter15", tmp_path).rglob("*")) == files

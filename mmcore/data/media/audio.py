@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mmcore.data.media.base import Decoded, Medium, RawFolder, padded
+from mmcore.data.media.base import CROPPED, Decoded, Medium, Note, RawFolder, padded
 from mmcore.data.media.video import CLIP_SUFFIXES, read_sound_track
 from mmcore.data.spec import Modality
 from mmcore.errors import DataError
@@ -36,11 +36,12 @@ class AudioFile(Medium):
         path = folder.path(value)
         is_clip = path.suffix.lower() in CLIP_SUFFIXES
         wave = read_sound_track(path, rate_hz) if is_clip else read_audio(path, rate_hz)
-        note = None
+        notes: tuple[Note, ...] = ()
         if len(wave) > self._num_samples:
-            note = f"cropped to the first {self._num_samples / rate_hz:g} s of {len(wave) / rate_hz:.2f} s"
+            kept_s, all_s = self._num_samples / rate_hz, len(wave) / rate_hz
+            notes = (Note(CROPPED, f"to the first {kept_s:g} s of {all_s:.2f} s"),)
             wave = wave[: self._num_samples]
-        return Decoded(padded(wave, self._num_samples), len(wave), note)
+        return Decoded(padded(wave, self._num_samples), len(wave), notes)
 
 
 def read_audio(path: Path, sample_rate_hz: int) -> np.ndarray:

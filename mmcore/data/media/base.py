@@ -69,18 +69,37 @@ class RawFolder:
         return []
 
 
+class Note(NamedTuple):
+    """What was done to a sample's medium that a person should know of; the sample is in.
+
+    Attributes:
+        rule: Equal wherever the same was done, so that the check can count it: "cropped", "turned upright by EXIF".
+        detail: What is of this sample alone: "to 128 of 10002 tokens". Empty: there is nothing more to say.
+    """
+
+    rule: str
+    detail: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.rule} {self.detail}".rstrip()
+
+
+CROPPED = "cropped"
+"""The rule of every note that tells how much of a medium is left out at its end."""
+
+
 class Decoded(NamedTuple):
     """One modality of one sample.
 
     Attributes:
         array: Of the stored shape and dtype, zero padded.
         length: Valid length along the first axis, for a modality of variable length.
-        note: What was left out of it, for example "cropped to 128 of 10002 tokens".
+        notes: What was done to it, for example `Note(CROPPED, "to 128 of 10002 tokens")`.
     """
 
     array: np.ndarray
     length: int | None = None
-    note: str | None = None
+    notes: tuple[Note, ...] = ()
 
 
 class Medium(ABC):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mmcore.data.media.base import Decoded, Medium, RawFolder, padded
+from mmcore.data.media.base import CROPPED, Decoded, Medium, Note, RawFolder, padded
 from mmcore.data.spec import Modality
 from mmcore.errors import DataError
 
@@ -44,9 +44,10 @@ class Series(Medium):
             raise DataError(f"{what} must be of shape (steps, {self._channels}), got {array.shape}")
         if not np.isfinite(array).all():
             raise DataError(f"{what} holds {int((~np.isfinite(array)).sum())} values that are no finite numbers")
-        note = f"cropped to {self._length} of {len(array)} steps" if len(array) > self._length else None
+        is_longer = len(array) > self._length
+        notes = (Note(CROPPED, f"to {self._length} of {len(array)} steps"),) if is_longer else ()
         array = array[: self._length].astype(np.float32)
-        return Decoded(padded(array, self._length), len(array), note)
+        return Decoded(padded(array, self._length), len(array), notes)
 
 
 class Cells(Medium):

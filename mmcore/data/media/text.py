@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mmcore.data.media.base import Decoded, Medium, RawFolder, padded
+from mmcore.data.media.base import CROPPED, Decoded, Medium, Note, RawFolder, padded
 from mmcore.data.spec import Modality
 from mmcore.errors import DataError, UsageError
 
@@ -57,11 +57,11 @@ class Text(Medium):
         if not value.strip():
             raise DataError("the text is empty")
         ids = tokenizer(vocabulary(folder))(value)["input_ids"]
-        note = None
+        notes: tuple[Note, ...] = ()
         if len(ids) > self._max_tokens:
-            note = f"cropped to {self._max_tokens} of {len(ids)} tokens"
+            notes = (Note(CROPPED, f"to {self._max_tokens} of {len(ids)} tokens"),)
             ids = [*ids[: self._max_tokens - 1], ids[-1]]
-        return Decoded(padded(np.array(ids, dtype=np.int32), self._max_tokens), len(ids), note)
+        return Decoded(padded(np.array(ids, dtype=np.int32), self._max_tokens), len(ids), notes)
 
 
 def vocabulary(folder: RawFolder) -> Path:

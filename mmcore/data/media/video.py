@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from mmcore.data.media.base import Decoded, Medium, RawFolder, padded
+from mmcore.data.media.base import Decoded, Medium, Note, RawFolder, padded
 from mmcore.data.media.image import read_image
 from mmcore.data.spec import Modality
 from mmcore.errors import DataError
@@ -53,8 +53,9 @@ class Frames(Medium):
             frames = self._picked(read_seconds(folder.path(value), self._size))
         else:
             frames = [read_image(folder.path(path), self._size) for path in self._picked(value)]
-        note = f"has {len(frames)} of {self._num_frames} frames" if len(frames) < self._num_frames else None
-        return Decoded(padded(np.stack(frames), self._num_frames), len(frames), note)
+        is_short = len(frames) < self._num_frames
+        notes = (Note("short:", f"{len(frames)} of {self._num_frames} frames"),) if is_short else ()
+        return Decoded(padded(np.stack(frames), self._num_frames), len(frames), notes)
 
     def _picked(self, frames: Sequence[Any]) -> list[Any]:
         if self._pick == "first" or len(frames) <= self._num_frames:
