@@ -18,7 +18,7 @@ import numpy as np
 from pydantic import BaseModel
 
 from mmcore.data import clips, demo
-from mmcore.data.lists import Row, class_index, read_records, read_rows, split_csv
+from mmcore.data.lists import Row, absent_lists, class_index, read_records, read_rows, split_csv
 from mmcore.data.media import RawFolder
 from mmcore.data.raw import BAD_ROW, Index
 from mmcore.data.spec import DATASETS
@@ -73,8 +73,7 @@ class VGGSound(clips.ClipSource):
         if not lists:
             raise UsageError(f"vggsound: there are no lists in {folder.split_dir or folder.root}. {self.raw_help}")
         index = Index(" and ".join(path.name for path in lists.values()), list(lists.values()))
-        there = index.lists[0]
-        index.absent = {split: f"there is no {split} list beside {there}" for split in SPLITS if split not in lists}
+        index.absent = absent_lists(found)
         for split, path in lists.items():
             for row, fields in read_records(path, _columns(path)):
                 self._add_row(index, folder, row, [*fields, split] if isinstance(fields, list) else fields)

@@ -67,8 +67,9 @@ def test_check_reads_everything_and_writes_nothing(raw: Path, tmp_path: Path) ->
         "sarcasm: publishers' text files",
         "the lists are none of the published ones",
         "train: not sarcastic 15, sarcastic 15",
-        "default protocol: holdout (no group lies on both sides)",
+        "split for training: holdout (published splits): 28 train, 5 val, 5 test\n",
         "text: valid length 3 to 3, median 3",
+        "left out: 2 (missing 1, damaged 1)",
         "1 missing:\n  3: image: dataset_image/3.jpg is not there",
         "1 damaged:\n  4: ",
     ):
@@ -77,6 +78,10 @@ def test_check_reads_everything_and_writes_nothing(raw: Path, tmp_path: Path) ->
     report = json.loads(run("--dataset", "sarcasm", "--raw-dir", raw, "--check", "--json").stdout)
     assert report["splits"]["train"] == {"listed": 30, "usable": 30, "found": 28}
     assert report["num_faults"] == 2
+    assert report["left_out"] == {"missing": 1, "damaged": 1}
+    assert report["noted"] == {}
+    assert report["split"]["samples"] == {"train": 28, "val": 5, "test": 5}
+    assert "both sides" not in result.stdout  # where there are no groups
 
 
 @pytest.mark.parametrize(
@@ -118,7 +123,25 @@ def test_missing_files_fail_or_are_left_out(raw: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "data" / "sarcasm").exists()
     skipped = run(*arguments, "--on-missing", "skip")
     assert "29 train, 5 val, 5 test" in skipped.stdout
-    assert "3: missing: image: dataset_image/3.jpg is not there" in skipped.stdout
+    assert "  left out: 1 (missing 1); first 3: missing: image: dataset_image/3.jpg is not there" in skipped.stdout
+
+
+def test_left_out_and_cropped_are_two_counts(raw: Path, tmp_path: Path) -> None:
+    (raw / "dataset_image" / "3.jpg").unlink()
+    save_text(raw / "dataset_image" / "4.jpg", b"no picture")
+    lines = (raw / "text" / "test2.txt").read_text().splitlines()
+    save_text(raw / "text" / "test2.txt", "\n".join([lines[0], *lines]).replace("'word'", f"'{'word ' * 20}'"))
+    arguments = ["--dataset", "sarcasm", "--raw-dir", raw, "--option", "max_tokens=8"]
+    report = json.loads(run(*arguments, "--check", "--json").stdout)
+    assert report["left_out"] == {"duplicate": 1, "missing": 1, "damaged": 1}
+    assert report["noted"] == {"text cropped": 5}
+    arguments += ["--on-missing", "skip", "--data-dir", tmp_path / "data"]
+    prepared = run(*arguments)
+    assert "  left out: 3 (duplicate 1, missing 1, damaged 1); first 35: " in prepared.stdout
+    assert "  text cropped: 5 (first " in prepared.stdout
+    described = json.loads(run(*arguments, "--json").stdout)
+    assert described["left_out"] == report["left_out"]
+    assert described["split"] == report["split"]
 
 
 def test_a_demo_is_prepared_beside_the_real_one(tmp_path: Path) -> None:
