@@ -19,11 +19,11 @@ from mmcore.errors import DataError, UsageError
 
 NUM_SHOWN = 3
 WITHOUT = {
-    "train": "no model can learn them",
-    "val": "nothing is chosen by them",
-    "test": "results do not tell of them",
+    "train": ("training", "no model can learn"),
+    "val": ("validation", "nothing is chosen by"),
+    "test": ("test", "no result tells of"),
 }
-"""What it means that classes have no sample in a split."""
+"""What a split is called, and what it means for classes that have no sample in it."""
 
 
 @dataclass(frozen=True)
@@ -120,12 +120,12 @@ def _one_class(counts: np.ndarray, classes: Sequence[str]) -> list[str]:
 def _absent_classes(counts: dict[str, np.ndarray], classes: Sequence[str]) -> list[str]:
     """Returns a sentence for each split that lacks classes."""
     sentences = []
-    for split, consequence in WITHOUT.items():
+    for split, (kind, consequence) in WITHOUT.items():
         absent = [name for name, number in zip(classes, counts[split], strict=True) if number == 0]
         if absent:
-            has = f"{len(absent)} of {len(classes)} classes have" if len(absent) > 1 else "1 class has"
-            split_name = {"train": "training", "val": "validation", "test": "test"}[split]
-            sentences.append(f"{has} no {split_name} sample ({_first(absent)}): {consequence}")
+            one = len(absent) == 1
+            has = "1 class has" if one else f"{len(absent)} of {len(classes)} classes have"
+            sentences.append(f"{has} no {kind} sample ({_first(absent)}): {consequence} {'it' if one else 'them'}")
     return sentences
 
 

@@ -268,7 +268,6 @@ class TestVGGSound:
         with pytest.raises(UsageError, match=r"there are no lists .*hche11/VGGSound.*CC BY 4.0.*--demo"):
             index_of("vggsound", tmp_path)
 
-
     @pytest.mark.parametrize(
         ("counts", "matches"),
         [
