@@ -96,13 +96,13 @@ def length_summary(report: dict[str, Any]) -> dict[str, dict[str, float]]:
 
 
 def problem_summary(report: dict[str, Any]) -> dict[str, tuple[int, list[dict[str, str]]]]:
-    """Returns kind, or rule of a note -> (how many, the first ones), the most frequent first."""
+    """Returns kind, or rule of a note -> (how many, the first ones): what was left out, then what was noted."""
     by_kind: dict[str, list[dict[str, str]]] = {}
     for problem in report["problems"]:
         by_kind.setdefault(problem["rule"] or problem["kind"], []).append(problem)
     return {
         kind: (len(problems), problems[:NUM_SHOWN])
-        for kind, problems in sorted(by_kind.items(), key=lambda item: -len(item[1]))
+        for kind, problems in sorted(by_kind.items(), key=lambda item: (item[0] in report["noted"], -len(item[1])))
     }
 
 

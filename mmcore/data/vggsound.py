@@ -40,6 +40,7 @@ class VGGSound(clips.ClipSource):
     classes = tuple(resources.files("mmcore.data").joinpath(CLASSES_FILE).read_text().splitlines())
     """The publishers' 309 names (data/stat.csv of github.com/hche11/VGGSound, CC BY 4.0), by the alphabet."""
     expected: ClassVar[Mapping[str, Mapping[str, int]]] = {
+        # Counted by its users in issue 19 of the publishers' repository: 291 rows more than their two lists.
         "the publishers' vggsound.csv": {"train": 183971, "test": 15496},
         "the publishers' train and test list": {"train": 183730, "test": 15446},
         "the publishers' test list": {"test": 15446},

@@ -58,6 +58,43 @@ def test_the_real_lists_through_the_doctor(name: str, cells: tuple[str, ...]) ->
     assert report["splits"]["train"]["usable"] == int(cells[0].replace(",", ""))
 
 
+def test_the_check_of_a_test_list_alone(tmp_path: Path) -> None:
+    """As many rows as the publishers' list has; the train list beside it is anybody's."""
+    rows = [f"test{n:07d}_000030.mp4,hail" for n in range(15446)]
+    save_text(tmp_path / "lists" / "test.csv", "\n".join(rows))
+    arguments = ["--dataset", "vggsound", "--split-dir", tmp_path / "lists", "--check"]
+    alone = run(*arguments)
+    assert alone.exit_code == 0, alone.output
+    assert "the lists are the publishers' test list" in alone.stdout
+    assert (
+        f"split for training: not known, there is no train list beside {tmp_path / 'lists' / 'test.csv'}"
+        in alone.stdout
+    )
+    save_text(
+        tmp_path / "lists" / "train.csv", "\n".join(f"trainset{n % 700:03d}_{n:06d}.mp4,hail" for n in range(1400))
+    )
+    both = run(*arguments)
+    assert both.exit_code == 0, both.output
+    assert "the lists are the publishers' test list" in both.stdout
+    assert (
+        "validation cut from train by group, seed 0): 1,120 train (560 groups), 280 val (140 groups), "
+        "15,446 test (15,446 groups)\nno group lies on both sides of a boundary\n"
+    ) in both.stdout
+    assert "warning: every sample is of the class 'hail'" in both.stdout
+
+
+def test_what_conflicts_stays_in_once(raw: Path, tmp_path: Path) -> None:
+    """The first row counts, in the check as in what is prepared."""
+    lines = (raw / "text" / "test2.txt").read_text().splitlines()
+    save_text(raw / "text" / "test2.txt", "\n".join([*lines, lines[0].replace("word", "other")]))
+    arguments = ["--dataset", "sarcasm", "--raw-dir", raw, "--option", "max_tokens=8"]
+    report = json.loads(run(*arguments, "--check", "--json").stdout)
+    assert report["splits"]["test"] == {"listed": 6, "usable": 5, "found": 5}
+    prepared = run(*arguments, "--on-missing", "skip", "--data-dir", tmp_path / "data", "--json")
+    assert json.loads(prepared.stdout)["split"] == report["split"]
+    assert json.loads(prepared.stdout)["left_out"] == report["left_out"] == {"conflict": 1}
+
+
 def test_check_reads_everything_and_writes_nothing(raw: Path, tmp_path: Path) -> None:
     (raw / "dataset_image" / "3.jpg").unlink()
     save_text(raw / "dataset_image" / "4.jpg", b"no picture")
