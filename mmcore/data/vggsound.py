@@ -9,7 +9,7 @@ Clips in `video/<id>_<start>.mp4` (start with six digits), from which sound and 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import ClassVar
@@ -66,8 +66,7 @@ class VGGSound(clips.ClipSource):
         whole = folder.lists("vggsound.csv", "data/vggsound.csv")
         if whole:
             index = Index("the publishers' vggsound.csv", whole)
-            for row, fields in read_records(whole[0], ("youtube_id", "start", "label", "split")):
-                self._add_row(index, folder, row, fields)
+            self._add_rows(index, folder, read_records(whole[0], ("youtube_id", "start", "label", "split")))
             return index
         found = {split: folder.lists(*(name.format(split) for name in LIST_NAMES)) for split in SPLITS}
         lists = {split: paths[0] for split, paths in found.items() if paths}
@@ -76,8 +75,9 @@ class VGGSound(clips.ClipSource):
         index = Index(" and ".join(path.name for path in lists.values()), list(lists.values()))
         index.absent = absent_lists(found)
         for split, path in lists.items():
-            for row, fields in read_records(path, _columns(path)):
-                self._add_row(index, folder, row, [*fields, split] if isinstance(fields, list) else fields)
+            records = read_records(path, _columns(path))
+            rows = ((row, [*fields, split] if isinstance(fields, list) else fields) for row, fields in records)
+            self._add_rows(index, folder, rows)
         return index
 
     def write_demo(self, directory: Path) -> None:
@@ -104,20 +104,22 @@ class VGGSound(clips.ClipSource):
             "clips are gone from YouTube, and every copy lacks others: compare within one copy only."
         )
 
-    def _add_row(self, index: Index, folder: RawFolder, row: Row, fields: list[str] | str) -> None:
-        split = fields[-1] if isinstance(fields, list) and fields[-1] in SPLITS else "train"
-        try:
-            if isinstance(fields, str):
-                raise DataError(fields)
-            if fields[-1] not in SPLITS:
-                raise DataError(f"unknown split '{fields[-1]}'")
-            clip = _clip_name(fields)
-            label = class_index(fields[-2], self.classes)
-            sounds = clips.first_folder(folder, ("audio", "video", "videos"))
-            pictures = clips.first_folder(folder, ("Image-01-FPS", "video", "videos"))
-            clips.add_clip(index, folder, (clip, label, split, clips.youtube_id(clip)), sounds, pictures)
-        except DataError as error:
-            index.leave_out(split, row.place, BAD_ROW, str(error))
+    def _add_rows(self, index: Index, folder: RawFolder, rows: Iterable[tuple[Row, list[str] | str]]) -> None:
+        sounds = clips.first_folder(folder, ("audio", "video", "videos"))
+        pictures = clips.first_folder(folder, ("Image-01-FPS", "video", "videos"))
+        known = {name: label for label, name in enumerate(self.classes)}
+        for row, fields in rows:
+            split = fields[-1] if isinstance(fields, list) and fields[-1] in SPLITS else "train"
+            try:
+                if isinstance(fields, str):
+                    raise DataError(fields)
+                if fields[-1] not in SPLITS:
+                    raise DataError(f"unknown split '{fields[-1]}'")
+                clip = _clip_name(fields)
+                entry = (clip, class_index(fields[-2], known), split, clips.youtube_id(clip))
+                clips.add_clip(index, folder, entry, sounds, pictures)
+            except DataError as error:
+                index.leave_out(split, row.place, BAD_ROW, str(error))
 
 
 def _columns(path: Path) -> tuple[str, ...]:
