@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from mmcore.config import ProtocolConfig
 from mmcore.data.spec import SPLITS, SplitRules
-from mmcore.data.splits import assign, hold_several, shared_groups
+from mmcore.data.splits import MIN_GROUPS, assign, cv_options, hold_several, shared_groups
 from mmcore.errors import DataError, UsageError
 
 NUM_SHOWN = 3
@@ -107,7 +107,10 @@ def report_split(index: pa.Table, rules: SplitRules, classes: Sequence[str], nam
         groups={split: len(members[split]) for split in SPLITS},
         labels={split: dict(zip(classes, counts[split].tolist(), strict=True)) for split in SPLITS},
         shared_groups=shared_groups(members),
-        warnings=one_class or _absent_classes(counts, classes) + _few_groups(members, has_groups),
+        warnings=[
+            *(one_class or _absent_classes(counts, classes)),
+            *(_few_groups(members, rules) if has_groups else []),
+        ],
     )
 
 
@@ -129,13 +132,14 @@ def _absent_classes(counts: dict[str, np.ndarray], classes: Sequence[str]) -> li
     return sentences
 
 
-def _few_groups(members: dict[str, set[str]], has_groups: bool) -> list[str]:
+def _few_groups(members: dict[str, set[str]], rules: SplitRules) -> list[str]:
     """Returns a sentence if the test split is one group."""
-    if not has_groups or len(members["test"]) > 1:
+    if len(members["test"]) > 1:
         return []
     total = len(set.union(*members.values()))
+    advice = f": {cv_options(total, rules)} tests on each" if total >= MIN_GROUPS else ""
     (group,) = members["test"]
-    return [f"test is one group ('{group}') of {total}, and says little of others: --protocol cv tests on each"]
+    return [f"test is one group ('{group}') of {total}, and says little of others{advice}"]
 
 
 def _first(names: Sequence[str]) -> str:

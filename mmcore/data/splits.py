@@ -130,7 +130,7 @@ def assign(index: pa.Table, rules: SplitRules, protocol: ProtocolConfig, name: s
         chosen["val"] = chosen["test"]
     for split, rows in chosen.items():
         if len(rows) == 0:
-            raise DataError(f"{name}: protocol {line} leaves no samples for {split}{_advice(table, split)}")
+            raise DataError(f"{name}: protocol {line} leaves no samples for {split}{_advice(table, rules, split)}")
     return Assignment(**chosen, protocol=resolved, line=line, selects_on_test=resolved == "paper")
 
 
@@ -172,7 +172,7 @@ def _holdout(rows: _Rows, rules: SplitRules, protocol: ProtocolConfig, name: str
     by_group = hold_several(groups, sources) and not rows.published_leaks
     if by_group:
         if len(set(groups)) == 1:
-            raise UsageError(_one_training_group(rows, groups, name))
+            raise UsageError(_one_training_group(rows, rules, groups, name))
         cut = _cut_by_group(groups.tolist(), labels, seed)
     else:
         cut = hashed_split(sources.tolist(), labels, {"val": FRACTIONS["val"]}, seed)
@@ -210,7 +210,9 @@ def _cv(rows: _Rows, rules: SplitRules, protocol: ProtocolConfig, name: str) -> 
     if rows.has_groups:
         _check_enough_groups(Counter(keys.tolist()), name, "cv")
     if folds > len(set(keys)):
-        raise UsageError(f"protocol.folds must be at most {len(set(keys))}, the {kind} of {name}, got {folds}")
+        raise UsageError(
+            f"protocol.folds must be at most {len(set(keys))}, the {kind} of {name}, got {folds}; use --folds"
+        )
     if rows.has_groups:
         of_key = _balanced_folds(Counter(keys.tolist()), folds, protocol.seed)
     else:
@@ -222,8 +224,9 @@ def _cv(rows: _Rows, rules: SplitRules, protocol: ProtocolConfig, name: str) -> 
     return splits, f"cv over {kind} (fold {protocol.fold} of {folds}, seed {protocol.seed})"
 
 
-def _one_training_group(rows: _Rows, groups: np.ndarray, name: str) -> str:
-    others = ", or use --protocol group or cv" if len(set(rows.groups)) >= MIN_GROUPS else ""
+def _one_training_group(rows: _Rows, rules: SplitRules, groups: np.ndarray, name: str) -> str:
+    number = len(set(rows.groups))
+    others = f", or use --protocol group or {cv_options(number, rules)}" if number >= MIN_GROUPS else ""
     return (
         f"{name}: all {len(groups)} training samples are of the group '{groups[0]}', so no validation can be cut from "
         f"them by group: give a validation split{others}"
@@ -265,11 +268,17 @@ def hold_several(groups: np.ndarray, sources: np.ndarray) -> bool:
     return len(set(zip(groups, sources, strict=True))) > len(set(groups))
 
 
-def _advice(rows: _Rows, split: str) -> str:
+def cv_options(num_keys: int, rules: SplitRules) -> str:
+    """Returns the options that ask for a cross-validation of so many groups or samples."""
+    return "--protocol cv" if num_keys >= rules.folds else f"--protocol cv --folds {num_keys}"
+
+
+def _advice(rows: _Rows, rules: SplitRules, split: str) -> str:
     """Returns what helps where a split is empty, as far as this data set has the samples for it."""
-    keys = rows.groups if rows.has_groups else rows.sources
-    enough = len(set(keys)) >= MIN_GROUPS
-    return f": use --protocol cv, which draws all three anew, or give it {split} samples" if enough else ""
+    number = len(set(rows.groups if rows.has_groups else rows.sources))
+    if number < MIN_GROUPS:
+        return ""
+    return f": use {cv_options(number, rules)}, which draws all three anew, or give it {split} samples"
 
 
 def _kept(rows: _Rows, rules: SplitRules, split: str) -> np.ndarray:

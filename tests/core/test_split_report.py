@@ -66,18 +66,18 @@ def test_a_default_that_leaks_says_so() -> None:
     [
         (
             [*rows("train", [0, 1]), *rows("val", [0, 1])],
-            "protocol holdout (published splits) leaves no samples for test: use --protocol cv, which draws all three "
-            "anew, or give it test samples",
+            "protocol holdout (published splits) leaves no samples for test: use --protocol cv --folds 4, which draws "
+            "all three anew, or give it test samples",
         ),
         (
             [*rows("val", [0, 1]), *rows("test", [0, 1])],
-            "protocol holdout (published splits) leaves no samples for train: use --protocol cv, which draws all "
-            "three anew, or give it train samples",
+            "protocol holdout (published splits) leaves no samples for train: use --protocol cv --folds 4, which draws "
+            "all three anew, or give it train samples",
         ),
         (
             [*rows("train", [0, 1]), *rows("test", [0])],
             "protocol holdout (published test, validation cut from train, seed 0) leaves no samples for val: use "
-            "--protocol cv, which draws all three anew, or give it val samples",
+            "--protocol cv --folds 3, which draws all three anew, or give it val samples",
         ),
         (
             [*rows("train", [0]), *rows("test", [1])],
@@ -91,7 +91,7 @@ def test_a_default_that_leaks_says_so() -> None:
         (
             [*rows("train", [0, 1], "a"), *rows("test", [0, 1], "b"), *rows("test", [0, 1], "c")],
             "all 2 training samples are of the group 'a', so no validation can be cut from them by group: give a "
-            "validation split, or use --protocol group or cv",
+            "validation split, or use --protocol group or --protocol cv --folds 3",
         ),
     ],
 )  # fmt: skip
@@ -146,4 +146,4 @@ def test_a_test_split_of_one_group() -> None:
     found = report(table(*((f"s{n // 4}", n % 2, "train") for n in range(16))), published=False)
     assert found.groups["test"] == 1
     (warning,) = found.warnings
-    assert "of 4, and says little of others: --protocol cv tests on each" in warning
+    assert "of 4, and says little of others: --protocol cv --folds 4 tests on each" in warning
