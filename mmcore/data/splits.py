@@ -162,7 +162,8 @@ def _holdout(rows: _Rows, rules: SplitRules, protocol: ProtocolConfig, name: str
     seed = protocol.seed
     if not rules.published:
         splits = hashed_split(rows.sources.tolist(), rows.labels.tolist(), FRACTIONS, seed)
-        return _array(splits), f"holdout (seed {seed})"
+        how = "by sample, whatever the groups, " if rows.has_groups else ""
+        return _array(splits), f"holdout ({how}seed {seed})"
     if "val" in rows.published:
         if seed != 0:
             raise UsageError(f"protocol.seed must be 0 for holdout: the splits of {name} are fixed, got {seed}; use cv")

@@ -354,6 +354,10 @@ class TestValidationByGroup:
         assignment = assign(index, SplitRules(), ProtocolConfig(name="holdout"))
         assert assignment.line == "holdout (published test, validation cut from train, seed 0)"
 
+    def test_samples_drawn_whatever_their_groups_are_named_so(self) -> None:
+        assignment = assign(make_index(), SplitRules(published=False), ProtocolConfig(name="holdout"))
+        assert assignment.line == "holdout (by sample, whatever the groups, seed 0)"
+
     def test_one_training_group_can_not_be_cut(self) -> None:
         index = self.grouped([10, 4], ["train", "test"])
         with pytest.raises(
