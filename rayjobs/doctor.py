@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mmcore.data.doctor import length_summary, problem_summary
-from mmcore.data.spec import SPLITS
+from mmcore.data.split_report import SplitReport
 
 MAX_CLASSES = 12
 NUM_GROUPS_SHOWN = 3
@@ -24,10 +24,13 @@ def print_report(report: dict[str, Any]) -> None:
     elif report["expected"]:
         console.print("the lists are none of the published ones: they were changed, or are others")
     console.print(_label_lines(report))
-    _print_groups(console, report)
+    _print_leaks(console, report)
+    _print_split(console, report)
     for modality, length in length_summary(report).items():
         low, median, high = (f"{length[key]:g}" for key in ("min", "median", "max"))
         console.print(f"{modality}: valid length {low} to {high}, median {median}")
+    if report["left_out"]:
+        console.print(left_out_line(report["left_out"]))
     for kind, (number, first) in problem_summary(report).items():
         console.print(f"{number} {kind}:")
         for problem in first:
@@ -40,15 +43,26 @@ def print_report(report: dict[str, Any]) -> None:
         console.print("every file listed is there and can be read")
 
 
+def left_out_line(by_kind: dict[str, int]) -> str:
+    """Returns how many samples were left out, and for what."""
+    kinds = ", ".join(f"{kind} {number:,}" for kind, number in by_kind.items())
+    return f"left out: {sum(by_kind.values()):,} ({kinds})"
+
+
 def _split_table(report: dict[str, Any]) -> Table:
-    """Returns the counts by split: rows of the lists, what the rules leave, what is whole, what was published."""
+    """Returns the counts by published split: rows of the lists, what the rules leave, what is whole, what it should be.
+
+    Where none is published there is one row: the split that training will use is told apart.
+    """
     table = Table(box=None)
     for heading in ("", "listed", "usable", "found", *report["expected"]):
         table.add_column(heading, justify="right")
-    for split in SPLITS:
-        counts = report["splits"][split]
+    for split, counts in report["splits"].items():
         found = "" if counts["found"] is None else f"{counts['found']:,}"
-        published = [f"{expected.get(split, 0):,}" for expected in report["expected"].values()]
+        published = [
+            f"{expected.get(split, 0):,}" if split in expected or "train" in expected else ""  # of a test list alone
+            for expected in report["expected"].values()
+        ]
         table.add_row(split, f"{counts['listed']:,}", f"{counts['usable']:,}", found, *published)
     return table
 
@@ -68,7 +82,8 @@ def _label_lines(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _print_groups(console: Console, report: dict[str, Any]) -> None:
+def _print_leaks(console: Console, report: dict[str, Any]) -> None:
+    """Prints what lies on both sides of the published split."""
     for pair, groups in report["shared_groups"].items():
         one, other = pair.split("/")
         first = ", ".join(groups[:NUM_GROUPS_SHOWN])
@@ -76,5 +91,11 @@ def _print_groups(console: Console, report: dict[str, Any]) -> None:
             f"LEAK: {len(groups):,} groups are in {one} and in {other} of the published split (first: {first}); "
             f"{one} has {report['groups'][one]:,} groups, {other} {report['groups'][other]:,}"
         )
-    reason = "groups lie on both sides" if report["shared_groups"] else "no group lies on both sides"
-    console.print(f"default protocol: {report['default_protocol']} ({reason})")
+
+
+def _print_split(console: Console, report: dict[str, Any]) -> None:
+    """Prints the split that training will use, or why none can be told."""
+    if report["absent"]:
+        console.print(f"split for training: not known, {'; '.join(report['absent'].values())}")
+    elif report["split"]:
+        console.print("\n".join(SplitReport(**report["split"]).sentences()))

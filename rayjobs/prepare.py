@@ -18,6 +18,7 @@ from mmcore.data.doctor import examine
 from mmcore.data.media import RawFolder
 from mmcore.data.raw import RawSource
 from mmcore.data.spec import DATASETS, SPLITS
+from mmcore.data.split_report import SplitReport, report_split
 from mmcore.data.store import HowToPrepare, PreparedDataset, prepare
 from mmcore.data.writer import Progress as ReportProgress
 from mmcore.errors import UsageError
@@ -84,7 +85,7 @@ def main(**flags: Any) -> None:
 
 
 def _check(dataset: str, values: dict[str, Any], raw_dir: Path | None, flags: dict[str, Any], run: RayParts) -> None:
-    """Prints the doctor's report; ends with 1 if something is wrong with the raw files."""
+    """Prints the doctor's report; ends with 1 if raw files are at fault, or training would be refused as it is."""
     from rayjobs.doctor import print_report
 
     source = DATASETS.get(dataset)(cast(Any, parse_section(DATASETS.get(dataset).Config, values, "dataset.options")))
@@ -102,7 +103,8 @@ def _check(dataset: str, values: dict[str, Any], raw_dir: Path | None, flags: di
         print_json(report)
     else:
         print_report(report)
-    sys.exit(1 if report["num_faults"] else 0)
+    refused = report["split"] and report["split"]["refused"]
+    sys.exit(1 if report["num_faults"] or refused else 0)
 
 
 @contextmanager
@@ -127,12 +129,25 @@ def summary(prepared: PreparedDataset) -> dict[str, Any]:
         "modalities": {m.name: {"shape": m.shape, "dtype": m.dtype} for m in prepared.spec.modalities},
         "splits": prepared.metadata["splits"],
         "default_protocol": prepared.default_protocol,
+        "split": split_of(prepared).to_dict(),
         "constructed": prepared.constructed,
         "encoded": prepared.encoded,
+        "left_out": left_out_by_kind(prepared),
         "skipped": prepared.metadata["skipped"],
         "noted": prepared.metadata.get("noted", []),
         "card": prepared.card,
     }
+
+
+def split_of(prepared: PreparedDataset) -> SplitReport:
+    """Returns the split that training will use."""
+    return report_split(prepared.index, prepared.rules, prepared.spec.classes, prepared.name)
+
+
+def left_out_by_kind(prepared: PreparedDataset) -> dict[str, int]:
+    """Returns how many samples were left out, by kind, the most frequent first."""
+    kinds = (sample.get("kind", "by rule") for sample in prepared.metadata["skipped"])  # none in earlier versions' data
+    return dict(Counter(kinds).most_common())
 
 
 def noted_by_rule(prepared: PreparedDataset) -> dict[str, tuple[int, str]]:
@@ -144,9 +159,10 @@ def noted_by_rule(prepared: PreparedDataset) -> dict[str, tuple[int, str]]:
 
 
 def _print_summary(prepared: PreparedDataset) -> None:
+    from rayjobs.doctor import left_out_line
+
     console = Console(highlight=False, markup=False, soft_wrap=True)
-    rows = ", ".join(f"{prepared.metadata['splits'][split]['num_rows']} {split}" for split in SPLITS)
-    console.print(f"{prepared.directory}: {rows}; {prepared.num_bytes / 2**20:.0f} MiB in memory")
+    console.print(f"{prepared.directory}: {_rows(prepared)}; {prepared.num_bytes / 2**20:.0f} MiB in memory")
     for modality in prepared.spec.modalities:
         console.print(f"  {modality.name}: {modality.kind}, {modality.dtype} {modality.shape}")
     for name, entry in prepared.encoded.items():
@@ -157,11 +173,19 @@ def _print_summary(prepared: PreparedDataset) -> None:
     skipped = prepared.metadata["skipped"]
     if skipped:
         first = f"{skipped[0]['sample_id']}: {skipped[0]['reason']}"
-        console.print(f"  left out: {len(skipped)} (first {first}); all in dataset.json")
+        console.print(f"  {left_out_line(left_out_by_kind(prepared))}; first {first}; all in dataset.json")
     for rule, (number, first) in noted_by_rule(prepared).items():
         console.print(f"  {rule}: {number} (first {first})")
-    console.print(f"  default protocol: {prepared.default_protocol}")
+    for sentence in split_of(prepared).sentences():
+        console.print(f"  {sentence}")
     console.print(prepared.card)
+
+
+def _rows(prepared: PreparedDataset) -> str:
+    """Returns the samples there are, by published split where there is one."""
+    if not prepared.rules.published:
+        return f"{prepared.num_samples} samples"
+    return ", ".join(f"{prepared.metadata['splits'][split]['num_rows']} {split}" for split in SPLITS)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import BaseModel
 
 from mmcore.data import clips, demo
-from mmcore.data.lists import class_index, read_records
+from mmcore.data.lists import absent_lists, class_index, read_records
 from mmcore.data.media import RawFolder
 from mmcore.data.raw import BAD_ROW, Index
 from mmcore.data.spec import DATASETS, SplitRules
@@ -64,10 +64,8 @@ class CremaD(clips.ClipSource):
             found = {split: folder.lists(*patterns) for split, patterns in lists.items()}
             if not any(found.values()):
                 continue
-            for split in ("train", "test"):
-                if not found[split]:
-                    raise UsageError(f"cremad: there is no {split} list beside {next(filter(None, found.values()))[0]}")
             index = Index(f"{layout} ({', '.join(sorted(split for split in found if found[split]))})", [])
+            index.absent = absent_lists(found)
             for split, paths in found.items():
                 self._read_list(index, folder, split, paths, separator, (sounds, pictures))
             return index

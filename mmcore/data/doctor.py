@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -12,11 +12,15 @@ import numpy as np
 from mmcore.data.media import RawFolder
 from mmcore.data.part_files import RunParts, run_here, write_parts
 from mmcore.data.parts import PartWriter, plan_parts
-from mmcore.data.raw import Entry, Index, Problem, RawSource, shared_groups
+from mmcore.data.raw import Entry, Index, Problem, RawSource, index_table
 from mmcore.data.spec import SPLITS
+from mmcore.data.split_report import SplitReport, report_split
+from mmcore.data.splits import shared_groups
 from mmcore.data.writer import Progress
 
 NUM_SHOWN = 5
+ALL = "all"
+"""Stands for the published splits where there are none."""
 
 
 def examine(
@@ -37,9 +41,11 @@ def examine(
 
     Returns:
         "splits" (listed, usable and found samples), "expected" (published counts, and which of them the lists have),
-        "labels" and "groups" by split, "shared_groups" (groups on both sides of the published split), "problems"
-        (every one), "lengths" (modality -> sample -> valid length), and more. "usable" leaves out what a rule leaves
-        out; "found" also what is missing or damaged.
+        "labels" and "groups" by split, "shared_groups" (groups on both sides of the published split), "split"
+        (`SplitReport`: what training will use, of the samples found; None where a list is absent), "problems" (every
+        one), "left_out" and "noted" (how many, by kind and by rule), "lengths" (modality -> sample -> valid length),
+        and more. "usable" leaves out what a rule leaves out; "found" also what is missing or damaged. Where no split
+        is published, "splits", "labels" and "groups" have one entry, "all".
 
     Raises:
         UsageError: No list is there.
@@ -52,19 +58,28 @@ def examine(
         source.complete(index, folder)
         damaged, lengths = _decode(source, index, folder, run, progress)
         problems = index.problems + damaged
-    counts = _counts(index, listed, problems, with_media)
+    found = replace(index, entries=listed).without(problems)
+    split = _split(source, replace(index, entries=found))
+    splits = _by_split(index, listed)
+    counts = _counts(index, splits, _by_split(index, found) if with_media else None)
+    expected = source.expected if index.published and not source.constructed else {}
     return {
         "dataset": source.name,
         "layout": index.layout,
         "lists": [str(path) for path in index.lists],
+        "published": index.published,
+        "absent": dict(index.absent),
         "with_media": with_media,
         "splits": counts,
-        "expected": {} if source.constructed else {name: dict(counts) for name, counts in source.expected.items()},
-        "matches": _matches(source, counts),
-        "labels": _labels(source, listed),
-        "groups": {split: len({e.group for e in listed if e.split == split and e.group}) for split in SPLITS},
-        "shared_groups": shared_groups(listed),
-        "default_protocol": source.rules(index).default_protocol,
+        "expected": {name: dict(numbers) for name, numbers in expected.items()},
+        "matches": _matches(expected, counts),
+        "labels": {name: _labels(source, entries) for name, entries in splits.items()},
+        "groups": {name: len(groups) for name, groups in _groups(splits).items()},
+        "shared_groups": shared_groups(_groups(splits)) if index.published else {},
+        "split": split and split.to_dict(),
+        "default_protocol": split and split.protocol,
+        "left_out": dict(Counter(problem.kind for problem in problems if not problem.stays_in).most_common()),
+        "noted": dict(Counter(problem.rule for problem in problems if problem.stays_in).most_common()),
         "problems": [asdict(problem) for problem in problems],
         "num_faults": sum(problem.is_fault for problem in problems),
         "lengths": lengths,
@@ -81,13 +96,13 @@ def length_summary(report: dict[str, Any]) -> dict[str, dict[str, float]]:
 
 
 def problem_summary(report: dict[str, Any]) -> dict[str, tuple[int, list[dict[str, str]]]]:
-    """Returns kind, or rule of a note -> (how many, the first ones), the most frequent first."""
+    """Returns kind, or rule of a note -> (how many, the first ones): what was left out, then what was noted."""
     by_kind: dict[str, list[dict[str, str]]] = {}
     for problem in report["problems"]:
         by_kind.setdefault(problem["rule"] or problem["kind"], []).append(problem)
     return {
         kind: (len(problems), problems[:NUM_SHOWN])
-        for kind, problems in sorted(by_kind.items(), key=lambda item: -len(item[1]))
+        for kind, problems in sorted(by_kind.items(), key=lambda item: (item[0] in report["noted"], -len(item[1])))
     }
 
 
@@ -107,31 +122,52 @@ def _decode(
     return [Problem(**problem) for report in reports for problem in report["problems"]], lengths
 
 
+def _split(source: RawSource, index: Index) -> SplitReport | None:
+    """Returns what training will use of the samples of an index that is complete."""
+    if index.absent or not index.entries:
+        return None
+    return report_split(index_table(index.entries), source.rules(index), source.classes, source.name)
+
+
+def _by_split(index: Index, entries: Sequence[Entry]) -> dict[str, list[Entry]]:
+    """Returns published split -> its entries; all of them under one name where none is published."""
+    if not index.published:
+        return {ALL: list(entries)}
+    return {split: [entry for entry in entries if entry.split == split] for split in SPLITS}
+
+
+def _groups(splits: Mapping[str, Sequence[Entry]]) -> dict[str, set[str]]:
+    """Returns split -> the groups that are named."""
+    return {split: {entry.group for entry in entries if entry.group} for split, entries in splits.items()}
+
+
 def _counts(
-    index: Index, listed: Sequence[Entry], problems: Sequence[Problem], with_media: bool
+    index: Index, usable: Mapping[str, Sequence[Entry]], found: Mapping[str, Sequence[Entry]] | None
 ) -> dict[str, dict[str, int | None]]:
     """Returns split -> rows listed, samples the rules leave, samples whose media are whole (None: not looked at)."""
-    lost = {problem.sample_id for problem in problems if problem.is_fault}
-    usable = Counter(entry.split for entry in listed)
-    found = Counter(entry.split for entry in listed if entry.sample_id not in lost)
+    listed = index.num_rows if index.published else {ALL: index.num_rows.total()}
     return {
         split: {
-            "listed": index.num_rows[split],
-            "usable": usable[split],
-            "found": found[split] if with_media else None,
+            "listed": listed[split],
+            "usable": len(usable[split]),
+            "found": None if found is None else len(found[split]),
         }
-        for split in SPLITS
+        for split in usable
     }
 
 
-def _matches(source: RawSource, counts: dict[str, dict[str, int | None]]) -> str | None:
-    """Returns the published counts that the lists have, split by split."""
-    for variant, published in source.expected.items():
-        if all(counts[split]["usable"] == published.get(split, 0) for split in SPLITS):
+def _matches(expected: Mapping[str, Mapping[str, int]], counts: Mapping[str, Mapping[str, int | None]]) -> str | None:
+    """Returns the published counts that the lists have, split by split.
+
+    A variant that names no training samples is a test list alone, and tells nothing of the list beside it.
+    """
+    for variant, published in expected.items():
+        splits = SPLITS if "train" in published else tuple(published)
+        if any(all(counts[split][of] == published.get(split, 0) for split in splits) for of in ("usable", "listed")):
             return variant
     return None
 
 
-def _labels(source: RawSource, entries: Sequence[Entry]) -> dict[str, dict[str, int]]:
-    counts = Counter((entry.split, entry.label) for entry in entries)
-    return {split: {name: counts[split, label] for label, name in enumerate(source.classes)} for split in SPLITS}
+def _labels(source: RawSource, entries: Sequence[Entry]) -> dict[str, int]:
+    counts = Counter(entry.label for entry in entries)
+    return {name: counts[label] for label, name in enumerate(source.classes)}

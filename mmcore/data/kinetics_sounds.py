@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import BaseModel
 
 from mmcore.data import clips, demo
-from mmcore.data.lists import class_index, read_records
+from mmcore.data.lists import absent_lists, class_index, read_records
 from mmcore.data.media import RawFolder
 from mmcore.data.raw import BAD_ROW, Index
 from mmcore.data.spec import DATASETS
@@ -70,10 +70,8 @@ class KineticsSounds(clips.ClipSource):
         named = {split: folder.lists(f"annotations/{split}.csv", f"{split}.csv") for split in ("train", "val", "test")}
         (document,) = folder.lists(*JSON_LISTS)[:1] or (None,)
         if any(rows.values()):
-            _need_both(rows)
             return self._read_lists("OGM-GE's lists", folder, rows, ("id", "seconds", "class"))
         if any(named.values()):
-            _need_both(named)
             return self._read_lists("csv lists of label,youtube_id", folder, named, ("label", "youtube_id"))
         if document is not None:
             return self._read_json(folder, document)
@@ -110,7 +108,7 @@ class KineticsSounds(clips.ClipSource):
     def _read_lists(
         self, layout: str, folder: RawFolder, lists: Mapping[str, list[Path]], columns: tuple[str, ...]
     ) -> Index:
-        index = Index(layout, [path for paths in lists.values() for path in paths])
+        index = Index(layout, [path for paths in lists.values() for path in paths], absent=absent_lists(lists))
         name_column = 0 if columns[0] == "id" else 1
         label_column = columns.index("class" if "class" in columns else "label")
         for split, paths in lists.items():
@@ -148,13 +146,6 @@ class KineticsSounds(clips.ClipSource):
         frames = (f"{split}_img/Image-01-FPS", "Image-01-FPS", "video", split)
         group = clips.youtube_id(clip)
         clips.add_clip(index, folder, (clip, number, split, group), sounds, clips.first_folder(folder, frames))
-
-
-def _need_both(lists: Mapping[str, Any]) -> None:
-    for split in ("train", "test"):
-        if not lists[split]:
-            there = next(found for found in lists.values() if found)[0]
-            raise UsageError(f"kinetics_sounds: there is no {split} list beside {there}")
 
 
 def _subset_and_label(record: Any) -> tuple[str, str]:

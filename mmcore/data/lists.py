@@ -74,6 +74,12 @@ def one_of(found: Sequence[Path], what: str, help_text: str) -> Path:
     return found[0]
 
 
+def absent_lists(lists: Mapping[str, Sequence[Path]], splits: Sequence[str] = ("train", "test")) -> dict[str, str]:
+    """Returns split -> a sentence, for the splits that should have a list beside those found; see `Index.absent`."""
+    there = next(found for found in lists.values() if found)[0]
+    return {split: f"there is no {split} list beside {there}" for split in splits if not lists.get(split)}
+
+
 def read_records(
     path: Path, columns: Sequence[str], separator: str | None = ","
 ) -> Iterator[tuple[Row, list[str] | str]]:

@@ -10,7 +10,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -154,8 +154,9 @@ def finish(
         if problem.stays_in:
             source.note(problem.sample_id, problem.reason, problem.rule)
         else:
-            source.skip(problem.sample_id, f"{problem.kind}: {problem.reason}")
-    metadata = describe(source, spec, source.rules(index), fingerprint, counts, files)
+            source.skip(problem.sample_id, f"{problem.kind}: {problem.reason}", problem.kind)
+    rules = source.rules(replace(index, entries=index.without(problems)))
+    metadata = describe(source, spec, rules, fingerprint, counts, files)
     write_synced(directory / METADATA_FILE, json.dumps(metadata, indent=1).encode())
 
 

@@ -13,14 +13,16 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
+import pyarrow as pa
 from pydantic import BaseModel, Field
 
 from mmcore.config import Section
 from mmcore.data.media import CROPPED, Decoded, Medium, Note, RawFolder
-from mmcore.data.spec import SPLITS, DatasetSource, DatasetSpec, Sample, SplitRules
+from mmcore.data.spec import DatasetSource, DatasetSpec, Sample, SplitRules
+from mmcore.data.splits import default_protocol
 from mmcore.data.writer import FORMAT_VERSION, sha256
 from mmcore.errors import DataError, UsageError
 
@@ -28,6 +30,7 @@ FILTERED, DUPLICATE, NOTED = "filtered", "duplicate", "noted"
 """Left out by a stated rule, or (noted, and CROPPED) in with something to be said; others are faults of the files."""
 MISSING, DAMAGED, BAD_ROW, CONFLICT = "missing", "damaged", "bad row", "conflict"
 STAYS_IN = frozenset({NOTED, CROPPED})
+LOST = frozenset({MISSING, DAMAGED})
 BY_RULE = frozenset({FILTERED, DUPLICATE}) | STAYS_IN
 NUM_SHOWN = 5
 
@@ -59,6 +62,16 @@ class Entry:
     media: Mapping[str, Any]
     group: str = ""
     source: str = ""
+
+    @property
+    def source_key(self) -> str:
+        """The recording it comes from, as it is stored."""
+        return self.source or self.sample_id
+
+    @property
+    def group_key(self) -> str:
+        """What must stay on one side of every boundary, as it is stored."""
+        return self.group or self.source_key
 
 
 @dataclass(frozen=True)
@@ -96,6 +109,7 @@ class Index:
         layout: Which variant of the lists was recognised, for people.
         lists: The files read.
         published: Whether the splits are the publishers' own; else a seeded hash draws them.
+        absent: Split -> the list that should hold it and is not there. The lists can then be checked, not prepared.
         entries: Samples, one per id.
         problems: What was left out.
         num_rows: Split -> rows in the lists, the ones left out too.
@@ -104,6 +118,7 @@ class Index:
     layout: str
     lists: Sequence[Path]
     published: bool = True
+    absent: Mapping[str, str] = field(default_factory=dict)
     entries: list[Entry] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     num_rows: Counter[str] = field(default_factory=Counter)
@@ -125,6 +140,11 @@ class Index:
         """Counts a row that becomes no sample."""
         self.num_rows[split] += 1
         self.problems.append(Problem(sample_id, kind, reason))
+
+    def without(self, problems: Sequence[Problem]) -> list[Entry]:
+        """Returns the entries that none of the problems (missing and damaged media) takes out."""
+        lost = {problem.sample_id for problem in problems if problem.kind in LOST}
+        return [entry for entry in self.entries if entry.sample_id not in lost]
 
     def faults(self) -> list[Problem]:
         """Returns the problems that are faults of the raw files."""
@@ -177,9 +197,11 @@ class RawSource(DatasetSource):
         """Returns the index, completed.
 
         Raises:
-            UsageError: As `read_index`.
+            UsageError: As `read_index`; or one of several lists is not there.
         """
         index = self.read_index(folder)
+        if index.absent:
+            raise UsageError(f"{self.name}: {'; '.join(index.absent.values())}. {self.raw_help}")
         self.complete(index, folder)
         return index
 
@@ -210,9 +232,7 @@ class RawSource(DatasetSource):
         Raises:
             DataError: A medium is damaged; the message names it.
         """
-        sample = Sample(
-            entry.sample_id, entry.label, entry.group or entry.sample_id, entry.source or entry.sample_id, {}
-        )
+        sample = Sample(entry.sample_id, entry.label, entry.group_key, entry.source_key, {})
         notes = []
         for medium in self.media():
             modality, value = medium.modality, entry.media[medium.modality.name]
@@ -229,9 +249,8 @@ class RawSource(DatasetSource):
         return sample, notes
 
     def rules(self, index: Index) -> SplitRules:
-        """Returns the split rules; `group` is the default where a group lies on both sides of the published split."""
-        leaks = bool(shared_groups(index.entries))
-        default: Literal["group", "holdout"] = "group" if leaks else "holdout"
+        """Returns the split rules; the default protocol is the one that keeps groups apart."""
+        default = default_protocol(index_table(index.entries), index.published)
         return replace(self.split_rules, default_protocol=default, published=index.published)
 
 
@@ -240,12 +259,18 @@ def _noted(sample_id: str, modality: str, note: Note) -> Problem:
     return Problem(sample_id, kind, f"{modality} {note}", rule=f"{modality} {note.rule}")
 
 
-def shared_groups(entries: Sequence[Entry]) -> dict[str, list[str]]:
-    """Returns "train/test" and so on -> the groups, sorted, that have samples on both sides of the published split."""
-    groups = {split: {e.group for e in entries if e.split == split and e.group} for split in SPLITS}
-    pairs = [("train", "val"), ("train", "test"), ("val", "test")]
-    shared = {f"{one}/{other}": sorted(groups[one] & groups[other]) for one, other in pairs}
-    return {pair: names for pair, names in shared.items() if names}
+def index_table(entries: Sequence[Entry]) -> pa.Table:
+    """Returns what the protocols go by, as it will be in `PreparedDataset.index`; the rows' order is another."""
+    return pa.table(
+        {
+            "sample_id": pa.array([entry.sample_id for entry in entries], pa.string()),
+            "label": pa.array([entry.label for entry in entries], pa.int64()),
+            "group": pa.array([entry.group_key for entry in entries], pa.string()),
+            "source": pa.array([entry.source_key for entry in entries], pa.string()),
+            "replicate": pa.array([0] * len(entries), pa.int64()),
+            "split": pa.array([entry.split for entry in entries], pa.string()),
+        }
+    )
 
 
 def check_faults(name: str, problems: Sequence[Problem], num_entries: int, on_missing: str) -> None:

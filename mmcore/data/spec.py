@@ -113,7 +113,8 @@ class SplitRules:
     """What a data set says about its own splits; the protocols (`mmcore.data.splits`) go by it.
 
     Attributes:
-        default_protocol: "group" where groups lie on both sides of the published split, else "holdout".
+        default_protocol: "group" where groups lie on both sides of the published split, or are there and no split
+            is published; else "holdout".
         replicates: How many replicates of a source each split uses: {"train": 3, "val": 1, "test": 2} takes
             replicates 0-2, 0 and 0-1. Empty: all.
         published: Whether the splits the source yields are fixed by its publishers (or by this project, for
@@ -161,7 +162,7 @@ class DatasetSource(ABC):
 
     def __init__(self, options: BaseModel):
         self.options = options
-        self.skipped: list[tuple[str, str]] = []
+        self.skipped: list[tuple[str, str, str]] = []
         self.noted: list[tuple[str, str, str]] = []
 
     @classmethod
@@ -172,9 +173,9 @@ class DatasetSource(ABC):
         changed = {key: value for key, value in values if value != defaults[key]}
         return name + "".join(f"+{k}" if v is True else f"+{k}={v}" for k, v in sorted(changed.items()))
 
-    def skip(self, sample_id: str, reason: str) -> None:
-        """Records a sample that was left out; kept in the prepared data set."""
-        self.skipped.append((sample_id, reason))
+    def skip(self, sample_id: str, reason: str, kind: str = "by rule") -> None:
+        """Records a sample that was left out; kept in the prepared data set, and counted by `kind`."""
+        self.skipped.append((sample_id, reason, kind))
 
     def note(self, sample_id: str, reason: str, rule: str) -> None:
         """Records what was done to a sample that is in; kept in the prepared data set, and counted by `rule`."""

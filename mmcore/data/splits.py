@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +21,8 @@ from mmcore.errors import DataError, UsageError
 
 FRACTIONS = {"val": 0.2, "test": 0.2}
 """What a hashed split takes from the samples (or groups) for each split; the rest trains."""
+MIN_GROUPS = 3
+"""One to train, one to validate, one to test."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ def hashed_split(
 
     Args:
         keys: What must stay together (a sample's id or its source); equal keys get equal splits.
-        labels: Class of each key; where samples of one key differ, the first counts.
+        labels: Class of each key; where samples of one key differ, the lowest counts, whatever the order of the rows.
         fractions: Split -> its share of each class, for all but "train", which takes the rest.
         seed: Another seed is another split.
 
@@ -64,10 +67,7 @@ def hashed_split(
         A split's name for each key.
     """
     chosen: dict[str, str] = {}
-    by_label: dict[int, list[str]] = {}
-    for key, label in dict(zip(reversed(keys), reversed(labels), strict=True)).items():
-        by_label.setdefault(label, []).append(key)
-    for members in by_label.values():
+    for members in _keys_by_label(keys, labels).values():
         ordered = _hash_order(members, seed)
         start = 0
         for split, fraction in fractions.items():
@@ -77,13 +77,39 @@ def hashed_split(
     return [chosen.get(key, "train") for key in keys]
 
 
+def default_protocol(index: pa.Table, published: bool) -> Literal["group", "holdout"]:
+    """Returns the protocol under which no group lies on both sides of a boundary.
+
+    `group` where groups of several sources are there and either lie on both sides of the published split, or no split
+    is published; else `holdout`, which keeps the published boundaries and cuts validation by group where it must.
+
+    Args:
+        index: `PreparedDataset.index`.
+        published: Whether its splits are.
+    """
+    rows = _Rows(index)
+    return "group" if rows.has_groups and (not published or rows.published_leaks) else "holdout"
+
+
+def shared_groups(groups: Mapping[str, set[str]]) -> dict[str, list[str]]:
+    """Returns "train/test" and so on -> the groups, sorted, on both sides, of split -> its groups; pairs without none.
+
+    Args:
+        groups: Split -> groups.
+    """
+    pairs = [("train", "val"), ("train", "test"), ("val", "test")]
+    shared = {f"{one}/{other}": sorted(groups[one] & groups[other]) for one, other in pairs}
+    return {pair: names for pair, names in shared.items() if names}
+
+
 def assign(index: pa.Table, rules: SplitRules, protocol: ProtocolConfig, name: str = "data set") -> Assignment:
     """Returns which rows train, validate and test.
 
-    `holdout` keeps the published splits (a validation split that was not published is cut from train by hash);
-    `group` is group-disjoint, by the data set's own rule or by hash; `cv` tests fold i, validates on fold i+1;
-    `paper` validates on the published test split. The seed means nothing where the split is fixed, so another
-    one than 0 is refused there for `holdout`, and draws the groups by hash for `group`.
+    `holdout` keeps the published splits; a validation split that was not published is cut from train by hash, as the
+    published test split was: by group where no group lies on both sides of that boundary, else by source. `group` is
+    group-disjoint, by the data set's own rule or by hash; `cv` tests fold i, validates on fold i+1; `paper` validates
+    on the published test split. The seed means nothing where the split is fixed, so another one than 0 is refused
+    there for `holdout`, and draws the groups by hash for `group`.
 
     Args:
         index: `PreparedDataset.index`.
@@ -104,7 +130,7 @@ def assign(index: pa.Table, rules: SplitRules, protocol: ProtocolConfig, name: s
         chosen["val"] = chosen["test"]
     for split, rows in chosen.items():
         if len(rows) == 0:
-            raise DataError(f"{name}: protocol {line} leaves no samples for {split}")
+            raise DataError(f"{name}: protocol {line} leaves no samples for {split}{_advice(table, rules, split)}")
     return Assignment(**chosen, protocol=resolved, line=line, selects_on_test=resolved == "paper")
 
 
@@ -121,7 +147,12 @@ class _Rows:
     @property
     def has_groups(self) -> bool:
         """Whether at least one group holds several sources; replicates of one source are no group."""
-        return len(set(self.groups)) < len(set(self.sources))
+        return hold_several(self.groups, self.sources)
+
+    @property
+    def published_leaks(self) -> bool:
+        """Whether a group lies on both sides of the published split."""
+        return bool(shared_groups({split: set(self.groups[self.published == split]) for split in SPLITS}))
 
 
 Splits = tuple[np.ndarray, str]
@@ -131,16 +162,25 @@ def _holdout(rows: _Rows, rules: SplitRules, protocol: ProtocolConfig, name: str
     seed = protocol.seed
     if not rules.published:
         splits = hashed_split(rows.sources.tolist(), rows.labels.tolist(), FRACTIONS, seed)
-        return _array(splits), f"holdout (seed {seed})"
+        how = "by sample, whatever the groups, " if rows.has_groups else ""
+        return _array(splits), f"holdout ({how}seed {seed})"
     if "val" in rows.published:
         if seed != 0:
             raise UsageError(f"protocol.seed must be 0 for holdout: the splits of {name} are fixed, got {seed}; use cv")
         return rows.published, "holdout (published splits)"
-    published = rows.published.copy()
-    train = np.flatnonzero(published == "train")
-    cut = hashed_split(rows.sources[train].tolist(), rows.labels[train].tolist(), {"val": FRACTIONS["val"]}, seed)
-    published[train] = cut
-    return published, f"holdout (published test, validation cut from train, seed {seed})"
+    train = np.flatnonzero(rows.published == "train")
+    groups, sources, labels = rows.groups[train], rows.sources[train], rows.labels[train].tolist()
+    by_group = hold_several(groups, sources) and not rows.published_leaks
+    if by_group:
+        if len(set(groups)) == 1:
+            raise UsageError(_one_training_group(rows, rules, groups, name))
+        cut = _cut_by_group(groups.tolist(), labels, seed)
+    else:
+        cut = hashed_split(sources.tolist(), labels, {"val": FRACTIONS["val"]}, seed)
+    splits = rows.published.copy()
+    splits[train] = cut
+    how = " by group" if by_group else ""
+    return splits, f"holdout (published test, validation cut from train{how}, seed {seed})"
 
 
 def _paper(rows: _Rows, rules: SplitRules, protocol: ProtocolConfig, name: str) -> Splits:
@@ -168,8 +208,12 @@ def _cv(rows: _Rows, rules: SplitRules, protocol: ProtocolConfig, name: str) -> 
     kind = "groups" if rows.has_groups else "samples"
     if protocol.fold >= folds:
         raise UsageError(f"protocol.fold must be in [0, {folds - 1}] with {folds} folds, got {protocol.fold}")
+    if rows.has_groups:
+        _check_enough_groups(Counter(keys.tolist()), name, "cv")
     if folds > len(set(keys)):
-        raise UsageError(f"protocol.folds must be at most {len(set(keys))}, the {kind} of {name}, got {folds}")
+        raise UsageError(
+            f"protocol.folds must be at most {len(set(keys))}, the {kind} of {name}, got {folds}; use --folds"
+        )
     if rows.has_groups:
         of_key = _balanced_folds(Counter(keys.tolist()), folds, protocol.seed)
     else:
@@ -179,6 +223,63 @@ def _cv(rows: _Rows, rules: SplitRules, protocol: ProtocolConfig, name: str) -> 
     splits[fold == protocol.fold] = "test"
     splits[fold == (protocol.fold + 1) % folds] = "val"
     return splits, f"cv over {kind} (fold {protocol.fold} of {folds}, seed {protocol.seed})"
+
+
+def _one_training_group(rows: _Rows, rules: SplitRules, groups: np.ndarray, name: str) -> str:
+    number = len(set(rows.groups))
+    others = f", or use --protocol group or {cv_options(number, rules)}" if number >= MIN_GROUPS else ""
+    return (
+        f"{name}: all {len(groups)} training samples are of the group '{groups[0]}', so no validation can be cut from "
+        f"them by group: give a validation split{others}"
+    )
+
+
+def _cut_by_group(groups: Sequence[str], labels: Sequence[int], seed: int) -> list[str]:
+    """Cuts validation from train, of two groups at least, in whole groups.
+
+    They are taken in hash order, each if that brings the classes, all in all, nearer to their shares; at least one is.
+    """
+    sizes: dict[str, Counter[int]] = {}
+    for group, label in zip(groups, labels, strict=True):
+        sizes.setdefault(group, Counter())[label] += 1
+    percent = round(100 * FRACTIONS["val"])
+    missing = Counter({label: percent * number for label, number in Counter(labels).items()})
+
+    def gain(group: str) -> int:
+        return sum(abs(missing[label]) - abs(missing[label] - 100 * n) for label, n in sizes[group].items())
+
+    ordered = _hash_order(sizes, seed)
+    nearest = max(ordered, key=gain)
+    chosen = set()
+    for group in ordered:
+        if gain(group) > 0:
+            chosen.add(group)
+            missing.subtract({label: 100 * n for label, n in sizes[group].items()})
+    chosen = chosen or {nearest}
+    return ["val" if group in chosen else "train" for group in groups]
+
+
+def hold_several(groups: np.ndarray, sources: np.ndarray) -> bool:
+    """Returns whether a group holds several sources; replicates of one source are no group.
+
+    Args:
+        groups: Of each row.
+        sources: Of each row.
+    """
+    return len(set(zip(groups, sources, strict=True))) > len(set(groups))
+
+
+def cv_options(num_keys: int, rules: SplitRules) -> str:
+    """Returns the options that ask for a cross-validation of so many groups or samples."""
+    return "--protocol cv" if num_keys >= rules.folds else f"--protocol cv --folds {num_keys}"
+
+
+def _advice(rows: _Rows, rules: SplitRules, split: str) -> str:
+    """Returns what helps where a split is empty, as far as this data set has the samples for it."""
+    number = len(set(rows.groups if rows.has_groups else rows.sources))
+    if number < MIN_GROUPS:
+        return ""
+    return f": use {cv_options(number, rules)}, which draws all three anew, or give it {split} samples"
 
 
 def _kept(rows: _Rows, rules: SplitRules, split: str) -> np.ndarray:
@@ -198,9 +299,13 @@ def _counted_groups(sizes: Counter[str], counts: Mapping[str, int], seed: int, n
     return chosen | dict.fromkeys(waiting, "train")
 
 
-def _check_enough_groups(sizes: Counter[str], name: str) -> None:
-    if len(sizes) < 3:
-        raise UsageError(f"{name} has {len(sizes)} groups: protocol group needs 3 at least; use holdout or cv")
+def _check_enough_groups(sizes: Counter[str], name: str, protocol: str = "group") -> None:
+    if len(sizes) < MIN_GROUPS:
+        number = "1 group" if len(sizes) == 1 else f"{len(sizes)} groups"
+        raise UsageError(
+            f"{name} has {number}: protocol {protocol} needs {MIN_GROUPS} at least, to train, to validate and to test; "
+            "--protocol holdout does not keep groups apart, so its result is one on known groups"
+        )
 
 
 def _hashed_groups(sizes: Counter[str], seed: int, name: str) -> dict[str, str]:
@@ -230,15 +335,24 @@ def _balanced_folds(sizes: Counter[str], folds: int, seed: int) -> dict[str, int
     return chosen
 
 
-def _stratified_folds(keys: Sequence[str], labels: Sequence[int], folds: int, seed: int) -> dict[str, int]:
+def _keys_by_label(keys: Sequence[str], labels: Sequence[int]) -> dict[int, list[str]]:
+    """Returns class -> its keys; a key of several classes is of the lowest, so that no order of rows matters."""
+    label_of: dict[str, int] = {}
+    for key, label in zip(keys, labels, strict=True):
+        label_of[key] = min(label, label_of.get(key, label))
     by_label: dict[int, list[str]] = {}
-    for key, label in dict(zip(keys, labels, strict=True)).items():
+    for key, label in label_of.items():
         by_label.setdefault(label, []).append(key)
+    return by_label
+
+
+def _stratified_folds(keys: Sequence[str], labels: Sequence[int], folds: int, seed: int) -> dict[str, int]:
+    by_label = _keys_by_label(keys, labels)
     dealt = [key for label in sorted(by_label) for key in _hash_order(by_label[label], seed)]
     return {key: place % folds for place, key in enumerate(dealt)}
 
 
-def _hash_order(keys: Mapping[str, int] | Sequence[str], seed: int) -> list[str]:
+def _hash_order(keys: Collection[str], seed: int) -> list[str]:
     return sorted(keys, key=lambda key: hashlib.sha256(f"{seed}/{key}".encode()).digest())
 
 

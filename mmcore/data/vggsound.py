@@ -1,14 +1,15 @@
 """`vggsound`: clips of 309 kinds of sound whose source is seen (Chen et al. 2020).
 
-Lists: the publishers' `vggsound.csv` (`YouTube id, start in seconds, label, split`, no header), or `train.csv` and
-`test.csv` of rows `<id>_<start>.mp4,label`. Labels with commas stand in quotes.
+Lists: the publishers' `vggsound.csv` (`YouTube id, start in seconds, label, split`, no header), or their `test.csv`
+and a `train.csv` beside it, of rows `<id>_<start>.mp4,label` or of `vggsound.csv`'s rows. Labels with commas stand in
+quotes. One of the two lists alone can be checked, not prepared.
 Clips in `video/<id>_<start>.mp4` (start with six digits), from which sound and frames are taken; or sound in
 `audio/` and frames in `Image-01-FPS/<id>_<start>/`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import ClassVar
@@ -17,14 +18,16 @@ import numpy as np
 from pydantic import BaseModel
 
 from mmcore.data import clips, demo
-from mmcore.data.lists import Row, class_index, read_records
+from mmcore.data.lists import Row, absent_lists, class_index, read_records, read_rows, split_csv
 from mmcore.data.media import RawFolder
 from mmcore.data.raw import BAD_ROW, Index
 from mmcore.data.spec import DATASETS
 from mmcore.errors import DataError, UsageError
 
 CLASSES_FILE = "vggsound_classes.txt"
-SPLITS = {"train": "train", "test": "test"}
+SPLITS = ("train", "test")
+LIST_NAMES = ("{}.csv", "data/{}.csv", "vggsound_{}.csv", "vgg_{}.csv")
+"""What the list of a split is called; the publishers' repository has data/test.csv and no train list."""
 NUM_DEMO_CLASSES = 4
 
 
@@ -37,11 +40,14 @@ class VGGSound(clips.ClipSource):
     classes = tuple(resources.files("mmcore.data").joinpath(CLASSES_FILE).read_text().splitlines())
     """The publishers' 309 names (data/stat.csv of github.com/hche11/VGGSound, CC BY 4.0), by the alphabet."""
     expected: ClassVar[Mapping[str, Mapping[str, int]]] = {
+        # Counted by its users in issue 19 of the publishers' repository: 291 rows more than their two lists.
+        "the publishers' vggsound.csv": {"train": 183971, "test": 15496},
+        "the publishers' train and test list": {"train": 183730, "test": 15446},
         "the publishers' test list": {"test": 15446},
         "what AUG's and LFM's copy had": {"train": 168618, "test": 13954},
     }
     raw_help = (
-        "The lists are at github.com/hche11/VGGSound (data/vggsound.csv, train.csv, test.csv; CC BY 4.0), the clips "
+        "The lists (vggsound.csv, or test.csv and train.csv) are at github.com/hche11/VGGSound (CC BY 4.0), the clips "
         "YouTube's (their owners' terms; about a fifth are gone), expected as video/<id>_<start>.mp4, start with six "
         "digits. To try without: --demo."
     )
@@ -59,21 +65,19 @@ class VGGSound(clips.ClipSource):
         """Reads whichever lists are there."""
         whole = folder.lists("vggsound.csv", "data/vggsound.csv")
         if whole:
-            index = Index("vggsound.csv", whole)
-            for row, fields in read_records(whole[0], ("youtube_id", "start", "label", "split")):
-                self._add_row(index, folder, row, fields)
+            index = Index("the publishers' vggsound.csv", whole)
+            self._add_rows(index, folder, read_records(whole[0], ("youtube_id", "start", "label", "split")))
             return index
-        lists = {split: folder.lists(f"{split}.csv", f"data/{split}.csv") for split in SPLITS}
-        if not any(lists.values()):
+        found = {split: folder.lists(*(name.format(split) for name in LIST_NAMES)) for split in SPLITS}
+        lists = {split: paths[0] for split, paths in found.items() if paths}
+        if not lists:
             raise UsageError(f"vggsound: there are no lists in {folder.split_dir or folder.root}. {self.raw_help}")
-        if not all(lists.values()):
-            there = next(found for found in lists.values() if found)[0]
-            missing = next(split for split, found in lists.items() if not found)
-            raise UsageError(f"vggsound: there is no {missing} list beside {there}")
-        index = Index("train.csv and test.csv", [path for paths in lists.values() for path in paths])
-        for split, paths in lists.items():
-            for row, fields in read_records(paths[0], ("file", "label")):
-                self._add_row(index, folder, row, [*fields, split] if isinstance(fields, list) else fields)
+        index = Index(" and ".join(path.name for path in lists.values()), list(lists.values()))
+        index.absent = absent_lists(found)
+        for split, path in lists.items():
+            records = read_records(path, _columns(path))
+            rows = ((row, [*fields, split] if isinstance(fields, list) else fields) for row, fields in records)
+            self._add_rows(index, folder, rows)
         return index
 
     def write_demo(self, directory: Path) -> None:
@@ -100,20 +104,30 @@ class VGGSound(clips.ClipSource):
             "clips are gone from YouTube, and every copy lacks others: compare within one copy only."
         )
 
-    def _add_row(self, index: Index, folder: RawFolder, row: Row, fields: list[str] | str) -> None:
-        split = fields[-1] if isinstance(fields, list) and fields[-1] in SPLITS else "train"
-        try:
-            if isinstance(fields, str):
-                raise DataError(fields)
-            if fields[-1] not in SPLITS:
-                raise DataError(f"unknown split '{fields[-1]}'")
-            clip = _clip_name(fields)
-            label = class_index(fields[-2], self.classes)
-            sounds = clips.first_folder(folder, ("audio", "video", "videos"))
-            pictures = clips.first_folder(folder, ("Image-01-FPS", "video", "videos"))
-            clips.add_clip(index, folder, (clip, label, split, clips.youtube_id(clip)), sounds, pictures)
-        except DataError as error:
-            index.leave_out(split, row.place, BAD_ROW, str(error))
+    def _add_rows(self, index: Index, folder: RawFolder, rows: Iterable[tuple[Row, list[str] | str]]) -> None:
+        sounds = clips.first_folder(folder, ("audio", "video", "videos"))
+        pictures = clips.first_folder(folder, ("Image-01-FPS", "video", "videos"))
+        known = {name: label for label, name in enumerate(self.classes)}
+        for row, fields in rows:
+            split = fields[-1] if isinstance(fields, list) and fields[-1] in SPLITS else "train"
+            try:
+                if isinstance(fields, str):
+                    raise DataError(fields)
+                if fields[-1] not in SPLITS:
+                    raise DataError(f"unknown split '{fields[-1]}'")
+                clip = _clip_name(fields)
+                entry = (clip, class_index(fields[-2], known), split, clips.youtube_id(clip))
+                clips.add_clip(index, folder, entry, sounds, pictures)
+            except DataError as error:
+                index.leave_out(split, row.place, BAD_ROW, str(error))
+
+
+def _columns(path: Path) -> tuple[str, ...]:
+    """Returns the columns of a split's list: a file's name and a label, or an id, a start in seconds and a label."""
+    first = next(read_rows(path), None)
+    fields = split_csv(first.text) if first and first.text else []
+    by_start = len(fields) > 2 and (fields[1].isdigit() or fields[1].lower() == "start")
+    return ("youtube_id", "start", "label") if by_start else ("file", "label")
 
 
 def _clip_name(fields: list[str]) -> str:

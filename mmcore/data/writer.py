@@ -93,7 +93,9 @@ def describe(
         "split_rules": asdict(rules),
         "constructed": source.constructed,
         "card": source.card(),
-        "skipped": [{"sample_id": sample_id, "reason": reason} for sample_id, reason in source.skipped],
+        "skipped": [
+            {"sample_id": sample_id, "reason": reason, "kind": kind} for sample_id, reason, kind in source.skipped
+        ],
         "noted": [{"sample_id": sample_id, "reason": reason, "rule": rule} for sample_id, reason, rule in source.noted],
         "files": files,
     }

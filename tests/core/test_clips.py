@@ -11,7 +11,7 @@ import pytest
 from raw_files import index_of, kinds, save_picture, save_text, save_wave
 
 from mmcore.config import ProtocolConfig
-from mmcore.data import kinetics_sounds, vggsound
+from mmcore.data import doctor, kinetics_sounds, vggsound
 from mmcore.data.clips import youtube_id
 from mmcore.data.demo_clips import save_clip
 from mmcore.data.doctor import examine
@@ -262,11 +262,61 @@ class TestVGGSound:
         index = index_of("vggsound", tmp_path)
         assert Counter(split for split, _ in labels(index).values()) == {"train": 1, "test": 1}
         (tmp_path / "train.csv").unlink()
-        with pytest.raises(UsageError, match="there is no train list beside"):
+        with pytest.raises(UsageError, match=r"vggsound: there is no train list beside .*test.csv\. The lists"):
             index_of("vggsound", tmp_path)
         (tmp_path / "test.csv").unlink()
         with pytest.raises(UsageError, match=r"there are no lists .*hche11/VGGSound.*CC BY 4.0.*--demo"):
             index_of("vggsound", tmp_path)
+
+    @pytest.mark.parametrize(
+        ("counts", "matches"),
+        [
+            ((183971, 15496), "the publishers' vggsound.csv"),
+            ((100, 15446), "the publishers' test list"),
+            ((183730, 15446), "the publishers' train and test list"),
+            ((183970, 15496), None),
+        ],
+    )
+    def test_the_publishers_counts_are_recognised(self, counts: tuple[int, int], matches: str | None) -> None:
+        by_split = {split: {"usable": n, "listed": n} for split, n in zip(("train", "test"), counts, strict=True)}
+        by_split["val"] = {"usable": 0, "listed": 0}
+        assert doctor._matches(vggsound.VGGSound.expected, by_split) == matches
+
+    @pytest.mark.parametrize(
+        ("name", "train"),
+        [
+            ("train.csv", '--0PQM4-hqg_000030.mp4,"bee, wasp, etc. buzzing"\n'),
+            ("vggsound_train.csv", '--0PQM4-hqg,30,"bee, wasp, etc. buzzing",train\n'),
+            ("vgg_train.csv", 'youtube_id,start,label\n--0PQM4-hqg,30,"bee, wasp, etc. buzzing"\n'),
+        ],
+    )
+    def test_a_train_list_beside_the_test_list(self, tmp_path: Path, name: str, train: str) -> None:
+        save_text(tmp_path / "data" / "test.csv", "-0XU7fjlk0I_000010.mp4,hail\n")
+        save_text(tmp_path / name, train)
+        source = DATASETS.get("vggsound")(DATASETS.get("vggsound").Config())
+        index = source.read_index(RawFolder(tmp_path))  # type: ignore[attr-defined]
+        assert index.layout == f"{name} and test.csv"
+        assert labels(index) == {
+            "--0PQM4-hqg_000030": ("train", source.classes.index("bee, wasp, etc. buzzing")),  # type: ignore[attr-defined]
+            "-0XU7fjlk0I_000010": ("test", source.classes.index("hail")),  # type: ignore[attr-defined]
+        }
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "line"),
+    [
+        ("vggsound", "test.csv", "-0XU7fjlk0I_000010.mp4,hail\n"),
+        ("kinetics_sounds", "my_test.txt", "-0XU7fjlk0I_000010_000020,10,1\n"),
+        ("cremad", "test.csv", "1001_DFA_ANG_XX,ANG\n"),
+    ],
+)
+def test_a_test_list_alone_can_be_checked(tmp_path: Path, name: str, file: str, line: str) -> None:
+    save_text(tmp_path / file, line)
+    source = DATASETS.get(name)(DATASETS.get(name).Config())
+    report = examine(source, RawFolder(tmp_path), with_media=False)  # type: ignore[arg-type]
+    assert report["absent"] == {"train": f"there is no train list beside {tmp_path / file}"}
+    assert report["splits"]["test"] == {"listed": 1, "usable": 1, "found": None}
+    assert (report["split"], report["num_faults"]) == (None, 0)
 
 
 @pytest.mark.parametrize(

@@ -359,6 +359,8 @@ def test_the_demo_is_read_as_the_real_one(tmp_path: Path) -> None:
     assignment = prepared.assign(ProtocolConfig())
     assert set(groups[assignment.rows("test")]) == {"subject7", "subject8", "subject9"}
     assert len(assignment.rows("test")) == 72
+    assert not set(groups[assignment.rows("train")]) & set(groups[assignment.rows("val")])
+    assert assignment.line == "holdout (published test, validation cut from train by group, seed 0)"
     by_group = prepared.assign(ProtocolConfig(name="group"))
     sides = [set(groups[by_group.rows(split)]) for split in ("train", "val", "test")]
     assert sum(map(len, sides)) == 9

@@ -17,7 +17,7 @@ from mmcore.data.columns import columns_to_arrays
 from mmcore.data.media import AudioFile, ImageFile, Medium, RawFolder
 from mmcore.data.part_files import run_here
 from mmcore.data.parts import Part, PartWriter
-from mmcore.data.raw import Entry, Index, RawConfig, RawSource
+from mmcore.data.raw import Entry, Index, RawConfig, RawSource, index_table
 from mmcore.data.spec import DATASETS
 from mmcore.data.store import HowToPrepare, PreparedDataset, prepare
 from mmcore.errors import DataError, UsageError
@@ -292,3 +292,33 @@ def test_reports_are_plain_values(raw: Path, tmp_path: Path) -> None:
     counting = Counting()
     make(raw, tmp_path / "data", run=counting)
     assert json.loads(json.dumps(counting.reports)) == counting.reports
+
+
+def test_what_the_check_splits_is_what_training_splits(raw: Path, tmp_path: Path) -> None:
+    """An index becomes the same table as the prepared data set has, row order aside."""
+    source = DATASETS.get("sarcasm")(DATASETS.get("sarcasm").Config(**OPTIONS))
+    entries = source.index(RawFolder(raw)).entries  # type: ignore[attr-defined]
+    stored = make(raw, tmp_path / "data").index
+    assert index_table(entries).select(stored.column_names).sort_by("sample_id").to_pylist() == (
+        stored.sort_by("sample_id").to_pylist()
+    )
+
+
+def test_samples_of_one_source_are_a_group_where_none_is_named(tmp_path: Path) -> None:
+    """Else two cuts of one recording would lie on both sides."""
+    entry = Entry("cut 1", 0, "train", {"audio": None, "image": None}, source="recording")
+    source = Partial(RawConfig())
+    sample, _ = source.decode(entry, RawFolder(tmp_path))
+    table = index_table([entry, Entry("alone", 0, "train", {}), Entry("named", 0, "train", {}, "anna", "recording 2")])
+    assert (sample.group, sample.source) == ("recording", "recording")
+    assert table["group"].to_pylist() == ["recording", "alone", "anna"]
+    assert table["source"].to_pylist() == ["recording", "alone", "recording 2"]
+
+
+def test_lists_that_are_not_whole_are_not_prepared(tmp_path: Path) -> None:
+    class HalfListed(Partial):
+        def read_index(self, folder: RawFolder) -> Index:
+            return Index("test", [], absent={"train": "there is no train list beside test.csv"})
+
+    with pytest.raises(UsageError, match=r"partial: there is no train list beside test.csv\."):
+        HalfListed(RawConfig()).index(RawFolder(tmp_path))

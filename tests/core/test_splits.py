@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 
 from mmcore.config import ProtocolConfig
 from mmcore.data.spec import SplitRules
-from mmcore.data.splits import Assignment, assign, hashed_split
+from mmcore.data.splits import Assignment, assign, default_protocol, hashed_split
 from mmcore.errors import DataError, UsageError
 
 
@@ -231,3 +232,181 @@ def test_group_counts_hold_out_so_many_groups_of_all() -> None:
         assert not parts[0] & parts[1] | parts[0] & parts[2] | parts[1] & parts[2]
     other = assign(index, rules, ProtocolConfig(name="group", seed=1))
     assert set(groups[other.test]) != set(groups[assignment.test])
+
+
+def random_index(generator: np.random.Generator) -> tuple[pa.Table, bool]:
+    """A small table of some groups of any size, rows that stand alone, replicates, and any published split or none."""
+    num_groups, num_sources, num_classes = (int(generator.integers(1, high)) for high in (9, 50, 5))
+    alone, by_group = generator.random() < 0.5, generator.random() < 0.5
+    splits = [("train", "test"), ("train", "val", "test"), ("train", "train", "train", "test")][generator.integers(3)]
+    split_of = {f"g{group}": splits[generator.integers(len(splits))] for group in range(num_groups)}
+    rows = []
+    for source in range(num_sources):
+        group = f"g{generator.integers(num_groups)}" if not alone or generator.random() < 0.7 else f"alone {source}"
+        split = split_of.get(group) if by_group else None
+        split = split or splits[generator.integers(len(splits))]
+        label = int(generator.integers(num_classes))
+        for replicate in range(int(generator.integers(1, 3))):
+            rows.append((f"{source}-{replicate}", label, group, f"source {source}", replicate, split))
+    columns = ("sample_id", "label", "group", "source", "replicate", "split")
+    table = {name: list(values) for name, values in zip(columns, zip(*rows, strict=True), strict=True)}
+    return pa.table(table), bool(generator.random() < 0.7)
+
+
+class TestAnyTable:
+    """Over many random tables: what no protocol may break, and what the default one may not."""
+
+    @pytest.mark.parametrize("part", range(4))
+    def test_default_and_cv_keep_groups_apart(self, part: int) -> None:
+        generator = np.random.default_rng([7, part])
+        assigned: Counter[str] = Counter()
+        for _ in range(150):
+            index, published = random_index(generator)
+            rules = SplitRules(default_protocol(index, published), published=published)
+            for protocol in (ProtocolConfig(), ProtocolConfig(name="cv", folds=3, fold=int(generator.integers(3)))):
+                try:
+                    assignment = assign(index, rules, protocol)
+                except (UsageError, DataError):
+                    continue
+                assigned[
+                    assignment.line.partition(" (")[0] + (" by group" if "by group" in assignment.line else "")
+                ] += 1
+                assert_disjoint(index, assignment, "group")
+                rows = np.concatenate([assignment.rows(split) for split in ("train", "val", "test")])
+                assert sorted(rows.tolist()) == list(range(index.num_rows))
+        assert min(assigned[kind] for kind in ("group", "holdout", "holdout by group", "cv over groups")) > 3, assigned
+
+    def test_the_order_of_rows_does_not_matter(self) -> None:
+        generator = np.random.default_rng(8)
+        for _ in range(150):
+            index, published = random_index(generator)
+            turned = index.take(generator.permutation(index.num_rows))
+            assert default_protocol(turned, published) == default_protocol(index, published)
+            rules = SplitRules(default_protocol(index, published), published=published)
+            for name in ("default", "holdout", "group", "cv"):
+                protocol = ProtocolConfig.model_validate({"name": name, "folds": 3})
+                assert named_rows(index, rules, protocol) == named_rows(turned, rules, protocol)
+
+
+def named_rows(index: pa.Table, rules: SplitRules, protocol: ProtocolConfig) -> dict[str, list[str]] | str:
+    """The sample ids of each split, sorted; or what was refused."""
+    try:
+        assignment = assign(index, rules, protocol)
+    except (UsageError, DataError) as error:
+        return str(error)
+    return {split: sorted(values(index, "sample_id", assignment.rows(split))) for split in ("train", "val", "test")}
+
+
+class TestValidationByGroup:
+    def grouped(self, sizes: Sequence[int], splits: Sequence[str], label: int | None = None) -> pa.Table:
+        """Group i has sizes[i] samples, in splits[i], of two classes in turn or of one."""
+        rows = [(g, n) for g, size in enumerate(sizes) for n in range(size)]
+        return pa.table(
+            {
+                "sample_id": [f"{g}-{n}" for g, n in rows],
+                "label": [n % 2 if label is None else label for _, n in rows],
+                "group": [f"group {g}" for g, _ in rows],
+                "source": [f"{g}-{n}" for g, n in rows],
+                "replicate": [0] * len(rows),
+                "split": [splits[g] for g, _ in rows],
+            }
+        )
+
+    def test_takes_whole_groups_near_the_share(self) -> None:
+        index = self.grouped([10] * 12, ["train"] * 10 + ["test"] * 2)
+        rules = SplitRules(default_protocol(index, published=True))
+        assignment = assign(index, rules, ProtocolConfig())
+        assert (len(assignment.train), len(assignment.val), len(assignment.test)) == (80, 20, 20)
+        assert assignment.line == "holdout (published test, validation cut from train by group, seed 0)"
+        assert_disjoint(index, assignment, "group")
+        other = assign(index, rules, ProtocolConfig(seed=1))
+        assert_disjoint(index, other, "group")
+        assert not np.array_equal(other.val, assignment.val)
+        assert np.array_equal(other.test, assignment.test)
+
+    @pytest.mark.parametrize(("sizes", "num_val"), [([10, 10], 10), ([40, 2, 40], 2), ([3, 90, 3, 4], 10)])
+    def test_takes_one_group_at_least(self, sizes: Sequence[int], num_val: int) -> None:
+        index = self.grouped([*sizes, 8], ["train"] * len(sizes) + ["test"])
+        assignment = assign(index, SplitRules(), ProtocolConfig(name="holdout"))
+        assert len(assignment.val) == num_val
+        assert_disjoint(index, assignment, "group")
+
+    def test_keeps_each_class_near_its_share(self) -> None:
+        """Groups of one class each, as videos are: a fifth of each class's groups validates, not of all groups."""
+        groups = [(g, 0 if g < 50 else 1) for g in range(60)]
+        rows = [(g, label, n) for g, label in groups for n in range(2)] + [(60, 0, 0), (60, 1, 1)]
+        index = pa.table(
+            {
+                "sample_id": [f"{g}-{n}" for g, _, n in rows],
+                "label": [label for _, label, _ in rows],
+                "group": [str(g) for g, _, _ in rows],
+                "source": [f"{g}-{n}" for g, _, n in rows],
+                "replicate": [0] * len(rows),
+                "split": ["test" if g == 60 else "train" for g, _, _ in rows],
+            }
+        )
+        assignment = assign(index, SplitRules(), ProtocolConfig(name="holdout"))
+        assert np.bincount(index["label"].to_numpy()[assignment.val]).tolist() == [20, 4]
+
+    def test_a_leaking_data_set_asked_for_holdout_is_cut_by_source(self) -> None:
+        index = make_index(num_replicates=2, splits=("train", "train", "train", "train", "test"))
+        assert default_protocol(index, published=True) == "group"
+        assignment = assign(index, SplitRules(), ProtocolConfig(name="holdout"))
+        assert assignment.line == "holdout (published test, validation cut from train, seed 0)"
+
+    def test_samples_drawn_whatever_their_groups_are_named_so(self) -> None:
+        assignment = assign(make_index(), SplitRules(published=False), ProtocolConfig(name="holdout"))
+        assert assignment.line == "holdout (by sample, whatever the groups, seed 0)"
+
+    def test_one_training_group_can_not_be_cut(self) -> None:
+        index = self.grouped([10, 4], ["train", "test"])
+        with pytest.raises(
+            UsageError, match="toy: all 10 training samples are of the group 'group 0', so no validation"
+        ):
+            assign(index, SplitRules(), ProtocolConfig(name="holdout"), "toy")
+
+
+class TestDefaultProtocol:
+    @pytest.mark.parametrize(
+        ("groups", "splits", "published", "expected"),
+        [
+            ("aabbcc", ("train", "train", "val", "val", "test", "test"), True, "holdout"),
+            ("aabbcc", ("train", "train", "val", "val", "test", "test"), False, "group"),
+            ("aabbca", ("train", "train", "val", "val", "test", "test"), True, "group"),
+            ("aabacc", ("train", "train", "val", "val", "test", "test"), True, "group"),  # validation alone leaks
+            ("aabbcb", ("train", "train", "val", "val", "test", "test"), True, "group"),
+            ("abcdef", ("train", "train", "val", "val", "test", "test"), False, "holdout"),
+            ("abcdee", ("train", "train", "val", "val", "test", "test"), False, "group"),  # most stand alone
+        ],
+    )  # fmt: skip
+    def test_keeps_groups_apart(self, groups: str, splits: Sequence[str], published: bool, expected: str) -> None:
+        index = pa.table(
+            {
+                "sample_id": list("123456"),
+                "label": [0, 1] * 3,
+                "group": list(groups),
+                "source": list("123456"),
+                "replicate": [0] * 6,
+                "split": list(splits),
+            }
+        )
+        assert default_protocol(index, published) == expected
+
+    def test_replicates_of_one_source_are_no_group(self) -> None:
+        assert default_protocol(make_index(num_groups=None, num_replicates=3), published=False) == "holdout"
+
+
+@pytest.mark.parametrize("number", [1, 2])
+@pytest.mark.parametrize("name", ["group", "cv"])
+def test_too_few_groups_say_what_is_left(name: str, number: int) -> None:
+    with pytest.raises(
+        UsageError, match=f"protocol {name} needs 3 at least, .*; --protocol holdout does not keep groups"
+    ):
+        assign(make_index(num_groups=number), SplitRules(), ProtocolConfig.model_validate({"name": name}), "toy")
+
+
+def test_a_key_of_several_classes_goes_by_the_lowest_whatever_the_order() -> None:
+    keys, labels = ["a", "b", "c", "a", "d", "e"], [1, 0, 1, 0, 1, 1]
+    splits = dict(zip(keys, hashed_split(keys, labels, {"val": 0.5}), strict=True))
+    assert dict(zip(keys[::-1], hashed_split(keys[::-1], labels[::-1], {"val": 0.5}), strict=True)) == splits
+    assert sorted(splits[key] for key in "ab") == ["train", "val"]  # the two of class 0

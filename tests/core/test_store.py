@@ -58,7 +58,7 @@ def test_metadata(toy: PreparedDataset) -> None:
     assert toy.spec == data_sources.Toy(data_sources.ToyConfig()).spec()
     assert toy.options == {"num_samples": 60, "scale": 1.0, "note": ""}
     assert toy.default_protocol == "group"
-    assert toy.metadata["skipped"] == [{"sample_id": "sample-x", "reason": "no sound"}]
+    assert toy.metadata["skipped"] == [{"sample_id": "sample-x", "reason": "no sound", "kind": "by rule"}]
     assert toy.metadata["splits"]["train"] == {"num_rows": 36, "class_counts": [12, 12, 12]}
     assert [path.parent.name for path in toy.files()] == ["train"] * 5 + ["val"] * 2 + ["test"] * 2
     assert (toy.num_samples, toy.num_bytes) == (60, 60 * (10 + 8))

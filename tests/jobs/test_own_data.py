@@ -32,13 +32,14 @@ def test_the_documented_example_works(tmp_path: Path) -> None:
     (tmp_path / "my.yaml").write_text(re.findall(r"```yaml\n(.*?)```", DOCS, re.DOTALL)[0])
     (table,) = re.findall(r"```text\n(.*?)```", DOCS, re.DOTALL)
     save_text(tmp_path / "samples.csv", table)
-    for clip in ("c1", "c2"):
+    for clip in ("c1", "c2", "c3"):
         save_wave(tmp_path / "wav" / f"{clip}.wav")
     save_picture(tmp_path / "faces" / "c1.jpg")
     result = run(prepare, "--dataset", tmp_path / "my.yaml", "--check")
     assert result.exit_code == 0, result.output
     assert "every file listed is there and can be read" in result.stdout
     assert "train: angry 0, calm 0, happy 1" in result.stdout
+    assert "warning: 2 of 3 classes have no training sample (angry, calm): no model can learn them" in result.stdout
 
 
 def test_every_kind_is_documented() -> None:

@@ -31,7 +31,8 @@ def test_prepares_and_describes(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     directory = tmp_path / "digits+image_noise=0.1+third=view"
     assert PreparedDataset.open(directory).spec.modality_names == ("image", "audio", "view")
-    assert f"{directory}: 1079 train, 359 val, 359 test" in result.stdout
+    assert f"{directory}: 1797 samples; " in result.stdout
+    assert "  split for training: holdout (seed 0): 1,079 train, 359 val, 359 test\n" in result.stdout
     assert "CONSTRUCTED" in result.stdout
 
 

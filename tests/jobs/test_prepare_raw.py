@@ -58,6 +58,35 @@ def test_the_real_lists_through_the_doctor(name: str, cells: tuple[str, ...]) ->
     assert report["splits"]["train"]["usable"] == int(cells[0].replace(",", ""))
 
 
+def test_the_check_of_a_test_list_alone_and_with_a_train_list_beside_it(tmp_path: Path) -> None:
+    lists = tmp_path / "lists"
+    save_text(lists / "test.csv", "\n".join(f"test{n:07d}_000030.mp4,hail" for n in range(9)))
+    arguments = ["--dataset", "vggsound", "--split-dir", lists, "--check"]
+    alone = run(*arguments)
+    assert alone.exit_code == 0, alone.output
+    assert f"split for training: not known, there is no train list beside {lists / 'test.csv'}" in alone.stdout
+    save_text(lists / "train.csv", "\n".join(f"trainset{n % 35:03d}_{n:06d}.mp4,hail" for n in range(70)))
+    both = run(*arguments)
+    assert both.exit_code == 0, both.output
+    assert (
+        "validation cut from train by group, seed 0): 56 train (28 groups), 14 val (7 groups), 9 test (9 groups)\n"
+        "no group lies on both sides of a boundary\n"
+    ) in both.stdout
+    assert "warning: every sample is of the class 'hail'" in both.stdout
+
+
+def test_what_conflicts_stays_in_once(raw: Path, tmp_path: Path) -> None:
+    """The first row counts, in the check as in what is prepared."""
+    lines = (raw / "text" / "test2.txt").read_text().splitlines()
+    save_text(raw / "text" / "test2.txt", "\n".join([*lines, lines[0].replace("word", "other")]))
+    arguments = ["--dataset", "sarcasm", "--raw-dir", raw, "--option", "max_tokens=8"]
+    report = json.loads(run(*arguments, "--check", "--json").stdout)
+    assert report["splits"]["test"] == {"listed": 6, "usable": 5, "found": 5}
+    prepared = run(*arguments, "--on-missing", "skip", "--data-dir", tmp_path / "data", "--json")
+    assert json.loads(prepared.stdout)["split"] == report["split"]
+    assert json.loads(prepared.stdout)["left_out"] == report["left_out"] == {"conflict": 1}
+
+
 def test_check_reads_everything_and_writes_nothing(raw: Path, tmp_path: Path) -> None:
     (raw / "dataset_image" / "3.jpg").unlink()
     save_text(raw / "dataset_image" / "4.jpg", b"no picture")
@@ -67,8 +96,9 @@ def test_check_reads_everything_and_writes_nothing(raw: Path, tmp_path: Path) ->
         "sarcasm: publishers' text files",
         "the lists are none of the published ones",
         "train: not sarcastic 15, sarcastic 15",
-        "default protocol: holdout (no group lies on both sides)",
+        "split for training: holdout (published splits): 28 train, 5 val, 5 test\n",
         "text: valid length 3 to 3, median 3",
+        "left out: 2 (missing 1, damaged 1)",
         "1 missing:\n  3: image: dataset_image/3.jpg is not there",
         "1 damaged:\n  4: ",
     ):
@@ -77,6 +107,10 @@ def test_check_reads_everything_and_writes_nothing(raw: Path, tmp_path: Path) ->
     report = json.loads(run("--dataset", "sarcasm", "--raw-dir", raw, "--check", "--json").stdout)
     assert report["splits"]["train"] == {"listed": 30, "usable": 30, "found": 28}
     assert report["num_faults"] == 2
+    assert report["left_out"] == {"missing": 1, "damaged": 1}
+    assert report["noted"] == {}
+    assert report["split"]["samples"] == {"train": 28, "val": 5, "test": 5}
+    assert "both sides" not in result.stdout  # where there are no groups
 
 
 @pytest.mark.parametrize(
@@ -118,7 +152,25 @@ def test_missing_files_fail_or_are_left_out(raw: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "data" / "sarcasm").exists()
     skipped = run(*arguments, "--on-missing", "skip")
     assert "29 train, 5 val, 5 test" in skipped.stdout
-    assert "3: missing: image: dataset_image/3.jpg is not there" in skipped.stdout
+    assert "  left out: 1 (missing 1); first 3: missing: image: dataset_image/3.jpg is not there" in skipped.stdout
+
+
+def test_left_out_and_cropped_are_two_counts(raw: Path, tmp_path: Path) -> None:
+    (raw / "dataset_image" / "3.jpg").unlink()
+    save_text(raw / "dataset_image" / "4.jpg", b"no picture")
+    lines = (raw / "text" / "test2.txt").read_text().splitlines()
+    save_text(raw / "text" / "test2.txt", "\n".join([lines[0], *lines]).replace("'word'", f"'{'word ' * 20}'"))
+    arguments = ["--dataset", "sarcasm", "--raw-dir", raw, "--option", "max_tokens=8"]
+    report = json.loads(run(*arguments, "--check", "--json").stdout)
+    assert report["left_out"] == {"duplicate": 1, "missing": 1, "damaged": 1}
+    assert report["noted"] == {"text cropped": 5}
+    arguments += ["--on-missing", "skip", "--data-dir", tmp_path / "data"]
+    prepared = run(*arguments)
+    assert "  left out: 3 (duplicate 1, missing 1, damaged 1); first 35: " in prepared.stdout
+    assert "  text cropped: 5 (first " in prepared.stdout
+    described = json.loads(run(*arguments, "--json").stdout)
+    assert described["left_out"] == report["left_out"]
+    assert described["split"] == report["split"]
 
 
 def test_a_demo_is_prepared_beside_the_real_one(tmp_path: Path) -> None:
