@@ -79,6 +79,7 @@ class Search:
             "reduction_factor": self.reduction_factor,
             "space": {path: distribution.describe() for path, distribution in self.space.items()},
             "points": self.points,
+            "drawn_as": "codes",  # a search whose state holds values themselves cannot go on
             "config": self.config.to_dict(),
             **({"changeable": list(self.changeable)} if self.scheduler == "pbt" else {}),
         }
