@@ -117,11 +117,11 @@ def test_what_a_file_gets_wrong_is_named(tmp_path: Path, changes: dict[str, Any]
             {"space": {"optimizer.ler": {"uniform": [0.1, 0.2]}}},
             r"\(ensemble\): unknown key 'optimizer.ler': did you mean",
         ),
-        ({"space": {"seed.x": {"uniform": [0.1, 0.2]}}}, "seed.x is no path of the configuration"),
+        ({"space": {"optimizer.lr.x": {"uniform": [0.1, 0.2]}}}, "optimizer.lr.x is no path of the configuration"),
         ({"space": {"optimizer.lr": {"uniform": [0.1, 20]}}}, r"optimizer\.lr must be .*, got 20"),
         ({"points": [{"optimizer.lr": 0.5}]}, "sets optimizer.lr to 0.5, outside loguniform 0.001 ... 0.1"),
         ({"points": [{"optimizer.momentum": 0.5}]}, "needs a value for 'optimizer.lr'"),
-        ({"points": [{"optimizer.lr": 0.01, "seed": 1}]}, "sets 'seed', which is not searched"),
+        ({"points": [{"optimizer.lr": 0.01, "schedule.name": "step"}]}, "'schedule.name', which is not searched"),
     ],
 )
 def test_what_does_not_fit_the_configuration_is_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:

@@ -162,7 +162,7 @@ def test_a_reference_tells_what_a_modality_reaches_alone(data_dir: Path, tmp_pat
     refused = train(data_dir, tmp_path, "--max-epochs", "1", "--reference", str(tmp_path / "train-digits-joint"))
     assert refused.exit_code == 2
     assert "holds runs of joint; what a modality reaches alone is known from unimodal or ensemble" in refused.output
-    other = train(data_dir, tmp_path, "--max-epochs", "1", "--reference", str(folder), "--set", "protocol.seed=1")
+    other = train(data_dir, tmp_path, "--max-epochs", "1", "--reference", str(folder), "--split-seed", "1")
     assert "holds runs on other data or by another protocol" in other.output
 
 
@@ -197,7 +197,7 @@ def test_a_worker_group_of_two_trains_and_tests(data_dir: Path, tmp_path: Path) 
 def test_a_cross_validation_trains_every_fold_and_is_compared_with_a_reference_by_fold(
     data_dir: Path, tmp_path: Path
 ) -> None:
-    folds = ["--protocol", "cv", "--set", "protocol.folds=3", "--max-epochs", "1"]
+    folds = ["--protocol", "cv", "--folds", "3", "--max-epochs", "1"]
     train(data_dir, tmp_path, "--method", "ensemble", *folds)
     reference = str(tmp_path / "train-digits-ensemble")
     own = ["--method", "joint", "--seeds", "2", *folds, "--reference", reference]
