@@ -193,7 +193,11 @@ def _choosing(search: Search, folder: Path, concurrent: int) -> dict[str, Any]:
         population = Population(
             folder, changes, search.trials, search.max_epochs, search.grace_epochs, concurrent, seed
         )
-        return {"config": space, "search_alg": Founders(population, search.space, search.points, seed), "scheduler": population}
+        return {
+            "config": space,
+            "search_alg": Founders(population, search.space, search.points, seed),
+            "scheduler": population,
+        }
     return {
         "config": space,
         "search_alg": _searcher(search),

@@ -62,7 +62,7 @@ def print_results(
     """
     console = Console(highlight=False)
     if results[0]["selects_on_test"]:
-        console.print(f"\n{_on_test(results[0])}", style="bold yellow")
+        console.print(_on_test(results[0]), style="bold yellow")
     units = _units(results)
     has_folds = len({_fold(result) for result in results}) > 1
     _print_metrics(units, prepared, console)
@@ -77,7 +77,7 @@ def print_results(
     protocol = all_folds(results[0]["protocol"]) if has_folds else results[0]["protocol"]
     console.print(f"protocol {protocol}; {prepared.card}")
     if results[0]["selects_on_test"] and published:
-        console.print(f"the paper's own figures: {published}")
+        console.print(published)
     if has_folds:
         console.print(OVER_FOLDS)
     elif len(units) < MIN_SEEDS:

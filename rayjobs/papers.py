@@ -77,12 +77,11 @@ def describe_paper(config: RunConfig, variant: str | None) -> dict[str, Any]:
 
 def _row(setting: PaperSetting, value: Any, is_demo: bool) -> dict[str, Any]:
     """Returns a setting as it is in the run, and where that is from; a deviation tells what it deviates from."""
-    deviates = value != setting.value
-    source = setting.source
-    if deviates and is_demo and setting.is_of_real_data:
-        source = f"the demo's own, small; {source} has {_text(setting.value)}"
-    elif deviates:
-        source = f"this command; {source} has {_text(setting.value)}"
+    source, is_small = setting.source, is_demo and setting.is_of_real_data
+    deviates = is_small or value != setting.value
+    if deviates:
+        by = "the demo's own, tiny" if is_small else "this command"
+        source = f"{by}, not {_text(setting.value)} ({source})"
     return {"path": setting.path, "value": value, "from": source, "deviates": deviates, "paper": setting.value}
 
 
@@ -105,11 +104,24 @@ def print_paper(paper: Mapping[str, Any]) -> None:
     for row in paper["settings"]:
         table.add_row(row["path"], _text(row["value"]), row["from"], style="yellow" if row["deviates"] else "")
     console.print(table)
-    deviating = sum(row["deviates"] for row in paper["settings"])
-    if deviating:
-        console.print(f"{deviating} of {len(paper['settings'])} settings are not the paper's", style="yellow")
+    if deviating := num_deviating(paper):
+        console.print(f"{deviating} of {len(paper['settings'])} settings deviate", style="yellow")
     if paper["note"]:
         console.print(paper["note"])
+
+
+def num_deviating(paper: Mapping[str, Any]) -> int:
+    """Returns how many settings the run has otherwise than listed."""
+    return sum(row["deviates"] for row in paper["settings"])
+
+
+def published_line(paper: Mapping[str, Any]) -> str:
+    """Returns the paper's own figures, to stand beside a run made as its were, and in how far it was not."""
+    if not paper:
+        return ""
+    deviating = num_deviating(paper)
+    but = f"; of this run {deviating} settings deviate, so it is no repetition" if deviating else ""
+    return f"{paper['title']} prints {paper['published']}{but}"
 
 
 def covered() -> dict[str, list[str]]:

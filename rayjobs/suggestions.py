@@ -1,8 +1,8 @@
 """HyperOpt's suggestions, as values: what it draws are codes (`rayjobs.distributions`).
 
 Ray's adapter takes a choice's options for HyperOpt expressions. It finds the place of a given point among the plain
-ones alone: of [[1, 2], 3] the point 3 is tried as [1, 2], and a list is not found at all. Its whole numbers are rounded,
-so that the ends of a logarithmic range are drawn half as often as they should be. Of codes it sees neither.
+ones alone: of [[1, 2], 3] the point 3 is tried as [1, 2], and a list is not found at all. Its whole numbers are
+rounded, so that the ends of a logarithmic range are drawn half as often as they should be. Of codes it sees neither.
 """
 
 from __future__ import annotations

@@ -68,19 +68,24 @@ PROTOCOLS = ("group", "holdout", "cv", "paper")
 @friendly_errors
 def main(**arguments: Any) -> None:
     """Train one configuration, once per seed (by cv: on every fold), and test each model once."""
-    from rayjobs.outcomes import print_results
     from rayjobs.submit import submit_instead
 
     if submit_instead("train", arguments["address"]):
         return
+    from rayjobs.outcomes import print_results
+    from rayjobs.papers import print_paper, published_line
+
     asked = [{**arguments, "protocol": protocol} for protocol in protocols(arguments)]
     ready = [_ready(each) for each in asked]  # all that is wrong is told before anything is trained
+    if ready[0].paper and not arguments["as_json"]:
+        print_paper(ready[0].paper)
     documents = []
     for each in ready:
         document, folder = _train(each, suffix=each.arguments["protocol"] if len(ready) > 1 else "")
         documents.append(document)
         if not arguments["as_json"]:
-            published = each.paper.get("published", "")
+            click.echo()
+            published = published_line(each.paper)
             print_results(document["results"], folder, each.prepared, document["differences"], published)
     if arguments["as_json"]:
         print_json(documents if len(documents) > 1 else documents[0])
@@ -135,7 +140,7 @@ def _ready(arguments: dict[str, Any]) -> Ready:
     from rayjobs.datasets import encode_one, prepare_one
     from rayjobs.encoding import RayEncoders
     from rayjobs.evaluations import Extra, parse_conditions
-    from rayjobs.papers import describe_paper, print_paper
+    from rayjobs.papers import describe_paper
     from rayjobs.parts import RayParts
     from rayjobs.training import alone_by_fold, base_config
 
@@ -148,8 +153,6 @@ def _ready(arguments: dict[str, Any]) -> Ready:
     if absent:
         raise ConfigError(absent)
     paper = describe_paper(complete, arguments["variant"]) if arguments["as_paper"] else {}
-    if paper and not arguments["as_json"]:
-        print_paper(paper)
     run = RayParts(arguments["address"], verbose=arguments["verbose"])
     prepared = prepare_one(
         values["dataset"]["name"],

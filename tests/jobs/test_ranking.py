@@ -153,7 +153,7 @@ def test_encoders_that_died_are_told_with_the_number_of_seeds(tmp_path: Path) ->
 
 def test_a_row_that_lacks_a_seed_has_failed_and_is_not_ranked_by_the_others(tmp_path: Path) -> None:
     ranking = ranking_of(tmp_path, RIGHT)
-    assert [row["method"] for row in ranking["rankings"][0]["rows"]][0] == "iprm"
+    assert ranking["rankings"][0]["rows"][0]["method"] == "iprm"
     run_dir = tmp_path / ranking["experiment"] / "digits-iprm" / "final-2"
     (run_dir / "result.json").unlink()
     (run_dir / "failure.json").write_text(json.dumps({"reason": "the disk is full", "fatal": False}))

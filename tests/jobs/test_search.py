@@ -324,7 +324,7 @@ def probabilities(distribution: Distribution) -> dict[Any, float]:
         return {json.dumps(option): 1 / len(ends) for option in ends}
     low, high = ends
     if distribution.kind == "randint":
-        return {number: 1 / (high + 1 - low) for number in range(low, high + 1)}
+        return dict.fromkeys(range(low, high + 1), 1 / (high + 1 - low))
     whole = math.log((high + 1) / low)
     return {number: math.log((number + 1) / number) / whole for number in range(low, high + 1)}
 
