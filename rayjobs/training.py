@@ -35,7 +35,7 @@ from rayjobs.groups import run_group
 from rayjobs.ledger import open_ledger
 from rayjobs.mirror import CHECKPOINTS, NO_MIRROR, Follower, Mirror
 from rayjobs.references import alone_accuracies
-from rayjobs.worker import DataHandle, Job, run
+from rayjobs.worker import RESULT_FILE, DataHandle, Job, run
 
 Folds = tuple[int | None, ...]
 
@@ -105,12 +105,27 @@ def alone_by_fold(
     """Returns fold -> modality -> what it reaches alone in the references' runs on that fold.
 
     Raises:
-        UsageError: A reference has no finished run there, or one that cannot be compared.
+        UsageError: A reference has no finished run there, or one that cannot be compared; or lacks a seed on a fold.
     """
+    for reference in references if len(folds) > 1 else ():
+        _check_complete(reference, folds)
     return {
         fold: alone_accuracies([run_folder(path, fold) for path in references], of_fold(config, fold), prepared)
         for fold in folds
     }
+
+
+def _check_complete(reference: Path, folds: Folds) -> None:
+    """Raises a UsageError where a reference has other seeds on one fold than on another: its folds are not alike."""
+    found = {
+        fold: {path.parent.name for path in run_folder(reference, fold).glob(f"*/{RESULT_FILE}")} for fold in folds
+    }
+    every = set().union(*found.values())
+    lacking = [f"fold {fold} lacks {name}" for fold, own in found.items() if own for name in sorted(every - own)]
+    if lacking:
+        raise UsageError(
+            f"--reference {reference}: {', '.join(lacking)}; finish its runs by the same command with --resume"
+        )
 
 
 def run_folder(folder: Path, fold: int | None) -> Path:

@@ -10,6 +10,7 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
+from mmcore.methods import METHODS
 from rayjobs.plans import Machine, check_request
 from rayjobs.request import Request
 from rayjobs.reserved import RESERVED, refusals
@@ -105,6 +106,13 @@ def test_a_request_that_is_gone_on_with_is_asked_again() -> None:
         check_request(stored, Machine(cpus=1))
     with pytest.raises(Exception, match="'seed' decides which seed a trial has"):
         check_request(Request(("digits",), ("joint",), values={"seed": 3}), Machine(cpus=1))
+
+
+def test_a_plug_ins_variant_cannot_set_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(METHODS.get("joint"), "variants", classmethod(lambda cls, modalities: {"lucky": {"seed": 8}}))
+    done = dry_run(tmp_path, "--method", "joint-lucky")
+    assert done.exit_code == 2
+    assert f"the variant joint-lucky: {SAID['seed'][1]}" in " ".join(done.output.split())
 
 
 def test_the_flags_set_it_for_all_rows_alike(tmp_path: Path) -> None:

@@ -220,6 +220,25 @@ def test_a_cross_validation_trains_every_fold_and_is_compared_with_a_reference_b
     assert "all 3 folds" in printed
     assert f"{100 * differences.mean():+.2f} [" in printed
 
+    lacking = Path(reference) / "fold-1" / "seed-0" / "result.json"
+    (Path(reference) / "fold-0" / "seed-1").mkdir()
+    (Path(reference) / "fold-0" / "seed-1" / "result.json").write_text(lacking.read_text())
+    refused = train(data_dir, tmp_path, *own, "--resume")
+    assert refused.exit_code == 2  # a mean of two seeds on one fold and of one on another
+    assert "fold 1 lacks seed-1, fold 2 lacks seed-1; finish its runs" in " ".join(refused.output.split())
+
+
+def test_a_model_that_was_tested_before_is_told_before_it_is_trained_again(data_dir: Path, tmp_path: Path) -> None:
+    base = ["--method", "joint", "--max-epochs", "1", "--seeds", "2"]
+    assert "tested before" not in train(data_dir, tmp_path, *base).output
+    assert "tested before" not in train(data_dir, tmp_path, *base, "--resume").output
+    again = train(data_dir, tmp_path, *base, "--seed", "1").stderr
+    assert again.count("tested before") == 1  # seed 1; 2 is new
+    run_dir = tmp_path / "train-digits-joint" / "seed-1"
+    assert f"note: seed 1 of this configuration was tested before ({run_dir.resolve()})" in again
+    other = train(data_dir, tmp_path, *base, "--set", "optimizer.lr=0.02").output
+    assert "tested before" not in other
+
 
 def test_one_fold_alone_is_trained_where_it_is_named(data_dir: Path, tmp_path: Path) -> None:
     path = tmp_path / "best.yaml"
