@@ -92,7 +92,6 @@ def plan_searches(
         ConfigError: The search-space file, or what the command line adds to it, breaks a rule.
         UsageError: The reference is no single row.
     """
-    request.check()  # one that is gone on with comes from a file
     section = section_of(request, dataset) | ({"encoder_sha256": dict(weights_sha256)} if weights_sha256 else {})
     given = Path(request.space) if request.space else None
     is_demo, is_encoded = bool(section["options"].get("demo")), bool(section.get("encode"))

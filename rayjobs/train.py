@@ -147,8 +147,11 @@ def _ready(arguments: dict[str, Any]) -> Ready:
     values = with_named_encoders(configuration(arguments))
     extra = Extra(parse_conditions(arguments["missing"], arguments["noises"]), arguments["shapley"])
     complete = complete_config(RunConfig.parse(values))
-    if arguments["folds"] and complete.protocol.name != "cv":
-        raise UsageError(f"--folds is for --protocol cv, got protocol {complete.protocol.name}")
+    asked, chosen = arguments["protocol"], complete.protocol.name
+    if asked not in {None, chosen}:
+        raise UsageError(f"--protocol {asked} and --set protocol.name={chosen} name two protocols: leave out one")
+    if arguments["folds"] and chosen != "cv":
+        raise UsageError(f"--folds is for --protocol cv, got protocol {chosen}")
     absent = missing_weights(complete)  # every problem, before any data is touched
     if absent:
         raise ConfigError(absent)

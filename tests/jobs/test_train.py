@@ -75,6 +75,11 @@ def test_another_configuration_is_not_resumed(data_dir: Path, tmp_path: Path) ->
         (["--config", "nowhere.yaml"], "--config nowhere.yaml: there is no such file"),
         (["--resume"], "to go on with; leave out --resume"),
         (["--gpus-per-worker", "2", "--workers", "3"], "asks for 3 workers"),
+        (["--folds", "4"], "--folds is for --protocol cv, got protocol default"),
+        (
+            ["--protocol", "cv,holdout", "--set", "protocol.name=cv"],
+            "--protocol holdout and --set protocol.name=cv name",
+        ),
         (["--missing", "0,half"], "--missing must be shares in [0, 1], as in 0,0.2,0.5, got 'half'"),
         (["--missing", "0.2,1.2"], "a share of missing modalities must be in [0, 1], got 1.2"),
         (["--noise", "image"], "--noise must be MODALITY=DEVIATION, as in image=0.2,audio=0.5, got 'image'"),
