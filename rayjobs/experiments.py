@@ -14,7 +14,6 @@ from ray.tune import Callback
 from ray.tune.execution import class_cache
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
-from ray.tune.search.hyperopt import HyperOptSearch
 
 from mmcore.seeding import derive_seed
 from rayjobs import recovery, twins
@@ -25,6 +24,7 @@ from rayjobs.population import Founders, Population, population_seed
 from rayjobs.reporters import OBJECTIVE
 from rayjobs.scheduler import RUNGS_FILE, RestorableASHA
 from rayjobs.search import Search
+from rayjobs.suggestions import Suggestions
 from rayjobs.trials import (
     Body,
     FailureRules,
@@ -193,7 +193,11 @@ def _choosing(search: Search, folder: Path, concurrent: int) -> dict[str, Any]:
         population = Population(
             folder, changes, search.trials, search.max_epochs, search.grace_epochs, concurrent, seed
         )
-        return {"config": space, "search_alg": Founders(population, search.points, seed), "scheduler": population}
+        return {
+            "config": space,
+            "search_alg": Founders(population, search.space, search.points, seed),
+            "scheduler": population,
+        }
     return {
         "config": space,
         "search_alg": _searcher(search),
@@ -208,14 +212,15 @@ def _scheduler(search: Search, rungs: Path) -> TrialScheduler:
     return RestorableASHA(rungs, search.max_epochs, search.grace_epochs, search.reduction_factor)
 
 
-def _searcher(search: Search) -> HyperOptSearch | None:
+def _searcher(search: Search) -> Suggestions | None:
     """Returns the searcher; None where nothing is searched."""
     if not search.space:
         return None
-    return HyperOptSearch(
+    return Suggestions(
+        search.space,
+        search.points,
         metric=OBJECTIVE,
         mode="max",
-        points_to_evaluate=[dict(point) for point in search.points] or None,
         # By default the first 20 trials are random: in a search of 8 nothing would be learned from the others.
         # Random search is the one of which all are: it restores like the other.
         n_initial_points=(

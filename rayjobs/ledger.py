@@ -9,12 +9,14 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from mmcore import distributed
+from mmcore.config import RunConfig
 
 LEDGER_FILE = "ledger.jsonl"
 
@@ -74,6 +76,24 @@ class Entry:
             file.write(json.dumps(entry) + "\n")
             file.flush()
             os.fsync(file.fileno())
+
+
+def tested_before(output: Path, configs: Mapping[str, RunConfig], data: str, folder: Path) -> dict[str, str]:
+    """Returns title -> folder of the run that was tested before, for those of `configs` outside of `folder`.
+
+    Args:
+        output: The results folder.
+        configs: Title of a run -> its configuration.
+        data: The data's fingerprint.
+        folder: Whose own runs do not count: they are gone on with.
+    """
+    read = {
+        entry["config"]: entry["run_dir"]
+        for entry in read_ledger(output / LEDGER_FILE)
+        if entry["data"] == data and folder.resolve() not in Path(entry["run_dir"]).parents
+    }
+    prints = {title: config.fingerprint() for title, config in configs.items()}
+    return {title: read[print_] for title, print_ in prints.items() if print_ in read}
 
 
 def read_ledger(path: Path) -> list[dict[str, Any]]:

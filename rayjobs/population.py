@@ -21,7 +21,7 @@ from ray.tune.search.basic_variant import BasicVariantGenerator
 from mmcore.build import build_method
 from mmcore.errors import UsageError
 from mmcore.seeding import derive_seed
-from rayjobs.distributions import Distribution
+from rayjobs.distributions import Distribution, decoded, encoded
 from rayjobs.lineage import hand_over
 from rayjobs.reporters import EPOCH, FATAL, OBJECTIVE
 from rayjobs.trials import plain, trial_name
@@ -161,19 +161,29 @@ class Population(PopulationBasedTraining):
 class Founders(BasicVariantGenerator):
     """Draws the first settings of a population: the given points, then random ones; one when there is room for it."""
 
-    def __init__(self, population: Population, points: Sequence[dict[str, Any]], seed: int):
-        super().__init__(points_to_evaluate=[dict(point) for point in points], random_state=seed)
+    def __init__(
+        self,
+        population: Population,
+        space: Mapping[str, Distribution],
+        points: Sequence[Mapping[str, Any]],
+        seed: int,
+    ):
+        super().__init__(points_to_evaluate=[encoded(point, space) for point in points], random_state=seed)
         self._population = population
+        self._space = dict(space)
         self._total_samples = 1  # trials are counted from 1, as in every other search
 
     def next_trial(self) -> Trial | None:
         """Returns the next trial, or None where it has to wait."""
-        return super().next_trial() if self._population.has_room() else None
+        trial = super().next_trial() if self._population.has_room() else None
+        if trial is not None:
+            trial.set_config(decoded({path: plain(code) for path, code in trial.config.items()}, self._space))
+        return trial
 
     def get_state(self) -> dict[str, Any]:
         """Returns what a restored search goes on with."""
         state = super().get_state()
-        return {key: value for key, value in state.items() if key != "_population"}
+        return {key: value for key, value in state.items() if key not in {"_population", "_space"}}
 
 
 def changed(

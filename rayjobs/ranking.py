@@ -16,6 +16,7 @@ import numpy as np
 
 from mmcore.errors import DataError
 from mmcore.statistics import MIN_SEEDS, choose_clusters, mean_interval, paired_bootstrap
+from rayjobs.advice import more_seeds
 from rayjobs.classes import by_class, is_imbalanced
 from rayjobs.files import read_json
 from rayjobs.ledger import LEDGER_FILE
@@ -107,6 +108,7 @@ def build_ranking(experiment: Experiment, plans: Sequence[Plan]) -> dict[str, An
         "rankings": tables,
         "ledger": _ledger(experiment),
         "tensorboard": f"tensorboard --logdir {folder}",
+        "next": more_seeds(experiment, tables),
         "notes": [EQUAL_TRIALS],
     }
 
@@ -122,20 +124,14 @@ def _table(experiment: Experiment, plan: Plan) -> dict[str, Any]:
     request, prepared = experiment.request, plan.prepared
     rows, finals = [], {}
     for label in plan.labels:
-        dirs = [final_dirs(plan, experiment, label, fold) for fold in plan.folds]
-        loaded = [[load_final(run_dir) for run_dir in of_fold] for of_fold in dirs]
-        finals[label] = [[final for final in of_fold if final is not None] for of_fold in loaded]
-        rows.append(_row(experiment, plan, label, finals[label]))
-        missing = [path for path, final in zip(_flat(dirs), _flat(loaded), strict=True) if final is None]
-        if rows[-1]["best"]:
-            rows[-1]["failures"] += [
-                {"trial": _short_name(path, label), "reason": failure_reason(path)} for path in missing
-            ]
+        runs = _Runs(experiment, plan, label)
+        finals[label] = [] if runs.failed else runs.finals
+        rows.append(_row(runs))
     cross_validated = len(plan.folds) > 1
     compare = _compare_folds if cross_validated else _compare
     note = compare(rows, finals, request.reference)
-    assignments = [prepared.assign(plan.search_of(plan.labels[0], fold).config.protocol) for fold in plan.folds[:1]]
-    tested = {sample for of_fold in finals[plan.labels[0]] for final in of_fold[:1] for sample in final.sample_ids}
+    assignments = [prepared.assign(plan.search_of(plan.labels[0], fold).config.protocol) for fold in plan.folds]
+    tested = np.unique(np.concatenate([assignment.test for assignment in assignments]))
     return {
         "dataset": prepared.directory.name,
         "card": prepared.card,
@@ -143,7 +139,7 @@ def _table(experiment: Experiment, plan: Plan) -> dict[str, Any]:
         "data_fingerprint": prepared.fingerprint,
         "protocol": all_folds(assignments[0].line) if cross_validated else assignments[0].line,
         "folds": len(plan.folds) if cross_validated else None,
-        "num_test_samples": len(tested) if cross_validated else len(assignments[0].test),
+        "num_test_samples": len(tested),
         "interval_note": note,
         "chance_notes": [
             *_chance_notes(rows, finals),
@@ -158,27 +154,77 @@ def _table(experiment: Experiment, plan: Plan) -> dict[str, Any]:
     }
 
 
-def _row(experiment: Experiment, plan: Plan, label: str, folds: Sequence[Sequence[Final]]) -> dict[str, Any]:
-    searches = [search for search in plan.searches if search.label == label]
-    stored = [read_json(experiment.folder / search.name / SEARCH_FILE) or NOT_SEARCHED for search in searches]
-    trials = [
-        {**trial, "name": _short_name(experiment.folder / search.name / trial["name"], label)}
-        for search, entry in zip(searches, stored, strict=True)
-        for trial in entry["trials"]
-    ]
-    finals = _flat(folds)
-    of_folds = [mean_interval(accuracies_of(of_fold))[0] for of_fold in folds if of_fold]
+class _Runs:
+    """What a row is made of: its searches, as they ended, and its final models by fold.
+
+    Args:
+        experiment: The experiment.
+        plan: Of the data set.
+        label: The row.
+    """
+
+    def __init__(self, experiment: Experiment, plan: Plan, label: str):
+        self.label = label
+        self.searches = [search for search in plan.searches if search.label == label]
+        self.folders = [experiment.folder / search.name for search in self.searches]
+        self.stored = [read_json(folder / SEARCH_FILE) or NOT_SEARCHED for folder in self.folders]
+        dirs = [final_dirs(plan, experiment, label, fold) for fold in plan.folds]
+        loaded = [[load_final(run_dir) for run_dir in of_fold] for of_fold in dirs]
+        self.finals = [[final for final in of_fold if final is not None] for of_fold in loaded]
+        self.best_files = [
+            str(best_file(search, experiment))
+            for search, entry in zip(self.searches, self.stored, strict=True)
+            if entry["best"]
+        ]
+        chosen = [bool(self.stored[self.searches.index(plan.search_of(label, fold))]["best"]) for fold in plan.folds]
+        self.missing = [
+            {"trial": _short_name(path, label), "reason": failure_reason(path)}
+            for paths, models, has_best in zip(dirs, loaded, chosen, strict=True)
+            for path, model in zip(paths, models, strict=True)
+            if has_best and model is None
+        ]
+        self.failed = self._failed(len(_flat(dirs)))
+
+    @property
+    def trials(self) -> list[dict[str, Any]]:
+        """Every trial of the row's searches."""
+        return [
+            {**trial, "name": _short_name(folder / trial["name"], self.label)}
+            for folder, entry in zip(self.folders, self.stored, strict=True)
+            for trial in entry["trials"]
+        ]
+
+    def _failed(self, planned: int) -> str:
+        """Returns why the row has no result: a mean over the runs that happened to work would be of other runs."""
+        lacking = planned - len(_flat(self.finals))
+        if not lacking:
+            return ""
+        found = [trial for trial in self.trials if trial["status"] == "failed"]
+        if self.missing:
+            why = f"{self.missing[0]['trial']}: {self.missing[0]['reason']}"
+        elif found:
+            why = f"no trial of a search succeeded; {found[0]['name']}: {found[0]['reason']}"
+        else:
+            why = "the time was over before a trial of a search had finished an epoch"
+        return f"{lacking} of {planned} final models are missing ({why})"
+
+
+def _row(runs: _Runs) -> dict[str, Any]:
+    trials, finals, stored = runs.trials, _flat(runs.finals), runs.stored
+    whole = [] if runs.failed else runs.finals
+    of_folds = [mean_interval(accuracies_of(of_fold))[0] for of_fold in whole if of_fold]
     failed = [trial for trial in trials if trial["status"] == "failed"]
-    has_best = [search for search, entry in zip(searches, stored, strict=True) if entry["best"]]
+    has_folds = len(runs.finals) > 1
     return {
-        "method": label,
+        "method": runs.label,
         "accuracy": mean_interval(of_folds)[0] if of_folds else None,
-        "half_width": mean_interval(of_folds)[1] if len(folds) > 1 and len(of_folds) == len(folds) else None,
-        "folds": of_folds if len(folds) > 1 else None,
+        "half_width": mean_interval(of_folds)[1] if has_folds and of_folds else None,
+        "folds": of_folds if has_folds else None,
         "accuracies": accuracies_of(finals),
         "seeds": [final.seed for final in finals],
+        "failed_because": runs.failed,
         "delta": None,
-        "modalities": _modalities(finals),
+        "modalities": _modalities(_flat(whole)),
         "trials": len(trials),
         "begun": sum(trial["epochs"] > 0 or trial["status"] == "failed" for trial in trials),
         "failed": len(failed),
@@ -188,8 +234,9 @@ def _row(experiment: Experiment, plan: Plan, label: str, folds: Sequence[Sequenc
         + sum(final.cost["device_seconds"] for final in finals),
         "best": stored[0]["best"],
         "best_of_folds": [entry["best"] for entry in stored] if len(stored) > 1 else None,
-        "config_file": str(best_file(has_best[0], experiment)) if has_best else None,
-        "failures": [{"trial": trial["name"], "reason": trial["reason"]} for trial in failed],
+        "config_file": runs.best_files[0] if runs.best_files else None,
+        "config_files": runs.best_files,
+        "failures": [{"trial": trial["name"], "reason": trial["reason"]} for trial in failed] + runs.missing,
     }
 
 
@@ -274,7 +321,7 @@ def _compare_folds(rows: list[dict[str, Any]], finals: Finals, reference: str | 
         return _no_reference(finals, reference)
     for row in rows:
         own = finals[row["method"]]
-        if row["method"] == reference or not all(own):
+        if row["method"] == reference or not own or not all(own):
             continue
         for mine, theirs in zip(own, base, strict=True):
             _check_paired(row["method"], reference, [*mine, *theirs])
@@ -301,7 +348,7 @@ def fold_difference(own: Sequence[Sequence[float]], base: Sequence[Sequence[floa
 
 def _no_reference(finals: Finals, reference: str | None) -> str:
     trained = any(_flat(folds) for folds in finals.values())
-    return f"No differences: there is no final model of {reference}." if reference and trained else ""
+    return f"No differences: {reference} has no final model, or not all of them." if reference and trained else ""
 
 
 def _check_paired(method: str, reference: str | None, finals: Sequence[Final]) -> None:

@@ -80,11 +80,10 @@ def _own_accuracies(table: Mapping[str, Any]) -> Table:
 
 
 def _print_next(ranking: Mapping[str, Any], console: Console) -> None:
-    files = [row["config_file"] for table in ranking["rankings"] for row in table["rows"] if row["config_file"]]
     console.print()
-    if files:
+    if ranking["next"]:
         _command(console, "best configurations", ranking["folder"] + "/best-*.yaml")
-        _command(console, "next, more seeds of the first", f"python -m rayjobs.train --config {files[0]} --seeds 5")
+        _command(console, "next, more seeds of the first", ranking["next"])
     _command(console, "curves", ranking["tensorboard"])
     _command(console, "report", f"python -m rayjobs.report {ranking['folder']}")
     _command(console, "every reading of test", ranking["ledger"])

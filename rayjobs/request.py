@@ -13,6 +13,7 @@ from mmcore.methods import METHODS
 from rayjobs.addresses import reaching
 from rayjobs.files import read_json, write_json
 from rayjobs.mirror import NO_MIRROR, Mirror
+from rayjobs.reserved import check_protocol
 
 EXPERIMENT_FILE = "experiment.json"
 RANKING_FILE = "ranking.json"
@@ -82,11 +83,7 @@ class Request:
             METHODS.get(name.partition("-")[0])
         if self.search_once and (self.protocol.get("name") != "cv" or "fold" in self.protocol):
             raise UsageError("--search-once is for --protocol cv over all folds")
-        if self.protocol.get("name") == "paper":
-            raise UsageError(
-                "--protocol paper picks the best epoch on the test split, and a search would stop trials on it: "
-                "tune with group, holdout or cv; rayjobs.train --protocol paper reproduces the papers' way"
-            )
+        check_protocol(self.protocol)
 
     def name(self) -> str:
         """Returns the experiment's name, made of what is searched: `digits-aug-iprm-ensemble`."""

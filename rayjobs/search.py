@@ -12,6 +12,7 @@ from mmcore.config import RunConfig
 from mmcore.errors import ConfigError, unknown_name
 from mmcore.methods import METHODS
 from rayjobs.distributions import Distribution
+from rayjobs.reserved import check_protocol, refusals
 from rayjobs.spaces import MethodSpace, Space, SpaceFile, collect
 
 MIN_POPULATION = 4
@@ -79,6 +80,7 @@ class Search:
             "reduction_factor": self.reduction_factor,
             "space": {path: distribution.describe() for path, distribution in self.space.items()},
             "points": self.points,
+            "drawn_as": "codes",  # a search whose state holds values themselves cannot go on
             "config": self.config.to_dict(),
             **({"changeable": list(self.changeable)} if self.scheduler == "pbt" else {}),
         }
@@ -129,12 +131,15 @@ def build_searches(
 
     Raises:
         ConfigError: A path, value or point is not one of the method's configuration; lists every problem.
-        UsageError: A method has no such row or variant.
+        UsageError: A method has no such row or variant; or a protocol that picks on test.
     """
     problems: list[str] = []
     searches = []
     rows = {label: row for method in methods for label, row in rows_of(method, modalities).items()}
+    check_protocol(options.protocol)
     _check_fixed(options.values, list(dict.fromkeys(row.method for row in rows.values())), problems)
+    for row in rows.values():
+        problems += refusals([*row.values, *(f"method.{key}" for key in row.settings)], f"the variant {row.label}")
     for fold in options.folds:
         for row in rows.values():
             search = collect(problems, _search, space, dict(dataset), folder_name, row, fold, options)
@@ -250,6 +255,7 @@ def _concerns(path: str, method: str) -> bool:
 
 
 def _check_fixed(values: Mapping[str, Any], methods: Sequence[str], problems: list[str]) -> None:
+    problems += refusals(values, "--set")
     for path in values:
         if not any(_concerns(path, method) for method in methods):
             keys = sorted({key for method in methods for key in METHODS.get(method).Config.model_fields})

@@ -10,6 +10,7 @@
       iprm:                      # added to the above
         space: {method.alpha: {uniform: [0.1, 0.99]}}
         points: [{method.alpha: 0.8, optimizer.lr: 0.01}]
+        paper: {title: ..., published: ..., stated: {...}}    # for train --paper alone: PaperSettings
 
 Keys are paths in the run's configuration. One space per method: a conditional space over all methods would starve
 the one that looks bad early, and HyperOpt refuses points in nested choices.
@@ -30,12 +31,13 @@ from mmcore.config import Section, parse_section
 from mmcore.errors import ConfigError, UsageError, unknown_name
 from mmcore.methods import METHODS
 from rayjobs.distributions import Distribution
+from rayjobs.reserved import refusals
 
 DEFAULT_FILE = "default.yaml"
 DEMO_FILE = "demo.yaml"
 
 
-class MethodSpace(Section):
+class SharedSpace(Section):
     """What a file says about one method, or about all of them."""
 
     set: dict[str, Any] = Field(default={})
@@ -43,7 +45,33 @@ class MethodSpace(Section):
     points: list[dict[str, Any]] = Field(default=[])
 
 
-class SpaceFile(MethodSpace):
+class PaperSettings(Section):
+    """What a method's paper trained this data set with, for `train --paper`; a search does not look at it.
+
+    Attributes:
+        title: The paper.
+        published: Its own figures, as printed there.
+        stated: Path -> value the paper states.
+        code: Path -> value of the released code, where the paper is silent.
+        released: Path -> value of the released code where it is another than the paper's; of `--variant released`.
+        ours: Path -> (value, why), where neither says anything.
+    """
+
+    title: str
+    published: str
+    stated: dict[str, Any]
+    code: dict[str, Any] = Field(default={})
+    released: dict[str, Any] = Field(default={})
+    ours: dict[str, tuple[Any, str]] = Field(default={})
+
+
+class MethodSpace(SharedSpace):
+    """What a file says about one method."""
+
+    paper: PaperSettings | None = None
+
+
+class SpaceFile(SharedSpace):
     """The content of a search-space file."""
 
     trials: Annotated[int, Ge(1)]
@@ -110,9 +138,18 @@ def load_space(path: Path) -> Space:
             problems.append(f"methods: {unknown_name('method', name, METHODS.names())}")
         methods[name] = collect(problems, parse_section, MethodSpace, section or {}, f"methods.{name}") or MethodSpace()
     own = {name: _distributions(part.space, f"methods.{name}.space", problems) for name, part in methods.items()}
+    for where, part in {"": file, **{f"methods.{name}.": part for name, part in methods.items()}}.items():
+        problems += _reserved(part, where) if part else []
     if problems:
         raise ConfigError([f"{path.name}: {problem}" for problem in problems])
     return Space(path=path, file=file, shared=shared, methods=methods, own=own)
+
+
+def _reserved(part: SharedSpace, where: str) -> list[str]:
+    """Returns what is to be said of paths that no search may set, in any of a section's parts."""
+    points = [path for point in part.points for path in point]
+    named = {"set": part.set, "space": part.space, "points": dict.fromkeys(points)}
+    return [problem for key, paths in named.items() for problem in refusals(paths, f"{where}{key}")]
 
 
 def _mapping(value: Any) -> dict[str, Any]:

@@ -35,7 +35,7 @@ from rayjobs.groups import run_group
 from rayjobs.ledger import open_ledger
 from rayjobs.mirror import CHECKPOINTS, NO_MIRROR, Follower, Mirror
 from rayjobs.references import alone_accuracies
-from rayjobs.worker import DataHandle, Job, run
+from rayjobs.worker import RESULT_FILE, DataHandle, Job, run
 
 Folds = tuple[int | None, ...]
 
@@ -80,6 +80,11 @@ class TrainRequest:
         """Fold and seed of each run, in their order."""
         return list(itertools.product(self.folds, self.seeds))
 
+    @property
+    def configs(self) -> dict[str, RunConfig]:
+        """Title and configuration of each run."""
+        return {run_title(*run): of_run(self.config, *run) for run in self.runs}
+
 
 def base_config(values: dict[str, Any], prepared: PreparedDataset) -> RunConfig:
     """Returns a complete configuration, having built its model once, so that what cannot work fails here.
@@ -100,12 +105,27 @@ def alone_by_fold(
     """Returns fold -> modality -> what it reaches alone in the references' runs on that fold.
 
     Raises:
-        UsageError: A reference has no finished run there, or one that cannot be compared.
+        UsageError: A reference has no finished run there, or one that cannot be compared; or lacks a seed on a fold.
     """
+    for reference in references if len(folds) > 1 else ():
+        _check_complete(reference, folds)
     return {
         fold: alone_accuracies([run_folder(path, fold) for path in references], of_fold(config, fold), prepared)
         for fold in folds
     }
+
+
+def _check_complete(reference: Path, folds: Folds) -> None:
+    """Raises a UsageError where a reference has other seeds on one fold than on another: its folds are not alike."""
+    found = {
+        fold: {path.parent.name for path in run_folder(reference, fold).glob(f"*/{RESULT_FILE}")} for fold in folds
+    }
+    every = set().union(*found.values())
+    lacking = [f"fold {fold} lacks {name}" for fold, own in found.items() if own for name in sorted(every - own)]
+    if lacking:
+        raise UsageError(
+            f"--reference {reference}: {', '.join(lacking)}; finish its runs by the same command with --resume"
+        )
 
 
 def run_folder(folder: Path, fold: int | None) -> Path:
@@ -118,10 +138,24 @@ def of_fold(config: RunConfig, fold: int | None) -> RunConfig:
     return config if fold is None else config.with_values({"protocol.fold": fold})
 
 
-def open_folder(mirror: Mirror, name: str | None, config: RunConfig, folds: Folds, resume: bool, command: str) -> Path:
+def of_run(config: RunConfig, fold: int | None, seed: int) -> RunConfig:
+    """Returns the configuration of one run."""
+    return of_fold(config, fold).with_values({"seed": seed})
+
+
+def open_folder(
+    mirror: Mirror,
+    name: str | None,
+    config: RunConfig,
+    folds: Folds,
+    resume: bool,
+    command: str,
+    suffix: str = "",
+) -> Path:
     """Returns the folder of the runs: a new one, or that of the command that is gone on with.
 
-    A name made from the configuration is numbered (`-2`, `-3`) where it is taken; a given one is not.
+    A name made from the configuration is numbered (`-2`, `-3`) where it is taken; a given one is not. A suffix tells
+    the parts of one command apart.
 
     Raises:
         UsageError: There is nothing to resume, or the given name is taken.
@@ -129,7 +163,9 @@ def open_folder(mirror: Mirror, name: str | None, config: RunConfig, folds: Fold
     """
     output = mirror.root
     mirror.pull_index((RUN_FILE,))
-    default = f"train-{config.dataset.name}-{config.method['name']}"
+    end = f"-{suffix}" if suffix else ""
+    default = f"train-{config.dataset.name}-{config.method['name']}{end}"
+    name = f"{name}{end}" if name else None
     folder = output / (name or default)
     wanted = {"config": config.to_dict(), "folds": list(folds)}
     number = 1
@@ -193,7 +229,7 @@ def _shape(request: TrainRequest, gpus: float) -> cluster.TrialShape:
 
 
 def _job(request: TrainRequest, data: DataHandle, folder: Path, fold: int | None, seed: int) -> Job:
-    config = of_fold(request.config, fold).with_values({"seed": seed}).to_dict()
+    config = of_run(request.config, fold, seed).to_dict()
     run_dir = str((run_folder(folder, fold) / f"seed-{seed}").resolve())
     common: dict[str, Any] = {"command": request.command, "extra": request.extra, "mirror": request.mirror}
     return Job(config, data, run_dir, test=True, alone=request.alone.get(fold, {}), **common)

@@ -27,6 +27,8 @@ from rayjobs.cli import friendly_errors, parse_duration, parse_overrides, parse_
               help="Search on stored features of frozen encoders; repeatable.")  # fmt: skip
 @click.option("--views", type=click.IntRange(0), help="Of --encode: augmented views stored of each sample.")
 @click.option("--protocol", default="default", show_default=True, help="How samples are split: group, holdout or cv.")
+@click.option("--split-seed", type=click.IntRange(0), help="Of the splits a protocol draws.  [default: 0]")
+@click.option("--folds", type=click.IntRange(3), help="Of --protocol cv.  [default: the data set's]")
 @click.option("--search-once", is_flag=True, help="Of --protocol cv: search on fold 0 alone, for all folds.")
 @click.option("--search", "algorithm", type=click.Choice(["hyperopt", "random", "grid"]), default="hyperopt",
               show_default=True,
@@ -121,9 +123,6 @@ def _request(flags: dict[str, Any]) -> Any:
     if flags["ablations"]:
         methods |= dict.fromkeys(label for name in list(methods) for label in ablations_of(name))
     values = parse_overrides(flags["values"], "--set")
-    protocol = {} if flags["protocol"] == "default" else {"name": flags["protocol"]}
-    for path in [path for path in values if path.startswith("protocol.")]:
-        protocol[path.removeprefix("protocol.")] = values.pop(path)
     options = parse_overrides(flags["options"])
     described = [resolve_dataset(given) for given in dict.fromkeys(flags["datasets"] or ("digits",))]
     datasets = tuple(name for name, _ in described)
@@ -143,7 +142,7 @@ def _request(flags: dict[str, Any]) -> Any:
         methods=tuple(dict.fromkeys([*methods, *([reference] if reference else [])])),
         reference=reference,
         options=options,
-        protocol=protocol,
+        protocol=_protocol(flags),
         values=values,
         space=_text(flags["space"]),
         raw_dir=_text(flags["raw_dir"]),
@@ -164,6 +163,15 @@ def _request(flags: dict[str, Any]) -> Any:
                 raise UsageError(f"--{option.replace('_', '-')} is not for --search grid, whose trials are all "
                                  "combinations of the space's choices")  # fmt: skip
     return request
+
+
+def _protocol(flags: dict[str, Any]) -> dict[str, Any]:
+    """Returns the run's `protocol` section, for all searches alike."""
+    if flags["folds"] and flags["protocol"] != "cv":
+        raise UsageError(f"--folds is for --protocol cv, got --protocol {flags['protocol']}")
+    name = None if flags["protocol"] == "default" else flags["protocol"]
+    given = {"name": name, "seed": flags["split_seed"], "folds": flags["folds"]}
+    return {key: value for key, value in given.items() if value is not None}
 
 
 def _encoding(flags: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:

@@ -36,8 +36,13 @@ def table_notes(table: Mapping[str, Any]) -> list[str]:
 
 
 def failure_lines(table: Mapping[str, Any]) -> list[str]:
-    """Returns a line for each trial and final model that failed."""
-    return [
+    """Returns a line for each row without a result, and for each trial and final model that failed."""
+    rows = [
+        f"{row['method']} has no result: {row['failed_because']}; it is not ranked by those that worked"
+        for row in table["rows"]
+        if row.get("failed_because")  # results of an older release do not say
+    ]
+    return rows + [
         f"{row['method']} {failure['trial']} failed: {failure['reason']}"
         for row in table["rows"]
         for failure in row["failures"]
@@ -52,6 +57,8 @@ def delta_heading(table: Mapping[str, Any], reference: str | None) -> str:
 
 def test_text(row: Mapping[str, Any]) -> str:
     """Returns a method's test accuracy: `99.1% ± 0.5`."""
+    if row.get("failed_because"):
+        return "failed"
     text = "-" if row["accuracy"] is None else f"{row['accuracy']:.1%}"
     return text + ("" if row["half_width"] is None else f" ± {100 * row['half_width']:.1f}")
 

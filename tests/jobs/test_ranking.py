@@ -151,15 +151,58 @@ def test_encoders_that_died_are_told_with_the_number_of_seeds(tmp_path: Path) ->
     assert note in shown(again)
 
 
-def test_a_missing_final_model_is_told_and_does_not_stand_in_the_mean(tmp_path: Path) -> None:
+def test_a_row_that_lacks_a_seed_has_failed_and_is_not_ranked_by_the_others(tmp_path: Path) -> None:
     ranking = ranking_of(tmp_path, RIGHT)
+    assert ranking["rankings"][0]["rows"][0]["method"] == "iprm"
     run_dir = tmp_path / ranking["experiment"] / "digits-iprm" / "final-2"
     (run_dir / "result.json").unlink()
     (run_dir / "failure.json").write_text(json.dumps({"reason": "the disk is full", "fatal": False}))
-    row = rows_of(build_again(tmp_path, ranking))["iprm"]
-    assert len(row["accuracies"]) == 2
+    again = build_again(tmp_path, ranking)
+    row = rows_of(again)["iprm"]
+    assert (row["accuracy"], row["half_width"], row["delta"], row["modalities"]) == (None, None, None, {})
+    assert row["failed_because"] == "1 of 3 final models are missing (final-2: the disk is full)"
+    assert len(row["accuracies"]) == 2  # what there is, each for itself
     assert row["failures"] == [{"trial": "final-2", "reason": "the disk is full"}]
-    assert row["delta"] is None  # two models cannot be paired with three
+    assert again["rankings"][0]["rows"][-1]["method"] == "iprm"  # last, not first
+    text = " ".join(shown(again).split())
+    assert "iprm failed 2 96" in text  # in place of the accuracy: trials, epochs
+    assert "iprm has no result: 1 of 3 final models are missing (final-2: the disk is full); it is not ranked" in text
+    assert "best-digits-ensemble.yaml" in again["next"]  # the first that has a result
+
+
+def test_a_reference_that_lacks_a_seed_is_compared_with_nothing(tmp_path: Path) -> None:
+    ranking = ranking_of(tmp_path, RIGHT)
+    (tmp_path / ranking["experiment"] / "digits-ensemble" / "final-3" / "result.json").unlink()
+    again = build_again(tmp_path, ranking)
+    assert [row["delta"] for row in again["rankings"][0]["rows"]] == [None, None, None]
+    assert "No differences: ensemble has no final model, or not all of them." in shown(again)
+
+
+def test_a_row_whose_trials_all_failed_says_why(tmp_path: Path) -> None:
+    ranking = ranking_of(tmp_path, RIGHT)
+    folder = tmp_path / ranking["experiment"] / "digits-aug"
+    stored = json.loads((folder / "search.json").read_text())
+    trials = [trial | {"status": "failed", "reason": "loss nan at step 7"} for trial in stored["trials"]]
+    (folder / "search.json").write_text(json.dumps(stored | {"trials": trials, "best": None, "config": None}))
+    for path in folder.glob("final-*/result.json"):
+        path.unlink()
+    row = rows_of(build_again(tmp_path, ranking))["aug"]
+    assert row["failed_because"] == (
+        "3 of 3 final models are missing (no trial of a search succeeded; trial-001: loss nan at step 7)"
+    )
+    assert {failure["trial"] for failure in row["failures"]} == {"trial-001", "trial-002"}
+
+
+def test_more_seeds_are_none_of_the_search_or_the_final_models(tmp_path: Path) -> None:
+    ranking = ranking_of(tmp_path, RIGHT)
+    used = {0} | {seed for row in ranking["rankings"][0]["rows"] for seed in row["seeds"]}
+    assert used == {0, 1, 2, 3}
+    words = ranking["next"].split()
+    first, number = int(words[words.index("--seed") + 1]), int(words[words.index("--seeds") + 1])
+    assert not used & set(range(first, first + number))
+    assert words[words.index("--output") + 1] == str(tmp_path)
+    assert "--data-dir" not in words
+    assert ranking["next"] in shown(ranking)
 
 
 def test_models_tested_on_different_samples_are_not_compared(tmp_path: Path) -> None:
@@ -271,5 +314,8 @@ def test_a_cross_validation_lacking_a_fold_has_no_difference(tmp_path: Path) -> 
     again = build_ranking(experiment, [Plan(plan_of(True).prepared, tuple(searches), (0, 1, 2))])
     row = rows_of(again)["iprm"]
     assert row["delta"] is None
-    assert row["half_width"] is None
+    assert (row["accuracy"], row["half_width"], row["folds"]) == (None, None, [])
+    assert row["failed_because"].startswith("2 of 6 final models are missing (fold-1 final-1: ")
     assert {failure["trial"] for failure in row["failures"]} == {"fold-1 final-1", "fold-1 final-2"}
+    assert again["next"].count("python -m rayjobs.train") == 3  # each fold with its own best configuration
+    assert again["next"].count("best-digits-ensemble-fold-") == again["next"].count("--seed 3") == 3

@@ -142,6 +142,18 @@ def test_the_numbers_are_those_of_the_ranking(tmp_path: Path) -> None:
     assert page.row("Each modality alone, on test", "iprm") == ["iprm", "80.1% ", "30.2%*"]
 
 
+def test_a_row_without_a_result_is_shown_as_failed_with_its_reason(tmp_path: Path) -> None:
+    experiment = write_experiment(tmp_path)
+    stored = ranking(("ensemble", "iprm"))
+    because = "1 of 3 final models are missing (final-2: the disk is full)"
+    lacking = {"accuracy": None, "delta": None, "modalities": {}, "failed_because": because}
+    stored["rankings"][0]["rows"][1] |= lacking
+    write(experiment / "ranking.json", stored)
+    page = page_of(experiment)
+    assert page.row("Ranking by test accuracy", "iprm")[:3] == ["iprm", "failed", ""]
+    assert f"iprm has no result: {because}; it is not ranked by those that worked" in page.text
+
+
 def test_what_the_search_spent_is_counted_for_every_method(tmp_path: Path) -> None:
     page = page_of(write_experiment(tmp_path))
     assert page.tables["What the searches spent, final models aside"] == [

@@ -1,11 +1,18 @@
 from __future__ import annotations
 
+import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
+from hyperopt import pyll
+from ray.tune.experiment import Experiment
+from ray.tune.search.hyperopt import HyperOptSearch
+from scipy import stats
 
 from mmcore.errors import ConfigError, UsageError
 from mmcore.methods import METHODS
@@ -110,11 +117,11 @@ def test_what_a_file_gets_wrong_is_named(tmp_path: Path, changes: dict[str, Any]
             {"space": {"optimizer.ler": {"uniform": [0.1, 0.2]}}},
             r"\(ensemble\): unknown key 'optimizer.ler': did you mean",
         ),
-        ({"space": {"seed.x": {"uniform": [0.1, 0.2]}}}, "seed.x is no path of the configuration"),
+        ({"space": {"optimizer.lr.x": {"uniform": [0.1, 0.2]}}}, "optimizer.lr.x is no path of the configuration"),
         ({"space": {"optimizer.lr": {"uniform": [0.1, 20]}}}, r"optimizer\.lr must be .*, got 20"),
         ({"points": [{"optimizer.lr": 0.5}]}, "sets optimizer.lr to 0.5, outside loguniform 0.001 ... 0.1"),
         ({"points": [{"optimizer.momentum": 0.5}]}, "needs a value for 'optimizer.lr'"),
-        ({"points": [{"optimizer.lr": 0.01, "seed": 1}]}, "sets 'seed', which is not searched"),
+        ({"points": [{"optimizer.lr": 0.01, "schedule.name": "step"}]}, "'schedule.name', which is not searched"),
     ],
 )
 def test_what_does_not_fit_the_configuration_is_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
@@ -233,11 +240,117 @@ def test_every_shipped_space_of_a_data_set_is_compared_with_the_papers() -> None
     assert {name for name in own if not name.endswith("-encoded")} == set(PAPERS)  # those train the encoders
 
 
-def test_integers_have_both_ends() -> None:
-    domain = Distribution.parse({"randint": [1, 3]}, "x").to_tune()
-    assert {domain.sample() for _ in range(200)} == {1, 2, 3}
-    assert Distribution.parse({"randint": [1, 3]}, "x").contains(3)
-    assert not Distribution.parse({"randint": [1, 3]}, "x").contains(2.5)
+def test_integers_are_whole_and_in_range() -> None:
+    whole = Distribution.parse({"randint": [1, 3]}, "x")
+    assert whole.contains(3)
+    assert not whole.contains(2.5)
+    assert not whole.contains(True)
+    assert [whole.decode(code) for code in (1.0, 1.999, 2.0, 3.0, 3.999, 4.0)] == [1, 1, 2, 3, 3, 3]
+    assert Distribution.parse({"loguniform": [0.001, 0.1]}, "x").decode(0.10000000000000002) == 0.1
+
+
+MIXED: list[Any] = [[1, 2], 3, None, {"name": "mlp", "hidden": [8]}, True, 1, "text", []]
+
+
+@pytest.mark.parametrize("scheduler", ["asha", "pbt"])
+@pytest.mark.parametrize("algorithm", ["hyperopt", "random"])
+@pytest.mark.parametrize("first", range(len(MIXED)))
+def test_a_point_is_tried_as_the_option_it_is_whatever_kind_it_has(
+    tmp_path: Path, first: int, algorithm: str, scheduler: str
+) -> None:
+    points = [{"method.x": MIXED[first], "method.n": 7}, {"method.x": MIXED[first - 1], "method.n": 2}]
+    space = {"method.x": {"choice": MIXED}, "method.n": {"lograndint": [2, 7]}}
+    found = suggested(tmp_path, space, points, 12, algorithm, scheduler)
+    assert json.dumps(found[:2], sort_keys=True) == json.dumps(points, sort_keys=True)  # told apart: true and 1
+    assert all(json.dumps(values["method.x"]) in map(json.dumps, MIXED) for values in found)
+
+
+def suggested(
+    folder: Path,
+    space: dict[str, Any],
+    points: list[dict[str, Any]],
+    number: int,
+    algorithm: str = "hyperopt",
+    scheduler: str = "asha",
+) -> list[dict[str, Any]]:
+    """Returns the values of a search's first trials, as they reach Tune."""
+    base = searches(write(folder), "joint", algorithm=algorithm, scheduler=scheduler, trials=number)["joint"]
+    parsed = {path: Distribution.parse(section, path) for path, section in space.items()}
+    search = replace(base, space=parsed, points=points, changeable=tuple(space))
+    settings = experiments._choosing(search, folder, concurrent=number)
+    searcher = settings["search_alg"]
+    if scheduler == "pbt":
+        searcher.add_configurations(Experiment("x", lambda config: None, config=settings["config"], num_samples=number))
+        return [searcher.next_trial().config for _ in range(number)]
+    searcher.set_search_properties("objective", "max", settings["config"])
+    found = []
+    for trial in range(number):
+        found.append(searcher.suggest(str(trial)))
+        searcher.on_trial_complete(str(trial), {"objective": 0.5, "epoch": 1})
+    return found
+
+
+def test_a_search_goes_on_with_options_that_are_no_plain_values(tmp_path: Path) -> None:
+    search = searches(write(tmp_path), "joint", trials=9)["joint"]
+    search = replace(search, space={"method.x": Distribution.parse({"choice": MIXED}, "x")}, points=[])
+
+    def started() -> Any:
+        settings = experiments._choosing(search, tmp_path, concurrent=1)
+        settings["search_alg"].set_search_properties("objective", "max", settings["config"])
+        return settings["search_alg"]
+
+    first, second = started(), started()
+    first.suggest("0")
+    first.save(str(tmp_path / "state"))
+    expected = [first.suggest(str(number)) for number in range(1, 9)]
+    second.restore(str(tmp_path / "state"))
+    assert [second.suggest(str(number)) for number in range(1, 9)] == expected
+
+
+NUM_DRAWS = 4000
+DRAWN: dict[str, Any] = {
+    "uniform": [-1.0, 3.0],
+    "loguniform": [0.001, 0.1],
+    "randint": [-2, 3],
+    "lograndint": [1, 9],
+    "choice": [[1, 2], 3, None, {"a": 1}],
+}
+
+
+def probabilities(distribution: Distribution) -> dict[Any, float]:
+    """Returns the probability of each value of a distribution with finitely many."""
+    ends = distribution.ends()
+    if distribution.choice is not None:
+        return {json.dumps(option): 1 / len(ends) for option in ends}
+    low, high = ends
+    if distribution.kind == "randint":
+        return dict.fromkeys(range(low, high + 1), 1 / (high + 1 - low))
+    whole = math.log((high + 1) / low)
+    return {number: math.log((number + 1) / number) / whole for number in range(low, high + 1)}
+
+
+@pytest.mark.parametrize("kind", DRAWN)
+def test_hyperopt_and_draw_agree_over_many_draws(kind: str) -> None:
+    """By Kolmogorov and Smirnov's test of floats, and chi-square of what is finite; every end has its share."""
+    distribution = Distribution.parse({kind: DRAWN[kind]}, "x")
+    drawn = [distribution.draw(np.random.default_rng([7, number])) for number in range(NUM_DRAWS)]
+    space = HyperOptSearch.convert_search_space({"x": distribution.to_tune()})
+    generator = np.random.default_rng(5)
+    by_hyperopt = [distribution.decode(pyll.stochastic.sample(space, generator)["x"]) for _ in range(NUM_DRAWS)]
+    assert all(distribution.contains(value) for value in [*drawn, *by_hyperopt])
+    if distribution.kind in {"uniform", "loguniform"}:
+        assert stats.ks_2samp(drawn, by_hyperopt).pvalue > 0.01
+        scale = np.log if kind == "loguniform" else np.asarray
+        low, high = (float(scale(end)) for end in distribution.ends())
+        for values in (drawn, by_hyperopt):
+            assert stats.kstest(scale(values), "uniform", (low, high - low)).pvalue > 0.01
+        return
+    expected = probabilities(distribution)
+    for values in (drawn, by_hyperopt):
+        keys = [json.dumps(value) for value in values] if kind == "choice" else values
+        counts = [sum(key == one for one in keys) for key in expected]
+        assert sum(counts) == NUM_DRAWS
+        assert stats.chisquare(counts, [NUM_DRAWS * share for share in expected.values()]).pvalue > 0.01
 
 
 @pytest.mark.parametrize(("algorithm", "learns"), [("hyperopt", True), ("random", False)])

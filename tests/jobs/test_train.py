@@ -75,6 +75,11 @@ def test_another_configuration_is_not_resumed(data_dir: Path, tmp_path: Path) ->
         (["--config", "nowhere.yaml"], "--config nowhere.yaml: there is no such file"),
         (["--resume"], "to go on with; leave out --resume"),
         (["--gpus-per-worker", "2", "--workers", "3"], "asks for 3 workers"),
+        (["--folds", "4"], "--folds is for --protocol cv, got protocol default"),
+        (
+            ["--protocol", "cv,holdout", "--set", "protocol.name=cv"],
+            "--protocol holdout and --set protocol.name=cv name",
+        ),
         (["--missing", "0,half"], "--missing must be shares in [0, 1], as in 0,0.2,0.5, got 'half'"),
         (["--missing", "0.2,1.2"], "a share of missing modalities must be in [0, 1], got 1.2"),
         (["--noise", "image"], "--noise must be MODALITY=DEVIATION, as in image=0.2,audio=0.5, got 'image'"),
@@ -162,7 +167,7 @@ def test_a_reference_tells_what_a_modality_reaches_alone(data_dir: Path, tmp_pat
     refused = train(data_dir, tmp_path, "--max-epochs", "1", "--reference", str(tmp_path / "train-digits-joint"))
     assert refused.exit_code == 2
     assert "holds runs of joint; what a modality reaches alone is known from unimodal or ensemble" in refused.output
-    other = train(data_dir, tmp_path, "--max-epochs", "1", "--reference", str(folder), "--set", "protocol.seed=1")
+    other = train(data_dir, tmp_path, "--max-epochs", "1", "--reference", str(folder), "--split-seed", "1")
     assert "holds runs on other data or by another protocol" in other.output
 
 
@@ -197,7 +202,7 @@ def test_a_worker_group_of_two_trains_and_tests(data_dir: Path, tmp_path: Path) 
 def test_a_cross_validation_trains_every_fold_and_is_compared_with_a_reference_by_fold(
     data_dir: Path, tmp_path: Path
 ) -> None:
-    folds = ["--protocol", "cv", "--set", "protocol.folds=3", "--max-epochs", "1"]
+    folds = ["--protocol", "cv", "--folds", "3", "--max-epochs", "1"]
     train(data_dir, tmp_path, "--method", "ensemble", *folds)
     reference = str(tmp_path / "train-digits-ensemble")
     own = ["--method", "joint", "--seeds", "2", *folds, "--reference", reference]
@@ -219,6 +224,25 @@ def test_a_cross_validation_trains_every_fold_and_is_compared_with_a_reference_b
     assert "  ".join(f"{100 * value:.1f}" for value in accuracies) in printed
     assert "all 3 folds" in printed
     assert f"{100 * differences.mean():+.2f} [" in printed
+
+    lacking = Path(reference) / "fold-1" / "seed-0" / "result.json"
+    (Path(reference) / "fold-0" / "seed-1").mkdir()
+    (Path(reference) / "fold-0" / "seed-1" / "result.json").write_text(lacking.read_text())
+    refused = train(data_dir, tmp_path, *own, "--resume")
+    assert refused.exit_code == 2  # a mean of two seeds on one fold and of one on another
+    assert "fold 1 lacks seed-1, fold 2 lacks seed-1; finish its runs" in " ".join(refused.output.split())
+
+
+def test_a_model_that_was_tested_before_is_told_before_it_is_trained_again(data_dir: Path, tmp_path: Path) -> None:
+    base = ["--method", "joint", "--max-epochs", "1", "--seeds", "2"]
+    assert "tested before" not in train(data_dir, tmp_path, *base).output
+    assert "tested before" not in train(data_dir, tmp_path, *base, "--resume").output
+    again = train(data_dir, tmp_path, *base, "--seed", "1").stderr
+    assert again.count("tested before") == 1  # seed 1; 2 is new
+    run_dir = tmp_path / "train-digits-joint" / "seed-1"
+    assert f"note: seed 1 of this configuration was tested before ({run_dir.resolve()})" in again
+    other = train(data_dir, tmp_path, *base, "--set", "optimizer.lr=0.02").output
+    assert "tested before" not in other
 
 
 def test_one_fold_alone_is_trained_where_it_is_named(data_dir: Path, tmp_path: Path) -> None:
