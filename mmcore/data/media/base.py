@@ -15,6 +15,15 @@ from mmcore.data.spec import Modality
 from mmcore.errors import DataError
 
 
+POINTER_BEGINNING = b"version https://git-lfs.github.com/spec/"
+LARGEST_POINTER = 1024
+"""Bytes; Git LFS takes a larger file for the file itself."""
+
+
+class MissingMedium(DataError):
+    """A file is whole but has nothing of the modality, as a clip without sound has; damage where none may be missing."""
+
+
 @dataclass(frozen=True)
 class RawFolder:
     """Where a data set's raw files lie; small, and picklable. Every node that prepares must see it.
@@ -57,7 +66,9 @@ class RawFolder:
             return (
                 f"{relative} is not there" if isinstance(error, FileNotFoundError) else f"{relative}: {error.strerror}"
             )
-        return f"{relative} is empty" if status.st_size == 0 else None
+        if status.st_size == 0:
+            return f"{relative} is empty"
+        return pointer_fault(self.path(relative), relative) if status.st_size <= LARGEST_POINTER else None
 
     def lists(self, *patterns: str) -> list[Path]:
         """Returns the files, sorted by name, that match the first pattern that has any, in `split_dir` or `root`."""
@@ -67,6 +78,21 @@ class RawFolder:
                 if found:
                     return found
         return []
+
+
+def pointer_fault(path: Path, name: object) -> str | None:
+    """Returns what to say of a file that stands for another one, kept by Git LFS; None if it is none."""
+    try:
+        with path.open("rb") as file:
+            beginning = file.read(len(POINTER_BEGINNING))
+    except OSError:
+        return None  # said by whoever reads it
+    return pointer_message(name) if beginning == POINTER_BEGINNING else None
+
+
+def pointer_message(name: object) -> str:
+    """Returns what to say of a file that stands for another one, kept by Git LFS."""
+    return f"{name} is a Git LFS pointer, not the file itself: run `git lfs pull`"
 
 
 class Note(NamedTuple):
