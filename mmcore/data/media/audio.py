@@ -1,6 +1,6 @@
-"""Sound: decoded as it is, mixed and resampled as float, then rounded to 16 bits. The content decides how, not the name.
+"""Sound: decoded as the content asks for, mixed and resampled as float, then rounded to 16 bits.
 
-MP3 is FFmpeg's, what else libsndfile knows is soundfile's, and the rest, with the sound of clips, PyAV's.
+MPEG audio is FFmpeg's, what else libsndfile knows is soundfile's, and the rest, with the sound of clips, PyAV's.
 
 Shape legend: T samples of a waveform, C channels.
 """
@@ -24,7 +24,7 @@ from mmcore.data.media.base import (
     pointer_message,
 )
 from mmcore.data.media.chunks import HEAD, Source
-from mmcore.data.media.mp3 import is_mp3, read_mp3
+from mmcore.data.media.mp3 import is_mpeg, read_mp3
 from mmcore.data.media.samples import FULL_SCALE, Samples
 from mmcore.data.media.sound_headers import Finding, look_at
 from mmcore.data.media.sound_track import read_track
@@ -60,8 +60,7 @@ class AudioFile(Medium):
             kept_s, all_s = self._num_samples / rate_hz, len(wave) / rate_hz
             notes = (*notes, Note(CROPPED, f"to the first {kept_s:g} s of {all_s:.2f} s"))
             wave = wave[: self._num_samples]
-        if not wave.any() and SILENT not in notes:
-            notes = (*notes, SILENT)
+            notes = (*notes, *_silence(wave, notes))
         return Decoded(padded(wave, self._num_samples), len(wave), notes)
 
 
@@ -78,7 +77,7 @@ class Sound(NamedTuple):
 
 
 SILENT = Note("silent")
-CANCELS = Note("silent: the channels cancel each other in the mix to mono")
+CANCELS = Note("the channels cancel each other in the mix to mono")
 
 
 def read_audio(path: Path, sample_rate_hz: int) -> np.ndarray:
@@ -102,7 +101,8 @@ def read_sound(path: Path, sample_rate_hz: int) -> Sound:
     mono, notes = _mixed(path, samples)
     if samples.rate_hz != sample_rate_hz:
         mono = _resampled(mono, samples.rate_hz, sample_rate_hz)
-    return Sound(_rounded(mono), (*samples.notes, *notes))
+    wave, notes = _rounded(mono), (*samples.notes, *notes)
+    return Sound(wave, (*notes, *_silence(wave, notes)))
 
 
 def read_samples(path: Path) -> Samples:
@@ -124,7 +124,7 @@ def read_samples(path: Path) -> Samples:
 
 
 def _decoded(source: Source) -> Samples:
-    if is_mp3(source.head):
+    if is_mpeg(source.head):
         return read_mp3(source.path, source.at(0, source.size)) or read_track(source.path)
     finding = look_at(source)
     samples = None if finding.needs_av else _by_soundfile(source, finding)
@@ -161,7 +161,7 @@ def _mixed(path: Path, samples: Samples) -> tuple[np.ndarray, tuple[Note, ...]]:
     channels = data.shape[1]
     if data.dtype == np.int16:
         if channels == 1:
-            return data[:, 0], () if data.any() else (SILENT,)
+            return data[:, 0], ()
         data = data.astype(np.float32) / FULL_SCALE
     mono = data[:, 0] if channels == 1 else data @ np.full(channels, 1 / channels, dtype=data.dtype)
     low, high = float(data.min()), float(data.max())
@@ -169,12 +169,14 @@ def _mixed(path: Path, samples: Samples) -> tuple[np.ndarray, tuple[Note, ...]]:
         number = int((~np.isfinite(data)).sum())
         raise DataError(f"{path} is damaged: {number} of its samples are no finite numbers; write it anew")
     peak = max(high, -low)
-    if peak == 0:
-        return mono, (SILENT,)
     mono_peak = max(float(mono.max()), -float(mono.min()))
     if mono_peak < CANCELLED * peak:
         return mono, (CANCELS,)
     return mono, (_clipped(mono, mono_peak),) if mono_peak > 1 else ()
+
+
+def _silence(wave: np.ndarray, notes: tuple[Note, ...]) -> tuple[Note, ...]:
+    return () if wave.any() or SILENT in notes or CANCELS in notes else (SILENT,)
 
 
 def _clipped(mono: np.ndarray, peak: float) -> Note:

@@ -14,14 +14,14 @@ import numpy as np
 from mmcore.data.spec import Modality
 from mmcore.errors import DataError
 
-
 POINTER_BEGINNING = b"version https://git-lfs.github.com/spec/"
+POINTER_ADVICE = "run `git lfs pull`"
 LARGEST_POINTER = 1024
 """Bytes; Git LFS takes a larger file for the file itself."""
 
 
 class MissingMedium(DataError):
-    """A file is whole but has nothing of the modality, as a clip without sound has; damage where none may be missing."""
+    """A file is whole but has nothing of the modality, as a clip without sound; damage where none may be missing."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def pointer_fault(path: Path, name: object) -> str | None:
 
 def pointer_message(name: object) -> str:
     """Returns what to say of a file that stands for another one, kept by Git LFS."""
-    return f"{name} is a Git LFS pointer, not the file itself: run `git lfs pull`"
+    return f"{name} is a Git LFS pointer, not the file itself: {POINTER_ADVICE}"
 
 
 class Note(NamedTuple):
@@ -121,11 +121,13 @@ class Decoded(NamedTuple):
         array: Of the stored shape and dtype, zero padded.
         length: Valid length along the first axis, for a modality of variable length.
         notes: What was done to it, for example `Note(CROPPED, "to 128 of 10002 tokens")`.
+        is_present: Whether there is anything of the modality; else the array is zeros.
     """
 
     array: np.ndarray
     length: int | None = None
     notes: tuple[Note, ...] = ()
+    is_present: bool = True
 
 
 class Medium(ABC):

@@ -11,7 +11,9 @@ from mmcore.errors import DataError
 
 HEAD = 4096
 """Bytes that are read at once: nearly always the whole header."""
-KNOWN = frozenset({b"fmt ", b"data", b"fact", b"LIST", b"bext", b"cue ", b"id3 ", b"COMM", b"SSND", b"MARK", b"INST"})
+KNOWN = frozenset(
+    {b"fmt ", b"data", b"fact", b"LIST", b"bext", b"cue ", b"id3 ", b"COMM", b"SSND", b"BODY", b"MARK", b"INST"}
+)
 
 
 @dataclass
@@ -30,11 +32,9 @@ class Source:
         self.file.seek(place)
         return self.file.read(number)
 
-    def truncated(self, there: int, stated: int) -> DataError:
-        """Returns the error for a file that is shorter than it says."""
-        return DataError(
-            f"{self.path} is truncated: {there} bytes of sound, its header says {stated}; fetch it anew"
-        )
+    def truncated(self, stated: int) -> DataError:
+        """Returns the error for a file that should have `stated` bytes."""
+        return DataError(f"{self.path} is truncated: {self.size} bytes, its header says {stated}; fetch it anew")
 
 
 class Chunk(NamedTuple):

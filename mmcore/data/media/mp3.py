@@ -8,9 +8,7 @@ Shape legend: T samples, C channels.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
-
-import numpy as np
+from typing import Any, NamedTuple
 
 from mmcore.data.media.base import Note
 from mmcore.data.media.samples import Samples, joined
@@ -31,7 +29,7 @@ class _Stream(NamedTuple):
     Attributes:
         start: Of the first frame with sound, in bytes.
         stop: Behind the last one.
-        count: Frames.
+        num_frames: How many.
         stated: Frames by the header that encoders write in front (Xing's), or None.
         delay: Samples in front that are the encoder's, not the sound's.
         padding: Those behind.
@@ -39,20 +37,21 @@ class _Stream(NamedTuple):
 
     start: int
     stop: int
-    count: int
+    num_frames: int
     stated: int | None
     delay: int
     padding: int
 
 
-def is_mp3(data: bytes) -> bool:
-    """Returns whether a file that begins so is MP3: a frame of layer III, with or without an ID3 tag in front."""
+def is_mpeg(data: bytes) -> bool:
+    """Returns whether a file that begins so is MPEG audio of any layer, or has an ID3 tag in front of what it is."""
     start = _after_tags(data)
-    return _frame_length(data[start : start + 3]) > 0 if start < len(data) else data[:3] == b"ID3"
+    header = data[start : start + 2]
+    return start > 0 or (len(header) == 2 and header[0] == 0xFF and header[1] & 0xE0 == 0xE0 and header[1] & 6 != 0)
 
 
 def read_mp3(path: Path, data: bytes) -> Samples | None:
-    """Decodes a file whose frames follow one another without a gap; None if they do not, for a slower decoder.
+    """Decodes layer III whose frames follow one another without a gap; None if they do not, for a slower decoder.
 
     Args:
         path: The file, for messages.
@@ -66,22 +65,22 @@ def read_mp3(path: Path, data: bytes) -> Samples | None:
     stream = _find(path, data)
     if stream is None:
         return None
-    decoder = av.CodecContext.create("mp3float", "r")
+    decoder: Any = av.CodecContext.create("mp3float", "r")
     decoder.thread_count = 1
     try:
-        frames = decoder.decode(av.Packet(memoryview(data)[stream.start : stream.stop]))
-    except (av.FFmpegError, ValueError) as error:
-        raise DataError(f"{path} can not be read as audio: {error}") from None
-    if len(frames) != stream.count:
-        lost = stream.count - len(frames)
-        raise DataError(f"{path} is damaged: {lost} of its {stream.count} MP3 frames can not be decoded")
+        frames = decoder.decode(av.Packet(data[stream.start : stream.stop]))
+    except av.FFmpegError as error:
+        raise DataError(f"{path} is damaged: {error.strerror or error}; fetch it anew") from None
+    if len(frames) != stream.num_frames:
+        lost = stream.num_frames - len(frames)
+        raise DataError(f"{path} is damaged: {lost} of its {stream.num_frames} MP3 frames can not be decoded")
     return _trimmed(joined(path, frames), stream)
 
 
 def _trimmed(samples: Samples, stream: _Stream) -> Samples:
     """Takes away what the encoder put in front and behind."""
-    if stream.stated is not None and stream.stated < stream.count:
-        note = Note("read beyond the length its header states:", f"{stream.count} MP3 frames, not {stream.stated}")
+    if stream.stated is not None and stream.stated < stream.num_frames:
+        note = Note("read beyond the length its header states:", f"{stream.num_frames} MP3 frames, not {stream.stated}")
         return samples._replace(data=samples.data[stream.delay :], notes=(*samples.notes, note))
     return samples._replace(data=samples.data[stream.delay : len(samples.data) - stream.padding])
 

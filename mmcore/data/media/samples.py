@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -49,7 +49,7 @@ def joined(path: Path, frames: Sequence[AudioFrame]) -> Samples:
     return Samples(_scaled(_array(frames)), frames[0].sample_rate)
 
 
-def _array(frames: Sequence[AudioFrame]) -> np.ndarray:
+def _array(frames: Sequence[Any]) -> np.ndarray:
     """Returns (T, C) of the frames' own sample type; of planar frames a view of (C, T)."""
     form, channels = frames[0].format, frames[0].layout.nb_channels
     dtype = np.dtype(form.packed.name.replace("flt", "f4").replace("dbl", "f8").replace("u8", "u1")

@@ -50,6 +50,9 @@ def look_at(source: Source) -> Finding:
     kind = head[8:12]
     if head[:4] in (b"RIFF", b"RIFX", b"RF64") and kind == b"WAVE":
         return _look_at_wave(source)
+    if head[:4] == b"RIFF" and kind == b"AVI ":
+        stated = int.from_bytes(head[4:8], "little")
+        return _compared(source, [Chunk(kind, 8, -1 if stated >= UNKNOWN_LENGTH else stated)], (kind,))
     if head[:4] == b"OggS":
         return _look_at_ogg(source)
     if head[:4] == b"FORM" and kind in (b"AIFF", b"AIFC", b"8SVX", b"16SV"):
@@ -73,7 +76,7 @@ def _compared(source: Source, chunks: Sequence[Chunk], names: tuple[bytes, ...])
         return Finding()
     there = source.size - data.begin
     if data.stated > there:
-        raise source.truncated(there, data.stated)
+        raise source.truncated(data.begin + data.stated)
     if data.stated == 0 and there and chunks[-1] is data:
         raise DataError(
             f"{source.path} is damaged: its header states no sound, but {there} bytes follow; write its header anew"
@@ -87,14 +90,14 @@ def _look_at_wave(source: Source) -> Finding:
     form = next((chunk for chunk in chunks if chunk.name == b"fmt "), None)
     sounds = [chunk for chunk in chunks if chunk.name == b"data"]
     if form is None or not sounds:
-        return Finding()
+        return _without_sound(source, order)
     if len(sounds) > 1:
         raise DataError(f"{source.path} is damaged: it has {len(sounds)} data chunks; write it anew as one")
     (data,) = sounds
     there, stated = source.size - data.begin, _stated_bytes(source, chunks, data)
     is_unknown = stated > max(there, UNKNOWN_LENGTH) or (stated == 0 and end == data.begin)
     if stated > there and not is_unknown:
-        raise source.truncated(there, stated)
+        raise source.truncated(data.begin + stated)
     content = source.at(form.begin, 14)
     tag, align = (int.from_bytes(content[place : place + 2], order) for place in (0, 12))
     number = there if is_unknown else stated
@@ -102,6 +105,14 @@ def _look_at_wave(source: Source) -> Finding:
     is_confusing = stated == 0 or not _are_in_place(chunks, form, data)
     repaired = _rewritten(source, form, data, number, order) if is_confusing and number else None
     return Finding(notes, repaired, needs_av=tag in MPEG_TAGS)
+
+
+def _without_sound(source: Source, order: Literal["little", "big"]) -> Finding:
+    """Refuses a wav file that ends before its sound; others are left to the decoders to refuse."""
+    stated = 8 + int.from_bytes(source.head[4:8], order)
+    if source.size < stated < UNKNOWN_LENGTH:
+        raise source.truncated(stated)
+    return Finding()
 
 
 def _stated_bytes(source: Source, chunks: Sequence[Chunk], data: Chunk) -> int:
@@ -126,9 +137,7 @@ def _are_in_place(chunks: Sequence[Chunk], form: Chunk, data: Chunk) -> bool:
     """Returns whether soundfile finds the sound: `fmt ` first, and a pad byte behind each odd chunk before it."""
     before = chunks[: chunks.index(data)]
     ends = [12, *(chunk.begin + chunk.stated + chunk.stated % 2 for chunk in before)]
-    return form in before and all(
-        chunk.begin - 8 == end for chunk, end in zip([*before, data], ends, strict=True)
-    )
+    return form in before and all(chunk.begin - 8 == end for chunk, end in zip([*before, data], ends, strict=True))
 
 
 def _rewritten(source: Source, form: Chunk, data: Chunk, number: int, order: Literal["little", "big"]) -> bytes:

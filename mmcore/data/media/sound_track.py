@@ -46,8 +46,10 @@ def read_track(path: Path) -> Samples:
     try:
         with av.open(str(path)) as container:
             return _read(path, container)
+    except av.InvalidDataError:
+        raise DataError(f"{path} can not be read as audio: it is damaged, or of no format known here") from None
     except decoding_errors() as error:
-        raise DataError(f"{path} can not be read as audio: {error}") from None
+        raise DataError(f"{path} can not be read as audio: {getattr(error, 'strerror', None) or error}") from None
 
 
 def _read(path: Path, container: InputContainer) -> Samples:
@@ -83,7 +85,9 @@ def _decoded(path: Path, container: InputContainer, track: AudioStream) -> list[
         frames += packet.decode()
     most_s = MOST_MISSING_WITH_PICTURES_S if _pictures(container) else MOST_MISSING_S
     if last_s < stated_s - most_s:
-        raise DataError(f"{path} is truncated: sound to {last_s:.1f} s, its header says {stated_s:.1f} s; fetch it anew")
+        raise DataError(
+            f"{path} is truncated: sound to {last_s:.1f} s, its header says {stated_s:.1f} s; fetch it anew"
+        )
     return frames
 
 
