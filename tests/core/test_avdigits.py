@@ -214,9 +214,7 @@ class TestBadInput:
 
     def test_no_wav_at_all(self, small_raw: Path, tmp_path: Path) -> None:
         (small_raw / "recordings" / "1_lucas_20.wav").write_bytes(b"hello, I am text and not sound" * 10)
-        with pytest.raises(
-            DataError, match="1_lucas_20.wav can not be read as audio: it is damaged, or of no format known here"
-        ):
+        with pytest.raises(DataError, match=r"1_lucas_20.wav can not be read as audio: it is .* no format known here"):
             prepare("avdigits", None, small_raw, tmp_path / "data")
 
     def test_clip_with_another_name(self, small_raw: Path, tmp_path: Path) -> None:

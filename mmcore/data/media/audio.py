@@ -8,6 +8,7 @@ Shape legend: T samples of a waveform, C channels.
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +27,7 @@ from mmcore.data.media.base import (
 from mmcore.data.media.chunks import HEAD, Source
 from mmcore.data.media.mp3 import is_mpeg, read_mp3
 from mmcore.data.media.samples import FULL_SCALE, Samples
-from mmcore.data.media.sound_headers import Finding, look_at
+from mmcore.data.media.sound_headers import Finding, Plain, look_at
 from mmcore.data.media.sound_track import read_track
 from mmcore.data.spec import Modality
 from mmcore.errors import DataError
@@ -113,7 +114,7 @@ def read_samples(path: Path) -> Samples:
     """
     try:
         with path.open("rb", buffering=0) as file:
-            source = Source(path, file, file.read(HEAD), path.stat().st_size)
+            source = Source(path, file, file.read(HEAD), os.fstat(file.fileno()).st_size)
             if source.head.startswith(POINTER_BEGINNING):
                 raise DataError(pointer_message(path))
             if not source.size:
@@ -127,9 +128,19 @@ def _decoded(source: Source) -> Samples:
     if is_mpeg(source.head):
         return read_mp3(source.path, source.at(0, source.size)) or read_track(source.path)
     finding = look_at(source)
-    samples = None if finding.needs_av else _by_soundfile(source, finding)
-    samples = samples or read_track(source.path)
+    if finding.plain is not None:
+        samples = _plain(source, finding.plain)
+    else:
+        by_soundfile = None if finding.needs_av else _by_soundfile(source, finding)
+        samples = by_soundfile or read_track(source.path)
     return samples._replace(notes=(*finding.notes, *samples.notes))
+
+
+def _plain(source: Source, plain: Plain) -> Samples:
+    """Returns 16-bit samples as they lie in the file: to open it a second time would take longer than this."""
+    content = source.at(plain.begin, plain.num_bytes)
+    data = np.frombuffer(content, dtype=">i2" if plain.order == "big" else "<i2").astype(np.int16, copy=False)
+    return Samples(data.reshape(-1, plain.channels), plain.rate_hz)
 
 
 def _by_soundfile(source: Source, finding: Finding) -> Samples | None:
@@ -176,7 +187,8 @@ def _mixed(path: Path, samples: Samples) -> tuple[np.ndarray, tuple[Note, ...]]:
 
 
 def _silence(wave: np.ndarray, notes: tuple[Note, ...]) -> tuple[Note, ...]:
-    return () if wave.any() or SILENT in notes or CANCELS in notes else (SILENT,)
+    # Nearly every wave has something in its first samples, and then the others need no look.
+    return () if wave[:256].any() or wave.any() or SILENT in notes or CANCELS in notes else (SILENT,)
 
 
 def _clipped(mono: np.ndarray, peak: float) -> Note:

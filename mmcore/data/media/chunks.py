@@ -63,7 +63,7 @@ def chunks_of(source: Source, order: Literal["little", "big"]) -> tuple[list[Chu
             place -= 1
         header = source.at(place, 8)
         name, stated = header[:4], int.from_bytes(header[4:], order)
-        if not _is_name(name) or (name not in KNOWN and place + 8 + stated > source.size):
+        if name not in KNOWN and (not _is_name(name) or place + 8 + stated > source.size):
             break
         found.append(Chunk(name, place + 8, stated))
         place += 8 + stated + stated % 2

@@ -26,6 +26,24 @@ LARGEST_OGG_PAGE = 65307
 FIRST_PAGE, LAST_PAGE = 2, 4
 
 
+class Plain(NamedTuple):
+    """Where a wav file of 16-bit samples has them.
+
+    Attributes:
+        begin: In bytes from the file's start.
+        num_bytes: Of whole samples.
+        channels: Whose samples alternate.
+        rate_hz: Of the file.
+        order: Of the two bytes.
+    """
+
+    begin: int
+    num_bytes: int
+    channels: int
+    rate_hz: int
+    order: Literal["little", "big"]
+
+
 class Finding(NamedTuple):
     """What a look at the header gives.
 
@@ -33,11 +51,13 @@ class Finding(NamedTuple):
         notes: For people.
         repaired: The file with a header that soundfile reads rightly; None: its own will do.
         needs_av: Whether soundfile would read it wrongly.
+        plain: Set if the samples need no decoder.
     """
 
     notes: tuple[Note, ...] = ()
     repaired: bytes | None = None
     needs_av: bool = False
+    plain: Plain | None = None
 
 
 def look_at(source: Source) -> Finding:
@@ -98,10 +118,14 @@ def _look_at_wave(source: Source) -> Finding:
     is_unknown = stated > max(there, UNKNOWN_LENGTH) or (stated == 0 and end == data.begin)
     if stated > there and not is_unknown:
         raise source.truncated(data.begin + stated)
-    content = source.at(form.begin, 14)
-    tag, align = (int.from_bytes(content[place : place + 2], order) for place in (0, 12))
+    content = source.at(form.begin, 16)
+    tag, channels, align, bits = (int.from_bytes(content[place : place + 2], order) for place in (0, 2, 12, 14))
     number = there if is_unknown else stated
-    notes = _wave_notes(number % align if align and tag in PLAIN_TAGS else 0, 0 if is_unknown else source.size - end)
+    cut = number % align if align and tag in PLAIN_TAGS else 0
+    notes = _wave_notes(cut, 0 if is_unknown else source.size - end)
+    rate_hz = int.from_bytes(content[4:8], order)
+    if tag == 1 and bits == 16 and align == 2 * channels > 0 and rate_hz:
+        return Finding(notes, plain=Plain(data.begin, number - cut, channels, rate_hz, order))
     is_confusing = stated == 0 or not _are_in_place(chunks, form, data)
     repaired = _rewritten(source, form, data, number, order) if is_confusing and number else None
     return Finding(notes, repaired, needs_av=tag in MPEG_TAGS)
