@@ -65,9 +65,9 @@ def save_by_av(
             video.width, video.height, video.pix_fmt = 32, 32, "yuv420p"
         audios = [container.add_stream(codec, rate=rate_hz) for _ in range(tracks)]
         for audio in audios:
-            audio.layout = "mono"
+            audio.layout, audio.bit_rate = "mono", 96_000
         for number in range(pictures):
-            frame = av.VideoFrame.from_ndarray(np.full((32, 32, 3), 10 * number, np.uint8), "rgb24")
+            frame = av.VideoFrame.from_ndarray(np.full((32, 32, 3), 5 * number % 256, np.uint8), "rgb24")
             frame.pts, frame.time_base = number, Fraction(1, 10)
             container.mux(video.encode(frame))
         for track, audio in enumerate(audios if len(wave) else ()):

@@ -33,6 +33,7 @@ class _Stream(NamedTuple):
         stated: Frames by the header that encoders write in front (Xing's), or None.
         delay: Samples in front that are the encoder's, not the sound's.
         padding: Those behind.
+        notes: What was met.
     """
 
     start: int
@@ -41,6 +42,7 @@ class _Stream(NamedTuple):
     stated: int | None
     delay: int
     padding: int
+    notes: tuple[Note, ...]
 
 
 def is_mpeg(data: bytes) -> bool:
@@ -51,14 +53,14 @@ def is_mpeg(data: bytes) -> bool:
 
 
 def read_mp3(path: Path, data: bytes) -> Samples | None:
-    """Decodes layer III whose frames follow one another without a gap; None if they do not, for a slower decoder.
+    """Decodes layer III; None if it is something else with a tag in front, for another decoder.
 
     Args:
         path: The file, for messages.
         data: All of it.
 
     Raises:
-        DataError: It ends within a frame or before its stated end, or a frame is damaged.
+        DataError: It ends within a frame or before its stated end, or something in it is no frame.
     """
     import av
 
@@ -74,7 +76,7 @@ def read_mp3(path: Path, data: bytes) -> Samples | None:
     if len(frames) != stream.num_frames:
         lost = stream.num_frames - len(frames)
         raise DataError(f"{path} is damaged: {lost} of its {stream.num_frames} MP3 frames can not be decoded")
-    return _trimmed(joined(path, frames), stream)
+    return _trimmed(joined(path, frames)._replace(notes=stream.notes), stream)
 
 
 def _trimmed(samples: Samples, stream: _Stream) -> Samples:
@@ -91,15 +93,21 @@ def _find(path: Path, data: bytes) -> _Stream | None:
     first = _frame_length(data[start : start + 3])
     if stop > len(data):
         raise DataError(f"{path} is truncated: its last MP3 frame lacks {stop - len(data)} bytes; fetch it anew")
-    if count == 0 or not _is_tag(data[stop:]):
+    if count == 0:
         return None
+    rest = data[stop:]
+    notes: tuple[Note, ...] = ()
+    if not _is_tag(rest):
+        if _has_frames(rest):
+            raise DataError(f"{path} is damaged: what is at byte {stop} is no MP3 frame; fetch it anew")
+        notes = (Note("bytes behind the last MP3 frame left out:", str(len(rest))),)
     tag = _encoder_header(data[start : start + first])
     if tag is None:
-        return _Stream(start, stop, count, None, 0, 0)
+        return _Stream(start, stop, count, None, 0, 0, notes)
     stated, delay, padding = tag
     if stated is not None and count - 1 < stated:
         raise DataError(f"{path} is truncated: {count - 1} MP3 frames, its header says {stated}; fetch it anew")
-    return _Stream(start + first, stop, count - 1, stated, delay, padding)
+    return _Stream(start + first, stop, count - 1, stated, delay, padding, notes)
 
 
 def _after_tags(data: bytes) -> int:
@@ -116,20 +124,30 @@ def _is_tag(rest: bytes) -> bool:
     return not rest.strip(b"\0") or rest.startswith((b"TAG", b"APETAGEX", b"LYRICSBEGIN", b"ID3"))
 
 
-def _walk(data: bytes, position: int) -> tuple[int, int]:
+def _has_frames(data: bytes) -> bool:
+    """Returns whether three frames in a row lie somewhere in bytes that begin with none."""
+    place = data.find(b"\xff")
+    while place >= 0:
+        if _walk(data[place : place + 8192], place=0)[1] >= 3:
+            return True
+        place = data.find(b"\xff", place + 1)
+    return False
+
+
+def _walk(data: bytes, place: int) -> tuple[int, int]:
     """Returns where the frames end that follow one another from a position, and how many they are."""
     lengths: dict[bytes, int] = {}
     count = 0
-    while position < len(data):
-        header = data[position : position + 3]
+    while place < len(data):
+        header = data[place : place + 3]
         length = lengths.get(header)
         if length is None:
             length = lengths[header] = _frame_length(header)
         if not length:
             break
-        position += length
+        place += length
         count += 1
-    return position, count
+    return place, count
 
 
 def _frame_length(header: bytes) -> int:
