@@ -244,7 +244,7 @@ def _read(medium: Medium, folder: RawFolder, value: Any) -> Decoded:
     except MissingMedium as error:
         if not medium.modality.may_be_missing:
             raise
-        return _missing(medium.modality, Note("missing:", str(error)))
+        return _missing(medium.modality, Note("missing", f"({error})"))
 
 
 def _noted(sample_id: str, modality: str, note: Note) -> Problem:

@@ -192,7 +192,9 @@ def _silence(wave: np.ndarray, notes: tuple[Note, ...]) -> tuple[Note, ...]:
 
 
 def _clipped(mono: np.ndarray, peak: float) -> Note:
-    return Note("clipped at full scale:", f"{int((np.abs(mono) > 1).sum())} samples, up to {peak:.4g} times full scale")
+    return Note(
+        "clipped at full scale", f"({int((np.abs(mono) > 1).sum())} samples, up to {peak:.4g} times full scale)"
+    )
 
 
 def _resampled(wave: np.ndarray, rate_hz: int, sample_rate_hz: int) -> np.ndarray:

@@ -82,7 +82,9 @@ def read_mp3(path: Path, data: bytes) -> Samples | None:
 def _trimmed(samples: Samples, stream: _Stream) -> Samples:
     """Takes away what the encoder put in front and behind."""
     if stream.stated is not None and stream.stated < stream.num_frames:
-        note = Note("read beyond the length its header states:", f"{stream.num_frames} MP3 frames, not {stream.stated}")
+        note = Note(
+            "read beyond the length its header states", f"({stream.num_frames} MP3 frames, not {stream.stated})"
+        )
         return samples._replace(data=samples.data[stream.delay :], notes=(*samples.notes, note))
     return samples._replace(data=samples.data[stream.delay : len(samples.data) - stream.padding])
 
@@ -100,7 +102,7 @@ def _find(path: Path, data: bytes) -> _Stream | None:
     if not _is_tag(rest):
         if _has_frames(rest):
             raise DataError(f"{path} is damaged: what is at byte {stop} is no MP3 frame; fetch it anew")
-        notes = (Note("bytes behind the last MP3 frame left out:", str(len(rest))),)
+        notes = (Note("left out what is behind the last MP3 frame", f"({len(rest)} bytes)"),)
     tag = _encoder_header(data[start : start + first])
     if tag is None:
         return _Stream(start, stop, count, None, 0, 0, notes)

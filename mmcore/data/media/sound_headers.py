@@ -151,9 +151,9 @@ def _stated_bytes(source: Source, chunks: Sequence[Chunk], data: Chunk) -> int:
 def _wave_notes(cut: int, behind: int) -> tuple[Note, ...]:
     notes = []
     if cut:
-        notes.append(Note("ends within a sample:", f"{cut} bytes left out"))
+        notes.append(Note("ends within a sample", f"({cut} bytes left out)"))
     if behind > 1:
-        notes.append(Note("more bytes than its header states, left out:", f"{behind} bytes that are no chunk"))
+        notes.append(Note("left out what is behind the length its header states", f"({behind} bytes)"))
     return tuple(notes)
 
 
@@ -182,7 +182,7 @@ def _look_at_ogg(source: Source) -> Finding:
     if place < 0 or len(header) < 27 or len(table) < header[26] or place + 27 + len(table) + sum(table) > len(tail):
         raise DataError(f"{source.path} is truncated: its last Ogg page is not whole; fetch it anew")
     if not header[5] & LAST_PAGE:
-        return Finding((Note("may be cut off:", "its last Ogg page is not marked as such"),), needs_av=True)
+        return Finding((Note("may be cut off", "(its last Ogg page is not marked as such)"),), needs_av=True)
     # soundfile reads the first of several streams in a row alone.
     beginnings = source.at(0, source.size).count(OGG_PAGE + bytes([FIRST_PAGE]))
     return Finding(needs_av=beginnings > 1)

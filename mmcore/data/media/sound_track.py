@@ -63,11 +63,11 @@ def _read(path: Path, container: InputContainer) -> Samples:
         raise MissingMedium(f"{path} holds no sound: its sound track is empty")
     runs = _runs(path, frames, _start_of_pictures(container))
     samples = joined(path, frames)
-    notes = [Note("first of several sound tracks taken:", f"there are {len(tracks)}")] if len(tracks) > 1 else []
+    notes = [Note("first of several sound tracks taken", f"(of {len(tracks)})")] if len(tracks) > 1 else []
     if any(gap for gap, _ in runs):
         samples = _with_silence(samples, runs)
         filled_s = sum(gap for gap, _ in runs) / samples.rate_hz
-        notes.append(Note("silence put where the sound track has none:", f"{filled_s:.2f} s"))
+        notes.append(Note("silence put where the sound track has a gap", f"({filled_s:.2f} s)"))
     return samples._replace(notes=tuple(notes))
 
 
