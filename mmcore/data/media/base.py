@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mmcore.data.spec import Modality
-from mmcore.errors import DataError
+from mmcore.errors import DataError, UsageError
 
 POINTER_BEGINNING = b"version https://git-lfs.github.com/spec/"
 POINTER_ADVICE = "run `git lfs pull`"
@@ -71,11 +71,17 @@ class RawFolder:
         return pointer_fault(self.path(relative), relative) if status.st_size <= LARGEST_POINTER else None
 
     def lists(self, *patterns: str) -> list[Path]:
-        """Returns the files, sorted by name, that match the first pattern that has any, in `split_dir` or `root`."""
+        """Returns the files, sorted by name, that match the first pattern that has any, in `split_dir` or `root`.
+
+        Raises:
+            UsageError: One of them is a Git LFS pointer.
+        """
         for pattern in patterns:
             for folder in filter(None, (self.split_dir, self.root)):
                 found = sorted(path for path in folder.glob(pattern) if path.is_file())
                 if found:
+                    for path in found:
+                        refuse_pointer(path)
                     return found
         return []
 
@@ -88,6 +94,17 @@ def pointer_fault(path: Path, name: object) -> str | None:
     except OSError:
         return None  # said by whoever reads it
     return pointer_message(name) if beginning == POINTER_BEGINNING else None
+
+
+def refuse_pointer(path: Path) -> None:
+    """Refuses a list or table that stands for another file, kept by Git LFS.
+
+    Raises:
+        UsageError: It does.
+    """
+    fault = pointer_fault(path, path)
+    if fault:
+        raise UsageError(fault)
 
 
 def pointer_message(name: object) -> str:
