@@ -93,6 +93,16 @@ class TestFormats:
         soundfile.write(tmp_path / name, tone(), RATE_HZ, format=kind)
         assert error(read_audio(tmp_path / name, RATE_HZ), tone()) < LOSSY
 
+    def test_flac_of_no_stated_length_and_behind_a_tag(self, tmp_path: Path) -> None:
+        soundfile.write(tmp_path / "a.flac", PCM, RATE_HZ)
+        content = bytearray((tmp_path / "a.flac").read_bytes())
+        (tmp_path / "b.flac").write_bytes(b"ID3\x04\0\0\0\0\x10\0" + bytes(2048) + content)
+        assert (read_audio(tmp_path / "b.flac", RATE_HZ) == PCM).all()
+        content[21] &= 0xF0
+        content[22:26] = bytes(4)  # the number of samples, as a writer to a pipe leaves it
+        (tmp_path / "c.flac").write_bytes(content)
+        assert (read_audio(tmp_path / "c.flac", RATE_HZ) == PCM).all()
+
     def test_m4a_named_wav(self, tmp_path: Path) -> None:
         save_by_av(tmp_path / "a.m4a", "alac", tone(), RATE_HZ).rename(tmp_path / "a.wav")
         assert error(read_audio(tmp_path / "a.wav", RATE_HZ), tone()) < EXACT
@@ -340,6 +350,12 @@ class TestTracks:
             read_audio(tmp_path / "a.png", RATE_HZ)
         assert type(caught.value) is DataError
 
+    def test_a_text_is_no_clip_without_sound(self, tmp_path: Path) -> None:
+        (tmp_path / "a.srt").write_text("1\n00:00:01,000 --> 00:00:04,000\nWords\n\n" * 9)  # FFmpeg knows subtitles
+        with pytest.raises(DataError, match=r"can not be read as audio|holds no sound track") as caught:
+            read_audio(tmp_path / "a.srt", RATE_HZ)
+        assert type(caught.value) is DataError
+
 
 DESCRIPTION = {
     "manifest": "rows.jsonl",
@@ -419,7 +435,7 @@ class TestPrepared:
             soundfile.write(tmp_path / f"{number}.wav", tone(), RATE_HZ)
         save_by_av(tmp_path / "silent.mp4", "aac", np.zeros(0), RATE_HZ, pictures=40, tracks=0)
         names = [*(f"{number}.wav" for number in range(4)), "silent.mp4"]
-        with pytest.raises(DataError, match=r"silent.mp4: damaged: .*silent.mp4 holds no sound: it has no sound track"):
+        with pytest.raises(DataError, match=r"silent.mp4: damaged: .*silent.mp4 holds no sound track"):
             make(tmp_path, names)
         prepared = make(tmp_path, names, may_be_missing=True)
         waves, present = stored(prepared)

@@ -34,6 +34,8 @@ from mmcore.errors import DataError
 
 SHORT_SUBTYPES = frozenset({"PCM_16", "PCM_S8", "PCM_U8"})
 """Sample types that int16 holds exactly, and reads fastest."""
+MOST_FRAMES = 2**31
+"""libsndfile gives a larger number for a FLAC file whose length is not stated, as ffmpeg writes one into a pipe."""
 CANCELLED = 0.02
 """Part of its channels' peak below which their mix is what is left of sound that cancels itself (-34 dB)."""
 
@@ -144,7 +146,7 @@ def _plain(source: Source, plain: Plain) -> Samples:
 
 
 def _by_soundfile(source: Source, finding: Finding) -> Samples | None:
-    """Returns what libsndfile reads, or None if it does not know the format."""
+    """Returns what libsndfile reads, or None if it does not know the format or the length."""
     import soundfile
 
     source.file.seek(0)
@@ -154,6 +156,8 @@ def _by_soundfile(source: Source, finding: Finding) -> Samples | None:
     except soundfile.SoundFileError:
         return None
     with file:
+        if file.frames > MOST_FRAMES:
+            return None
         dtype = "int16" if file.subtype in SHORT_SUBTYPES else "float64" if file.subtype == "DOUBLE" else "float32"
         try:
             data = file.read(file.frames, dtype=dtype, always_2d=True)

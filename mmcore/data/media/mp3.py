@@ -81,7 +81,7 @@ def read_mp3(path: Path, data: bytes) -> Samples | None:
 
 def _trimmed(samples: Samples, stream: _Stream) -> Samples:
     """Takes away what the encoder put in front and behind."""
-    if stream.stated is not None and stream.stated < stream.num_frames:
+    if stream.stated is not None and stream.stated + 1 < stream.num_frames:
         note = Note(
             "read beyond the length its header states", f"({stream.num_frames} MP3 frames, not {stream.stated})"
         )
@@ -107,7 +107,7 @@ def _find(path: Path, data: bytes) -> _Stream | None:
     if tag is None:
         return _Stream(start, stop, count, None, 0, 0, notes)
     stated, delay, padding = tag
-    if stated is not None and count - 1 < stated:
+    if stated is not None and count < stated:  # some encoders count their header as a frame
         raise DataError(f"{path} is truncated: {count - 1} MP3 frames, its header says {stated}; fetch it anew")
     return _Stream(start + first, stop, count - 1, stated, delay, padding, notes)
 

@@ -47,7 +47,8 @@ def read_track(path: Path) -> Samples:
         with av.open(str(path)) as container:
             return _read(path, container)
     except av.InvalidDataError:
-        raise DataError(f"{path} can not be read as audio: it is damaged, or of no format known here") from None
+        advice = "it is damaged, or of no format known here; fetch it anew, or convert it to flac"
+        raise DataError(f"{path} can not be read as audio: {advice}") from None
     except decoding_errors() as error:
         raise DataError(f"{path} can not be read as audio: {getattr(error, 'strerror', None) or error}") from None
 
@@ -56,11 +57,10 @@ def _read(path: Path, container: InputContainer) -> Samples:
     tracks = container.streams.audio
     if container.format.name.startswith("image2") or container.format.name.endswith("_pipe"):
         raise DataError(f"{path} can not be read as audio: it is a picture")
-    if not tracks:
-        raise MissingMedium(f"{path} holds no sound: it has no sound track")
-    frames = _decoded(path, container, tracks[0])
+    frames = _decoded(path, container, tracks[0]) if tracks else []
     if not frames:
-        raise MissingMedium(f"{path} holds no sound: its sound track is empty")
+        kind = MissingMedium if _pictures(container) else DataError  # no clip: damage, or no sound file at all
+        raise kind(f"{path} holds no sound: its sound track is empty" if tracks else f"{path} holds no sound track")
     runs = _runs(path, frames, _start_of_pictures(container))
     samples = joined(path, frames)
     notes = [Note("first of several sound tracks taken", f"(of {len(tracks)})")] if len(tracks) > 1 else []
@@ -73,6 +73,8 @@ def _read(path: Path, container: InputContainer) -> Samples:
 
 def _decoded(path: Path, container: InputContainer, track: AudioStream) -> list[AudioFrame]:
     """Decodes all frames of a track, and refuses it where it ends before its header says."""
+    if track.codec_context is None:
+        raise DataError(f"{path} can not be read as audio: there is no decoder for its sound; convert it to flac")
     track.codec_context.thread_count = 1  # parts are prepared side by side, each on one core
     stated_s = _stated_end(container, track)
     frames: list[AudioFrame] = []
