@@ -49,7 +49,7 @@ def write_sounds(folder: Path) -> dict[str, list[Any]]:
         wave = 0.3 * np.sin(2 * np.pi * 440 * np.arange(rate_hz * SECONDS) / rate_hz) + noise[: rate_hz * SECONDS]
         soundfile.write(str(folder / name), np.stack([wave] * channels, axis=1), rate_hz, **form)
         cases[name] = ["AudioFile", ["a", rate_hz, SECONDS], name]
-        cases[f"{name} resampled"] = ["AudioFile", ["a", 22_050, SECONDS], name]
+        cases[f"{name}/resampled"] = ["AudioFile", ["a", 22_050, SECONDS], name]
     return cases
 
 
@@ -85,8 +85,8 @@ def write_clips(folder: Path) -> dict[str, list[Any]]:
         container.mux(video.encode())
         container.mux(audio.encode())
     return {
-        "clip.mp4 frames": ["Frames", ["v", 3, SIDE, "spread"], "clip.mp4"],
-        "clip.mp4 sound": ["AudioFile", ["a", 22_050, 4], "clip.mp4"],
+        "clip.mp4/frames": ["Frames", ["v", 3, SIDE, "spread"], "clip.mp4"],
+        "clip.mp4/sound": ["AudioFile", ["a", 22_050, 4], "clip.mp4"],
     }
 
 

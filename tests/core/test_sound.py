@@ -144,6 +144,8 @@ class TestSamples:
         soundfile.write(tmp_path / "a.wav", np.array([0.5, 1.0, 1.5, -2.0]), RATE_HZ, subtype="FLOAT")
         sound = read_sound(tmp_path / "a.wav", RATE_HZ)
         assert sound.wave.tolist() == [16384, 32767, 32767, -32768]
+        soundfile.write(tmp_path / "b.wav", np.array([3e38, -3e38] * 800), RATE_HZ, subtype="FLOAT")
+        assert "up to 3e+38 times" in notes_of(tmp_path / "b.wav", 22050)[0]
         assert [str(note) for note in sound.notes] == ["clipped at full scale (2 samples, up to 2 times full scale)"]
 
     @pytest.mark.parametrize("subtype", ["FLOAT", "DOUBLE"])

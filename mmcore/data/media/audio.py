@@ -187,7 +187,9 @@ def _mixed(path: Path, samples: Samples) -> tuple[np.ndarray, tuple[Note, ...]]:
     mono_peak = max(float(mono.max()), -float(mono.min()))
     if mono_peak < CANCELLED * peak:
         return mono, (CANCELS,)
-    return mono, (_clipped(mono, mono_peak),) if mono_peak > 1 else ()
+    if mono_peak > 1:
+        return np.clip(mono, -1, 1), (_clipped(mono, mono_peak),)
+    return mono, ()
 
 
 def _silence(wave: np.ndarray, notes: tuple[Note, ...]) -> tuple[Note, ...]:
