@@ -126,8 +126,11 @@ class TestSamples:
         assert read_audio(tmp_path / "a.wav", RATE_HZ).tolist() == [32767, -2, 25, 2]
 
     @pytest.mark.parametrize("subtype", ["PCM_16", "FLOAT", "DOUBLE"])
-    def test_silence_stays_silence_through_mixing_and_resampling(self, tmp_path: Path, subtype: str) -> None:
-        soundfile.write(tmp_path / "a.wav", np.zeros((16000, 2)), 16000, subtype=subtype)
+    @pytest.mark.parametrize("channels", [1, 2])
+    def test_silence_stays_silence_through_mixing_and_resampling(
+        self, tmp_path: Path, subtype: str, channels: int
+    ) -> None:
+        soundfile.write(tmp_path / "a.wav", np.zeros((16000, channels)), 16000, subtype=subtype)
         sound = read_sound(tmp_path / "a.wav", 22050)
         assert len(sound.wave) == 22050
         assert not sound.wave.any()

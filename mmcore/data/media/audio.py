@@ -204,7 +204,7 @@ def _clipped(mono: np.ndarray, peak: float) -> Note:
 
 
 def _resampled(wave: np.ndarray, rate_hz: int, sample_rate_hz: int) -> np.ndarray:
-    """Resamples as float: soxr's own rounding would put noise into silence."""
+    """Resamples as float: of 16 bits soxr makes dithered ones, so that silence becomes noise of one unit."""
     import soxr
 
     if wave.dtype == np.int16:
