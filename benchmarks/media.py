@@ -101,10 +101,11 @@ def serve() -> None:
         root, (name, arguments, file), calls = json.loads(line)
         medium, folder = getattr(media, name)(*arguments), media.RawFolder(Path(root))
         medium.read(folder, file)
-        start = time.perf_counter()
+        cpu_start, start = time.process_time(), time.perf_counter()
         for _ in range(calls):
             medium.read(folder, file)
-        print((time.perf_counter() - start) / calls, flush=True)
+        wall, cpu = time.perf_counter() - start, time.process_time() - cpu_start
+        print(wall / calls, cpu / calls, flush=True)
 
 
 class Build:
@@ -117,12 +118,13 @@ class Build:
             text=True,
         )  # fmt: skip
 
-    def seconds(self, folder: Path, case: Sequence[Any], calls: int) -> float:
-        """Returns what a call took."""
+    def seconds(self, folder: Path, case: Sequence[Any], calls: int) -> tuple[float, float]:
+        """Returns what a call took, of the clock and of CPU time."""
         assert self._process.stdin
         assert self._process.stdout
         print(json.dumps([str(folder), case, calls]), file=self._process.stdin, flush=True)
-        return float(self._process.stdout.readline())
+        wall, cpu = self._process.stdout.readline().split()
+        return float(wall), float(cpu)
 
     def close(self) -> None:
         """Ends the process."""
@@ -133,11 +135,13 @@ class Build:
 
 def compare(builds: dict[str, Build], folder: Path, case: Sequence[Any], rounds: int) -> dict[str, Rounds]:
     """Decodes a case by both builds in turns; the order changes from round to round."""
-    calls = max(1, round(0.05 / builds["this"].seconds(folder, case, 1)))
+    calls = max(1, round(0.05 / builds["this"].seconds(folder, case, 1)[0]))
     results = {name: Rounds() for name in builds}
     for turn in range(rounds):
         for name in builds if turn % 2 == 0 else reversed(list(builds)):
-            results[name].wall.append(builds[name].seconds(folder, case, calls))
+            wall, cpu = builds[name].seconds(folder, case, calls)
+            results[name].wall.append(wall)
+            results[name].cpu.append(cpu)
     return results
 
 

@@ -171,25 +171,26 @@ def _by_soundfile(source: Source, finding: Finding) -> Samples | None:
 
 
 def _mixed(path: Path, samples: Samples) -> tuple[np.ndarray, tuple[Note, ...]]:
-    """Returns the mean of the channels, (T,), int16 only if that is exact; and what is to be noted of them."""
+    """Returns the mean of the channels, (T,) in units of 16 bits, and what is to be noted of them."""
     data = samples.data
     channels = data.shape[1]
+    full = FULL_SCALE
     if data.dtype == np.int16:
         if channels == 1:
             return data[:, 0], ()
-        data = data.astype(np.float32) / FULL_SCALE
-    mono = data[:, 0] if channels == 1 else data @ np.full(channels, 1 / channels, dtype=data.dtype)
+        data, full = data.astype(np.float32), 1
     low, high = float(data.min()), float(data.max())
     if not np.isfinite(high - low):
         number = int((~np.isfinite(data)).sum())
         raise DataError(f"{path} is damaged: {number} of its samples are no finite numbers; write it anew")
-    peak = max(high, -low)
-    mono_peak = max(float(mono.max()), -float(mono.min()))
-    if mono_peak < CANCELLED * peak:
-        return mono, (CANCELS,)
-    if mono_peak > 1:
-        return np.clip(mono, -1, 1), (_clipped(mono, mono_peak),)
-    return mono, ()
+    # Scaled after the mean, which is exact at any height; what is far beyond full scale could overflow before.
+    mono = data[:, 0] if channels == 1 else data @ np.full(channels, 1 / channels, dtype=data.dtype)
+    peak = max(float(mono.max()), -float(mono.min()))
+    if peak < CANCELLED * max(high, -low):
+        return mono * data.dtype.type(full), (CANCELS,)
+    if peak * full > FULL_SCALE:
+        return np.clip(mono, -1, 1) * data.dtype.type(full), (_clipped(mono, peak),)
+    return mono * data.dtype.type(full) if full > 1 else mono, ()
 
 
 def _silence(wave: np.ndarray, notes: tuple[Note, ...]) -> tuple[Note, ...]:
@@ -207,14 +208,12 @@ def _resampled(wave: np.ndarray, rate_hz: int, sample_rate_hz: int) -> np.ndarra
     """Resamples as float: of 16 bits soxr makes dithered ones, so that silence becomes noise of one unit."""
     import soxr
 
-    if wave.dtype == np.int16:
-        wave = wave.astype(np.float32) / FULL_SCALE
-    return np.asarray(soxr.resample(wave, rate_hz, sample_rate_hz))
+    samples = wave.astype(np.float32) if wave.dtype == np.int16 else wave
+    return np.asarray(soxr.resample(samples, rate_hz, sample_rate_hz))
 
 
 def _rounded(wave: np.ndarray) -> np.ndarray:
     if wave.dtype == np.int16:
         return wave
-    scaled = wave * wave.dtype.type(FULL_SCALE)
-    np.rint(scaled, out=scaled)
-    return np.clip(scaled, -FULL_SCALE, FULL_SCALE - 1, out=scaled).astype(np.int16)
+    np.rint(wave, out=wave)
+    return np.clip(wave, -FULL_SCALE, FULL_SCALE - 1, out=wave).astype(np.int16)
