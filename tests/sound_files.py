@@ -23,6 +23,12 @@ def as_int16(wave: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(wave * 32768), -32768, 32767).astype(np.int16)
 
 
+def error(wave: np.ndarray, expected: np.ndarray) -> float:
+    """The largest difference, full scale 1, away from the ends, where codecs swing."""
+    number = min(len(wave), len(expected)) - 1500
+    return float(np.abs(wave[1500:number] / 32768 - expected[1500:number]).max())
+
+
 def chunk(name: bytes, content: bytes, stated: int | None = None, pad: bool = True) -> bytes:
     size = len(content) if stated is None else stated
     return name + struct.pack("<I", size) + content + (b"\0" if pad and len(content) % 2 else b"")
