@@ -19,7 +19,7 @@ from mmcore.data.columns import samples_to_table, to_batch
 from mmcore.data.description import ManifestConfig, read_description
 from mmcore.data.manifest import Manifest
 from mmcore.data.media import RawFolder
-from mmcore.data.raw import DAMAGED, MISSING, Entry, Problem, RawSource, fault_of
+from mmcore.data.raw import DAMAGED, Entry, Problem, RawSource, fault_of, kind_of_fault
 from mmcore.data.spec import DatasetSpec, Sample
 from mmcore.encoding import FrozenEncoders, differing_weights, recipe_of
 from mmcore.errors import CheckpointError, DataError, UsageError
@@ -66,7 +66,7 @@ def samples_of(state: dict[str, Any], data: Path) -> tuple[RawSource, RawFolder,
     folder = RawFolder(Path(options.root))
     entries, problems = source.unlabelled()
     missing = {entry.sample_id: fault_of(source, entry, folder) for entry in entries}
-    problems += [Problem(sample_id, MISSING, reason) for sample_id, reason in missing.items() if reason]
+    problems += [Problem(sample_id, kind_of_fault(reason), reason) for sample_id, reason in missing.items() if reason]
     return source, folder, [entry for entry in entries if not missing[entry.sample_id]], problems
 
 

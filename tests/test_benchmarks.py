@@ -34,6 +34,7 @@ RATIOS = {
     ],
     "trials": ["search_of_4"],
     "decoding": ["prepared÷decoded", "transformed÷decoded", "streamed÷decoded"],
+    "media": ["speech.wav", "speech.wav/resampled", "music.wav", "music.wav/resampled"],
     "preparing": ["prepare/two_workers", "prepare/memory"],
     "larger_than_memory": ["spilled/once", "spilled/twice", "memory/twice÷once"],
     "workers": ["resnet18/workers÷ceiling", "resnet18/workers÷one"],
@@ -64,6 +65,7 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "memory",
         "diagnostics",
         "features",
+        "media",
         *(pytest.param(name, marks=pytest.mark.ray) for name in WITH_RAY),
         "workers",
     ],
@@ -73,6 +75,7 @@ def test_a_benchmark_prints_finite_ratios(name: str, data_dir: Path, tmp_path: P
     command = [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), "--quick", "--json", str(figures)]
     if name not in {
         "methods", "communication", "memory", "decoding", "preparing", "larger_than_memory", "features", "workers",
+        "media",
     }:  # fmt: skip
         command += ["--data-dir", str(data_dir)]
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))

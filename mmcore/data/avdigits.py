@@ -22,7 +22,7 @@ from annotated_types import Ge
 from pydantic import BaseModel, Field
 
 from mmcore.config import Section
-from mmcore.data.media.audio import read_audio
+from mmcore.data.media.audio import read_sound
 from mmcore.data.pixels import noisy_bytes, stored_statistics
 from mmcore.data.spec import DATASETS, DatasetSource, DatasetSpec, Modality, Sample, SplitRules
 from mmcore.errors import DataError, UsageError
@@ -194,7 +194,9 @@ class AVDigits(DatasetSource):
 
     def _audio(self, clip: Clip) -> tuple[np.ndarray, int]:
         """Returns a clip zero padded to NUM_AUDIO_SAMPLES, and its length; notes it if it had to be cropped."""
-        wave = read_audio(clip.path, SAMPLE_RATE_HZ)
+        wave, notes = read_sound(clip.path, SAMPLE_RATE_HZ)
+        for note in notes:
+            self.note(clip.path.stem, f"audio {note}", f"audio {note.rule}")
         if len(wave) > NUM_AUDIO_SAMPLES:
             rule = "audio cropped to its loudest second"
             self.note(clip.path.stem, f"{rule} ({len(wave) / SAMPLE_RATE_HZ:.2f} s long)", rule)

@@ -20,7 +20,7 @@ from mmcore.data.media.video import CLIP_SUFFIXES
 from mmcore.data.raw import Entry, Index, RawConfig, RawSource
 
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
-SOUND_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg")
+SOUND_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".aac", ".wma")
 IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 DEMO_RATE_HZ, DEMO_SECONDS, DEMO_SIZE = 8000, 1.0, 24
 

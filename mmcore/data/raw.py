@@ -20,8 +20,8 @@ import pyarrow as pa
 from pydantic import BaseModel, Field
 
 from mmcore.config import Section
-from mmcore.data.media import CROPPED, Decoded, Medium, Note, RawFolder
-from mmcore.data.spec import DatasetSource, DatasetSpec, Sample, SplitRules
+from mmcore.data.media import CROPPED, POINTER_ADVICE, Decoded, Medium, MissingMedium, Note, RawFolder
+from mmcore.data.spec import DatasetSource, DatasetSpec, Modality, Sample, SplitRules
 from mmcore.data.splits import default_protocol
 from mmcore.data.writer import FORMAT_VERSION, sha256
 from mmcore.errors import DataError, UsageError
@@ -214,7 +214,7 @@ class RawSource(DatasetSource):
         for entry in index.entries:
             reason = fault_of(self, entry, folder)
             if reason:
-                index.problems.append(Problem(entry.sample_id, MISSING, reason))
+                index.problems.append(Problem(entry.sample_id, kind_of_fault(reason), reason))
             else:
                 complete.append(entry)
         index.entries = sorted(complete, key=lambda entry: hashlib.sha256(entry.sample_id.encode()).digest())
@@ -227,7 +227,7 @@ class RawSource(DatasetSource):
             yield entry.split, self.decode(entry, folder)[0]
 
     def decode(self, entry: Entry, folder: RawFolder) -> tuple[Sample, list[Problem]]:
-        """Returns a sample, and what was cropped of it.
+        """Returns a sample, and what was cropped of it or is to be noted of it.
 
         Raises:
             DataError: A medium is damaged; the message names it.
@@ -236,12 +236,9 @@ class RawSource(DatasetSource):
         notes = []
         for medium in self.media():
             modality, value = medium.modality, entry.media[medium.modality.name]
+            decoded = _missing(modality) if value is None else _read(medium, folder, value)
             if modality.may_be_missing:
-                sample.present[modality.name] = value is not None
-            if value is None:
-                decoded = Decoded(np.zeros(modality.shape, dtype=modality.dtype), length=0)
-            else:
-                decoded = medium.read(folder, value)
+                sample.present[modality.name] = decoded.is_present
             sample.arrays[modality.name] = decoded.array
             if modality.variable_length and decoded.length is not None:
                 sample.lengths[modality.name] = decoded.length
@@ -252,6 +249,21 @@ class RawSource(DatasetSource):
         """Returns the split rules; the default protocol is the one that keeps groups apart."""
         default = default_protocol(index_table(index.entries), index.published)
         return replace(self.split_rules, default_protocol=default, published=index.published)
+
+
+def _missing(modality: Modality, *notes: Note) -> Decoded:
+    zeros = np.zeros(modality.shape, dtype=modality.dtype)
+    return Decoded(zeros, length=0, notes=notes, is_present=False)
+
+
+def _read(medium: Medium, folder: RawFolder, value: Any) -> Decoded:
+    """Decodes one medium; a file that has nothing of it is a missing modality, where that may be."""
+    try:
+        return medium.read(folder, value)
+    except MissingMedium as error:
+        if not medium.modality.may_be_missing:
+            raise
+        return _missing(medium.modality, Note("missing", f"({error})"))
 
 
 def _noted(sample_id: str, modality: str, note: Note) -> Problem:
@@ -346,6 +358,11 @@ def fault_of(source: RawSource, entry: Entry, folder: RawFolder) -> str | None:
         if faults:
             reasons.append(f"{name}: {faults[0]}")
     return "; ".join(reasons) or None
+
+
+def kind_of_fault(reason: str) -> str:
+    """Returns the kind of what `fault_of` found: a file that Git LFS keeps elsewhere is there, and damaged."""
+    return DAMAGED if POINTER_ADVICE in reason else MISSING
 
 
 def no_media(source: RawSource, index: Index, folder: RawFolder) -> UsageError:

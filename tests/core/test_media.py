@@ -34,6 +34,19 @@ class TestRawFolder:
         assert folder.fault("loop") == f"loop: {os.strerror(40)}"
         assert folder.fault("full.wav") is None
 
+    def test_a_git_lfs_pointer_is_no_file_of_any_medium(self, tmp_path: Path) -> None:
+        pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 72862\n"
+        names = ("a.jpg", "a.mp4", "a.wav", "a.npy", "train.csv", "vocab.txt")
+        for name in names:
+            save_text(tmp_path / name, pointer)
+        folder = RawFolder(tmp_path)
+        advice = "is a Git LFS pointer, not the file itself: run `git lfs pull`"
+        assert [folder.fault(name) for name in names] == [f"{name} {advice}" for name in names]
+        with pytest.raises(UsageError, match=rf"train.csv {advice}"):
+            folder.lists("train.csv")
+        with pytest.raises(UsageError, match=rf"vocab.txt {advice}"):
+            Text("text", 8).read(folder, "Good day")
+
     def test_links_inside_may_lead_elsewhere(self, tmp_path: Path) -> None:
         save_picture(tmp_path / "elsewhere" / "a.png")
         (tmp_path / "raw").mkdir()

@@ -7,7 +7,7 @@ import pytest
 
 from mmcore.data.clips import DEMO_RATE_HZ
 from mmcore.data.demo_clips import CODECS, save_clip
-from mmcore.data.media import AudioFile, Frames, RawFolder, read_seconds, read_sound_track
+from mmcore.data.media import AudioFile, Frames, RawFolder, read_audio, read_seconds
 from mmcore.errors import DataError
 
 
@@ -34,7 +34,7 @@ def test_the_first_frame_of_each_second(tmp_path: Path, suffix: str) -> None:
 def test_the_sound_of_a_clip(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"a{suffix}"
     save_clip(path, [plain(30)], tone(1.0))
-    wave = read_sound_track(path, 4000)
+    wave = read_audio(path, 4000)
     assert wave.dtype == np.int16
     assert 3900 < len(wave) < 4700  # codecs pad
     spectrum = np.abs(np.fft.rfft(wave[500:3500].astype(float)))
@@ -78,6 +78,6 @@ def test_what_is_no_clip_or_lacks_a_track(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"text.mp4 can not be read as a clip"):
         read_seconds(tmp_path / "text.mp4", 8)
     with pytest.raises(DataError, match=r"mute.mp4 holds no sound"):
-        read_sound_track(tmp_path / "mute.mp4", 8000)
+        read_audio(tmp_path / "mute.mp4", 8000)
     with pytest.raises(DataError, match=r"absent.mp4 can not be read"):
-        read_sound_track(tmp_path / "absent.mp4", 8000)
+        read_audio(tmp_path / "absent.mp4", 8000)

@@ -1,14 +1,15 @@
 """Decoders: how one modality of a sample is read from raw files. One file per kind of medium, nothing else decodes."""
 
-from mmcore.data.media.audio import AudioFile, read_audio
-from mmcore.data.media.base import CROPPED, Decoded, Medium, Note, RawFolder
+from mmcore.data.media.audio import AudioFile, read_audio, read_sound
+from mmcore.data.media.base import CROPPED, POINTER_ADVICE, Decoded, Medium, MissingMedium, Note, RawFolder
 from mmcore.data.media.image import ImageFile, read_image
 from mmcore.data.media.numbers import Cells, Series
 from mmcore.data.media.text import Text
-from mmcore.data.media.video import Frames, read_seconds, read_sound_track
+from mmcore.data.media.video import Frames, read_seconds
 from mmcore.data.media.window import Flow, Window, dense_flow, read_window
 
 __all__ = [
-    "CROPPED", "AudioFile", "Cells", "Decoded", "Flow", "Frames", "ImageFile", "Medium", "Note", "RawFolder", "Series",
-    "Text", "Window", "dense_flow", "read_audio", "read_image", "read_seconds", "read_sound_track", "read_window",
+    "CROPPED", "POINTER_ADVICE", "AudioFile", "Cells", "Decoded", "Flow", "Frames", "ImageFile", "Medium",
+    "MissingMedium", "Note", "RawFolder", "Series", "Text", "Window", "dense_flow", "read_audio", "read_image",
+    "read_seconds", "read_sound", "read_window",
 ]  # fmt: skip

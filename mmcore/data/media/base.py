@@ -12,7 +12,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mmcore.data.spec import Modality
-from mmcore.errors import DataError
+from mmcore.errors import DataError, UsageError
+
+POINTER_BEGINNING = b"version https://git-lfs.github.com/spec/"
+POINTER_ADVICE = "run `git lfs pull`"
+LARGEST_POINTER = 1024
+"""Bytes; Git LFS takes a larger file for the file itself."""
+
+
+class MissingMedium(DataError):
+    """A file is whole but has nothing of the modality, as a clip without sound; damage where none may be missing."""
 
 
 @dataclass(frozen=True)
@@ -57,16 +66,50 @@ class RawFolder:
             return (
                 f"{relative} is not there" if isinstance(error, FileNotFoundError) else f"{relative}: {error.strerror}"
             )
-        return f"{relative} is empty" if status.st_size == 0 else None
+        if status.st_size == 0:
+            return f"{relative} is empty"
+        return pointer_fault(self.path(relative), relative) if status.st_size <= LARGEST_POINTER else None
 
     def lists(self, *patterns: str) -> list[Path]:
-        """Returns the files, sorted by name, that match the first pattern that has any, in `split_dir` or `root`."""
+        """Returns the files, sorted by name, that match the first pattern that has any, in `split_dir` or `root`.
+
+        Raises:
+            UsageError: One of them is a Git LFS pointer.
+        """
         for pattern in patterns:
             for folder in filter(None, (self.split_dir, self.root)):
                 found = sorted(path for path in folder.glob(pattern) if path.is_file())
                 if found:
+                    for path in found:
+                        refuse_pointer(path)
                     return found
         return []
+
+
+def pointer_fault(path: Path, name: object) -> str | None:
+    """Returns what to say of a file that stands for another one, kept by Git LFS; None if it is none."""
+    try:
+        with path.open("rb") as file:
+            beginning = file.read(len(POINTER_BEGINNING))
+    except OSError:
+        return None  # said by whoever reads it
+    return pointer_message(name) if beginning == POINTER_BEGINNING else None
+
+
+def refuse_pointer(path: Path) -> None:
+    """Refuses a list or table that stands for another file, kept by Git LFS.
+
+    Raises:
+        UsageError: It does.
+    """
+    fault = pointer_fault(path, path)
+    if fault:
+        raise UsageError(fault)
+
+
+def pointer_message(name: object) -> str:
+    """Returns what to say of a file that stands for another one, kept by Git LFS."""
+    return f"{name} is a Git LFS pointer, not the file itself: {POINTER_ADVICE}"
 
 
 class Note(NamedTuple):
@@ -95,11 +138,13 @@ class Decoded(NamedTuple):
         array: Of the stored shape and dtype, zero padded.
         length: Valid length along the first axis, for a modality of variable length.
         notes: What was done to it, for example `Note(CROPPED, "to 128 of 10002 tokens")`.
+        is_present: Whether there is anything of the modality; else the array is zeros.
     """
 
     array: np.ndarray
     length: int | None = None
     notes: tuple[Note, ...] = ()
+    is_present: bool = True
 
 
 class Medium(ABC):

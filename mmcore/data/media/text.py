@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mmcore.data.media.base import CROPPED, Decoded, Medium, Note, RawFolder, padded
+from mmcore.data.media.base import CROPPED, Decoded, Medium, Note, RawFolder, padded, refuse_pointer
 from mmcore.data.spec import Modality
 from mmcore.errors import DataError, UsageError
 
@@ -68,7 +68,7 @@ def vocabulary(folder: RawFolder) -> Path:
     """Returns the path of the vocabulary.
 
     Raises:
-        UsageError: There is none.
+        UsageError: There is none, or it is a Git LFS pointer.
     """
     own = [folder.root / "vocab.txt", folder.root / "vocab.json"]
     path = folder.vocab or next((path for path in own if path.is_file()), own[0])
@@ -77,6 +77,7 @@ def vocabulary(folder: RawFolder) -> Path:
             f"the text needs a WordPiece vocabulary, and {path} is not there: pass --vocab PATH, or put vocab.txt into "
             "the raw folder (bert-base-uncased's: github.com/google-research/bert, Apache-2.0; nothing is fetched)"
         )
+    refuse_pointer(path)
     return path
 
 
