@@ -1,0 +1,145 @@
+"""Reads delimited text (.csv, .tsv). Which quotes are quotes is stated, and no quote swallows rows unseen."""
+
+from __future__ import annotations
+
+import csv
+import io
+import threading
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from mmcore.data.texts import decoded
+from mmcore.errors import UsageError
+
+QUOTE = '"'
+_LOCK_OF_LIMIT = threading.Lock()
+
+
+def read_delimited(
+    path: Path, delimiter: str, quoting: str | None
+) -> tuple[list[str], list[tuple[int, list[str]]], str]:
+    """Returns the header, (line, fields) of each row that is not blank, and what to try where a column is missing.
+
+    Args:
+        path: The file. Its first line that is not blank is the header.
+        delimiter: One character.
+        quoting: "none": a quote is a character like any other. "csv": a cell that begins with a quote ends with one
+            and may hold delimiters, ends of lines and doubled quotes. None: "csv", but "none" between tabs; a table
+            that would say something else under the other is refused.
+
+    Raises:
+        UsageError: It has no rows; a quoted cell does not end as one, or (None) seems to hold whole rows; or (None,
+            tabs) a cell begins and ends with a quote.
+    """
+    text = decoded(path)
+    if quoting == "none" or (quoting is None and delimiter == "\t"):
+        rows = list(_unquoted(path, text, delimiter, is_sure=quoting is not None))
+    else:
+        rows = _quoted(path, text, delimiter, is_sure=quoting is not None)
+    rows = [(line, fields) for line, fields in rows if len(fields) > 1 or (fields and fields[0].strip())]
+    if len(rows) < 2:
+        raise UsageError(f"the manifest {path} has no rows")
+    (line, header), *others = rows
+    return [name.strip() for name in header], others, _hint(text, line, len(header))
+
+
+def repeated(names: Sequence[str]) -> list[str]:
+    """Returns the names that are there more than once."""
+    return [name for name, number in Counter(names).items() if number > 1]
+
+
+@contextmanager
+def cells_of_any_length(text: str) -> Iterator[None]:
+    """Lets `csv` read cells as long as `text`. Its limit is the whole process's, so it is put back."""
+    with _LOCK_OF_LIMIT:
+        before = csv.field_size_limit()
+        csv.field_size_limit(max(before, len(text)))
+        try:
+            yield
+        finally:
+            csv.field_size_limit(before)
+
+
+def _unquoted(path: Path, text: str, delimiter: str, is_sure: bool) -> Iterator[tuple[int, list[str]]]:
+    lines = text.split("\n" if "\n" in text else "\r")
+    for number, line in enumerate(lines, start=1):
+        fields = line.removesuffix("\r").split(delimiter)
+        if not is_sure and QUOTE in line:
+            _check_unquoted(path, number, fields)
+        yield number, fields
+
+
+def _check_unquoted(path: Path, number: int, fields: Sequence[str]) -> None:
+    cell = next((c for c in fields if len(c) > 1 and c[0] == QUOTE and c[-1] == QUOTE), None)
+    if cell is not None:
+        shown = cell if len(cell) <= 40 else f"{cell[:40]}…"
+        raise UsageError(
+            f"{path}: line {number}: the cell {shown} begins and ends with a quote. Say which is meant: quoting: csv "
+            "(quotes stand around cells), or quoting: none (they are part of the text)"
+        )
+
+
+def _quoted(path: Path, text: str, delimiter: str, is_sure: bool) -> list[tuple[int, list[str]]]:
+    rows: list[tuple[int, list[str]]] = []
+    spans: list[tuple[int, int, int]] = []
+    first = 1
+    with cells_of_any_length(text):
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+        try:
+            for fields in reader:
+                rows.append((first, fields))
+                if reader.line_num > first:
+                    spans.append((first, reader.line_num, len(fields)))
+                first = reader.line_num + 1
+        except csv.Error as error:
+            raise _broken_quote(path, first, reader.line_num, str(error)) from None
+    if spans and not is_sure:
+        _check_spans(path, text, delimiter, spans, len(rows[0][1]))
+    return rows
+
+
+def _broken_quote(path: Path, first: int, last: int, error: str) -> UsageError:
+    if "unexpected end" in error:
+        what = "a quote opens a cell that is never closed"
+    else:
+        what = f"after the quote that closes a cell, in line {last}, there is more text ({error})"
+    return UsageError(
+        f"{path}: line {first}: {what}. Close it, write a quote inside a quoted cell twice, or say quoting: none if "
+        "quotes are part of the text"
+    )
+
+
+def _check_spans(
+    path: Path, text: str, delimiter: str, spans: Sequence[tuple[int, int, int]], num_columns: int
+) -> None:
+    """Refuses a quoted cell over several lines that seems to have swallowed rows: by a lone quote on either side."""
+    lines = io.StringIO(text, newline="").readlines()
+    for first, last, num_fields in spans:
+        whole = [_is_like_a_row(line, delimiter, num_columns) for line in lines[first - 1 : last]]
+        if num_fields != num_columns or any(whole[1:-1]) or (whole[0] and whole[-1]):
+            raise UsageError(
+                f"{path}: line {first}: a quoted cell goes on to line {last} and seems to hold whole rows. Close the "
+                "quote; or say quoting: csv if the cell is meant so, quoting: none if quotes are part of the text"
+            )
+
+
+def _is_like_a_row(line: str, delimiter: str, num_columns: int) -> bool:
+    """Tells whether a line has as many fields as a row. A delimiter before a blank is taken for punctuation."""
+    line = line.rstrip("\r\n")
+    try:
+        with cells_of_any_length(line):
+            fields = next(csv.reader([line], delimiter=delimiter, strict=True), [])
+    except csv.Error:
+        fields = line.split(delimiter)  # a quote opens or ends here
+    return len(fields) == num_columns > 1 and not any(cell[:1].isspace() for cell in fields[1:])
+
+
+def _hint(text: str, line: int, num_columns: int) -> str:
+    header = text.split("\n", line)[line - 1]
+    mark, number = Counter({mark: header.count(mark) for mark in ",;\t|"}).most_common(1)[0]
+    if number < num_columns:
+        return ""
+    name = "tab" if mark == "\t" else f"'{mark}'"
+    return f"the header holds {name} {number} times: if that is the delimiter, say delimiter: {name}"
