@@ -47,8 +47,8 @@ def samples_of(state: dict[str, Any], data: Path) -> tuple[RawSource, RawFolder,
 
     Args:
         state: The checkpoint.
-        data: A table (.csv, .tsv, .jsonl, .parquet) with the columns the model was trained on, labels not needed; a YAML file
-            that names one; or the raw folder of a data set with a name.
+        data: A table (.csv, .tsv, .jsonl, .parquet) with the columns the model was trained on, labels not needed; a
+            YAML file that names one; or the raw folder of a data set with a name.
 
     Raises:
         UsageError: It is none of them, or lacks columns.

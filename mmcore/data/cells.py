@@ -26,7 +26,7 @@ def name_in(record: Mapping[str, Any], column: str, use: str) -> str:
     else:
         name = "" if value is None else str(value)
     if not name:
-        raise DataError(f"column '{column}' ({use}) is empty")
+        raise DataError(f"column '{column}' ({use}) has no value")
     return name
 
 

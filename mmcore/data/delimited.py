@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from mmcore.data.texts import decoded
 from mmcore.errors import UsageError
 
 QUOTE = '"'
+ROWS_AT_ONCE = 1000
+Rows = Iterator[tuple[int, list[str]]]
+"""Line of its first field, and fields, of each row."""
 _LOCK_OF_LIMIT = threading.Lock()
 
 
-def read_delimited(
-    path: Path, delimiter: str, quoting: str | None
-) -> tuple[list[str], list[tuple[int, list[str]]], str]:
-    """Returns the header, (line, fields) of each row that is not blank, and what to try where a column is missing.
+def read_delimited(path: Path, delimiter: str, quoting: str | None) -> tuple[list[str], Callable[[], Rows], str]:
+    """Returns the header, what yields (line, fields) of each row, and what to try where a column is missing.
+
+    Lines that are blank are no rows.
 
     Args:
         path: The file. Its first line that is not blank is the header.
@@ -30,19 +35,25 @@ def read_delimited(
             that would say something else under the other is refused.
 
     Raises:
-        UsageError: It has no rows; a quoted cell does not end as one, or (None) seems to hold whole rows; or (None,
-            tabs) a cell begins and ends with a quote.
+        UsageError: It has no rows; or, there and while rows are read: a quoted cell does not end as one, or (None)
+            seems to hold whole rows; or (None, tabs) a cell begins and ends with a quote.
     """
     text = decoded(path)
-    if quoting == "none" or (quoting is None and delimiter == "\t"):
-        rows = list(_unquoted(path, text, delimiter, is_sure=quoting is not None))
+    is_sure = quoting is not None
+    if quoting == "none" or (not is_sure and delimiter == "\t"):
+        rows = partial(_unquoted, path, text, delimiter, is_sure)
     else:
-        rows = _quoted(path, text, delimiter, is_sure=quoting is not None)
-    rows = [(line, fields) for line, fields in rows if len(fields) > 1 or (fields and fields[0].strip())]
-    if len(rows) < 2:
+        rows = partial(_quoted, path, text, delimiter, is_sure)
+    first = list(itertools.islice(_not_blank(rows()), 2))
+    if len(first) < 2:
         raise UsageError(f"the manifest {path} has no rows")
-    (line, header), *others = rows
-    return [name.strip() for name in header], others, _hint(text, line, len(header))
+    line, header = first[0]
+    names = [name.strip() for name in header]
+    return names, lambda: itertools.islice(_not_blank(rows()), 1, None), _hint(text, line, len(header))
+
+
+def _not_blank(rows: Rows) -> Rows:
+    return ((line, fields) for line, fields in rows if len(fields) > 1 or (fields and fields[0].strip()))
 
 
 def repeated(names: Sequence[str]) -> list[str]:
@@ -62,9 +73,8 @@ def cells_of_any_length(text: str) -> Iterator[None]:
             csv.field_size_limit(before)
 
 
-def _unquoted(path: Path, text: str, delimiter: str, is_sure: bool) -> Iterator[tuple[int, list[str]]]:
-    lines = text.split("\n" if "\n" in text else "\r")
-    for number, line in enumerate(lines, start=1):
+def _unquoted(path: Path, text: str, delimiter: str, is_sure: bool) -> Rows:
+    for number, line in enumerate(text.split("\n" if "\n" in text else "\r"), start=1):
         fields = line.removesuffix("\r").split(delimiter)
         if not is_sure and QUOTE in line:
             _check_unquoted(path, number, fields)
@@ -81,23 +91,36 @@ def _check_unquoted(path: Path, number: int, fields: Sequence[str]) -> None:
         )
 
 
-def _quoted(path: Path, text: str, delimiter: str, is_sure: bool) -> list[tuple[int, list[str]]]:
-    rows: list[tuple[int, list[str]]] = []
-    spans: list[tuple[int, int, int]] = []
-    first = 1
-    with cells_of_any_length(text):
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-        try:
-            for fields in reader:
-                rows.append((first, fields))
-                if reader.line_num > first:
-                    spans.append((first, reader.line_num, len(fields)))
-                first = reader.line_num + 1
-        except csv.Error as error:
-            raise _broken_quote(path, first, reader.line_num, str(error)) from None
-    if spans and not is_sure:
-        _check_spans(path, text, delimiter, spans, len(rows[0][1]))
-    return rows
+def _quoted(path: Path, text: str, delimiter: str, is_sure: bool) -> Rows:
+    rows = _parsed(path, text, delimiter, is_sure)
+    while True:
+        with cells_of_any_length(text):  # not while others work on the rows
+            batch = list(itertools.islice(rows, ROWS_AT_ONCE))
+        if not batch:
+            return
+        yield from batch
+
+
+def _parsed(path: Path, text: str, delimiter: str, is_sure: bool) -> Rows:
+    lines: list[str] = []
+    reader = csv.reader(_kept(io.StringIO(text, newline=""), lines), delimiter=delimiter, strict=True)
+    first, num_columns = 1, 0
+    try:
+        for fields in reader:
+            num_columns = num_columns or len(fields)
+            if len(lines) > 1 and not is_sure:
+                _check_span(path, first, lines, delimiter, len(fields), num_columns)
+            yield first, fields
+            first += len(lines)
+            lines.clear()
+    except csv.Error as error:
+        raise _broken_quote(path, first, reader.line_num, str(error)) from None
+
+
+def _kept(lines: Iterable[str], kept: list[str]) -> Iterator[str]:
+    for line in lines:
+        kept.append(line)
+        yield line
 
 
 def _broken_quote(path: Path, first: int, last: int, error: str) -> UsageError:
@@ -111,26 +134,24 @@ def _broken_quote(path: Path, first: int, last: int, error: str) -> UsageError:
     )
 
 
-def _check_spans(
-    path: Path, text: str, delimiter: str, spans: Sequence[tuple[int, int, int]], num_columns: int
+def _check_span(
+    path: Path, first: int, lines: Sequence[str], delimiter: str, num_fields: int, num_columns: int
 ) -> None:
     """Refuses a quoted cell over several lines that seems to have swallowed rows: by a lone quote on either side."""
-    lines = io.StringIO(text, newline="").readlines()
-    for first, last, num_fields in spans:
-        whole = [_is_like_a_row(line, delimiter, num_columns) for line in lines[first - 1 : last]]
-        if num_fields != num_columns or any(whole[1:-1]) or (whole[0] and whole[-1]):
-            raise UsageError(
-                f"{path}: line {first}: a quoted cell goes on to line {last} and seems to hold whole rows. Close the "
-                "quote; or say quoting: csv if the cell is meant so, quoting: none if quotes are part of the text"
-            )
+    whole = [_is_like_a_row(line, delimiter, num_columns) for line in lines]
+    if num_fields != num_columns or any(whole[1:-1]) or (whole[0] and whole[-1]):
+        raise UsageError(
+            f"{path}: line {first}: a quoted cell goes on to line {first + len(lines) - 1} and seems to hold whole "
+            "rows. Close the quote; or say quoting: csv if the cell is meant so, quoting: none if quotes are part of "
+            "the text"
+        )
 
 
 def _is_like_a_row(line: str, delimiter: str, num_columns: int) -> bool:
     """Tells whether a line has as many fields as a row. A delimiter before a blank is taken for punctuation."""
     line = line.rstrip("\r\n")
     try:
-        with cells_of_any_length(line):
-            fields = next(csv.reader([line], delimiter=delimiter, strict=True), [])
+        fields = next(csv.reader([line], delimiter=delimiter, strict=True), [])
     except csv.Error:
         fields = line.split(delimiter)  # a quote opens or ends here
     return len(fields) == num_columns > 1 and not any(cell[:1].isspace() for cell in fields[1:])

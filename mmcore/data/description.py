@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, MinLen
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, Strict
 
 from mmcore.config import Section, parse_section
 from mmcore.data.cells import name_in
@@ -112,7 +112,7 @@ class TabularColumns(_Modality):
 
     kind: Literal["tabular"]
     columns: Annotated[list[str], MinLen(1)]
-    fill: Annotated[float, AfterValidator(_in_float32)] | Fill | None = Field(
+    fill: Annotated[float, Strict(), AfterValidator(_in_float32)] | Fill | None = Field(
         default=None, description="for empty cells: the mean or median of the training samples, or a number"
     )
 
@@ -164,7 +164,7 @@ def medium_of(name: str, column: Any) -> Medium:
     elif isinstance(column, SeriesColumn):
         medium = Series(name, column.length, column.channels, column.key, column.header)
     else:
-        medium = Cells(name, column.columns, column.fill if isinstance(column.fill, str) else None)
+        medium = Cells(name, column.columns, None if isinstance(column.fill, float) else column.fill)
     medium.modality = replace(medium.modality, may_be_missing=column.may_be_missing)
     return medium
 

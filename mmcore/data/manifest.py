@@ -45,6 +45,7 @@ class Manifest(RawSource):
         super().__init__(options)
         self.name = options.name
         self.classes = tuple(options.classes)
+        self._root = Path(options.root)
         self._media = {name: medium_of(name, column) for name, column in options.modalities.items()}
 
     @classmethod
@@ -61,20 +62,25 @@ class Manifest(RawSource):
         options = self.options
         path = Path(options.manifest)
         index = Index(f"manifest {path.name}", [path], published=options.split is not None)
-        found: dict[str, tuple[str, Entry]] = {}
+        entries: list[Entry] = []
+        places: list[str] = []
+        numbers: dict[str, int] = {}
         for place, record in self._rows(to_train=True):
             try:
                 entry = self._entry(place, record, index.problems)
             except DataError as error:
                 index.leave_out("train", place, BAD_ROW, str(error))
+                continue
             except _LeftOutError as error:
                 index.leave_out(error.split, place, FILTERED, str(error))
+                continue
+            number = numbers.setdefault(entry.sample_id, len(entries))
+            if number < len(entries):
+                kind, reason = _repeated(places[number], entries[number], place, entry)
+                index.leave_out(entry.split, entry.sample_id, kind, reason)
             else:
-                first, known = found.setdefault(entry.sample_id, (place, entry))
-                if known is not entry:
-                    kind, reason = _repeated(first, known, place, entry)
-                    index.leave_out(entry.split, entry.sample_id, kind, reason)
-        entries = [entry for _, entry in found.values()]
+                entries.append(entry)
+                places.append(place)
         if options.split is None:
             keys = [entry.group or entry.sample_id for entry in entries]
             splits = hashed_split(keys, [entry.label for entry in entries])
@@ -91,19 +97,22 @@ class Manifest(RawSource):
         Raises:
             ConfigError: The manifest lacks columns of the modalities.
         """
-        found: dict[str, tuple[str, Entry]] = {}
+        entries: list[Entry] = []
         problems: list[Problem] = []
+        places: dict[str, str] = {}
         for place, record in self._rows(to_train=False):
             try:
-                entry = self._unlabelled(place, record, problems)
+                sample_id, media = self._unlabelled(place, record, problems)
             except DataError as error:
                 problems.append(Problem(place, BAD_ROW, str(error)))
                 continue
-            first, known = found.setdefault(entry.sample_id, (place, entry))
-            if known is not entry:
+            first = places.setdefault(sample_id, place)
+            if first == place:
+                entries.append(Entry(sample_id, 0, "test", media))
+            else:
                 reason = f"listed in {first} and again in {place}; the first counts"
-                problems.append(Problem(entry.sample_id, CONFLICT, reason))
-        return [entry for _, entry in found.values()], problems
+                problems.append(Problem(sample_id, CONFLICT, reason))
+        return entries, problems
 
     def write_demo(self, directory: Path) -> None:
         """Refuses: the raw files are the user's."""
@@ -152,19 +161,23 @@ class Manifest(RawSource):
             raise _LeftOutError(split, f"class '{name}' is left out (leave_out)")
         label = class_index(name, options.classes)
         group = name_in(record, options.group, "group") if options.group else ""
-        return replace(self._unlabelled(place, record, problems), label=label, split=split, group=group)
+        sample_id, media = self._unlabelled(place, record, problems)
+        return Entry(sample_id, label, split, media, group=group)
 
-    def _unlabelled(self, place: str, record: Mapping[str, Any] | str, problems: list[Problem]) -> Entry:
+    def _unlabelled(
+        self, place: str, record: Mapping[str, Any] | str, problems: list[Problem]
+    ) -> tuple[str, dict[str, Any]]:
+        """Returns what a row is without its label: id, and modality -> what its decoder takes."""
         if isinstance(record, str):
             raise DataError(record)
         options, media, notes = self.options, {}, []
         sample_id = name_in(record, options.id, "id") if options.id else place
         for name, column in options.modalities.items():
-            media[name], note = _value(column, self._media[name], record, Path(options.root))
+            media[name], note = _value(column, self._media[name], record, self._root)
             if note:
-                notes.append(Problem(sample_id, NOTED, f"{name}: {note[0]}: {note[1]}", rule=f"{name} {note[1]}"))
+                notes.append(Problem(sample_id, NOTED, f"{name} {note[1]}: {note[0]}", rule=f"{name} {note[1]}"))
         problems += notes
-        return Entry(sample_id, 0, "test", media)
+        return sample_id, media
 
 
 class _LeftOutError(Exception):
@@ -193,7 +206,7 @@ def _value(column: Any, medium: Medium, record: Mapping[str, Any], root: Path) -
     if is_empty(record.get(column.column)):
         if column.may_be_missing:
             return None, None
-        raise DataError(f"column '{column.column}' is empty; may_be_missing: true allows samples without it")
+        raise DataError(f"column '{column.column}' has no value; may_be_missing: true allows samples without it")
     if column.kind == "text":
         return text_in(record, column.column, "text"), None
     value = record[column.column]
@@ -215,7 +228,7 @@ def _cells(
     if not empty:
         return numbers, None
     is_whole = len(empty) == len(numbers)
-    detail = f"column {', '.join(repr(name) for name in empty)} is empty"
+    detail = f"column {', '.join(repr(name) for name in empty)} has no value"
     if column.may_be_missing and (is_whole or column.fill is None):
         return None, None if is_whole else (detail, "partly empty, so missing")
     if column.fill is None:

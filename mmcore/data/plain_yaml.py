@@ -63,9 +63,7 @@ def _children(node: yaml.Node) -> list[yaml.Node]:
     return list(node.value) if isinstance(node, yaml.SequenceNode) else []
 
 
-def _keep(
-    node: yaml.Node, place: Place, names: Collection[Place], optional: Collection[Place], seen: set[int]
-) -> None:
+def _keep(node: yaml.Node, place: Place, names: Collection[Place], optional: Collection[Place], seen: set[int]) -> None:
     """Turns the tags of names into text, in place; a node that is used twice (an alias) is looked at once."""
     if id(node) in seen:
         return

@@ -56,9 +56,7 @@ class Table:
         for name, use in sorted(needed.items()):
             if name not in self.columns:
                 hint = f"; {self.hint}" if self.hint else ""
-                found.append(
-                    f"{self.path.name} has no column '{name}' ({use}); it has {', '.join(self.columns)}{hint}"
-                )
+                found.append(f"{self.path.name} has no column '{name}' ({use}); it has {', '.join(self.columns)}{hint}")
             elif name in self.unusable:
                 found.append(f"{self.path.name}: column '{name}' ({use}) {self.unusable[name]}")
         return found
@@ -79,7 +77,7 @@ def read_table(path: Path, delimiter: str | None = None, quoting: str | None = N
     suffix = path.suffix.lower()
     is_text = suffix not in JSON_SUFFIXES | PARQUET_SUFFIXES
     if is_text and delimiter is None and suffix not in DELIMITERS:
-        raise UsageError(f"the manifest must be a {KINDS} file, got {path.name}; of other delimited text say delimiter:")
+        raise UsageError(f"the manifest must be a {KINDS} file, got {path.name}; other text needs delimiter:")
     if not is_text and (delimiter or quoting):
         raise UsageError(f"delimiter: and quoting: are of delimited text, {path.name} is none; leave them out")
     if path.is_dir():
@@ -99,10 +97,12 @@ def _read_delimited(path: Path, delimiter: str, quoting: str | None) -> Table:
     header, lines, hint = read_delimited(path, delimiter, quoting)
 
     def rows(_: Collection[str]) -> Iterator[Row]:
-        for number, fields in lines:
-            wrong = len(fields) != len(header)
-            reason = f"the row has {len(fields)} fields, not {len(header)}"
-            yield f"{path.name}:{number}", reason if wrong else dict(zip(header, fields, strict=True))
+        name, num_columns = path.name, len(header)
+        for number, fields in lines():
+            if len(fields) == num_columns:
+                yield f"{name}:{number}", dict(zip(header, fields, strict=True))
+            else:
+                yield f"{name}:{number}", f"the row has {len(fields)} fields, not {num_columns}"
 
     unusable = dict.fromkeys(repeated(header), "is there twice; give each column its own name")
     return Table(path, tuple(dict.fromkeys(header)), rows, unusable, hint)
@@ -168,7 +168,8 @@ def _parquet_rows(path: Path, names: Collection[str]) -> Iterator[Row]:
     try:
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(columns=[name for name in file.schema_arrow.names if name in names]):
-                for number, record in enumerate(batch.to_pylist(), start=number + 1):
+                for record in batch.to_pylist():
+                    number += 1
                     yield f"{path.name}:{number}", record
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]

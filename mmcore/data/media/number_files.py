@@ -85,8 +85,8 @@ def _has_header(first: list[str], channels: int, header: bool | None) -> bool:
         return header
     if channels > 1 and [field.strip() for field in first] == [str(number) for number in range(channels)]:
         raise ValueError(
-            f"its first line, {','.join(first)}, may be numbers, or the names pandas gives columns; say header: true or "
-            "header: false"
+            f"its first line, {','.join(first)}, may be numbers, or the names pandas gives columns; say "
+            "header: true or header: false"
         )
     return not any(_is_number(field) for field in first)
 

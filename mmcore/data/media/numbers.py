@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,9 @@ from mmcore.data.media.base import CROPPED, Decoded, Medium, Note, RawFolder, pa
 from mmcore.data.media.number_files import read_numbers
 from mmcore.data.spec import Fill, Modality
 from mmcore.errors import DataError
+
+LARGEST, SMALLEST = float(np.finfo(np.float32).max), float(np.finfo(np.float32).smallest_subnormal)
+"""Magnitudes float32 can hold."""
 
 
 class Series(Medium):
@@ -113,7 +115,7 @@ def stored_numbers(array: np.ndarray, what: str) -> np.ndarray:
         stored = array.astype(np.float32)
     beyond = array[~np.isfinite(stored)]
     if len(beyond):
-        raise DataError(f"{what} holds {len(beyond)} numbers beyond float32's 3.4e38 (first: {beyond[0]:g}); rescale it")
+        raise DataError(f"{what} holds {len(beyond)} numbers beyond float32's 3.4e38, as {beyond[0]:g}; rescale it")
     if array.any() and not stored.any():
         raise DataError(f"{what} holds only numbers that float32 rounds to 0 (up to {abs(array).max():g}); rescale it")
     return stored
@@ -132,7 +134,8 @@ def _number(cell: Any, column: str) -> float:
         raise DataError(f"column '{column}' must hold numbers, got {_shown(cell)}{comma}") from None
     if not np.isfinite(number):
         raise DataError(f"column '{column}' must hold finite numbers, got {_shown(cell)}; leave a missing one empty")
-    stored_numbers(np.array([number]), f"column '{column}'")
+    if abs(number) > LARGEST or 0 < abs(number) < SMALLEST:
+        raise DataError(f"column '{column}' must hold numbers that float32 can tell, got {_shown(cell)}; rescale it")
     return number
 
 
