@@ -17,6 +17,7 @@ from mmcore.errors import UsageError
 
 QUOTE = '"'
 ROWS_AT_ONCE = 1000
+FEW_COLUMNS = 3
 Rows = Iterator[tuple[int, list[str]]]
 """Line of its first field, and fields, of each row."""
 _LOCK_OF_LIMIT = threading.Lock()
@@ -148,13 +149,18 @@ def _check_span(
 
 
 def _is_like_a_row(line: str, delimiter: str, num_columns: int) -> bool:
-    """Tells whether a line has as many fields as a row. A delimiter before a blank is taken for punctuation."""
+    """Tells whether a line has as many fields as a row.
+
+    A delimiter before a blank is taken for punctuation; so is one at the end, as of a verse, where there are few.
+    """
     line = line.rstrip("\r\n")
     try:
         fields = next(csv.reader([line], delimiter=delimiter, strict=True), [])
     except csv.Error:
         fields = line.split(delimiter)  # a quote opens or ends here
-    return len(fields) == num_columns > 1 and not any(cell[:1].isspace() for cell in fields[1:])
+    if len(fields) != num_columns or num_columns == 1 or (num_columns <= FEW_COLUMNS and not fields[-1]):
+        return False
+    return not any(cell[:1].isspace() for cell in fields[1:])
 
 
 def _hint(text: str, line: int, num_columns: int) -> str:

@@ -74,14 +74,14 @@ def read_table(path: Path, delimiter: str | None = None, quoting: str | None = N
         UsageError: The file is missing, a folder, not UTF-8, of another kind, has no rows, or its quotes can not be
             told.
     """
+    if path.is_dir():
+        raise UsageError(f"the manifest {path} is a folder; name a {KINDS} file")
     suffix = path.suffix.lower()
     is_text = suffix not in JSON_SUFFIXES | PARQUET_SUFFIXES
     if is_text and delimiter is None and suffix not in DELIMITERS:
         raise UsageError(f"the manifest must be a {KINDS} file, got {path.name}; other text needs delimiter:")
     if not is_text and (delimiter or quoting):
         raise UsageError(f"delimiter: and quoting: are of delimited text, {path.name} is none; leave them out")
-    if path.is_dir():
-        raise UsageError(f"the manifest {path} is a folder; name a {KINDS} file")
     if not path.exists():
         raise UsageError(f"the manifest {path} does not exist")
     if suffix in PARQUET_SUFFIXES:

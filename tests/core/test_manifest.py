@@ -154,8 +154,8 @@ class TestTable:
         [
             ("maybe,1,2,s,train", "unknown class 'maybe'"),
             ("yes,1,2,s,holdout", "column 'part' must be train, val or test, got 'holdout'"),
-            ("yes,1,2,s", "the row has not 5 fields"),
-            ("yes,1,2,s,train,more", "the row has not 5 fields"),
+            ("yes,1,2,s", "the row has 4 fields, not 5"),
+            ("yes,1,2,s,train,more", "the row has 6 fields, not 5"),
         ],
     )
     def test_bad_rows_are_listed(self, folder: Path, row: str, message: str) -> None:
@@ -166,18 +166,19 @@ class TestTable:
         assert (problem.sample_id, problem.kind) == ("samples.csv:14", "bad row")
         assert message in problem.reason
 
-    def test_bad_cells_are_damage(self, folder: Path, tmp_path: Path) -> None:
+    def test_bad_cells_are_bad_rows(self, folder: Path, tmp_path: Path) -> None:
         with (folder / "samples.csv").open("a") as file:
             file.write("\nyes,old,2,s,train\nyes,nan,2,s,train\nyes,,,s,train\n")
         path = describe(folder, split="part")
-        with pytest.raises(DataError, match=r"1 of 15 samples can not be used \(1 missing\)"):
+        with pytest.raises(DataError, match=r"3 of 15 samples can not be used \(3 bad row\)"):
             make(path, tmp_path / "data")
         prepared = make(path, tmp_path / "data", on_missing="skip")
         reasons = {entry["sample_id"]: entry["reason"] for entry in prepared.metadata["skipped"]}
         assert reasons == {
-            "samples.csv:14": "damaged: column 'age' must hold numbers, got ['old']",
-            "samples.csv:15": "damaged: column 'age' must hold finite numbers, got 'nan'",
-            "samples.csv:16": "missing: no facts",
+            "samples.csv:14": "bad row: column 'age' must hold numbers, got 'old'",
+            "samples.csv:15": "bad row: column 'age' must hold finite numbers, got 'nan'; leave a missing one empty",
+            "samples.csv:16": "bad row: column 'age', 'height' has no value; fill: mean, median or a number fills it "
+            "in, may_be_missing: true leaves out the modality",
         }
 
     def test_a_path_outside_the_root_is_refused(self, folder: Path) -> None:
@@ -243,7 +244,7 @@ class TestDescription:
         ("content", "message"),
         [
             ({"manifest": "none.csv"}, "the manifest .*none.csv does not exist"),
-            ({"manifest": "my.yaml"}, "the manifest must be a .csv, .tsv or .jsonl file, got my.yaml"),
+            ({"manifest": "my.yaml"}, "the manifest must be a .csv, .tsv, .tab, .jsonl, .* got my.yaml"),
             ({"label": "mood"}, r"has no column 'mood' \(label\); it has label, age, height, speaker, part"),
             ({"label": "height"}, "to predict a number is regression, which is not supported"),
             ({"name": "digits"}, "name must not be that of a data set of this project, got 'digits'"),
@@ -259,7 +260,7 @@ class TestDescription:
         with pytest.raises(ConfigError) as raised:
             index_of(path)
         assert [problem.split("; ")[0] for problem in raised.value.problems] == [
-            "samples.csv has no column 'grp'", "samples.csv has no column 'splt'",
+            "samples.csv has no column 'grp' (group)", "samples.csv has no column 'splt' (split)",
         ]  # fmt: skip
 
     def test_files_that_are_no_yaml_or_text(self, folder: Path) -> None:
@@ -268,7 +269,7 @@ class TestDescription:
         for content, message in (
             (b"a: [", "is no YAML file"),
             (b"- a", "must hold a mapping"),
-            (b"\xff", "is no YAML"),
+            (b"\xff", "line 1 is not UTF-8"),
         ):
             with pytest.raises(UsageError, match=message):
                 read_description(save_text(folder / "bad.yaml", content))

@@ -62,7 +62,7 @@ def test_rows_without_labels(trained: Path, tmp_path: Path) -> None:
                  "--out", tmp_path / "p.parquet"]  # fmt: skip
     failed = run(predict, *arguments)
     assert failed.exit_code == 1
-    assert "1 of 4 samples can not be used (1 bad row)" in failed.stderr
+    assert "2 of 4 samples can not be used (2 bad row)" in failed.stderr
     assert not (tmp_path / "p.parquet").exists()
     result = run(predict, *arguments, "--on-missing", "skip", "--json")
     assert result.exit_code == 0, result.output
@@ -70,7 +70,7 @@ def test_rows_without_labels(trained: Path, tmp_path: Path) -> None:
     assert report["num_rows"] == 2
     assert {p["sample_id"]: p["kind"] for p in report["problems"]} == {
         "new.jsonl:3": "bad row",
-        "new.jsonl:4": "damaged",
+        "new.jsonl:4": "bad row",
     }
     assert pq.read_table(tmp_path / "p.parquet")["sample_id"].to_pylist() == ["new.jsonl:1", "new.jsonl:2"]
 
@@ -87,7 +87,7 @@ def test_wrong_use(trained: Path, tmp_path: Path) -> None:
         ),
         (["--checkpoint", run_dir, "--data", tmp_path / "none.csv"], 2, "none.csv does not exist"),
         (["--checkpoint", run_dir, "--data", tmp_path / "other.csv"], 2, "other.csv has no column 'b'"),
-        (["--checkpoint", run_dir, "--data", tmp_path], 2, "the manifest must be a .csv, .tsv or .jsonl file"),
+        (["--checkpoint", run_dir, "--data", tmp_path], 2, "is a folder; name a .csv, .tsv"),
     ):
         result = run(predict, *arguments, *out)
         assert result.exit_code == code, result.output
