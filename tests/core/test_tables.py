@@ -100,7 +100,7 @@ class TestDelimited:
         assert cells_of(path) == [["r1", letter]]
         listed = "a\nb,c\nd"  # may be rows: only whoever wrote it knows
         path = save_text(tmp_path / "b.csv", f'id,txt\nr1,"{listed}"\n')
-        with pytest.raises(UsageError, match="line 2: .* say quoting: csv if the cell is meant so"):
+        with pytest.raises(UsageError, match=r"line 2: .* say quoting: csv if the cell is meant so"):
             rows_of(path)
         assert cells_of(path, quoting="csv") == [["r1", listed]]
 
@@ -197,7 +197,8 @@ class TestParquet:
         }
 
     @pytest.mark.parametrize(
-        "column", [[{"x": 1}], [True], [b"x"], pa.array([1], pa.date32()), [["x"]], [[{"x": 1}]], pa.array([1], pa.decimal128(5))]
+        "column", [[{"x": 1}], [True], [b"x"], pa.array([1], pa.date32()), pa.array([1], pa.decimal128(5)), [["x"]],
+                   [[{"x": 1}]]]
     )  # fmt: skip
     def test_columns_of_other_types_are_refused_where_they_are_used(self, tmp_path: Path, column: Any) -> None:
         pq.write_table(pa.table({"y": ["a"], "x": column}), tmp_path / "a.parquet")
