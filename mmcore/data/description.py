@@ -14,19 +14,21 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from annotated_types import Ge, Gt, MinLen
-from pydantic import AfterValidator, Field, Strict
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from mmcore.config import Section, parse_section
 from mmcore.data.cells import name_in
 from mmcore.data.delimited import repeated
 from mmcore.data.media import AudioFile, Cells, Frames, ImageFile, Medium, Series, Text
+from mmcore.data.media.numbers import LARGEST, SMALLEST
 from mmcore.data.plain_yaml import read_yaml
 from mmcore.data.spec import DATASETS, Fill
 from mmcore.data.tables import Table, read_table
@@ -42,7 +44,6 @@ NAMES = (
 UNKNOWN_CLASSES = ["?", "??"]
 """While the reason why they can not be told is among the problems: without them, another problem would be told."""
 TAB_NAMES = {"tab": "\t", "\\t": "\t"}
-MAX_FLOAT32 = 3.4028234e38
 OPTIONAL_NAMES = (("split",), ("group",), ("id",), ("delimiter",), ("quoting",), ("modalities", "*", "key"))
 
 
@@ -101,9 +102,15 @@ class SeriesColumn(_Modality):
     )
 
 
-def _in_float32(number: float) -> float:
-    if abs(number) > MAX_FLOAT32:
-        raise ValueError("a number that float32 can hold")
+def _fill(value: Any) -> Any:
+    if value in (None, *get_args(Fill)):
+        return value
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if number != 0 and not SMALLEST <= abs(number) <= LARGEST:
+        raise ValueError("mean, median or a number that float32 can tell")
     return number
 
 
@@ -112,7 +119,7 @@ class TabularColumns(_Modality):
 
     kind: Literal["tabular"]
     columns: Annotated[list[str], MinLen(1)]
-    fill: Annotated[float, Strict(), AfterValidator(_in_float32)] | Fill | None = Field(
+    fill: Annotated[Fill | float | None, BeforeValidator(_fill)] = Field(
         default=None, description="for empty cells: the mean or median of the training samples, or a number"
     )
 
@@ -290,8 +297,8 @@ def _class_problems(values: dict[str, Any], table: Table | None) -> list[str]:
     both = sorted({name for name in left_out if isinstance(name, str)} & set(known))
     problems = [f"class '{name}' is in classes and in leave_out; keep one" for name in both]
     problems += [f"classes: '{name}' is listed twice; keep one" for name in repeated(known)]
-    problems += [f"classes: {name!r} begins or ends with a blank, which no label does" for name in known
-                 if name != name.strip()]  # fmt: skip
+    problems += [f"classes: {name!r} is empty or has blanks around it, as no label has" for name in known
+                 if not name or name != name.strip()]  # fmt: skip
     if table is None or label not in table.columns or label in table.unusable or both:
         values.setdefault("classes", UNKNOWN_CLASSES)
         return problems

@@ -51,8 +51,11 @@ def _repeated_keys(node: yaml.Node, name: str) -> Iterator[str]:
         lines: dict[str, int] = {}
         for key, _ in node.value:
             line, text = key.start_mark.line + 1, str(key.value)
-            if isinstance(key, yaml.ScalarNode) and key.tag != MERGE and lines.setdefault(text, line) != line:
+            if not isinstance(key, yaml.ScalarNode) or key.tag == MERGE:
+                continue
+            if text in lines:
                 yield f"{name}: line {line}: the key '{text}' is given again (first in line {lines[text]}); keep one"
+            lines.setdefault(text, line)
     for child in _children(node):
         yield from _repeated_keys(child, name)
 
