@@ -165,6 +165,8 @@ def _is_like_a_row(line: str, delimiter: str, num_columns: int) -> bool:
 
 def _hint(text: str, line: int, num_columns: int) -> str:
     header = text.split("\n", line)[line - 1]
+    if header.lower().startswith("sep="):
+        return "its first line, Excel's sep=, is no header: delete it"
     mark, number = Counter({mark: header.count(mark) for mark in ",;\t|"}).most_common(1)[0]
     if number < num_columns:
         return ""

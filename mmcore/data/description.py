@@ -41,6 +41,7 @@ NAMES = (
     ("modalities", "*", "column"), ("modalities", "*", "columns", "*"),
 )  # fmt: skip
 """Where a description holds names, which stay what was written: `no` is no truth value there."""
+LIKE_NOTHING = frozenset({"nan", "NaN", "NaT", "None", "null", "NULL", "<NA>"})
 UNKNOWN_CLASSES = ["?", "??"]
 """While the reason why they can not be told is among the problems: without them, another problem would be told."""
 TAB_NAMES = {"tab": "\t", "\\t": "\t"}
@@ -241,6 +242,11 @@ def label_values(table: Table, column: str, left_out: Sequence[str] = ()) -> lis
     for name in left_out:
         if name not in labels:
             raise UsageError(f"leave_out: no row of {table.path.name} has the label '{name}'{suggest(name, labels)}")
+    for name in sorted(LIKE_NOTHING & set(labels) - set(left_out)):
+        raise UsageError(
+            f"column '{column}' of {table.path.name} holds '{name}', as programs write a missing label: leave these "
+            f"rows out (leave_out: [{name}]), or list it under classes: if it is one"
+        )
     num_rows = sum(labels.values())
     found = sorted(set(labels) - set(left_out))
     if any(_is_fraction(label) for label in found) or len(found) > max(2, MAX_CLASSES_PER_SAMPLE * num_rows):
@@ -293,8 +299,8 @@ def _class_problems(values: dict[str, Any], table: Table | None) -> list[str]:
     listed, left_out, label = values.get("classes"), values.get("leave_out") or [], values.get("label")
     if not isinstance(left_out, list) or (listed is not None and not isinstance(listed, list)):
         return []  # told by their types
-    known = [name for name in listed or [] if isinstance(name, str)]
-    both = sorted({name for name in left_out if isinstance(name, str)} & set(known))
+    known, left_out = ([name for name in names if isinstance(name, str)] for names in (listed or [], left_out))
+    both = sorted(set(left_out) & set(known))
     problems = [f"class '{name}' is in classes and in leave_out; keep one" for name in both]
     problems += [f"classes: '{name}' is listed twice; keep one" for name in repeated(known)]
     problems += [f"classes: {name!r} is empty or has blanks around it, as no label has" for name in known

@@ -136,3 +136,26 @@ class TestProblems:
         assert read_description(path, ["x", "z"])["classes"] == ["x", "z"]
         with pytest.raises(UsageError, match=r"no column 'y' \(label\)"):
             read_description(path)
+
+    @pytest.mark.parametrize("name", ["None", "nan", "<NA>"])
+    def test_a_label_that_looks_like_none_is_a_class_by_word_alone(self, tmp_path: Path, name: str) -> None:
+        table = f"y,a\ncat,1\n{name},2\ndog,3\n"
+        (problem,) = problems_of(tmp_path, BASE, table)
+        assert f"holds '{name}', as programs write a missing label: leave these rows out" in problem
+        assert described(tmp_path, f"{BASE}leave_out: [{name}]", table)["classes"] == ["cat", "dog"]
+        assert described(tmp_path, f"{BASE}classes: [cat, dog, {name}]", table)["classes"] == ["cat", "dog", name]
+
+    def test_values_of_any_shape_are_told_and_break_nothing(self, tmp_path: Path) -> None:
+        content = (
+            "manifest: t.csv\nlabel: [y]\nclasses: [[a], b]\nleave_out: [[x], {y: z}]\nname: {a: b}\ndelimiter: [a]\n"
+            "modalities:\n  facts: {kind: tabular, columns: [a, [b]]}\n  none:\n  list: [1]\n"
+        )
+        found = "\n".join(problems_of(tmp_path, content))
+        for key in ("label", "classes.0", "leave_out.0", "leave_out.1", "name", "delimiter", "modalities.none"):
+            assert f"my.yaml.{key}" in found
+        for content in ("manifest: t.csv\nlabel: y\nmodalities: [a]\n", "modalities: {a: {kind: audio}}\n", "a: 1\n"):
+            assert problems_of(tmp_path, content)
+
+    def test_excels_first_line(self, tmp_path: Path) -> None:
+        found = problems_of(tmp_path, f"{BASE}delimiter: ';'\n", "sep=;\ny;a\nno;1\n")
+        assert "Excel's sep=, is no header: delete it" in found[0]
