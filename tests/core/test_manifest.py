@@ -335,6 +335,30 @@ class TestStored:
             expected = [2, *quote, 6 + n, 3]
             assert arrays.inputs["words"][row_of[f"r{n}"]][: len(expected)].tolist() == expected
 
+    def test_a_table_that_can_not_be_told_is_refused_as_a_whole(self, tmp_path: Path) -> None:
+        for text, message in (
+            (
+                'id,y,a,b,part\nr1,no,1,2,train\n"r2,yes,1,2,test\nr3,no,1,2,val\n',
+                "t.csv: line 3: a quote opens a cell",
+            ),
+            ("id,y,a,b,part,a\nr1,no,1,2,train,3\nr2,yes,1,2,test,3\n", r"column 'a' \(facts\) is there twice"),
+            ("id;y;a;b;part\nr1;no;1;2;train\n", "if that is the delimiter, say delimiter: ';'"),
+        ):
+            with pytest.raises(UsageError, match=message):
+                read_description(self.described(tmp_path, text, "t.csv"))
+
+    def test_a_series_that_float32_can_not_hold_is_damage(self, tmp_path: Path, rows: list[dict[str, Any]]) -> None:
+        for n, row in enumerate(rows):
+            np.save(tmp_path / f"{n}.npy", np.full((2, 2), 1e300 if n == 3 else n))
+            row["ts"] = f"{n}.npy"
+        trace = {"trace": {"kind": "series", "column": "ts", "length": 2, "channels": 2}}
+        path = self.described(tmp_path, rows, modalities=trace)
+        with pytest.raises(DataError, match=r"r3: damaged: 3.npy holds 4 numbers beyond float32's 3.4e38"):
+            make(path, tmp_path / "data")
+        _, row_of, arrays = self.arrays(path, on_missing="skip")
+        assert arrays.inputs["trace"][row_of["r4"]].tolist() == [[4, 4], [4, 4]]
+        assert "r3" not in row_of
+
     def test_a_long_cell_is_a_sample_as_any(self, tmp_path: Path, rows: list[dict[str, Any]]) -> None:
         name = "z" * 200_000
         rows[5]["id"] = name
