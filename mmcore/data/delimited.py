@@ -105,17 +105,29 @@ def _quoted(path: Path, text: str, delimiter: str, is_sure: bool) -> Rows:
 def _parsed(path: Path, text: str, delimiter: str, is_sure: bool) -> Rows:
     lines: list[str] = []
     reader = csv.reader(_kept(io.StringIO(text, newline=""), lines), delimiter=delimiter, strict=True)
+    after_blank = f"{delimiter} {QUOTE}"
     first, num_columns = 1, 0
     try:
         for fields in reader:
             num_columns = num_columns or len(fields)
             if len(lines) > 1 and not is_sure:
                 _check_span(path, first, lines, delimiter, len(fields), num_columns)
+            if not is_sure and any(after_blank in line for line in lines):
+                _check_blanks(path, first, fields)
             yield first, fields
             first += len(lines)
             lines.clear()
     except csv.Error as error:
         raise _broken_quote(path, first, reader.line_num, str(error)) from None
+
+
+def _check_blanks(path: Path, line: int, fields: Sequence[str]) -> None:
+    """Refuses a row with a blank between delimiter and quote: for this format the quote is then none."""
+    if any(cell.startswith(f" {QUOTE}") for cell in fields):
+        raise UsageError(
+            f"{path}: line {line}: a cell has a blank before its quote, which is then part of the text. Take out "
+            "the blanks; or say quoting: csv if the cell is meant so"
+        )
 
 
 def _kept(lines: Iterable[str], kept: list[str]) -> Iterator[str]:

@@ -238,7 +238,8 @@ def label_values(table: Table, column: str, left_out: Sequence[str] = ()) -> lis
     Raises:
         UsageError: Its values are no classes, or a class that is to be left out is not there.
     """
-    labels = Counter(_labels(table, column))
+    found_labels, faults = _labels(table, column)
+    labels = Counter(found_labels)
     for name in left_out:
         if name not in labels:
             raise UsageError(f"leave_out: no row of {table.path.name} has the label '{name}'{suggest(name, labels)}")
@@ -256,22 +257,25 @@ def label_values(table: Table, column: str, left_out: Sequence[str] = ()) -> lis
             "classes, list them under classes:"
         )
     if len(found) < 2:
+        bad = f"; {len(faults)} other rows have none (first: {faults[0]})" if faults else ""
         raise UsageError(
-            f"column '{column}' of {table.path.name} has {', '.join(map(repr, found)) or 'no class'} alone in "
-            f"{num_rows} rows: there must be 2 classes or more"
+            f"column '{column}' of {table.path.name} must have 2 classes or more, got {', '.join(found) or 'none'} in "
+            f"{num_rows} rows{bad}"
         )
     return found
 
 
-def _labels(table: Table, column: str) -> list[str]:
-    """Returns the labels of the rows that have one; what the others lack is told where rows become samples."""
-    labels = []
-    for _, record in table.rows({column}):
+def _labels(table: Table, column: str) -> tuple[list[str], list[str]]:
+    """Returns the labels of the rows that have one, and why the others have none."""
+    labels, faults = [], []
+    for place, record in table.rows({column}):
         try:
-            labels.append(name_in(record, column, "label") if isinstance(record, dict) else "")
-        except DataError:
-            continue
-    return [label for label in labels if label]
+            if isinstance(record, str):
+                raise DataError(record)
+            labels.append(name_in(record, column, "label"))
+        except DataError as error:
+            faults.append(f"{place}: {error}")
+    return labels, faults
 
 
 def _absolute(values: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -314,7 +318,7 @@ def _class_problems(values: dict[str, Any], table: Table | None) -> list[str]:
         except UsageError as error:
             values["classes"] = UNKNOWN_CLASSES
             problems.append(str(error))
-    elif missing := set(left_out) - set(_labels(table, label) if left_out else ()):
+    elif missing := set(left_out) - set(_labels(table, label)[0] if left_out else ()):
         problems += [f"leave_out: no row of {table.path.name} has the label '{name}'" for name in sorted(missing)]
     return problems
 

@@ -14,7 +14,7 @@ from mmcore.errors import ConfigError, UsageError
 BASE = "manifest: t.csv\nlabel: y\nmodalities:\n  facts: {kind: tabular, columns: [a]}\n"
 
 
-def described(folder: Path, content: str, table: str = "y,a\nno,1\nyes,2\n") -> dict[str, Any]:
+def described(folder: Path, content: str, table: str | bytes = "y,a\nno,1\nyes,2\n") -> dict[str, Any]:
     save_text(folder / "t.csv", table)
     return read_description(save_text(folder / "my.yaml", content))
 
@@ -121,7 +121,11 @@ class TestProblems:
 
     def test_one_class_alone(self, tmp_path: Path) -> None:
         (problem,) = problems_of(tmp_path, BASE, "y,a\ncat,1\ncat,2\n")
-        assert problem == "column 'y' of t.csv has 'cat' alone in 2 rows: there must be 2 classes or more"
+        assert problem == "column 'y' of t.csv must have 2 classes or more, got cat in 2 rows"
+        (problem,) = problems_of(tmp_path, BASE, "y,a\ncat,1,\ndog,2,\n")  # not the labels are to blame
+        assert problem.endswith(
+            "got none in 0 rows; 2 other rows have none (first: t.csv:2: the row has 3 fields, not 2)"
+        )
 
     def test_delimiters_by_name_and_by_sign(self, tmp_path: Path) -> None:
         for said, mark in (("tab", "\t"), ('"\\t"', "\t"), ("'\\t'", "\t"), ("';'", ";"), ("'|'", "|")):
@@ -159,3 +163,15 @@ class TestProblems:
     def test_excels_first_line(self, tmp_path: Path) -> None:
         found = problems_of(tmp_path, f"{BASE}delimiter: ';'\n", "sep=;\ny;a\nno;1\n")
         assert "Excel's sep=, is no header: delete it" in found[0]
+
+    def test_files_that_are_no_yaml_or_text(self, tmp_path: Path) -> None:
+        with pytest.raises(UsageError, match="there is no such file"):
+            read_description(tmp_path / "none.yaml")
+        for content, message in (
+            (b"a: [", "is no YAML file"), (b"- a", "must hold a mapping, got list"), (b"", "must hold a mapping"),
+            (b"\xff", "line 1 is not UTF-8"), ("a: b".encode("utf-16"), "is UTF-16"), (b"a: &x [*x]", "my.yaml"),
+        ):  # fmt: skip
+            with pytest.raises(UsageError, match=message):
+                read_description(save_text(tmp_path / "my.yaml", content))
+        with pytest.raises(UsageError, match=r"t.csv: line 3 is not UTF-8"):
+            described(tmp_path, BASE, b"y,a\nyes,1\nn\xf6,1\n")

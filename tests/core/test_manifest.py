@@ -10,7 +10,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 import yaml
 from raw_files import kinds, save_picture, save_text, save_vocab, save_wave
 
@@ -22,9 +21,7 @@ from mmcore.data.description import ManifestConfig, read_description
 from mmcore.data.manifest import Manifest
 from mmcore.data.media import RawFolder
 from mmcore.data.raw import Index
-from mmcore.data.spec import Modality
 from mmcore.data.store import HowToPrepare, PreparedDataset, prepare, prepared_dir
-from mmcore.encoders import build_encoder
 from mmcore.errors import ConfigError, DataError, UsageError
 
 QUOTE = '"'
@@ -266,20 +263,6 @@ class TestDescription:
             "samples.csv has no column 'grp' (group)", "samples.csv has no column 'splt' (split)",
         ]  # fmt: skip
 
-    def test_files_that_are_no_yaml_or_text(self, folder: Path) -> None:
-        with pytest.raises(UsageError, match="there is no such file"):
-            read_description(folder / "none.yaml")
-        for content, message in (
-            (b"a: [", "is no YAML file"),
-            (b"- a", "must hold a mapping"),
-            (b"\xff", "line 1 is not UTF-8"),
-        ):
-            with pytest.raises(UsageError, match=message):
-                read_description(save_text(folder / "bad.yaml", content))
-        save_text(folder / "samples.csv", b"label,age,height\nyes,1,2\nn\xf6,1,2\n")
-        with pytest.raises(UsageError, match=r"samples.csv: line 3 is not UTF-8"):
-            read_description(describe(folder))
-
 
 class TestStored:
     """From a table as it is written in practice to the bytes that are stored, or the reason with its line."""
@@ -460,38 +443,3 @@ class TestStored:
         with pytest.raises(UsageError, match=message) as raised:
             make(path, tmp_path / "data")
         assert "files" not in str(raised.value)
-
-
-class TestEncoders:
-    def test_padding_does_not_matter_to_a_series(self) -> None:
-        torch.manual_seed(0)
-        network = build_encoder({"name": "series"}, Modality("s", "features", (9, 2), "float32")).eval()
-        x = torch.randn(4, 9, 2)
-        lengths = torch.tensor([9, 4, 1, 0])
-        other = x.clone()
-        other[1, 4:], other[2, 1:] = 100, -3
-        with torch.no_grad():
-            torch.testing.assert_close(network(x, lengths), network(other, lengths))
-            torch.testing.assert_close(network(x, lengths)[1:2], network(x[1:2, :4]))
-        assert network(x).shape == (4, 64)
-
-    @pytest.mark.parametrize(("name", "shape"), [("mlp", (3,)), ("series", (9, 2))])
-    def test_scale_and_offset_of_the_numbers_do_not_matter(self, name: str, shape: tuple[int, ...]) -> None:
-        torch.manual_seed(0)
-        network = build_encoder({"name": name}, Modality("s", "features", shape, "float32")).double()
-        x = torch.randn(16, *shape, dtype=torch.float64)
-        torch.testing.assert_close(network(x), network(1e3 * x + 5e4), rtol=1e-4, atol=1e-4)
-
-    @pytest.mark.parametrize(("name", "shape"), [("mlp", (3,)), ("series", (9, 2))])
-    def test_on_the_meta_device_with_every_gradient(self, name: str, shape: tuple[int, ...]) -> None:
-        network = build_encoder({"name": name}, Modality("s", "features", shape, "float32")).to("meta")
-        features = network(torch.empty(4, *shape, device="meta"), torch.ones(4, dtype=torch.int64, device="meta"))
-        features.sum().backward()
-        assert features.device.type == "meta"
-        assert all(parameter.grad is not None for parameter in network.parameters())
-
-    def test_the_other_axes_are_refused(self) -> None:
-        with pytest.raises(UsageError, match=r"'mlp' takes features \(N,\), 's' is \(9, 2\)"):
-            build_encoder({"name": "mlp"}, Modality("s", "features", (9, 2), "float32"))
-        with pytest.raises(UsageError, match=r"'series' takes features \(T, C\), 's' is \(3,\)"):
-            build_encoder({"name": "series"}, Modality("s", "features", (3,), "float32"))

@@ -104,6 +104,16 @@ class TestDelimited:
             rows_of(path)
         assert cells_of(path, quoting="csv") == [["r1", listed]]
 
+    def test_a_blank_before_a_quote(self, tmp_path: Path) -> None:
+        path = save_text(tmp_path / "a.csv", 'a, b\n1, 2\n3, "so"\n')
+        with pytest.raises(UsageError, match=r"line 3: a cell has a blank before its quote"):
+            rows_of(path)
+        assert cells_of(path, quoting="csv") == [["1", " 2"], ["3", ' "so"']]
+        fine = 'he said, "yes"'
+        assert cells_of(save_text(tmp_path / "b.csv", f"a,b\n1,{json.dumps(fine).replace(chr(92), chr(34))}\n")) == [
+            ["1", fine]
+        ]
+
     def test_quoted_cells_between_tabs_may_be_meant_either_way(self, tmp_path: Path) -> None:
         path = save_text(tmp_path / "a.tsv", 'a\tb\n1\tx\n2\t"so it is"\n')
         with pytest.raises(UsageError, match=r'line 3: the cell "so it is" begins and ends.*quoting: csv .* none'):
