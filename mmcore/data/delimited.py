@@ -105,14 +105,14 @@ def _quoted(path: Path, text: str, delimiter: str, is_sure: bool) -> Rows:
 def _parsed(path: Path, text: str, delimiter: str, is_sure: bool) -> Rows:
     lines: list[str] = []
     reader = csv.reader(_kept(io.StringIO(text, newline=""), lines), delimiter=delimiter, strict=True)
-    after_blank = f"{delimiter} {QUOTE}"
+    has_blanks = not is_sure and f"{delimiter} {QUOTE}" in text
     first, num_columns = 1, 0
     try:
         for fields in reader:
             num_columns = num_columns or len(fields)
             if len(lines) > 1 and not is_sure:
                 _check_span(path, first, lines, delimiter, len(fields), num_columns)
-            if not is_sure and any(after_blank in line for line in lines):
+            if has_blanks:
                 _check_blanks(path, first, fields)
             yield first, fields
             first += len(lines)
