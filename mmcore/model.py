@@ -17,6 +17,7 @@ from mmcore.batchnorm import without_statistics
 from mmcore.data.spec import DatasetSpec, Modality
 from mmcore.encoders.base import Encoder, build_encoder
 from mmcore.errors import ConfigError, UsageError, unknown_name
+from mmcore.filling import Filling
 
 
 class MultimodalModel(nn.Module):
@@ -25,17 +26,24 @@ class MultimodalModel(nn.Module):
     Args:
         encoders: Modality -> encoder, in the data set's order.
         projections: Modality -> linear layer (D of its encoder -> common D), for all modalities or none.
+        fillings: Modality -> what replaces NaN in what its encoder is given, for those where NaN is stored.
 
     Attributes:
         num_features: Modality -> D_m, after the projection.
         listener: Called with (modality -> features, batch) after every `encode`; the probes listen here.
     """
 
-    def __init__(self, encoders: Mapping[str, Encoder], projections: Mapping[str, nn.Linear] | None = None):
+    def __init__(
+        self,
+        encoders: Mapping[str, Encoder],
+        projections: Mapping[str, nn.Linear] | None = None,
+        fillings: Mapping[str, Filling] | None = None,
+    ):
         super().__init__()
         self.listener: Callable[[dict[str, Tensor], Batch], None] | None = None
         self.encoders = nn.ModuleDict(encoders)
         self.projections = nn.ModuleDict(projections or {})
+        self.fillings = nn.ModuleDict(fillings or {})
         self.num_features = {name: encoder.num_features for name, encoder in encoders.items()}
         self.num_features |= {name: layer.out_features for name, layer in (projections or {}).items()}
 
@@ -70,6 +78,8 @@ class MultimodalModel(nn.Module):
 
     def _encode_one(self, batch: Batch, name: str) -> Tensor:
         inputs, present = batch.inputs[name], batch.has(name)
+        if name in self.fillings:
+            inputs = self.fillings[name](inputs)
         if present is not None:
             inputs = torch.where(present.view(-1, *[1] * (inputs.dim() - 1)), inputs, 0)
         features = self.encoders[name](inputs, batch.lengths.get(name))
@@ -104,10 +114,11 @@ def build_model(
     sizes = [encoder.num_features for encoder in encoders.values()]
     if projection_dim is None and equal_features and len(set(sizes)) > 1:
         projection_dim = min(sizes)
+    fillings = {modality.name: Filling(modality.fill, modality.shape[0]) for modality in chosen if modality.fill}
     if projection_dim is None:
-        return MultimodalModel(encoders)
+        return MultimodalModel(encoders, fillings=fillings)
     projections = {name: nn.Linear(encoder.num_features, projection_dim) for name, encoder in encoders.items()}
-    return MultimodalModel(encoders, projections)
+    return MultimodalModel(encoders, projections, fillings)
 
 
 def _chosen_modalities(

@@ -25,6 +25,9 @@ from mmcore.encoding import FrozenEncoders, differing_weights, recipe_of
 from mmcore.errors import CheckpointError, DataError, UsageError
 from mmcore.trainer import load_model
 
+FORM = ("delimiter", "quoting")
+"""Of a text table; another table may have another one."""
+
 
 def read_state(path: Path) -> dict[str, Any]:
     """Returns the checkpoint of a run's folder (its best model), or the one that `path` itself is.
@@ -44,8 +47,8 @@ def samples_of(state: dict[str, Any], data: Path) -> tuple[RawSource, RawFolder,
 
     Args:
         state: The checkpoint.
-        data: A table (.csv, .tsv, .jsonl) with the columns the model was trained on, labels not needed; a YAML file
-            that names one; or the raw folder of a data set with a name.
+        data: A table (.csv, .tsv, .jsonl, .parquet) with the columns the model was trained on, labels not needed; a
+            YAML file that names one; or the raw folder of a data set with a name.
 
     Raises:
         UsageError: It is none of them, or lacks columns.
@@ -150,12 +153,15 @@ def _options_for(trained: Any, data: Path) -> ManifestConfig:
     """
     if data.suffix.lower() not in {".yaml", ".yml"}:
         path = data.resolve()
-        return trained.model_copy(update={"manifest": str(path), "root": str(path.parent), "split": None})
-    described = ManifestConfig.model_validate(read_description(data))
+        is_alike = path.suffix.lower() == Path(trained.manifest).suffix.lower()
+        form = {key: getattr(trained, key) if is_alike else None for key in FORM}
+        return trained.model_copy(update={"manifest": str(path), "root": str(path.parent), "split": None, **form})
+    described = ManifestConfig.model_validate(read_description(data, trained.classes))
     columns, wanted = (_columns(options) for options in (described, trained))
     if columns != wanted:
         raise UsageError(f"{data.name} describes {columns}, the model was trained on {wanted}")
-    return trained.model_copy(update={"manifest": described.manifest, "root": described.root, "split": None})
+    update = {key: getattr(described, key) for key in ("manifest", "root", *FORM)}
+    return trained.model_copy(update={**update, "split": None})
 
 
 def _columns(options: ManifestConfig) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from mmcore.config import RunConfig
 from mmcore.data.encoded import check_encoding
 from mmcore.data.loader import Loader, TensorLoader
 from mmcore.data.store import PreparedDataset
+from mmcore.filling import fit_fillings
 from mmcore.reporting import Reporter, Row
 from mmcore.trainer import MONITOR, Trainer
 from rayjobs.evaluations import NOTHING_MORE, Extra, add_conditions
@@ -159,9 +160,11 @@ def _build_trainer(job: Job, config: RunConfig, prepared: PreparedDataset, repor
         least, most = job.elastic
         lineage = [_of_size(part, most, size) for part in lineage or [config] for size in range(least, most + 1)]
         config = _of_size(config, most, distributed.world_size())
+    method = build_method(config, prepared.spec, device)
+    fit_fillings(method.model, prepared, config.protocol)
     return Trainer(
         config,
-        build_method(config, prepared.spec, device),
+        method,
         job.data.loader(config, prepared, pin_memory=device.type == "cuda"),
         build_run_transforms(config, prepared.spec),
         device,

@@ -14,22 +14,38 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-import yaml
 from annotated_types import Ge, Gt, MinLen
-from pydantic import Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from mmcore.config import Section, parse_section
+from mmcore.data.cells import name_in
+from mmcore.data.delimited import repeated
 from mmcore.data.media import AudioFile, Cells, Frames, ImageFile, Medium, Series, Text
-from mmcore.data.spec import DATASETS
-from mmcore.data.tables import read_table
-from mmcore.errors import ConfigError, UsageError
+from mmcore.data.media.numbers import LARGEST, SMALLEST
+from mmcore.data.plain_yaml import read_yaml
+from mmcore.data.spec import DATASETS, Fill
+from mmcore.data.tables import Table, read_table
+from mmcore.errors import ConfigError, DataError, UsageError, suggest
 
 MAX_CLASSES_PER_SAMPLE = 0.5
 """More different labels than this share of the rows are no classes."""
+NAMES = (
+    ("manifest",), ("root",), ("name",), ("label",), ("classes", "*"), ("leave_out", "*"), ("modalities", "*", "kind"),
+    ("modalities", "*", "column"), ("modalities", "*", "columns", "*"),
+)  # fmt: skip
+"""Where a description holds names, which stay what was written: `no` is no truth value there."""
+LIKE_NOTHING = frozenset({"nan", "NaN", "NaT", "None", "null", "NULL", "<NA>"})
+UNKNOWN_CLASSES = ["?", "??"]
+"""While the reason why they can not be told is among the problems: without them, another problem would be told."""
+TAB_NAMES = {"tab": "\t", "\\t": "\t"}
+OPTIONAL_NAMES = (("split",), ("group",), ("id",), ("delimiter",), ("quoting",), ("modalities", "*", "key"))
 
 
 class _Modality(Section):
@@ -75,12 +91,28 @@ class TextColumn(_Modality):
 
 
 class SeriesColumn(_Modality):
-    """Paths of .npy or .csv files of numbers; in JSONL also lists."""
+    """Paths of .npy, .npz or .csv files of numbers; in JSONL and Parquet also lists."""
 
     kind: Literal["series"]
     column: str
     length: Annotated[int, Ge(1)]
     channels: Annotated[int, Ge(1)] = 1
+    key: str | None = Field(default=None, description="which array of a .npz file; none: it has but one")
+    header: bool | None = Field(
+        default=None, description="whether the first line of a .csv names the channels; none: if no field is a number"
+    )
+
+
+def _fill(value: Any) -> Any:
+    if value in (None, *get_args(Fill)):
+        return value
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if number != 0 and not SMALLEST <= abs(number) <= LARGEST:
+        raise ValueError("mean, median or a number that float32 can tell")
+    return number
 
 
 class TabularColumns(_Modality):
@@ -88,6 +120,9 @@ class TabularColumns(_Modality):
 
     kind: Literal["tabular"]
     columns: Annotated[list[str], MinLen(1)]
+    fill: Annotated[Fill | float | None, BeforeValidator(_fill)] = Field(
+        default=None, description="for empty cells: the mean or median of the training samples, or a number"
+    )
 
 
 Column = Annotated[
@@ -95,14 +130,28 @@ Column = Annotated[
 ]
 
 
+def _delimiter(text: str) -> str:
+    text = TAB_NAMES.get(text, text)
+    if len(text) != 1 or text in '"\r\n':
+        raise ValueError(f"one character (or tab), got {text!r}")
+    return text
+
+
 class ManifestConfig(Section):
     """A YAML file's content, with absolute paths and every default filled in."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     manifest: str
+    delimiter: Annotated[str, AfterValidator(_delimiter)] | None = Field(
+        default=None, description="of a text table: one character, or tab; none: the comma of .csv, the tab of .tsv"
+    )
+    quoting: Literal["csv", "none"] | None = Field(
+        default=None, description="whether quotes stand around cells; none given: in .csv they do, between tabs not"
+    )
     root: str
     label: str
     classes: Annotated[list[str], MinLen(2)]
+    leave_out: list[str] = Field(default=[], description="classes whose rows are left out")
     split: str | None = None
     group: str | None = None
     id: str | None = None
@@ -121,65 +170,164 @@ def medium_of(name: str, column: Any) -> Medium:
     elif isinstance(column, TextColumn):
         medium = Text(name, column.max_tokens)
     elif isinstance(column, SeriesColumn):
-        medium = Series(name, column.length, column.channels)
+        medium = Series(name, column.length, column.channels, column.key, column.header)
     else:
-        medium = Cells(name, column.columns)
+        medium = Cells(name, column.columns, None if isinstance(column.fill, float) else column.fill)
     medium.modality = replace(medium.modality, may_be_missing=column.may_be_missing)
     return medium
 
 
-def read_description(path: Path) -> dict[str, Any]:
+def read_description(path: Path, classes: Sequence[str] | None = None) -> dict[str, Any]:
     """Returns the options of the data set `manifest` that a YAML file describes.
 
     Paths become absolute; classes that are not listed are the manifest's labels, sorted.
 
+    Args:
+        path: The YAML file.
+        classes: Those a model was trained on, where rows are to be predicted: labels, splits and groups are not looked
+            at then. None: the file's own.
+
     Raises:
-        ConfigError: Lists every problem of the file.
-        UsageError: It is missing or no YAML, or so is its manifest; or the labels are numbers to be predicted.
+        ConfigError: Lists every problem of the file, the columns its manifest lacks among them.
+        UsageError: It is missing or no YAML, or its manifest can not be read; or the labels are numbers to be
+            predicted.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UsageError(f"--dataset {path}: there is no such file") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is no YAML file: {error}") from None
-    if not isinstance(content, dict):
-        raise ConfigError([f"{path} must hold a mapping, got {type(content).__name__}"])
-    folder = path.resolve().parent
-    values = {"name": path.stem, "root": ".", **content}
-    for key in ("manifest", "root"):
-        if isinstance(values.get(key), str):
-            values[key] = str((folder / values[key]).resolve())
-    if "classes" not in values and isinstance(values.get("manifest"), str) and isinstance(values.get("label"), str):
-        values["classes"] = label_values(Path(values["manifest"]), values["label"])
-    if isinstance(values.get("classes"), list):
-        values["classes"] = [str(name) for name in values["classes"]]
-    options = parse_section(ManifestConfig, values, path.name)
+    if not path.is_file():
+        raise UsageError(f"--dataset {path}: there is no such file")
+    content, problems = read_yaml(path, NAMES, OPTIONAL_NAMES)
+    values = _absolute({"name": path.stem, "root": ".", **content}, path.resolve().parent)
     if values["name"] in DATASETS.names():
-        raise UsageError(f"{path.name}: name must not be that of a data set of this project, got '{values['name']}'")
+        problems.append(f"{path.name}: name must not be that of a data set of this project, got '{values['name']}'")
+    try:
+        table = _table_of(values)
+        if table is not None:
+            problems += table.problems(needed_columns(values, to_train=classes is None))
+    except UsageError as error:
+        table = None
+        problems.append(str(error))
+    if classes is None:
+        problems += _class_problems(values, table)
+    else:
+        values["classes"] = list(classes)
+    options, faults = _parsed(values, path.name)
+    if options is None or problems or faults:
+        raise ConfigError([*faults, *problems])
     return options.model_dump(mode="json")
 
 
-def label_values(path: Path, column: str) -> list[str]:
-    """Returns the different labels of a manifest, sorted.
+def needed_columns(values: Mapping[str, Any], to_train: bool) -> dict[str, str]:
+    """Returns column -> what it is for, of a description as plain values, checked or not.
+
+    Args:
+        values: The description.
+        to_train: Whether labels, splits and groups are needed.
+    """
+    uses = ("id", "label", "split", "group") if to_train else ("id",)
+    named = {values[use]: use for use in uses if isinstance(values.get(use), str)}
+    modalities = values.get("modalities")
+    for name, section in modalities.items() if isinstance(modalities, Mapping) else ():
+        for key in ("column", "columns") if isinstance(section, Mapping) else ():
+            found = section.get(key)
+            named |= {one: name for one in (found if isinstance(found, list) else [found]) if isinstance(one, str)}
+    return named
+
+
+def label_values(table: Table, column: str, left_out: Sequence[str] = ()) -> list[str]:
+    """Returns the different labels of a table but those left out, sorted.
 
     Raises:
-        UsageError: The column is not there, or its values are no classes.
+        UsageError: Its values are no classes, or a class that is to be left out is not there.
     """
-    labels = []
-    for _, record in read_table(path):
-        if isinstance(record, dict):
-            if column not in record:
-                raise UsageError(f"{path} has no column '{column}' (label); it has {', '.join(record)}")
-            labels.append(str(record[column]).strip())
-    found = sorted(set(labels) - {""})
-    if any(_is_fraction(label) for label in found) or len(found) > max(2, MAX_CLASSES_PER_SAMPLE * len(labels)):
+    found_labels, faults = _labels(table, column)
+    labels = Counter(found_labels)
+    for name in left_out:
+        if name not in labels:
+            raise UsageError(f"leave_out: no row of {table.path.name} has the label '{name}'{suggest(name, labels)}")
+    for name in sorted(LIKE_NOTHING & set(labels) - set(left_out)):
         raise UsageError(
-            f"column '{column}' of {path.name} has {len(found)} different values in {len(labels)} rows (first: "
+            f"column '{column}' of {table.path.name} holds '{name}', as programs write a missing label: leave these "
+            f"rows out (leave_out: [{name}]), or list it under classes: if it is one"
+        )
+    num_rows = sum(labels.values())
+    found = sorted(set(labels) - set(left_out))
+    if any(_is_fraction(label) for label in found) or len(found) > max(2, MAX_CLASSES_PER_SAMPLE * num_rows):
+        raise UsageError(
+            f"column '{column}' of {table.path.name} has {len(found)} different values in {num_rows} rows (first: "
             f"{', '.join(found[:3])}): to predict a number is regression, which is not supported; if these are "
             "classes, list them under classes:"
         )
+    if len(found) < 2:
+        bad = f"; {len(faults)} other rows have none (first: {faults[0]})" if faults else ""
+        raise UsageError(
+            f"column '{column}' of {table.path.name} must have 2 classes or more, got {', '.join(found) or 'none'} in "
+            f"{num_rows} rows{bad}"
+        )
     return found
+
+
+def _labels(table: Table, column: str) -> tuple[list[str], list[str]]:
+    """Returns the labels of the rows that have one, and why the others have none."""
+    labels, faults = [], []
+    for place, record in table.rows({column}):
+        try:
+            if isinstance(record, str):
+                raise DataError(record)
+            labels.append(name_in(record, column, "label"))
+        except DataError as error:
+            faults.append(f"{place}: {error}")
+    return labels, faults
+
+
+def _absolute(values: dict[str, Any], folder: Path) -> dict[str, Any]:
+    for key in ("manifest", "root"):
+        if isinstance(values.get(key), str):
+            values[key] = str((folder / values[key]).resolve())
+    return values
+
+
+def _table_of(values: Mapping[str, Any]) -> Table | None:
+    """Returns the manifest as far as the description says which it is; what it says wrong is told elsewhere."""
+    delimiter, quoting = values.get("delimiter"), values.get("quoting")
+    if not isinstance(values.get("manifest"), str) or quoting not in (None, "csv", "none"):
+        return None
+    if delimiter is not None:
+        try:
+            delimiter = _delimiter(delimiter)
+        except (TypeError, ValueError):
+            return None
+    return read_table(Path(values["manifest"]), delimiter, quoting)
+
+
+def _class_problems(values: dict[str, Any], table: Table | None) -> list[str]:
+    """Fills in classes that are not listed; returns what is wrong with those to be used and left out."""
+    listed, left_out, label = values.get("classes"), values.get("leave_out") or [], values.get("label")
+    if not isinstance(left_out, list) or (listed is not None and not isinstance(listed, list)):
+        return []  # told by their types
+    known, left_out = ([name for name in names if isinstance(name, str)] for names in (listed or [], left_out))
+    both = sorted(set(left_out) & set(known))
+    problems = [f"class '{name}' is in classes and in leave_out; keep one" for name in both]
+    problems += [f"classes: '{name}' is listed twice; keep one" for name in repeated(known)]
+    problems += [f"classes: {name!r} is empty or has blanks around it, as no label has" for name in known
+                 if not name or name != name.strip()]  # fmt: skip
+    if table is None or label not in table.columns or label in table.unusable or both:
+        values.setdefault("classes", UNKNOWN_CLASSES)
+        return problems
+    if listed is None:
+        try:
+            values["classes"] = label_values(table, label, left_out)
+        except UsageError as error:
+            values["classes"] = UNKNOWN_CLASSES
+            problems.append(str(error))
+    elif missing := set(left_out) - set(_labels(table, label)[0] if left_out else ()):
+        problems += [f"leave_out: no row of {table.path.name} has the label '{name}'" for name in sorted(missing)]
+    return problems
+
+
+def _parsed(values: Mapping[str, Any], path: str) -> tuple[Any, list[str]]:
+    try:
+        return parse_section(ManifestConfig, values, path), []
+    except ConfigError as error:
+        return None, error.problems
 
 
 def _is_fraction(label: str) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mmcore.data.delimited import cells_of_any_length, repeated
 from mmcore.errors import DataError, UsageError, suggest
 
 
@@ -45,8 +46,16 @@ def read_rows(path: Path) -> Iterator[Row]:
 
 
 def split_csv(text: str) -> list[str]:
-    """Returns the fields of one line of comma-separated values; a field with commas stands in double quotes."""
-    return [field.strip() for field in next(csv.reader([text]), [])]
+    """Returns the fields of one line of comma-separated values; a field with commas stands in double quotes.
+
+    Raises:
+        DataError: A quote is not closed, or other text follows the closing one.
+    """
+    try:
+        with cells_of_any_length(text):
+            return [field.strip() for field in next(csv.reader([text], strict=True), [])]
+    except csv.Error as error:
+        raise DataError(f"its quotes are no quotes of a list ({error})") from None
 
 
 def class_index(name: str, classes: Sequence[str] | Mapping[str, int]) -> int:
@@ -91,19 +100,35 @@ def read_records(
         path: The table.
         columns: What its columns are called.
         separator: Between fields; None: any white space.
+
+    Raises:
+        UsageError: The header lacks one of the columns, or has it twice.
     """
-    order: list[int] | None = None
+    header = list(columns)
     for number, row in enumerate(read_rows(path)):
-        if row.text is None:
-            yield row, "the line is not UTF-8"
+        try:
+            fields = _fields(row, separator)
+        except DataError as error:
+            yield row, str(error)
             continue
-        fields = split_csv(row.text) if separator == "," else row.text.strip().split(separator)
-        header = [field.lower() for field in fields]
-        if number == 0 and len(set(header) & set(columns)) >= min(2, len(columns)):
-            order = [header.index(name) for name in columns if name in header]
-            if len(order) < len(columns):
-                raise UsageError(f"{path}: the header must name {', '.join(columns)}, got {row.text!r}")
-        elif len(fields) < len(columns):
-            yield row, f"{len(fields)} fields, not {len(columns)}"
+        names = [field.lower() for field in fields]
+        if number == 0 and len(set(names) & set(columns)) >= min(2, len(columns)):
+            header = names
+            _check_header(path, row, names, columns)
+        elif len(fields) != len(header):
+            yield row, f"{len(fields)} fields, not {len(header)}"
         else:
-            yield row, [fields[place] for place in order] if order else fields[: len(columns)]
+            yield row, [fields[header.index(name)] for name in columns]
+
+
+def _fields(row: Row, separator: str | None) -> list[str]:
+    if row.text is None:
+        raise DataError("the line is not UTF-8")
+    return split_csv(row.text) if separator == "," else row.text.strip().split(separator)
+
+
+def _check_header(path: Path, row: Row, names: Sequence[str], columns: Sequence[str]) -> None:
+    if missing := [name for name in columns if name not in names]:
+        raise UsageError(f"{path}: the header must name {', '.join(columns)}, got {row.text!r}: no {missing[0]}")
+    if twice := [name for name in repeated(names) if name in columns]:
+        raise UsageError(f"{path}: the header names {twice[0]} twice, got {row.text!r}; keep one")

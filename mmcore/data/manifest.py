@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import BaseModel
 
+from mmcore.data.cells import is_empty, name_in, text_in
 from mmcore.data.description import (
     DEFAULT_ENCODERS,
     DEFAULT_TRANSFORMS,
     ManifestConfig,
     TabularColumns,
     medium_of,
+    needed_columns,
 )
 from mmcore.data.lists import class_index
-from mmcore.data.media import Medium, RawFolder
-from mmcore.data.raw import BAD_ROW, CONFLICT, Entry, Index, Problem, RawSource
+from mmcore.data.media import Cells, Medium, RawFolder, Series
+from mmcore.data.raw import BAD_ROW, CONFLICT, DUPLICATE, FILTERED, NOTED, Entry, Index, Problem, RawSource
 from mmcore.data.spec import DATASETS
 from mmcore.data.splits import hashed_split
-from mmcore.data.tables import read_table
+from mmcore.data.tables import Row, read_table
 from mmcore.errors import ConfigError, DataError, UsageError
 
 SOURCE_NAME = "manifest"
@@ -43,6 +45,8 @@ class Manifest(RawSource):
         super().__init__(options)
         self.name = options.name
         self.classes = tuple(options.classes)
+        self._root = Path(options.root)
+        self._media = {name: medium_of(name, column) for name, column in options.modalities.items()}
 
     @classmethod
     def folder_name(cls, name: str, options: BaseModel) -> str:
@@ -51,20 +55,32 @@ class Manifest(RawSource):
 
     def media(self) -> Sequence[Medium]:
         """Returns a decoder for each modality, in the file's order."""
-        return [medium_of(name, column) for name, column in self.options.modalities.items()]
+        return list(self._media.values())
 
     def read_index(self, folder: RawFolder) -> Index:
         """Reads the manifest."""
         options = self.options
         path = Path(options.manifest)
         index = Index(f"manifest {path.name}", [path], published=options.split is not None)
-        _check_columns(path, _needed_columns(options, to_train=True))
-        entries = []
-        for place, record in read_table(path):
+        entries: list[Entry] = []
+        places: list[str] = []
+        numbers: dict[str, int] = {}
+        for place, record in self._rows(to_train=True):
             try:
-                entries.append(self._entry(place, record))
+                entry = self._entry(place, record, index.problems)
             except DataError as error:
                 index.leave_out("train", place, BAD_ROW, str(error))
+                continue
+            except _LeftOutError as error:
+                index.leave_out(error.split, place, FILTERED, str(error))
+                continue
+            number = numbers.setdefault(entry.sample_id, len(entries))
+            if number < len(entries):
+                kind, reason = _repeated(places[number], entries[number], place, entry)
+                index.leave_out(entry.split, entry.sample_id, kind, reason)
+            else:
+                entries.append(entry)
+                places.append(place)
         if options.split is None:
             keys = [entry.group or entry.sample_id for entry in entries]
             splits = hashed_split(keys, [entry.label for entry in entries])
@@ -81,21 +97,22 @@ class Manifest(RawSource):
         Raises:
             ConfigError: The manifest lacks columns of the modalities.
         """
-        options = self.options
-        path = Path(options.manifest)
-        _check_columns(path, _needed_columns(options, to_train=False))
-        entries: dict[str, Entry] = {}
-        problems = []
-        for place, record in read_table(path):
-            if isinstance(record, str):
-                problems.append(Problem(place, BAD_ROW, record))
+        entries: list[Entry] = []
+        problems: list[Problem] = []
+        places: dict[str, str] = {}
+        for place, record in self._rows(to_train=False):
+            try:
+                sample_id, media = self._unlabelled(place, record, problems)
+            except DataError as error:
+                problems.append(Problem(place, BAD_ROW, str(error)))
                 continue
-            sample_id = self._sample_id(place, record)
-            if sample_id in entries:
-                problems.append(Problem(sample_id, CONFLICT, f"listed again in {place}; the first counts"))
+            first = places.setdefault(sample_id, place)
+            if first == place:
+                entries.append(Entry(sample_id, 0, "test", media))
             else:
-                entries[sample_id] = Entry(sample_id, 0, "test", self._media(record))
-        return list(entries.values()), problems
+                reason = f"listed in {first} and again in {place}; the first counts"
+                problems.append(Problem(sample_id, CONFLICT, reason))
+        return entries, problems
 
     def write_demo(self, directory: Path) -> None:
         """Refuses: the raw files are the user's."""
@@ -119,61 +136,105 @@ class Manifest(RawSource):
             for name, column in self.options.modalities.items()
         }
 
-    def _entry(self, place: str, record: Mapping[str, Any] | str) -> Entry:
+    def _rows(self, to_train: bool) -> Iterator[Row]:
+        """Yields the rows of the manifest, if it has every column that is needed."""
+        options = self.options
+        table = read_table(Path(options.manifest), options.delimiter, options.quoting)
+        needed = needed_columns(options.model_dump(), to_train)
+        if problems := table.problems(needed):
+            raise ConfigError(problems)
+        return table.rows(needed)
+
+    def _entry(self, place: str, record: Mapping[str, Any] | str, problems: list[Problem]) -> Entry:
+        """Returns a row's entry; what was done to its cells is added to the problems, as notes."""
         if isinstance(record, str):
             raise DataError(record)
         options = self.options
         split = "train"
         if options.split is not None:
-            said = str(record[options.split]).strip().lower()
+            said = name_in(record, options.split, "split").lower()
             if said not in SPLIT_NAMES:
                 raise DataError(f"column '{options.split}' must be train, val or test, got '{said}'")
             split = SPLIT_NAMES[said]
-        sample_id = self._sample_id(place, record)
-        group = str(record[options.group]) if options.group else ""
-        label = class_index(str(record[options.label]).strip(), options.classes)
-        return Entry(sample_id, label, split, self._media(record), group=group)
+        name = name_in(record, options.label, "label")
+        if name in options.leave_out:
+            raise _LeftOutError(split, f"class '{name}' is left out (leave_out)")
+        label = class_index(name, options.classes)
+        group = name_in(record, options.group, "group") if options.group else ""
+        sample_id, media = self._unlabelled(place, record, problems)
+        return Entry(sample_id, label, split, media, group=group)
 
-    def _sample_id(self, place: str, record: Mapping[str, Any]) -> str:
-        return str(record[self.options.id]) if self.options.id else place
-
-    def _media(self, record: Mapping[str, Any]) -> dict[str, Any]:
-        root = Path(self.options.root)
-        return {name: _value(column, record, root) for name, column in self.options.modalities.items()}
-
-
-def _needed_columns(options: ManifestConfig, to_train: bool) -> set[str]:
-    """Returns the columns a description names: those of the modalities, the id, and what training needs besides."""
-    named = {options.label, *filter(None, (options.split, options.group))} if to_train else set()
-    named |= {options.id} if options.id else set()
-    for column in options.modalities.values():
-        named |= set(column.columns) if isinstance(column, TabularColumns) else {column.column}
-    return named
-
-
-def _check_columns(path: Path, named: set[str]) -> None:
-    """Refuses a manifest that lacks a column its description names; lists all of them."""
-    known: set[str] = set()
-    for _, record in read_table(path):
-        known |= set(record) if isinstance(record, dict) else set()
-    if not known:
-        raise UsageError(f"the manifest {path} has no rows")
-    problems = [
-        f"{path.name} has no column '{name}'; it has {', '.join(sorted(known))}" for name in sorted(named - known)
-    ]
-    if problems:
-        raise ConfigError(problems)
+    def _unlabelled(
+        self, place: str, record: Mapping[str, Any] | str, problems: list[Problem]
+    ) -> tuple[str, dict[str, Any]]:
+        """Returns what a row is without its label: id, and modality -> what its decoder takes."""
+        if isinstance(record, str):
+            raise DataError(record)
+        options, media, notes = self.options, {}, []
+        sample_id = name_in(record, options.id, "id") if options.id else place
+        for name, column in options.modalities.items():
+            media[name], note = _value(column, self._media[name], record, self._root)
+            if note:
+                notes.append(Problem(sample_id, NOTED, f"{name} {note[1]}: {note[0]}", rule=f"{name} {note[1]}"))
+        problems += notes
+        return sample_id, media
 
 
-def _value(column: Any, record: Mapping[str, Any], root: Path) -> Any:
-    """Returns what the decoder takes, or None where the cell is empty; absolute paths in the root become relative."""
-    if isinstance(column, TabularColumns):
-        cells = [record.get(name) for name in column.columns]
-        return None if all(cell in (None, "") for cell in cells) else cells
-    value = record.get(column.column)
-    if value is None or value == "":
-        return None
-    if column.kind == "text" or isinstance(value, list):
-        return value
-    path = Path(str(value))
-    return str(path.relative_to(root)) if path.is_absolute() and path.is_relative_to(root) else str(value)
+class _LeftOutError(Exception):
+    """A row is left out by rule."""
+
+    def __init__(self, split: str, reason: str):
+        super().__init__(reason)
+        self.split = split
+
+
+def _repeated(first: str, known: Entry, place: str, entry: Entry) -> tuple[str, str]:
+    """Returns the kind of problem that an id's second row is, and its reason."""
+    if known == entry:
+        return DUPLICATE, f"listed in {first} and again, alike, in {place}"
+    return CONFLICT, f"listed in {first} and again, differently, in {place}; the first counts"
+
+
+def _value(column: Any, medium: Medium, record: Mapping[str, Any], root: Path) -> tuple[Any, tuple[str, str] | None]:
+    """Returns what the decoder takes, or None where it is missing, and what is to be noted: (detail, rule).
+
+    Raises:
+        DataError: A cell is empty that may not be, or of another type.
+    """
+    if isinstance(medium, Cells):
+        return _cells(column, medium, record)
+    if is_empty(record.get(column.column)):
+        if column.may_be_missing:
+            return None, None
+        raise DataError(f"column '{column.column}' has no value; may_be_missing: true allows samples without it")
+    if column.kind == "text":
+        return text_in(record, column.column, "text"), None
+    value = record[column.column]
+    if isinstance(medium, Series) and isinstance(value, list):
+        medium.decode(value)  # wrong numbers are found here, where their row is known
+        return value, None
+    value = text_in(record, column.column, "a path" if column.kind != "series" else "a path or a list of numbers")
+    path = Path(value)
+    return str(path.relative_to(root)) if path.is_absolute() and path.is_relative_to(root) else value, None
+
+
+def _cells(
+    column: TabularColumns, medium: Cells, record: Mapping[str, Any]
+) -> tuple[list[float | None] | None, tuple[str, str] | None]:
+    """Returns a row's numbers, None where the model is to fill in; or None where the row lacks the modality."""
+    cells = [None if is_empty(record.get(name)) else record[name] for name in column.columns]
+    numbers = medium.decode(cells)
+    empty = [name for name, number in zip(column.columns, numbers, strict=True) if number is None]
+    if not empty:
+        return numbers, None
+    is_whole = len(empty) == len(numbers)
+    detail = f"column {', '.join(repr(name) for name in empty)} has no value"
+    if column.may_be_missing and (is_whole or column.fill is None):
+        return None, None if is_whole else (detail, "partly empty, so missing")
+    if column.fill is None:
+        cures = "fill: mean, median or a number fills it in, may_be_missing: true leaves out the modality"
+        raise DataError(f"{detail}; {cures}")
+    by = f"{column.fill:g}" if isinstance(column.fill, float) else f"the training samples' {column.fill}"
+    if isinstance(column.fill, float):
+        numbers = [column.fill if number is None else number for number in numbers]
+    return numbers, (detail, f"filled by {by}")

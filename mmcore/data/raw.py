@@ -366,10 +366,18 @@ def kind_of_fault(reason: str) -> str:
 
 
 def no_media(source: RawSource, index: Index, folder: RawFolder) -> UsageError:
-    """Returns the error for a raw folder in which not one listed sample has all its files."""
-    faults = index.faults()
+    """Returns the error for a raw folder of which not one row of the lists becomes a sample.
+
+    It says why: files that are missing are one reason; rows that are bad or left out by rule are others.
+    """
+    lost = [problem for problem in index.problems if not problem.stays_in]
+    faults = sorted(lost, key=lambda problem: not problem.is_fault)
     first = f" (first: {faults[0].sample_id}: {faults[0].reason})" if faults else ""
-    return UsageError(
-        f"{source.name}: not one of the {len(faults)} samples listed has its files in {folder.root}{first}. "
-        f"{source.raw_help}"
-    )
+    kinds = Counter(problem.kind for problem in lost)
+    if set(kinds) <= {MISSING}:
+        what = f"not one of the {len(lost)} samples listed has its files in {folder.root}{first}. {source.raw_help}"
+    else:
+        counts = ", ".join(f"{number} {kind}" for kind, number in kinds.most_common())
+        what = f"not one of the {len(lost)} rows becomes a sample: {counts}{first}"
+        what += f". The files were looked for in {folder.root}" if MISSING in kinds else ""
+    return UsageError(f"{source.name}: {what}")

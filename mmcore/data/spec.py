@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from mmcore.registry import Registry
 
 Kind = Literal["image", "audio", "tokens", "features"]
+Fill = Literal["mean", "median"]
 SPLITS = ("train", "val", "test")
 """Every split's name, in the order in which files and index rows stand."""
 
@@ -38,6 +39,8 @@ class Modality:
         views: Of features a frozen encoder made: augmented views stored behind the plain one along the first axis,
             which is then 1 + `views` long: view 0 is what evaluation sees, of the others training draws. 0: there is
             no such axis. It is not shown, since a source has none, and what is shown names prepared data.
+        fill: What the model puts where a stored number is NaN: that of its training samples (`mmcore.filling`). None:
+            none is.
     """
 
     name: str
@@ -49,6 +52,7 @@ class Modality:
     variable_length: bool = False
     may_be_missing: bool = False
     views: int = field(default=0, repr=False)
+    fill: Fill | None = field(default=None, repr=False)
 
     @property
     def one_view(self) -> Modality:

@@ -18,12 +18,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, cast
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel
 
 from mmcore.config import ProtocolConfig, parse_section
-from mmcore.data.columns import INDEX_COLUMNS, columns_to_arrays, to_batch
+from mmcore.data.columns import INDEX_COLUMNS, columns_to_arrays, table_schema, to_batch
 from mmcore.data.media import RawFolder
 from mmcore.data.part_files import REPORTS, RunParts, run_here, write_parts
 from mmcore.data.parts import PartWriter, finish, plan_parts
@@ -177,6 +178,14 @@ class PreparedDataset:
     def read_table(self) -> pa.Table:
         """Returns all rows in index order, in memory."""
         return pa.concat_tables([_read_parquet(path) for path in self.files()])
+
+    def read_modality(self, name: str) -> tuple[np.ndarray, np.ndarray | None]:
+        """Returns one modality of all rows (N, ...) in index order, in memory, and which have it (None: all)."""
+        modality = next(modality for modality in self.spec.modalities if modality.name == name)
+        spec = replace(self.spec, modalities=(modality,))
+        table = pa.concat_tables([_read_parquet(path, table_schema(spec).names) for path in self.files()])
+        arrays = columns_to_arrays(table, spec)
+        return arrays.inputs[name], arrays.present.get(name)
 
     @property
     def encoded(self) -> Mapping[str, Mapping[str, Any]]:

@@ -139,6 +139,8 @@ def _read_json(index: Index, path: Path, split: str, labels: Sequence[str], pict
         try:
             if not isinstance(row, dict) or not {"image", "text", "label"} <= row.keys():
                 raise DataError("an entry must have image, text and label")
+            if not isinstance(row["text"], str) or not isinstance(row["image"], str | int):
+                raise DataError(f"text and image must be texts, got {row['text']!r} and {row['image']!r}")
             label = class_index(str(row["label"]), labels)
             stem = PurePosixPath(str(row["image"])).stem
             index.add(tweet(stem, label, split, str(row["image"]), str(row["text"]), pictures))

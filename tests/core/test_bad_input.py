@@ -27,7 +27,7 @@ BAD: dict[str, tuple[dict[str, str], str]] = {
     "label outside the classes": ({"label": "furious"}, "bad row: unknown class 'furious'; known: glad, sad"),
     "path that climbs out": ({"face": "../outside.png"}, "leads out of"),
     "symlink loop": ({"face": "loop.png"}, "missing: face: loop.png: Too many levels of symbolic links"),
-    "text of blanks": ({"words": "   "}, "the text is empty"),
+    "text of blanks": ({"words": "   "}, "column 'words' has no value"),
 }
 STRANGE = {
     "ten thousand words": ({"words": "good " * 10_000}, "words cropped to 8 of 10002 tokens"),

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-import torch
 import yaml
 from raw_files import kinds, save_picture, save_text, save_vocab, save_wave
 
@@ -20,11 +21,10 @@ from mmcore.data.description import ManifestConfig, read_description
 from mmcore.data.manifest import Manifest
 from mmcore.data.media import RawFolder
 from mmcore.data.raw import Index
-from mmcore.data.spec import Modality
 from mmcore.data.store import HowToPrepare, PreparedDataset, prepare, prepared_dir
-from mmcore.encoders import build_encoder
 from mmcore.errors import ConfigError, DataError, UsageError
 
+QUOTE = '"'
 FACTS = {"kind": "tabular", "columns": ["age", "height"]}
 
 
@@ -154,8 +154,8 @@ class TestTable:
         [
             ("maybe,1,2,s,train", "unknown class 'maybe'"),
             ("yes,1,2,s,holdout", "column 'part' must be train, val or test, got 'holdout'"),
-            ("yes,1,2,s", "the row has not 5 fields"),
-            ("yes,1,2,s,train,more", "the row has not 5 fields"),
+            ("yes,1,2,s", "the row has 4 fields, not 5"),
+            ("yes,1,2,s,train,more", "the row has 6 fields, not 5"),
         ],
     )
     def test_bad_rows_are_listed(self, folder: Path, row: str, message: str) -> None:
@@ -166,18 +166,19 @@ class TestTable:
         assert (problem.sample_id, problem.kind) == ("samples.csv:14", "bad row")
         assert message in problem.reason
 
-    def test_bad_cells_are_damage(self, folder: Path, tmp_path: Path) -> None:
+    def test_bad_cells_are_bad_rows(self, folder: Path, tmp_path: Path) -> None:
         with (folder / "samples.csv").open("a") as file:
             file.write("\nyes,old,2,s,train\nyes,nan,2,s,train\nyes,,,s,train\n")
         path = describe(folder, split="part")
-        with pytest.raises(DataError, match=r"1 of 15 samples can not be used \(1 missing\)"):
+        with pytest.raises(DataError, match=r"3 of 15 samples can not be used \(3 bad row\)"):
             make(path, tmp_path / "data")
         prepared = make(path, tmp_path / "data", on_missing="skip")
         reasons = {entry["sample_id"]: entry["reason"] for entry in prepared.metadata["skipped"]}
         assert reasons == {
-            "samples.csv:14": "damaged: column 'age' must hold numbers, got ['old']",
-            "samples.csv:15": "damaged: column 'age' must hold finite numbers, got 'nan'",
-            "samples.csv:16": "missing: no facts",
+            "samples.csv:14": "bad row: column 'age' must hold numbers, got 'old'",
+            "samples.csv:15": "bad row: column 'age' must hold finite numbers, got 'nan'; leave a missing one empty",
+            "samples.csv:16": "bad row: column 'age', 'height' has no value; fill: mean, median or a number fills it "
+            "in, may_be_missing: true leaves out the modality",
         }
 
     def test_a_path_outside_the_root_is_refused(self, folder: Path) -> None:
@@ -243,7 +244,7 @@ class TestDescription:
         ("content", "message"),
         [
             ({"manifest": "none.csv"}, "the manifest .*none.csv does not exist"),
-            ({"manifest": "my.yaml"}, "the manifest must be a .csv, .tsv or .jsonl file, got my.yaml"),
+            ({"manifest": "my.yaml"}, "the manifest must be a .csv, .tsv, .tab, .jsonl, .* got my.yaml"),
             ({"label": "mood"}, r"has no column 'mood' \(label\); it has label, age, height, speaker, part"),
             ({"label": "height"}, "to predict a number is regression, which is not supported"),
             ({"name": "digits"}, "name must not be that of a data set of this project, got 'digits'"),
@@ -259,54 +260,186 @@ class TestDescription:
         with pytest.raises(ConfigError) as raised:
             index_of(path)
         assert [problem.split("; ")[0] for problem in raised.value.problems] == [
-            "samples.csv has no column 'grp'", "samples.csv has no column 'splt'",
+            "samples.csv has no column 'grp' (group)", "samples.csv has no column 'splt' (split)",
         ]  # fmt: skip
 
-    def test_files_that_are_no_yaml_or_text(self, folder: Path) -> None:
-        with pytest.raises(UsageError, match="there is no such file"):
-            read_description(folder / "none.yaml")
-        for content, message in (
-            (b"a: [", "is no YAML file"),
-            (b"- a", "must hold a mapping"),
-            (b"\xff", "is no YAML"),
+
+class TestStored:
+    """From a table as it is written in practice to the bytes that are stored, or the reason with its line."""
+
+    FACTS: ClassVar = {"facts": {"kind": "tabular", "columns": ["a", "b"]}}
+
+    @pytest.fixture
+    def rows(self) -> list[dict[str, Any]]:
+        return [
+            {"id": f"r{n}", "y": ("no", "yes")[n % 2], "a": n + 0.5, "b": -n, "g": f"s{n // 4}", "ts": [n, n + 1],
+             "part": ("train", "val", "test")[n // 2 % 3]} for n in range(12)
+        ]  # fmt: skip
+
+    def described(self, folder: Path, rows: list[dict[str, Any]] | str, table: str = "t.jsonl", **content: Any) -> Path:
+        text = rows if isinstance(rows, str) else "\n".join(json.dumps(row) for row in rows)
+        save_text(folder / table, text)
+        base = {"manifest": table, "label": "y", "id": "id", "split": "part", "modalities": self.FACTS}
+        return describe(folder, **{**base, **content})
+
+    def arrays(self, path: Path, **how: Any) -> tuple[PreparedDataset, dict[str, int], Any]:
+        prepared = make(path, path.parent / "data", **how)
+        arrays = columns_to_arrays(prepared.read_table(), prepared.spec)
+        return prepared, {name: row for row, name in enumerate(arrays.sample_ids.tolist())}, arrays
+
+    @pytest.mark.parametrize("kind", [".csv", ".tsv", ".parquet", ".jsonl"])
+    def test_every_kind_of_table_says_the_same(self, tmp_path: Path, rows: list[dict[str, Any]], kind: str) -> None:
+        for row in rows:
+            del row["ts"]
+        path = self.described(tmp_path, rows, group="g", manifest=f"t{kind}")
+        if kind == ".parquet":
+            pq.write_table(pa.Table.from_pylist(rows), tmp_path / "t.parquet")
+        elif kind != ".jsonl":
+            mark = "," if kind == ".csv" else "\t"
+            lines = [rows[0].keys(), *(map(str, row.values()) for row in rows)]
+            save_text(tmp_path / f"t{kind}", "\n".join(mark.join(line) for line in lines))
+        prepared, row_of, arrays = self.arrays(path)
+        assert prepared.spec.classes == ("no", "yes")
+        assert len(row_of) == 12
+        for n in range(12):
+            assert arrays.labels[row_of[f"r{n}"]] == n % 2
+            assert arrays.inputs["facts"][row_of[f"r{n}"]].tolist() == [n + 0.5, -n]
+            assert prepared.index["group"][row_of[f"r{n}"]].as_py() == f"s{n // 4}"
+
+    def test_a_text_that_begins_with_a_quote_loses_no_row(self, tmp_path: Path) -> None:
+        save_vocab(tmp_path, '"', *map(str, range(60)))
+        lines = [f"r{n}\t{n % 2}\t{QUOTE * (n in (5, 45))}{n}\ttrain" for n in range(60)]
+        text = "\n".join(["id\ty\ttxt\tpart", *lines])
+        words = {"words": {"kind": "text", "column": "txt", "max_tokens": 6}}
+        _, row_of, arrays = self.arrays(self.described(tmp_path, text, "t.tsv", modalities=words))
+        assert len(row_of) == 60
+        for n in range(60):
+            quote = [5] if n in (5, 45) else []
+            expected = [2, *quote, 6 + n, 3]
+            assert arrays.inputs["words"][row_of[f"r{n}"]][: len(expected)].tolist() == expected
+
+    def test_a_table_that_can_not_be_told_is_refused_as_a_whole(self, tmp_path: Path) -> None:
+        for text, message in (
+            (
+                'id,y,a,b,part\nr1,no,1,2,train\n"r2,yes,1,2,test\nr3,no,1,2,val\n',
+                "t.csv: line 3: a quote opens a cell",
+            ),
+            ("id,y,a,b,part,a\nr1,no,1,2,train,3\nr2,yes,1,2,test,3\n", r"column 'a' \(facts\) is there twice"),
+            ("id;y;a;b;part\nr1;no;1;2;train\n", "if that is the delimiter, say delimiter: ';'"),
         ):
             with pytest.raises(UsageError, match=message):
-                read_description(save_text(folder / "bad.yaml", content))
-        save_text(folder / "samples.csv", b"label,age,height\nyes,1,2\nn\xf6,1,2\n")
-        with pytest.raises(UsageError, match=r"samples.csv: line 3 is not UTF-8"):
-            read_description(describe(folder))
+                read_description(self.described(tmp_path, text, "t.csv"))
 
+    def test_a_series_that_float32_can_not_hold_is_damage(self, tmp_path: Path, rows: list[dict[str, Any]]) -> None:
+        for n, row in enumerate(rows):
+            np.save(tmp_path / f"{n}.npy", np.full((2, 2), 1e300 if n == 3 else n))
+            row["ts"] = f"{n}.npy"
+        trace = {"trace": {"kind": "series", "column": "ts", "length": 2, "channels": 2}}
+        path = self.described(tmp_path, rows, modalities=trace)
+        with pytest.raises(DataError, match=r"r3: damaged: 3.npy holds 4 numbers beyond float32's 3.4e38"):
+            make(path, tmp_path / "data")
+        _, row_of, arrays = self.arrays(path, on_missing="skip")
+        assert arrays.inputs["trace"][row_of["r4"]].tolist() == [[4, 4], [4, 4]]
+        assert "r3" not in row_of
 
-class TestEncoders:
-    def test_padding_does_not_matter_to_a_series(self) -> None:
-        torch.manual_seed(0)
-        network = build_encoder({"name": "series"}, Modality("s", "features", (9, 2), "float32")).eval()
-        x = torch.randn(4, 9, 2)
-        lengths = torch.tensor([9, 4, 1, 0])
-        other = x.clone()
-        other[1, 4:], other[2, 1:] = 100, -3
-        with torch.no_grad():
-            torch.testing.assert_close(network(x, lengths), network(other, lengths))
-            torch.testing.assert_close(network(x, lengths)[1:2], network(x[1:2, :4]))
-        assert network(x).shape == (4, 64)
+    def test_a_long_cell_is_a_sample_as_any(self, tmp_path: Path, rows: list[dict[str, Any]]) -> None:
+        name = "z" * 200_000
+        rows[5]["id"] = name
+        lines = ["id,y,a,b,part", *(f"{r['id']},{r['y']},{r['a']},{r['b']},{r['part']}" for r in rows)]
+        _, row_of, arrays = self.arrays(self.described(tmp_path, "\n".join(lines), "t.csv"))
+        assert arrays.inputs["facts"][row_of[name]].tolist() == [5.5, -5]
 
-    @pytest.mark.parametrize(("name", "shape"), [("mlp", (3,)), ("series", (9, 2))])
-    def test_scale_and_offset_of_the_numbers_do_not_matter(self, name: str, shape: tuple[int, ...]) -> None:
-        torch.manual_seed(0)
-        network = build_encoder({"name": name}, Modality("s", "features", shape, "float32")).double()
-        x = torch.randn(16, *shape, dtype=torch.float64)
-        torch.testing.assert_close(network(x), network(1e3 * x + 5e4), rtol=1e-4, atol=1e-4)
+    @pytest.mark.parametrize(
+        ("key", "value", "reason"),
+        [
+            ("y", ..., "column 'y' (label) has no value"), ("y", None, "column 'y' (label) has no value"),
+            ("y", " ", "column 'y' (label) has no value"), ("y", ["no"], "column 'y' (label) must hold a text or a"),
+            ("y", True, "column 'y' (label) must hold a text or a number, got True (bool)"),
+            ("part", ..., "column 'part' (split) has no value"), ("part", None, "column 'part' (split) has no value"),
+            ("part", 3, "column 'part' must be train, val or test, got '3'"),
+            ("id", ..., "column 'id' (id) has no value"), ("id", "", "column 'id' (id) has no value"),
+            ("g", None, "column 'g' (group) has no value"), ("g", "", "column 'g' (group) has no value"),
+            ("g", {"x": 1}, "column 'g' (group) must hold a text or a number"),
+            ("a", [1], "column 'a' must hold numbers, got [1]"), ("a", False, "'a' must hold numbers, got False"),
+            ("a", "1_0", "column 'a' must hold numbers"), ("a", "1,5", "write decimals with a point"),
+            ("a", 1e39, "column 'a' must hold numbers that float32 can tell, got 1e+39"),
+            ("a", "1e-60", "column 'a' must hold numbers that float32 can tell, got '1e-60'"),
+            ("a", None, "column 'a' has no value; fill: mean, median or a number fills it in, may_be_missing"),
+            ("ts", ["1"], "the series must hold numbers, got ['1']"), ("ts", [1, None], "the series must hold numbers"),
+            ("ts", 5, "column 'ts' must hold a path or a list of numbers, got 5 (int)"),
+            ("ts", [1e39], "the series holds 1 numbers beyond float32"), ("ts", None, "column 'ts' has no value"),
+        ],
+    )  # fmt: skip
+    def test_a_cell_that_is_not_what_it_must_be(
+        self, tmp_path: Path, rows: list[dict[str, Any]], key: str, value: Any, reason: str
+    ) -> None:
+        rows[3][key] = value
+        rows[3] = {name: cell for name, cell in rows[3].items() if cell is not ...}
+        beat = {"kind": "series", "column": "ts", "length": 2}
+        path = self.described(tmp_path, rows, group="g", modalities={**self.FACTS, "beat": beat})
+        prepared, row_of, _ = self.arrays(path, on_missing="skip")
+        assert sorted(row_of) == sorted(f"r{n}" for n in range(12) if n != 3)
+        (skipped,) = prepared.metadata["skipped"]
+        assert skipped["sample_id"] == "t.jsonl:4"
+        assert reason in skipped["reason"]
+        assert prepared.spec.classes == ("no", "yes")
+        assert not {"", "None"} & set(prepared.index["group"].to_pylist())
 
-    @pytest.mark.parametrize(("name", "shape"), [("mlp", (3,)), ("series", (9, 2))])
-    def test_on_the_meta_device_with_every_gradient(self, name: str, shape: tuple[int, ...]) -> None:
-        network = build_encoder({"name": name}, Modality("s", "features", shape, "float32")).to("meta")
-        features = network(torch.empty(4, *shape, device="meta"), torch.ones(4, dtype=torch.int64, device="meta"))
-        features.sum().backward()
-        assert features.device.type == "meta"
-        assert all(parameter.grad is not None for parameter in network.parameters())
+    def test_a_number_stays_what_was_written(self, tmp_path: Path, rows: list[dict[str, Any]]) -> None:
+        rows[0]["a"], rows[1]["a"], rows[2]["a"] = " 1e-3 ", 3e38, 1e-44
+        _, row_of, arrays = self.arrays(self.described(tmp_path, rows))
+        stored = [arrays.inputs["facts"][row_of[f"r{n}"]][0] for n in range(3)]
+        assert stored == [np.float32(1e-3), np.float32(3e38), np.float32(1e-44)]
+        assert stored[2] > 0
 
-    def test_the_other_axes_are_refused(self) -> None:
-        with pytest.raises(UsageError, match=r"'mlp' takes features \(N,\), 's' is \(9, 2\)"):
-            build_encoder({"name": "mlp"}, Modality("s", "features", (9, 2), "float32"))
-        with pytest.raises(UsageError, match=r"'series' takes features \(T, C\), 's' is \(3,\)"):
-            build_encoder({"name": "series"}, Modality("s", "features", (3,), "float32"))
+    def test_blanks_around_names_do_not_make_others(self, tmp_path: Path, rows: list[dict[str, Any]]) -> None:
+        for n, row in enumerate(rows):
+            row.update(y=f" {row['y']}\t", g=f"{row['g']} " if n % 2 else row["g"], part=f" {row['part'].upper()}")
+        prepared, row_of, arrays = self.arrays(self.described(tmp_path, rows, group="g", classes=["no", "yes"]))
+        assert set(prepared.index["group"].to_pylist()) == {"s0", "s1", "s2"}
+        assert [arrays.labels[row_of[f"r{n}"]] for n in range(12)] == [n % 2 for n in range(12)]
+
+    def test_rows_of_one_id(self, tmp_path: Path, rows: list[dict[str, Any]]) -> None:
+        rows += [dict(rows[2]), {**rows[3], "a": 99}]
+        prepared, row_of, arrays = self.arrays(self.described(tmp_path, rows), on_missing="skip")
+        assert len(row_of) == 12
+        assert arrays.inputs["facts"][row_of["r3"]][0] == 3.5
+        assert [entry["reason"] for entry in prepared.metadata["skipped"]] == [
+            "duplicate: listed in t.jsonl:3 and again, alike, in t.jsonl:13",
+            "conflict: listed in t.jsonl:4 and again, differently, in t.jsonl:14; the first counts",
+        ]
+
+    def test_partly_empty_rows_lack_the_modality_where_that_is_allowed(
+        self, tmp_path: Path, rows: list[dict[str, Any]]
+    ) -> None:
+        rows[3]["a"], rows[4]["a"], rows[4]["b"] = "", None, None
+        facts = {"facts": {**self.FACTS["facts"], "may_be_missing": True}}
+        prepared, row_of, arrays = self.arrays(self.described(tmp_path, rows, modalities=facts))
+        for n in range(12):
+            assert arrays.present["facts"][row_of[f"r{n}"]] == (n not in (3, 4))
+        assert arrays.inputs["facts"][row_of["r3"]].tolist() == [0, 0]
+        assert prepared.metadata["noted"] == [
+            {"sample_id": "r3", "reason": "facts partly empty, so missing: column 'a' has no value",
+             "rule": "facts partly empty, so missing"},
+        ]  # fmt: skip
+
+    def test_classes_that_are_left_out(self, tmp_path: Path, rows: list[dict[str, Any]]) -> None:
+        for row in rows[:4]:
+            row["y"] = "unsure"
+        for content in ({}, {"classes": ["no", "yes"]}):
+            path = self.described(tmp_path, rows, leave_out=["unsure"], **content)
+            prepared, row_of, _ = self.arrays(path)  # by rule: no fault
+            assert sorted(row_of) == sorted(f"r{n}" for n in range(4, 12))
+            reasons = [entry["reason"] for entry in prepared.metadata["skipped"]]
+            assert reasons == ["filtered: class 'unsure' is left out (leave_out)"] * 4
+            with pytest.raises(UsageError, match=r"leave_out: no row of t.jsonl has the label 'unsur'"):
+                read_description(self.described(tmp_path, rows, leave_out=["unsur"], **content))
+
+    def test_labels_that_match_no_class_are_not_blamed_on_files(
+        self, tmp_path: Path, rows: list[dict[str, Any]]
+    ) -> None:
+        path = self.described(tmp_path, rows, classes=["No", "Yes"])
+        message = r"my: not one of the 12 rows becomes a sample: 12 bad row \(first: t.jsonl:1: unknown class 'no'"
+        with pytest.raises(UsageError, match=message) as raised:
+            make(path, tmp_path / "data")
+        assert "files" not in str(raised.value)

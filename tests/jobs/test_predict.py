@@ -8,9 +8,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from click.testing import CliRunner, Result
 from raw_files import describe_numbers, save_text
 
+from mmcore.config import ProtocolConfig
+from mmcore.data.store import PreparedDataset
 from mmcore.errors import CheckpointError
 from mmcore.predicting import read_state
 from rayjobs import predict, train
@@ -62,7 +65,7 @@ def test_rows_without_labels(trained: Path, tmp_path: Path) -> None:
                  "--out", tmp_path / "p.parquet"]  # fmt: skip
     failed = run(predict, *arguments)
     assert failed.exit_code == 1
-    assert "1 of 4 samples can not be used (1 bad row)" in failed.stderr
+    assert "2 of 4 samples can not be used (2 bad row)" in failed.stderr
     assert not (tmp_path / "p.parquet").exists()
     result = run(predict, *arguments, "--on-missing", "skip", "--json")
     assert result.exit_code == 0, result.output
@@ -70,7 +73,7 @@ def test_rows_without_labels(trained: Path, tmp_path: Path) -> None:
     assert report["num_rows"] == 2
     assert {p["sample_id"]: p["kind"] for p in report["problems"]} == {
         "new.jsonl:3": "bad row",
-        "new.jsonl:4": "damaged",
+        "new.jsonl:4": "bad row",
     }
     assert pq.read_table(tmp_path / "p.parquet")["sample_id"].to_pylist() == ["new.jsonl:1", "new.jsonl:2"]
 
@@ -87,15 +90,16 @@ def test_wrong_use(trained: Path, tmp_path: Path) -> None:
         ),
         (["--checkpoint", run_dir, "--data", tmp_path / "none.csv"], 2, "none.csv does not exist"),
         (["--checkpoint", run_dir, "--data", tmp_path / "other.csv"], 2, "other.csv has no column 'b'"),
-        (["--checkpoint", run_dir, "--data", tmp_path], 2, "the manifest must be a .csv, .tsv or .jsonl file"),
+        (["--checkpoint", run_dir, "--data", tmp_path], 2, "is a folder; name a .csv, .tsv"),
     ):
         result = run(predict, *arguments, *out)
         assert result.exit_code == code, result.output
         assert message in result.stderr
-    text = (trained / "mine.yaml").read_text().replace("- b\n", "- c\n")
-    save_text(tmp_path / "other.yaml", text.replace("rows.jsonl", str(trained / "rows.jsonl")))
-    result = run(predict, "--checkpoint", run_dir, "--data", tmp_path / "other.yaml", *out)
-    assert "the model was trained on" in result.stderr
+    for column, message in (("y", "the model was trained on"), ("c", "rows.jsonl has no column 'c' (facts)")):
+        text = (trained / "mine.yaml").read_text().replace("- b\n", f"- {column}\n")
+        save_text(tmp_path / "other.yaml", text.replace("rows.jsonl", str(trained / "rows.jsonl")))
+        result = run(predict, "--checkpoint", run_dir, "--data", tmp_path / "other.yaml", *out)
+        assert message in result.stderr
     with pytest.raises(CheckpointError):
         read_state(trained)
 
@@ -114,3 +118,29 @@ def test_ray_data_gives_the_same(trained: Path, tmp_path: Path, monkeypatch: pyt
     np.testing.assert_allclose(
         np.array(here["probabilities_fused"].to_pylist()), np.array(ray["probabilities_fused"].to_pylist()), atol=1e-6
     )
+
+
+def test_an_empty_cell_is_filled_as_in_training(tmp_path: Path) -> None:
+    description = describe_numbers(tmp_path)
+    content = yaml.safe_load(description.read_text())
+    content["modalities"]["facts"]["fill"] = "median"
+    description.write_text(yaml.safe_dump(content))
+    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    for number in range(0, 60, 5):
+        rows[number]["a"] = None
+    save_text(tmp_path / "rows.jsonl", "\n".join(map(json.dumps, rows)))
+    data, results = tmp_path / "data", tmp_path / "results"
+    trained = run(train, "--dataset", description, "--method", "joint", "--data-dir", data, "--output", results,
+                  "--max-epochs", "1", "--name", "run", "--set", "trainer.device=cpu")  # fmt: skip
+    assert trained.exit_code == 0, trained.output
+    prepared = PreparedDataset.open(data / "mine")
+    train_rows = prepared.assign(ProtocolConfig()).train
+    median = float(np.nanmedian(prepared.read_modality("facts")[0][train_rows, 0]))
+    new = [{"a": None, "b": 1, "s": None}, {"a": median, "b": 1, "s": None}, {"a": 9, "b": 1, "s": None}]
+    save_text(tmp_path / "new.jsonl", "\n".join(map(json.dumps, new)))
+    predicted = run(predict, "--checkpoint", results / "run" / "seed-0", "--data", tmp_path / "new.jsonl",
+                    "--out", tmp_path / "p.parquet")  # fmt: skip
+    assert predicted.exit_code == 0, predicted.output
+    empty, same, other = pq.read_table(tmp_path / "p.parquet")["probabilities_fused"].to_pylist()
+    assert empty == pytest.approx(same, abs=1e-6)
+    assert empty != pytest.approx(other, abs=1e-6)
