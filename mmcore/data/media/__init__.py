@@ -2,7 +2,7 @@
 
 from mmcore.data.media.audio import AudioFile, read_audio
 from mmcore.data.media.base import CROPPED, Decoded, Medium, Note, RawFolder
-from mmcore.data.media.image import ImageFile, read_image
+from mmcore.data.media.image import ImageFile, PictureRules, read_image
 from mmcore.data.media.numbers import Cells, Series
 from mmcore.data.media.text import Text
 from mmcore.data.media.video import Frames, read_seconds, read_sound_track
