@@ -4,8 +4,9 @@ from mmcore.data.media.audio import AudioFile, read_audio
 from mmcore.data.media.base import CROPPED, Decoded, Medium, Note, RawFolder
 from mmcore.data.media.image import ImageFile, PictureRules, read_image
 from mmcore.data.media.numbers import Cells, Series
+from mmcore.data.media.sound_track import read_sound_track
 from mmcore.data.media.text import Text
-from mmcore.data.media.video import Frames, read_seconds, read_sound_track
+from mmcore.data.media.video import Frames, read_seconds
 from mmcore.data.media.window import Flow, Window, dense_flow, read_window
 
 __all__ = [

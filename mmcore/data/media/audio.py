@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from mmcore.data.media.base import CROPPED, Decoded, Medium, Note, RawFolder, padded
-from mmcore.data.media.video import CLIP_SUFFIXES, read_sound_track
+from mmcore.data.media.sound_track import read_sound_track
+from mmcore.data.media.video import CLIP_SUFFIXES
 from mmcore.data.spec import Modality
 from mmcore.errors import DataError
 

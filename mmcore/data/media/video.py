@@ -1,6 +1,6 @@
-"""Clips, by PyAV: frames at one a second, and the sound track.
+"""Clips, by PyAV: frames at one a second.
 
-Shape legend: T frames or samples of a waveform, C = 3 channels, H and W of the stored picture.
+Shape legend: T frames, C = 3 channels, H and W of the stored picture.
 """
 
 from __future__ import annotations
@@ -89,30 +89,6 @@ def read_seconds(path: Path, size: int) -> list[np.ndarray]:
     if last_s < stated_s - MOST_MISSING_S:
         raise DataError(f"{path} is truncated: pictures for {last_s:.1f} s, its header says {stated_s:.1f} s")
     return frames
-
-
-def read_sound_track(path: Path, sample_rate_hz: int) -> np.ndarray:
-    """Reads the sound of a clip as mono int16 at `sample_rate_hz`, (T,).
-
-    Raises:
-        DataError: The clip is damaged or has no sound; the message names it.
-    """
-    from av.audio.resampler import AudioResampler
-
-    parts: list[np.ndarray] = []
-    with opened(path) as container:
-        if not container.streams.audio:
-            raise DataError(f"{path} holds no sound")
-        resampler = AudioResampler(format="s16", layout="mono", rate=sample_rate_hz)
-        try:
-            for frame in container.decode(audio=0):
-                parts += [part.to_ndarray()[0] for part in resampler.resample(frame)]
-            parts += [part.to_ndarray()[0] for part in resampler.resample(None)]
-        except decoding_errors() as error:
-            raise DataError(f"{path} can not be read as sound: {error}") from None
-    if not sum(map(len, parts)):
-        raise DataError(f"{path} holds no sound")
-    return np.concatenate(parts)
 
 
 def _stated_seconds(container: InputContainer) -> float:
