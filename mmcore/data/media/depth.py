@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -79,7 +79,8 @@ def values_of(path: Path, picture: Image) -> Values:
         return _of_tiff(picture)
     if picture.format == "JPEG2000":
         return _of_jpeg2000(path, picture)
-    arguments = picture.tile[0].args if picture.tile else None
+    tiles: Any = getattr(picture, "tile", [])  # how Pillow is going to unpack the pixels
+    arguments = tiles[0].args if tiles else None
     if picture.format == "PPM":
         return _of_ppm(picture, arguments)
     raw_mode = arguments if isinstance(arguments, str) else str(arguments[0] if arguments else "")
