@@ -7,7 +7,7 @@ import pytest
 
 from mmcore.data.clips import DEMO_RATE_HZ
 from mmcore.data.demo_clips import CODECS, save_clip
-from mmcore.data.media import AudioFile, Frames, RawFolder, read_seconds, read_sound_track
+from mmcore.data.media import AudioFile, Frames, RawFolder, read_sound_track
 from mmcore.errors import DataError
 
 
@@ -25,9 +25,9 @@ def tone(seconds: float) -> np.ndarray:
 def test_the_first_frame_of_each_second(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"a{suffix}"
     save_clip(path, [plain(30), plain(120), plain(210)])
-    frames = read_seconds(path, 8)
-    assert [frame.shape for frame in frames] == [(3, 8, 8)] * 3
-    assert [round(float(frame.mean()), -1) for frame in frames] == [30, 120, 210]
+    decoded = Frames("video", 4, 8).read(RawFolder(tmp_path), path.name)
+    assert (decoded.array.shape, decoded.length) == ((4, 3, 8, 8), 3)
+    assert [round(float(frame.mean()), -1) for frame in decoded.array] == [30, 120, 210, 0]
 
 
 @pytest.mark.parametrize("suffix", CODECS)
@@ -69,14 +69,14 @@ def test_a_truncated_clip_is_an_error_that_names_it(tmp_path: Path, suffix: str,
     content = path.read_bytes()
     path.write_bytes(content[: int(share * len(content))])
     with pytest.raises(DataError, match=rf"cut{suffix} (can not be read as a clip|is truncated|holds no pictures)"):
-        read_seconds(path, 8)
+        Frames("video", 3, 8).read(RawFolder(tmp_path), path.name)
 
 
 def test_what_is_no_clip_or_lacks_a_track(tmp_path: Path) -> None:
     (tmp_path / "text.mp4").write_text("hello, this is no clip" * 50)
     save_clip(tmp_path / "mute.mp4", [plain(30)])
     with pytest.raises(DataError, match=r"text.mp4 can not be read as a clip"):
-        read_seconds(tmp_path / "text.mp4", 8)
+        Frames("video", 3, 8).read(RawFolder(tmp_path), "text.mp4")
     with pytest.raises(DataError, match=r"mute.mp4 holds no sound"):
         read_sound_track(tmp_path / "mute.mp4", 8000)
     with pytest.raises(DataError, match=r"absent.mp4 can not be read"):

@@ -82,7 +82,7 @@ def values_of(path: Path, picture: Image) -> Values:
     tiles: Any = getattr(picture, "tile", [])  # how Pillow is going to unpack the pixels
     arguments = tiles[0].args if tiles else None
     if picture.format == "PPM":
-        return _of_ppm(picture, arguments)
+        return _of_ppm(picture, tiles[0].codec_name, arguments)
     raw_mode = arguments if isinstance(arguments, str) else str(arguments[0] if arguments else "")
     if ";16" in raw_mode:
         return Values(bits=16, top=65535, seen=65535 if picture.mode in NUMERIC_MODES else 255)
@@ -100,13 +100,17 @@ def _of_tiff(picture: Image) -> Values:
     return Values(kind, bits, top, seen, photometric == WHITE_IS_ZERO)
 
 
-def _of_ppm(picture: Image, arguments: object) -> Values:
+def _of_ppm(picture: Image, codec: str, arguments: Any) -> Values:
     if picture.mode == "F":
         return Values("float", 32)
-    if picture.mode == "1" or not isinstance(arguments, tuple):
-        return PLAIN._replace(top=1 if picture.mode == "1" else 255)
-    top = int(arguments[1])
-    return Values(bits=top.bit_length(), top=top, seen=65535 if picture.mode in NUMERIC_MODES else 255)
+    seen = 65535 if picture.mode in NUMERIC_MODES else 255
+    if picture.mode == "1":
+        top = 1
+    elif codec in ("ppm", "ppm_plain"):  # which scale by the largest value the file states
+        top = int(arguments[1])
+    else:
+        top = seen
+    return Values(bits=top.bit_length(), top=top, seen=seen)
 
 
 def _of_jpeg2000(path: Path, picture: Image) -> Values:
@@ -139,7 +143,7 @@ def as_8_bits(path: Path, picture: Image, values: Values, wanted: Range | None, 
         return Image.fromarray(_scaled_numbers(_numbers(path, picture, values), path, values, wanted, notes))
     key = picture.info.get("transparency")
     if picture.mode in NUMERIC_MODES:
-        array, has_alpha = np.asarray(picture).astype(np.uint16), isinstance(key, int)
+        array, has_alpha = np.asarray(picture).astype(np.uint16, copy=False), isinstance(key, int)
         if has_alpha:
             array = np.stack([array, np.where(array == key, 0, 255).astype(np.uint16)], axis=-1)
     elif values.bits > 8 and (wanted is not None or key is not None):
@@ -178,7 +182,7 @@ def _looked_up(
     """Returns unsigned values scaled to 8 bits by a table, transparency as it is; notes it."""
     colours = array[..., :-1] if has_alpha else array
     low, high = wanted or (0, values.top)
-    scaled = _table(low, high, values)[colours]
+    scaled = _table(low, high, values).take(colours)
     if wanted is None:
         notes.append(Note(f"scaled from {values.bits} bit"))
     else:
@@ -231,7 +235,7 @@ def _scaled_numbers(
     if wanted is None and not (values.kind == "float" and least >= 0 and most <= 1):
         beyond = " beyond [0, 1]" if values.kind == "float" else ""
         raise DataError(
-            f"{path} holds {_words(values)}{beyond}, from {least:g} to {most:g}: set range: [low, high] of this "
+            f"{path} holds {_words(values)}{beyond}, from {least:.10g} to {most:.10g}: set range: [low, high] of this "
             "modality in the description, the values that become black and white"
         )
     low, high = wanted or (0.0, 1.0)
@@ -244,10 +248,10 @@ def _scaled_numbers(
 
 def _notes_of_range(low: float, high: float, outside: np.ndarray | None) -> Sequence[Note]:
     """Returns the notes of a given range; `outside` are the file's values, if any lies outside."""
-    notes = [Note(f"scaled from the range [{low:g}, {high:g}]")]
+    notes = [Note(f"scaled from the range [{low:.10g}, {high:.10g}]")]
     if outside is not None:
         share = float(np.mean((outside < low) | (outside > high)))
-        notes.append(Note(f"clipped to the range [{low:g}, {high:g}]", f"{100 * share:.2g} % of its values"))
+        notes.append(Note(f"clipped to the range [{low:.10g}, {high:.10g}]", f"{100 * share:.2g} % of its values"))
     return notes
 
 

@@ -93,11 +93,12 @@ def read_image(path: Path, size: int, rules: PictureRules = DEFAULT_RULES) -> De
             resized = colours.resize((size, size), Image.Resampling.BILINEAR)
             if turn is not None:  # last, since a square's sides are alike and it is small
                 resized = resized.transpose(Image.Transpose[turn])
+            pixels = np.asarray(resized.convert("RGB"))
     except UnidentifiedImageError:
         raise DataError(f"{path} can not be read as a picture{_what_is_not_read(path)}") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"{path} can not be read as a picture: {error}") from None
-    return Decoded(np.ascontiguousarray(np.asarray(resized).transpose(2, 0, 1)), notes=tuple(notes))
+    return Decoded(np.ascontiguousarray(pixels.transpose(2, 0, 1)), notes=tuple(notes))
 
 
 def _turn(picture: Image, notes: list[Note]) -> str | None:
@@ -115,12 +116,14 @@ def _turn(picture: Image, notes: list[Note]) -> str | None:
 
 
 def _colours(path: Path, picture: Image, values: Values, rules: PictureRules, notes: list[Note]) -> Image:
-    """Returns the picture in mode RGB, 8 bits a colour."""
+    """Returns the picture in mode RGB or L, 8 bits a colour."""
     if not values.are_plain or rules.range is not None:
         picture = as_8_bits(path, picture, values, rules.range, notes)
     if not picture.has_transparency_data:
-        return picture.convert("RGB")
-    return _composed(scaled_key(picture, values).convert("RGBA"), rules.background, notes)
+        return picture if picture.mode in ("RGB", "L") else picture.convert("RGB")
+    if picture.mode != "RGBA":
+        picture = scaled_key(picture, values).convert("RGBA")
+    return _composed(picture, rules.background, notes)
 
 
 def _composed(picture: Image, background: tuple[int, int, int], notes: list[Note]) -> Image:
