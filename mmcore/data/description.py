@@ -168,6 +168,12 @@ def medium_of(name: str, column: Any) -> Medium:
     return medium
 
 
+def default_transform_of(column: Any) -> dict[str, Any]:
+    """Returns the transform settings of a described modality's kind; those of grey clips have one mean, ImageNet's."""
+    grey = {"mean": 0.449, "std": 0.226} if isinstance(column, VideoColumn) and column.channels == 1 else {}
+    return {**DEFAULT_TRANSFORMS.get(column.kind, {}), **grey}
+
+
 def read_description(path: Path) -> dict[str, Any]:
     """Returns the options of the data set `manifest` that a YAML file describes.
 

@@ -156,7 +156,8 @@ class TestDepth:
              (-32768, 32767)),
             ((RAMP8.astype(int) - 128).astype(np.int8), "signed", "signed 8-bit integers, from -128 to 127",
              (-128, 127)),
-            (RAMP16.astype(np.uint32) * 65537, "unsigned", "unsigned 32-bit integers, from 0 to 4294967295", (0, 2**32)),
+            (RAMP16.astype(np.uint32) * 65537, "unsigned", "unsigned 32-bit integers, from 0 to 4294967295",
+             (0, 2**32)),
             (RAMP16.astype(np.int32) * 100 - 9, "signed", "signed 32-bit integers, from -9 to 6553491", (-9, 6553491)),
             ((RAMP * 4).astype(np.float32), "float", r"32-bit floats beyond \[0, 1\], from 0 to 4", (0, 4)),
         ],
@@ -269,7 +270,15 @@ class TestTransparency:
 
     @pytest.mark.parametrize(
         ("mode", "suffix"),
-        [("RGBA", "png"), ("LA", "png"), ("P", "png"), ("RGBA", "webp"), ("RGBA", "gif"), ("RGBA", "tif"), ("LA", "tif")],
+        [
+            ("RGBA", "png"),
+            ("LA", "png"),
+            ("P", "png"),
+            ("RGBA", "webp"),
+            ("RGBA", "gif"),
+            ("RGBA", "tif"),
+            ("LA", "tif"),
+        ],
     )
     def test_half_of_it_in_every_mode(self, tmp_path: Path, mode: str, suffix: str) -> None:
         pixels = np.full((SIDE, SIDE, 4), (80, 80, 80, 255), np.uint8)

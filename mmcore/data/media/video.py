@@ -9,6 +9,7 @@ Shape legend: T frames, C channels, H and W of the stored picture, which is the 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +22,7 @@ from mmcore.data.media.timeline import Timeline
 from mmcore.errors import DataError
 
 if TYPE_CHECKING:
-    from av import Packet, VideoFrame
+    from av import CodecContext, Packet, VideoFrame
     from av.container import InputContainer
 
 CLIP_SUFFIXES = frozenset({".mp4", ".avi", ".flv", ".webm", ".mkv", ".mov"})
@@ -32,10 +33,11 @@ HELD_BYTES = 2**26
 """Of a clip's packets that are kept from looking at them to decoding; a longer clip is opened twice."""
 GUESSED_RATE = 25.0
 """Frames a second of a stream that says nothing of its own times: FFmpeg's own guess."""
+IDR = 5
+"""H.264's type of unit that begins anew."""
 TURNED = Note("turned upright by its display matrix")
 
 Choose = Callable[[Timeline], Sequence[int]]
-Frames = dict[int, "Picture"]
 
 
 class Picture(NamedTuple):
@@ -46,11 +48,18 @@ class Picture(NamedTuple):
 
 
 class PacketInfo(NamedTuple):
-    """What a packet says of its frame: when it is shown and for how long, in the stream's unit, and what it is."""
+    """What a packet says of its frame.
+
+    Attributes:
+        pts: When it is shown, in the stream's unit.
+        duration: For how long; 0: it does not say.
+        is_start: Whether decoding can begin with it.
+        is_shown: Whether it is shown at all.
+    """
 
     pts: int | None
     duration: int
-    is_key: bool
+    is_start: bool
     is_shown: bool
 
 
@@ -99,7 +108,7 @@ def read_frames(
         DataError: The clip is damaged, ends before its own stated end, or has no frame; the message names it.
     """
     packets = _read_packets(path)
-    found: Frames | None = None
+    found: dict[int, Picture] | None = None
     if packets.tell_times:
         timeline, times = packets.timeline()
         if check_end:
@@ -139,7 +148,7 @@ def _read_packets(path: Path) -> Packets:
         for packet in container.demux(stream):
             if not packet.size:
                 continue  # a frame that was dropped, or the end
-            infos.append(_info(packet, codec.name))
+            infos.append(_info(packet, codec))
             num_bytes += packet.size
             if held is not None:
                 held.append(packet)
@@ -157,10 +166,27 @@ def _read_packets(path: Path) -> Packets:
         )
 
 
-def _info(packet: Packet, codec: str) -> PacketInfo:
+def _info(packet: Packet, codec: CodecContext) -> PacketInfo:
     # VP8 keeps frames that are never shown in packets of their own: a bit of the first byte says so.
-    is_hidden = codec in ("vp8", "libvpx") and not bytes(packet)[0] >> 4 & 1
-    return PacketInfo(packet.pts, packet.duration or 0, packet.is_keyframe, not (is_hidden or packet.is_discard))
+    is_hidden = codec.name in ("vp8", "libvpx") and not bytes(packet)[0] >> 4 & 1
+    is_start = packet.is_keyframe and (codec.name != "h264" or _holds_idr(bytes(packet), codec.extradata))
+    return PacketInfo(packet.pts, packet.duration or 0, is_start, not (is_hidden or packet.is_discard))
+
+
+def _holds_idr(data: bytes, extradata: bytes | None) -> bool:
+    """Returns whether a packet of H.264 makes what follows independent of what came before.
+
+    Others are called key frames, too, from which a decoder recovers only frame by frame, or not (intra refresh).
+    """
+    if not extradata or extradata[0] != 1:  # units behind start codes
+        return re.search(rb"\x00\x00\x01[\x05\x25\x45\x65]", data) is not None
+    size = (extradata[4] & 3) + 1  # of the length in front of each unit
+    place = 0
+    while place + size < len(data):
+        if data[place + size] & 31 == IDR:
+            return True
+        place += size + int.from_bytes(data[place : place + size])
+    return False
 
 
 def _again(path: Path, packets: Packets) -> Iterator[Packet]:
@@ -172,9 +198,9 @@ def _again(path: Path, packets: Packets) -> Iterator[Packet]:
         yield from (packet for packet in container.demux(video=0) if packet.size)
 
 
-def _decode_wanted(path: Path, packets: Packets, wanted: frozenset[int], size: int, pixels: str) -> Frames:
+def _decode_wanted(path: Path, packets: Packets, wanted: frozenset[int], size: int, pixels: str) -> dict[int, Picture]:
     """Returns time -> frame of the wanted times, of those that decoding gives."""
-    found: Frames = {}
+    found: dict[int, Picture] = {}
     runs = _runs(packets.infos, wanted)
     with _damage_named(path):
         for number, packet in enumerate(_again(path, packets)):
@@ -201,14 +227,14 @@ def _decode_wanted(path: Path, packets: Packets, wanted: frozenset[int], size: i
 def _runs(infos: Sequence[PacketInfo], wanted: frozenset[int]) -> list[tuple[int, int]]:
     """Returns the runs of packets, first and last, that the wanted frames are made from."""
     runs: list[tuple[int, int]] = []
-    keys: list[int] = []
+    starts: list[int] = []
     for number, info in enumerate(infos):
-        if info.is_key:
-            keys.append(number)
+        if info.is_start:
+            starts.append(number)
         if info.pts not in wanted or not info.is_shown:
             continue
         # Frames that come behind a key frame and are shown before it are made from what lies before it.
-        start = next((key for key in reversed(keys) if _time(infos[key]) <= _time(info)), 0)
+        start = next((start for start in reversed(starts) if _time(infos[start]) <= _time(info)), 0)
         if runs and start <= runs[-1][1] + 1:
             runs[-1] = (min(start, runs[-1][0]), number)
         else:
@@ -234,9 +260,9 @@ def _decoded_timeline(path: Path, packets: Packets) -> Timeline:
     return Timeline([time * packets.unit_s for time in known], unit_s=packets.unit_s)
 
 
-def _decode_numbers(path: Path, packets: Packets, wanted: frozenset[int], size: int, pixels: str) -> Frames:
+def _decode_numbers(path: Path, packets: Packets, wanted: frozenset[int], size: int, pixels: str) -> dict[int, Picture]:
     """Returns number -> frame of the wanted numbers, decoding all up to the last."""
-    found: Frames = {}
+    found: dict[int, Picture] = {}
     with _damage_named(path):
         for number, frame in _all_frames(path, packets):
             if number in wanted:
