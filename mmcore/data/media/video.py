@@ -168,7 +168,7 @@ def _read_packets(path: Path) -> Packets:
 
 def _info(packet: Packet, codec: CodecContext) -> PacketInfo:
     # VP8 keeps frames that are never shown in packets of their own: a bit of the first byte says so.
-    is_hidden = codec.name in ("vp8", "libvpx") and not bytes(packet)[0] >> 4 & 1
+    is_hidden = codec.name in ("vp8", "libvpx") and not memoryview(packet)[0] >> 4 & 1
     is_start = packet.is_keyframe and (codec.name != "h264" or _holds_idr(bytes(packet), codec.extradata))
     return PacketInfo(packet.pts, packet.duration or 0, is_start, not (is_hidden or packet.is_discard))
 
