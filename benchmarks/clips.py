@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
 from common import Report, measure, parser, ratio
+
 from mmcore.data.media import Timeline, read_frames
 
 SECONDS, RATE, HEIGHT, WIDTH, STORED = 10, 30, 480, 640, 256

@@ -79,7 +79,7 @@ def test_a_clip_with_fewer_frames_is_kept_and_noted(tmp_path: Path) -> None:
     save_clip(tmp_path / "a.mp4", [plain(100), plain(200)])
     decoded = Frames("video", 3, 8).read(RawFolder(tmp_path), "a.mp4")
     assert decoded.length == 2
-    assert [str(note) for note in decoded.notes] == ["short: 2 of 3 frames"]
+    assert [str(note) for note in decoded.notes] == ["fewer frames than asked for (2 of 3)"]
     assert not decoded.array[2].any()
 
 
@@ -248,7 +248,7 @@ class TestSampling:
         assert stored.length == 3
         assert numbers_of(stored.array[:3], 3) == [0, 1, 2]
         assert not stored.array[3:].any()
-        assert stored.rules == ["m short:"]
+        assert stored.rules == ["m fewer frames than asked for"]
 
     def test_depth_as_grey(self, tmp_path: Path) -> None:
         write(tmp_path / "a.mp4", numbered(20), range(0, 2000, 100))
@@ -402,7 +402,9 @@ class TestWindow:
             write(tmp_path / name, [pictures[place] for place in kept], [100 * place for place in kept], codec)
             decoded = Window("rgb", 8, SIDE, channels=3).read(RawFolder(tmp_path), [name, 3, 11])
             assert numbers_of(decoded.array, 12) == [3, 3, 3, 6, 7, 8, 8, 10]
-            assert [str(note) for note in decoded.notes] == ["taken by time stamps, since frames were dropped: 3 of 12"]
+            assert [str(note) for note in decoded.notes] == [
+                "taken by time stamps, since frames were dropped (3 of 12)"
+            ]
 
     def test_a_clip_without_gaps_goes_by_number(self, tmp_path: Path) -> None:
         unsteady_ms = np.cumsum([30, 35, 28, 33, 40, 33, 33, 26, 33, 37, 30, 33]).tolist()  # as cameras do

@@ -65,7 +65,7 @@ class Frames(Medium):
             notes = [note for picture in pictures for note in picture.notes]
             frames = np.stack([self._of_channels(picture.array) for picture in pictures])
         if len(frames) < self._num_frames:
-            notes.append(Note("short:", f"{len(frames)} of {self._num_frames} frames"))
+            notes.append(Note("fewer frames than asked for", f"({len(frames)} of {self._num_frames})"))
         by_rule = {note.rule: note for note in notes}  # the pictures of a clip have mostly the same
         return Decoded(padded(frames, self._num_frames), len(frames), tuple(by_rule.values()))
 

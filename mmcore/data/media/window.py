@@ -17,7 +17,7 @@ from mmcore.data.media.video import read_frames
 from mmcore.data.spec import Modality
 from mmcore.errors import DataError
 
-DROPPED = "taken by time stamps, since frames were dropped:"
+DROPPED = "taken by time stamps, since frames were dropped"
 LARGEST_FLOW = 20.0
 """Pixels a frame beyond which flow is cut off, as for the published weights of flow networks."""
 
@@ -129,7 +129,7 @@ def read_window(
             raise DataError(f"{path} is too short or truncated: {number} frames, its window is {start} to {stop}")
         wanted = np.arange(start, min(stop + one_more, number))
         dropped = number - len(timeline)
-        notes[:] = [Note(DROPPED, f"{dropped} of {number}")] if dropped else []
+        notes[:] = [Note(DROPPED, f"({dropped} of {number})")] if dropped else []
         return (np.searchsorted(places, wanted, side="right") - 1).tolist()
 
     frames, done = read_frames(path, choose, size, channels, check_end=False)
