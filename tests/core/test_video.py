@@ -21,7 +21,7 @@ from mmcore.data.clips import DEMO_RATE_HZ
 from mmcore.data.demo_clips import CODECS, save_clip
 from mmcore.data.description import read_description
 from mmcore.data.media import AudioFile, Frames, RawFolder, Timeline, Window, read_frames, read_sound_track
-from mmcore.data.media.video import _read_packets, _runs
+from mmcore.data.media.video import _decode_wanted, _read_packets, _runs
 from mmcore.data.media.window import read_window
 from mmcore.errors import ConfigError, DataError
 
@@ -365,7 +365,9 @@ class TestDecoding:
         write(path, textures(120), range(0, 12000, 100), options={"g": "12", "bf": "2", "sc_threshold": "0"})
         packets = _read_packets(path)
         _, times = packets.timeline()
-        runs = _runs(packets.infos, frozenset(times[number] for number in (20, 60, 100)))
+        wanted = frozenset(times[number] for number in (20, 60, 100))
+        assert _decode_wanted(path, packets, wanted, SIDE, "rgb24").keys() == wanted  # decoding all is not needed
+        runs = _runs(packets.infos, wanted)
         assert len(runs) == 3
         assert sum(stop - start + 1 for start, stop in runs) <= 3 * 13
 
