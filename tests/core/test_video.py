@@ -335,7 +335,7 @@ class TestDecoding:
             ("refresh.mp4", "libx264", {"bf": "0", "x264-params": "intra-refresh=1:keyint=20"}, None),
             ("b.avi", "libx264", {"bf": "2"}, None),
             ("4.avi", "mpeg4", {"g": "12", "bf": "2"}, None),
-            ("hidden.webm", "libvpx", {"auto-alt-ref": "1", "lag-in-frames": "16", "g": "30"}, None),
+            ("a.webm", "libvpx", {"g": "30"}, None),
             ("a.flv", "flv", {"g": "12"}, None),
             ("a.mpg", "mpeg2video", {"g": "12", "bf": "2"}, None),
             ("raw.h264", "libx264", {"bf": "2"}, None),
@@ -351,6 +351,27 @@ class TestDecoding:
         for wanted in ([60], [0, 11, 12, 119], [5, 4, 99, 4], list(range(120))):
             frames, _ = read_frames(path, lambda _, wanted=wanted: wanted, SIDE, 3)  # type: ignore[misc]
             np.testing.assert_array_equal(frames, np.stack([everything[place] for place in wanted]))
+
+    def test_frames_that_are_never_shown_are_none(self, tmp_path: Path) -> None:
+        """VP8 keeps frames to make others from; a bit of their first byte says that they are not shown."""
+        write(tmp_path / "all.webm", textures(40), range(0, 4000, 100), "libvpx", {"g": "30"})
+        path = tmp_path / "hidden.webm"
+        with av.open(str(tmp_path / "all.webm")) as source, av.open(str(path), "w") as target:
+            stream = target.add_stream_from_template(source.streams.video[0])
+            for number, packet in enumerate(source.demux(video=0)):
+                if packet.size:
+                    data = bytearray(packet)
+                    data[0] &= 0xEF if number in (5, 19) else 0xFF
+                    copy = av.Packet(bytes(data))
+                    copy.pts, copy.dts, copy.time_base = packet.pts, packet.dts, packet.time_base
+                    copy.is_keyframe, copy.stream = packet.is_keyframe, stream
+                    target.mux(copy)
+        everything = all_frames(path)
+        assert len(everything) == 38
+        seen: list[int] = []
+        frames, _ = read_frames(path, lambda timeline: seen.append(len(timeline)) or [4, 5, 30], SIDE, 3)  # type: ignore[func-returns-value]
+        np.testing.assert_array_equal(frames, np.stack([everything[place] for place in (4, 5, 30)]))
+        assert seen == [38]  # told by the packets alone
 
     def test_a_long_clip_is_opened_twice_instead_of_kept(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         path = tmp_path / "a.mp4"
