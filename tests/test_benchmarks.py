@@ -74,7 +74,8 @@ def test_a_benchmark_prints_finite_ratios(name: str, data_dir: Path, tmp_path: P
     figures = tmp_path / "figures.json"
     command = [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), "--quick", "--json", str(figures)]
     if name not in {
-        "methods", "communication", "memory", "decoding", "preparing", "larger_than_memory", "features", "workers",
+        "methods", "communication", "memory", "decoding", "clips", "preparing", "larger_than_memory", "features",
+        "workers",
     }:  # fmt: skip
         command += ["--data-dir", str(data_dir)]
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
