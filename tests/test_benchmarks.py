@@ -35,6 +35,7 @@ RATIOS = {
     "trials": ["search_of_4"],
     "decoding": ["prepared÷decoded", "transformed÷decoded", "streamed÷decoded"],
     "media": ["speech.wav", "speech.wav/resampled", "music.wav", "music.wav/resampled"],
+    "clips": [f"{clip}/{n}" for clip in ("h264_key12", "h264_key250", "mpeg4_key12", "vp8") for n in (3, 16)],
     "preparing": ["prepare/two_workers", "prepare/memory"],
     "larger_than_memory": ["spilled/once", "spilled/twice", "memory/twice÷once"],
     "workers": ["resnet18/workers÷ceiling", "resnet18/workers÷one"],
@@ -66,6 +67,7 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "diagnostics",
         "features",
         "media",
+        "clips",
         *(pytest.param(name, marks=pytest.mark.ray) for name in WITH_RAY),
         "workers",
     ],
@@ -74,8 +76,8 @@ def test_a_benchmark_prints_finite_ratios(name: str, data_dir: Path, tmp_path: P
     figures = tmp_path / "figures.json"
     command = [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), "--quick", "--json", str(figures)]
     if name not in {
-        "methods", "communication", "memory", "decoding", "preparing", "larger_than_memory", "features", "workers",
-        "media",
+        "methods", "communication", "memory", "decoding", "clips", "media", "preparing", "larger_than_memory",
+        "features", "workers",
     }:  # fmt: skip
         command += ["--data-dir", str(data_dir)]
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))

@@ -21,13 +21,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from annotated_types import Ge, Gt, MinLen
-from pydantic import AfterValidator, BeforeValidator, Field
+from annotated_types import Ge, Gt, Le, MinLen
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from mmcore.config import Section, parse_section
 from mmcore.data.cells import name_in
 from mmcore.data.delimited import repeated
-from mmcore.data.media import AudioFile, Cells, Frames, ImageFile, Medium, Series, Text
+from mmcore.data.media import AudioFile, Cells, Frames, ImageFile, Medium, PictureRules, Series, Text
 from mmcore.data.media.numbers import LARGEST, SMALLEST
 from mmcore.data.plain_yaml import read_yaml
 from mmcore.data.spec import DATASETS, Fill
@@ -65,12 +65,38 @@ class AudioColumn(_Modality):
     seconds: Annotated[float, Gt(0)] = 10.0
 
 
+def _as_colour(value: Any) -> Any:
+    """Returns red, green and blue of a colour that is given by its name or as '#rrggbb'."""
+    from PIL import ImageColor
+
+    if not isinstance(value, str):
+        return value
+    try:
+        return ImageColor.getrgb(value)[:3]
+    except ValueError:
+        raise ValueError("a colour's name, '#rrggbb' or [red, green, blue]") from None
+
+
+def _ascending(value: tuple[float, float]) -> tuple[float, float]:
+    if value[0] >= value[1]:
+        raise ValueError("[low, high] with low < high")
+    return value
+
+
+Byte = Annotated[int, Ge(0), Le(255)]
+Colour = Annotated[tuple[Byte, Byte, Byte], BeforeValidator(_as_colour)]
+
+
 class ImageColumn(_Modality):
     """Paths of pictures."""
 
     kind: Literal["image"]
     column: str
     size: Annotated[int, Ge(2)] = 128
+    range: Annotated[tuple[float, float], AfterValidator(_ascending)] | None = Field(
+        default=None, description="[low, high]: the files' values that become black and white; none: by their bit depth"
+    )
+    background: Colour = Field(default=(255, 255, 255), description="what is seen through transparency")
 
 
 class VideoColumn(_Modality):
@@ -80,6 +106,19 @@ class VideoColumn(_Modality):
     column: str
     size: Annotated[int, Ge(2)] = 128
     frames: Annotated[int, Ge(1)] = 3
+    frames_per_second: Annotated[float, Gt(0)] | None = Field(
+        default=None, description="choose among the frames shown at this rate; none: among all of the clip"
+    )
+    sample: Literal["uniform", "consecutive"] = Field(
+        default="uniform", description="at the middles of as many equal parts, or consecutive ones about the middle"
+    )
+    channels: Literal[1, 3] = 3
+
+    @model_validator(mode="after")
+    def _rate_needs_a_number(self) -> VideoColumn:
+        if self.frames_per_second is not None and "frames" not in self.model_fields_set:
+            raise ValueError("frames beside frames_per_second: the most frames that are stored of a clip")
+        return self
 
 
 class TextColumn(_Modality):
@@ -164,9 +203,10 @@ def medium_of(name: str, column: Any) -> Medium:
     if isinstance(column, AudioColumn):
         medium = AudioFile(name, column.sample_rate_hz, column.seconds)
     elif isinstance(column, ImageColumn):
-        medium = ImageFile(name, column.size)
+        medium = ImageFile(name, column.size, PictureRules(column.range, column.background))
     elif isinstance(column, VideoColumn):
-        medium = Frames(name, column.frames, column.size, "spread")
+        rate = column.frames_per_second
+        medium = Frames(name, column.frames, column.size, column.sample, rate, column.channels)
     elif isinstance(column, TextColumn):
         medium = Text(name, column.max_tokens)
     elif isinstance(column, SeriesColumn):
@@ -175,6 +215,12 @@ def medium_of(name: str, column: Any) -> Medium:
         medium = Cells(name, column.columns, None if isinstance(column.fill, float) else column.fill)
     medium.modality = replace(medium.modality, may_be_missing=column.may_be_missing)
     return medium
+
+
+def default_transform_of(column: Any) -> dict[str, Any]:
+    """Returns the transform settings of a described modality's kind; those of grey clips have one mean, ImageNet's."""
+    grey = {"mean": 0.449, "std": 0.226} if isinstance(column, VideoColumn) and column.channels == 1 else {}
+    return {**DEFAULT_TRANSFORMS.get(column.kind, {}), **grey}
 
 
 def read_description(path: Path, classes: Sequence[str] | None = None) -> dict[str, Any]:

@@ -12,9 +12,9 @@ from pydantic import BaseModel
 from mmcore.data.cells import is_empty, name_in, text_in
 from mmcore.data.description import (
     DEFAULT_ENCODERS,
-    DEFAULT_TRANSFORMS,
     ManifestConfig,
     TabularColumns,
+    default_transform_of,
     medium_of,
     needed_columns,
 )
@@ -125,7 +125,7 @@ class Manifest(RawSource):
     def default_transforms(self) -> dict[str, dict[str, Any]]:
         """Returns the settings of the file over those of each kind."""
         return {
-            name: {**DEFAULT_TRANSFORMS.get(column.kind, {}), **column.transform}
+            name: {**default_transform_of(column), **column.transform}
             for name, column in self.options.modalities.items()
         }
 

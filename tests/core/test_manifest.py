@@ -104,7 +104,7 @@ class TestKinds:
             assert arrays.lengths["voice"][row] == min(4000, 800 * (n + 1))
             assert arrays.present["photo"][row] == (n != 4)
             assert np.unique(arrays.inputs["photo"][row]).tolist() == [0 if n == 4 else 20 * n]
-            assert arrays.lengths["clip"][row] == 2
+            assert arrays.lengths["clip"][row] == 3
             assert arrays.inputs["words"][row].tolist() == [2, 5, 6, 3, 0, 0]
             assert arrays.lengths["sensor"][row] == min(5, n + 1)
             assert np.unique(arrays.inputs["sensor"][row][: n + 1]).tolist() == [n]

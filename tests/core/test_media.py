@@ -68,7 +68,7 @@ class TestImage:
         for mode, suffix in (("L", "png"), ("P", "gif"), ("RGBA", "png"), ("CMYK", "jpg"), ("1", "png")):
             path = tmp_path / f"{mode}.{suffix}"
             Image.fromarray(pixels).convert(mode).save(path)
-            array = read_image(path, 4)
+            array = read_image(path, 4).array
             assert array.shape == (3, 4, 4)
             assert array.dtype == np.uint8
             assert array[:, :, 0].max() < 60, mode
@@ -78,7 +78,7 @@ class TestImage:
         pixels = np.zeros((10, 40, 3), dtype=np.uint8)
         pixels[:, :20, 0] = 200
         Image.fromarray(pixels).save(tmp_path / "wide.png")
-        array = read_image(tmp_path / "wide.png", 8)
+        array = read_image(tmp_path / "wide.png", 8).array
         assert array[0, :, :3].min() == 200
         assert array[0, :, 5:].max() == 0
 

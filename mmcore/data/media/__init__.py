@@ -2,14 +2,16 @@
 
 from mmcore.data.media.audio import AudioFile, read_audio, read_sound
 from mmcore.data.media.base import CROPPED, POINTER_ADVICE, Decoded, Medium, MissingMedium, Note, RawFolder
-from mmcore.data.media.image import ImageFile, read_image
+from mmcore.data.media.frames import Frames
+from mmcore.data.media.image import ImageFile, PictureRules, read_image
 from mmcore.data.media.numbers import Cells, Series
 from mmcore.data.media.text import Text
-from mmcore.data.media.video import Frames, read_seconds
+from mmcore.data.media.timeline import Timeline
+from mmcore.data.media.video import read_frames
 from mmcore.data.media.window import Flow, Window, dense_flow, read_window
 
 __all__ = [
     "CROPPED", "POINTER_ADVICE", "AudioFile", "Cells", "Decoded", "Flow", "Frames", "ImageFile", "Medium",
-    "MissingMedium", "Note", "RawFolder", "Series", "Text", "Window", "dense_flow", "read_audio", "read_image",
-    "read_seconds", "read_sound", "read_window",
+    "MissingMedium", "Note", "PictureRules", "RawFolder", "Series", "Text", "Timeline", "Window", "dense_flow",
+    "read_audio", "read_frames", "read_image", "read_sound", "read_window",
 ]  # fmt: skip

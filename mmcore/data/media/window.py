@@ -7,20 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 import numpy as np
 
-from mmcore.data.media.base import Decoded, Medium, RawFolder
-from mmcore.data.media.video import decoding_errors, opened
+from mmcore.data.media.base import Decoded, Medium, Note, RawFolder
+from mmcore.data.media.timeline import Timeline
+from mmcore.data.media.video import read_frames
 from mmcore.data.spec import Modality
 from mmcore.errors import DataError
 
-if TYPE_CHECKING:
-    from av import VideoFrame
-    from av.container import InputContainer
-
-PIXELS = {1: "gray", 3: "rgb24"}
+DROPPED = "taken by time stamps, since frames were dropped"
 LARGEST_FLOW = 20.0
 """Pixels a frame beyond which flow is cut off, as for the published weights of flow networks."""
 
@@ -37,9 +34,9 @@ class Window(Medium):
         channels: 3 for colour, 1 for brightness, such as depth.
     """
 
-    def __init__(self, name: str, num_frames: int, size: int, channels: int):
+    def __init__(self, name: str, num_frames: int, size: int, channels: Literal[1, 3]):
         self._size = size
-        self._channels = channels
+        self._channels: Literal[1, 3] = channels
         self.modality = Modality(name, "image", (num_frames, channels, size, size), "uint8")
 
     def files(self, value: Sequence[Any]) -> Iterator[str]:
@@ -48,9 +45,8 @@ class Window(Medium):
 
     def read(self, folder: RawFolder, value: Sequence[Any]) -> Decoded:
         """Decodes the frames of one window."""
-        frames = read_window(folder.path(value[0]), value[1], value[2], self._size, PIXELS[self._channels])
-        planes = frames.reshape(len(frames), self._size, self._size, self._channels)
-        return Decoded(np.ascontiguousarray(planes.transpose(0, 3, 1, 2)))
+        frames, notes = read_window(folder.path(value[0]), value[1], value[2], self._size, self._channels)
+        return Decoded(frames, notes=tuple(notes))
 
 
 class Flow(Medium):
@@ -76,11 +72,11 @@ class Flow(Medium):
     def read(self, folder: RawFolder, value: Sequence[Any]) -> Decoded:
         """Computes the flow of one window."""
         path, start, stop = value
-        frames = read_window(folder.path(path), start, stop, self._size, "gray", one_more=True)
+        frames, notes = read_window(folder.path(path), start, stop, self._size, channels=1, one_more=True)
         flow = np.zeros(self.modality.shape, dtype=np.float16)
         for place in range(len(frames) - 1):
-            flow[place] = dense_flow(frames[place], frames[place + 1]).transpose(2, 0, 1)
-        return Decoded(flow)
+            flow[place] = dense_flow(frames[place, 0], frames[place + 1, 0]).transpose(2, 0, 1)
+        return Decoded(flow, notes=tuple(notes))
 
 
 def dense_flow(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -102,48 +98,39 @@ def dense_flow(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return np.clip(flow, -LARGEST_FLOW, LARGEST_FLOW)
 
 
-def read_window(path: Path, start: int, stop: int, size: int, pixels: str, one_more: bool = False) -> np.ndarray:
+def read_window(
+    path: Path, start: int, stop: int, size: int, channels: Literal[1, 3], one_more: bool = False
+) -> tuple[np.ndarray, list[Note]]:
     """Reads consecutive frames of a clip, each resized as a whole.
+
+    Where the clip's time stamps show that frames were dropped, the numbers are those the frames would have without
+    the gaps, and what was dropped is what was shown: the frame before it.
 
     Args:
         path: The clip.
         start: First frame, counted from 0.
         stop: The frame behind the last one.
         size: Height and width, pixels.
-        pixels: PyAV's name of the pixel format.
+        channels: 3 for colour, 1 for brightness.
         one_more: Whether frame `stop` is read too, if the clip has it.
 
     Returns:
-        (T, size, size) uint8, of coloured pixels (T, size, size, 3).
+        (T, C, size, size) uint8, and what was done.
 
     Raises:
         DataError: The clip is damaged, or ends within the window; the message names it.
     """
-    kept = []
-    number = 0
-    with opened(path) as container:
-        if not container.streams.video:
-            raise DataError(f"{path} holds no pictures")
-        try:
-            for frame in _whole_frames(path, container):
-                if number >= start:
-                    kept.append(frame.reformat(size, size, pixels, interpolation="BILINEAR").to_ndarray())
-                number += 1
-                if number == stop + one_more:
-                    break
-        except decoding_errors() as error:
-            raise DataError(f"{path} can not be read as a clip: {error}") from None
-    if number < stop:
-        raise DataError(f"{path} is too short or truncated: {number} frames, its window is {start} to {stop}")
-    return np.stack(kept)
+    notes: list[Note] = []
 
+    def choose(timeline: Timeline) -> list[int]:
+        places = timeline.places()
+        number = int(places[-1]) + 1
+        if number < stop:
+            raise DataError(f"{path} is too short or truncated: {number} frames, its window is {start} to {stop}")
+        wanted = np.arange(start, min(stop + one_more, number))
+        dropped = number - len(timeline)
+        notes[:] = [Note(DROPPED, f"({dropped} of {number})")] if dropped else []
+        return (np.searchsorted(places, wanted, side="right") - 1).tolist()
 
-def _whole_frames(path: Path, container: InputContainer) -> Iterator[VideoFrame]:
-    """Yields a clip's frames; one whose data are cut off is refused, since decoders patch it with what came before."""
-    number = 0
-    for packet in container.demux(video=0):
-        for frame in packet.decode():
-            if packet.is_corrupt:
-                raise DataError(f"{path} is truncated in frame {number}")
-            number += 1
-            yield frame
+    frames, done = read_frames(path, choose, size, channels, check_end=False)
+    return frames, notes + done
