@@ -220,6 +220,16 @@ class NaiveIprm:
             for i in range(len(batch.labels))
         ]
 
+    def divergences(self, pair: tuple[str, str], samples: list[dict[str, Tensor]], weight: float) -> dict[str, float]:
+        """KL(P^o | P̄), summed over the samples, of both modalities."""
+        divergence = dict.fromkeys(pair, 0.0)
+        for z in samples:
+            mixed = self.mix(pair, z, weight).softmax(dim=0)
+            for name in pair:
+                own = self.linear(f"heads.{name}", z[name]).softmax(dim=0)
+                divergence[name] += (own * torch.log(own / mixed)).sum().item()
+        return divergence
+
     def step(self, batch: Batch) -> dict[str, float]:
         samples = self.features(batch)
         terms: dict[str, Tensor] = {
@@ -233,12 +243,7 @@ class NaiveIprm:
         for pair in self.pairs:
             probed, rebalanced = self.probed[pair], self.rebalanced[pair]
             probed.append(self.alpha * probed[-1] + (1 - self.alpha) * rebalanced[-1] if probed else 0.5)
-            divergence = dict.fromkeys(pair, 0.0)
-            for z in samples:
-                mixed = self.mix(pair, z, probed[-1]).softmax(dim=0)
-                for name in pair:
-                    own = self.linear(f"heads.{name}", z[name]).softmax(dim=0)
-                    divergence[name] += (own * torch.log(own / mixed)).sum().item()
+            divergence = self.divergences(pair, samples, probed[-1])
             rebalanced.append(divergence[pair[1]] / (divergence[pair[0]] + divergence[pair[1]]))
             weight = rebalanced[-1] if self.passes == "two" else probed[-1]
             losses = [F.cross_entropy(self.mix(pair, z, weight), y) for z, y in zip(samples, batch.labels, strict=True)]
@@ -298,6 +303,49 @@ def test_training_follows_algorithm_1(case: str, count: int, monkeypatch) -> Non
         torch.testing.assert_close(parameter, naive.parameters[name], rtol=0, atol=1e-7, msg=name)
     batch = batches(trainer, 1)[0]
     torch.testing.assert_close(method.eval().predict(batch)[FUSED], naive.predict(batch), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("settings", [{}, {"passes": "one"}, {"pair_heads": "single"}], ids=str)
+def test_in_micro_batches_the_average_advances_once_a_step(settings: dict[str, str], monkeypatch) -> None:
+    trainer, used = iprm_trainer(3, trainer__accumulate=3, **settings), []
+    method, draws = trainer.method, generator(trainer.config.seed, "engine", "pairs")
+    monkeypatch.setattr(iprm, "point_on", lambda arc, weight: used.append(weight.item()) or point_on(arc, weight))
+    running = {pair: 0.5 for pair in method.pairs}
+    for batch in batches(trainer, 6):
+        naive = NaiveIprm(trainer)
+        if settings.get("pair_heads") == "single":
+            pairs = [method.pairs[int(torch.randint(3, (), generator=draws))]]  # one draw a step
+            for pair in method.pairs:
+                for kind in ("weight", "bias"):
+                    own = naive.parameters[f"mixed_heads.any.{kind}"]
+                    naive.parameters[f"mixed_heads.{pair_key(*pair)}.{kind}"] = own
+        else:
+            pairs = method.pairs
+        samples = naive.features(batch)
+        expected = []
+        for part in (samples[:6], samples[6:11], samples[11:]):  # 16 in three
+            probed = [running[pair] for pair in pairs]
+            shares = [naive_share(naive, pair, part, running[pair]) for pair in pairs]
+            expected += [*probed, *(probed if settings.get("passes") == "one" else shares)]
+        before = dict(running)
+        for pair in pairs:
+            running[pair] = 0.8 * before[pair] + 0.2 * naive_share(naive, pair, samples, before[pair])
+        used.clear()
+        method.train_step(batch, trainer.engine)
+        assert used == pytest.approx(expected, abs=1e-9)
+        assert method.next_weight.tolist() == pytest.approx([running[pair] for pair in method.pairs], abs=1e-9)
+        for pair in pairs:
+            row = method.pairs.index(pair)
+            assert method.weight[row].item() == pytest.approx(before[pair], abs=1e-9)
+            total = naive.divergences(pair, samples, before[pair])
+            means = [total[name] / len(samples) for name in pair]
+            assert method.divergence[row].tolist() == pytest.approx(means, abs=1e-9)
+    assert max(abs(weight - 0.5) for weight in running.values()) > 0.01  # else this would show nothing
+
+
+def naive_share(naive: NaiveIprm, pair: tuple[str, str], samples: list[dict[str, Tensor]], weight: float) -> float:
+    divergence = naive.divergences(pair, samples, weight)
+    return divergence[pair[1]] / (divergence[pair[0]] + divergence[pair[1]])
 
 
 def test_no_gradient_flows_through_the_rebalanced_weight() -> None:
