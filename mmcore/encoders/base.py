@@ -48,7 +48,11 @@ class Encoder(nn.Module, ABC):
 
     @classmethod
     def check_files(cls, config: Any) -> None:
-        """Raises a UsageError if a file that `config` (an instance of `Config`) names is not there; reads none."""
+        """Raises a UsageError if a file, or a published model, that `config` names is not there; reads none.
+
+        Args:
+            config: An instance of `Config`.
+        """
 
     @abstractmethod
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
@@ -140,7 +144,7 @@ def missing_files(section: Mapping[str, Any], path: str) -> list[str]:
     try:
         encoder.check_files(config)
     except UsageError as error:
-        return [f"{path}.weights: {error}"]
+        return [f"{path}.weights: {error} (--set {path}.weights=…)"]
     return []
 
 
