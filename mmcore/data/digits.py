@@ -46,10 +46,10 @@ class DigitsConfig(Section):
     """Options of `digits`; another value is another prepared data set."""
 
     audio_snr_db: Annotated[float, Ge(-40), Le(60)] = Field(
-        default=-13.0, description="tone power over noise power, dB"
+        default=-16.0, description="tone power over noise power, dB"
     )
     image_noise: Annotated[float, Ge(0), Le(1)] = Field(
-        default=0.15, description="standard deviation of the pixels' Gaussian noise, as a share of full scale"
+        default=0.3, description="standard deviation of the pixels' Gaussian noise, as a share of full scale"
     )
     third: Literal["none", "view"] = Field(
         default="none", description="a third modality: `view`, the same image rotated and zoomed, with its own noise"
@@ -63,6 +63,7 @@ class Digits(DatasetSource):
 
     Config: ClassVar[type[BaseModel]] = DigitsConfig
     needs_raw = False
+    version = 2
     constructed = True
     split_rules = SplitRules(default_protocol="holdout", published=False)
     options: DigitsConfig

@@ -26,6 +26,7 @@ class Encoder(nn.Module, ABC):
         Config: Settings, validated.
         kinds: Kinds of modality it takes.
         features_are: What its features are, in words; kept with features that are stored.
+        weights_from: Which pretrained weights it can load and where they come from, for the encoders' page.
 
     Attributes:
         num_features: D; set by `__init__`.
@@ -34,6 +35,7 @@ class Encoder(nn.Module, ABC):
     Config: ClassVar[type[Section]]
     kinds: ClassVar[frozenset[Kind]]
     features_are: ClassVar[str] = "last layer"
+    weights_from: ClassVar[str] = "none, it is trained from random initial values"
     num_features: int
 
     @abstractmethod
