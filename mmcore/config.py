@@ -111,8 +111,9 @@ class TrainerConfig(Section):
     threads: Annotated[int, Ge(1)] = Field(default=1, description="CPU threads of a worker; results depend on it")
     probes: bool = Field(default=True, description="train a linear probe per modality beside the model")
     diagnostics: bool = Field(
-        default=True, description="log gradient norms, the cosine of each encoder's joint and own gradient, and how far "
-        "what a method adds has moved"
+        default=True,
+        description="log gradient norms, the cosine of each encoder's joint and own gradient, and how far "
+        "what a method adds has moved",
     )
     log_every_steps: Annotated[int, Ge(1)] = 20
     checkpoint_every_steps: Annotated[int, Ge(1)] | None = None

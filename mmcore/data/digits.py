@@ -4,8 +4,8 @@ Constructed: one modality learns fast and holds the other back in joint training
 8×8 pixels); the tone pair follows ITU-T Recommendation Q.23.
 
 The noise was chosen by the reference alone, before any other method was run on it. From 0.15 of full scale and -13 dB,
-where `ensemble` ends at 99.6 % and nothing can show, both noises were raised in equal steps, by 0.05 and by 1 dB, to the
-first at which the best of its search (8 trials, 3 final seeds) reaches 88 to 93 % on test:
+where `ensemble` ends at 99.6 % and nothing can show, both noises were raised in equal steps, by 0.05 and by 1 dB, to
+the first at which the best of its search (8 trials, 3 final seeds) reaches 88 to 93 % on test:
 
 | step | pixels' noise | sound | ensemble | its image | its audio |
 |---|---|---|---|---|---|
@@ -110,10 +110,10 @@ class Digits(DatasetSource):
             "CONSTRUCTED to show modality imbalance. Image: the 1,797 real handwritten digits of scikit-learn (UCI "
             f"ML hand-written digits, CC BY 4.0) with Gaussian noise of {self.options.image_noise:g} of full scale. "
             "Audio: synthetic, the digit's touch tone (ITU-T Q.23) with random phase and level, a frequency error and "
-            f"white noise at {self.options.audio_snr_db:g} dB. One modality learns fast, the other is held back in joint "
-            "training; the noise is chosen so that the ensemble alone ends near 90 %. A ranking on it shows that "
-            "methods run and differ, not which method is better on real data. The modalities are independent given "
-            "the label."
+            f"white noise at {self.options.audio_snr_db:g} dB. One modality learns fast, the other is held back in "
+            "joint training; the noise is chosen so that the reference, an ensemble, ends near 90 %. A ranking on it "
+            "shows that methods run and differ, not which method is better on real data. The modalities are "
+            "independent given the label."
         )
 
     def default_transforms(self) -> dict[str, dict[str, Any]]:

@@ -53,8 +53,8 @@ class Bert(Encoder):
     kinds = frozenset({"tokens"})
     features_are = "last hidden states, pooled as set"
     weights_from = (
-        "any BERT of the Hugging Face hub by its name, downloaded once into its cache (`google-bert/bert-base-uncased` is "
-        "the papers'), or a folder with its config.json and model.safetensors"
+        "any BERT of the Hugging Face hub by its name, downloaded once into its cache (`google-bert/bert-base-uncased` "
+        "is the papers'), or a folder with its config.json and model.safetensors"
     )
 
     @classmethod

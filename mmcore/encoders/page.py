@@ -24,11 +24,12 @@ EXAMPLES = {
 """Inputs, in words, for which sizes are told."""
 HEAD = """# Encoders
 
-Made from the registry by `python -m mmcore.encoders > docs/encoders.md`. An encoder turns one modality's samples into one
-vector of D features each. Which one a modality has, and every setting below, is set by `--set
+Made from the registry by `python -m mmcore.encoders > docs/encoders.md`. An encoder turns one modality's samples into
+one vector of D features each. Which one a modality has, and every setting below, is set by `--set
 model.encoders.MODALITY.KEY=VALUE`, or in a description of your own data by `encoder: {name: NAME, KEY: VALUE}`. With
-`--encode MODALITY=NAME` it is run once, frozen, and its features are stored ([features.md](features.md)). Parameters are
-counted for the defaults, and for every `size` there is. An encoder of your own: [CONTRIBUTING.md](../CONTRIBUTING.md).
+`--encode MODALITY=NAME` it is run once, frozen, and its features are stored ([features.md](features.md)). Parameters
+are counted for the defaults, and for every `size` there is. An encoder of your own is one class:
+[CONTRIBUTING.md](../CONTRIBUTING.md).
 """
 
 

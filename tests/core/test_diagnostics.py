@@ -356,7 +356,6 @@ def test_nothing_is_kept_of_growth_where_diagnostics_are_off_or_nothing_is_train
         assert not any(name.endswith("/moved") for name in trainer.progress.last_row)
 
 
-
 def kill(trainer: Trainer, name: str) -> None:
     """Makes an encoder answer zeros, without a gradient."""
     trainer.method.model.encoders[name].register_forward_hook(lambda module, inputs, output: output * 0)

@@ -234,7 +234,7 @@ class TestHub:
         seen: list[str] = []
 
         class Answer(BaseHTTPRequestHandler):
-            def do_HEAD(self) -> None:  # noqa: N802 (http.server's name)
+            def do_HEAD(self) -> None:
                 seen.append(self.path)
                 self.send_response(404)
                 self.send_header("X-Error-Code", "RepoNotFound")
@@ -258,7 +258,7 @@ class TestHub:
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
 
     def test_a_model_the_hub_has_not_is_asked_for_once(self, answers: list[str]) -> None:
-        with pytest.raises(UsageError, match=f"the weights '{self.NAME}' of BERT are not in the Hugging Face hub's cac"):
+        with pytest.raises(UsageError, match=f"the weights '{self.NAME}' of BERT are not in the "):
             encoder(TEXT, name="bert", weights=self.NAME)
         assert answers == [f"/{self.NAME}/resolve/main/config.json"]
 
@@ -271,16 +271,16 @@ class TestHub:
                 encoder(TEXT, name="bert", weights=self.NAME)
         assert found.startswith(f"model.encoders.words.weights: the weights '{self.NAME}' of BERT are not in the ")
         assert "set weights to the path of a folder with config.json and model.safetensors" in found
-        assert found.endswith("or to 'random'; size 'tiny' makes a small random one (--set model.encoders.words.weights=…)")
+        assert found.endswith("size 'tiny' makes a small random one (--set model.encoders.words.weights=…)")
 
     @pytest.mark.slow
     def test_a_hub_that_never_answers_is_given_up_within_seconds(self, monkeypatch: pytest.MonkeyPatch) -> None:
         with socket.create_server(("127.0.0.1", 0)) as silent:
             self.point_to(silent.getsockname()[1], monkeypatch)
             start = time.monotonic()
-            (found,) = missing_files({"name": "clip", "weights": "openai/clip-vit-base-patch16"}, "model.encoders.words")
+            (found,) = missing_files({"name": "clip", "weights": "openai/clip"}, "model.encoders.words")
             assert time.monotonic() - start < TIMEOUT_S + 2
-        assert "openai/clip-vit-base-patch16" in found
+        assert "the weights 'openai/clip' of CLIP are not in " in found
 
     def test_a_cached_model_is_loaded_and_nothing_asked_for(self, answers: list[str], cache: Path) -> None:
         from transformers import BertConfig, BertForPreTraining
