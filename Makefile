@@ -26,7 +26,7 @@ $(MOTO): tests/moto.txt $(INSTALLED)
 	touch $@
 
 demo: $(INSTALLED)
-	$(BIN)/python -m rayjobs.tune --dataset digits
+	$(BIN)/python -m rayjobs.tune --dataset digits --method joint --method iprm --method aug
 
 demos: $(INSTALLED)
 	set -e; for name in $(DEMOS); do $(BIN)/python -m rayjobs.tune --dataset $$name --demo; done

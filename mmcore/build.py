@@ -140,10 +140,9 @@ def used_modalities(config: RunConfig, spec: DatasetSpec) -> tuple[str, ...]:
 
 
 def missing_weights(config: RunConfig) -> list[str]:
-    """Returns what is to be said of the weights that a complete configuration names by a path, and that are not there.
+    """Returns what is to be said of the weights that a complete configuration names, and that are not there.
 
-    Only those of modalities its method uses, and of frozen encoders. What a name stands for on a hub is known when it
-    is loaded.
+    Only those of modalities its method uses, and of frozen encoders.
     """
     used = used_modalities(config, build_source(config).spec())
     trained = {f"model.encoders.{name}": config.model.encoders.get(name, {}) for name in used}

@@ -94,6 +94,9 @@ class ScheduleConfig(Section):
     patience_epochs: Annotated[int, Ge(0)] = 5
     threshold: Annotated[float, Ge(0), Lt(1)] = 1e-3
     step_epochs: Annotated[int, Ge(1)] = 70
+    min_lr: Annotated[float, Ge(0)] = Field(
+        default=0.0, description="the learning rate falls no lower; at most optimizer.lr"
+    )
 
 
 class TrainerConfig(Section):
@@ -108,7 +111,9 @@ class TrainerConfig(Section):
     threads: Annotated[int, Ge(1)] = Field(default=1, description="CPU threads of a worker; results depend on it")
     probes: bool = Field(default=True, description="train a linear probe per modality beside the model")
     diagnostics: bool = Field(
-        default=True, description="log gradient norms, and the cosine of each encoder's joint and own gradient"
+        default=True,
+        description="log gradient norms, the cosine of each encoder's joint and own gradient, and how far "
+        "what a method adds has moved",
     )
     log_every_steps: Annotated[int, Ge(1)] = 20
     checkpoint_every_steps: Annotated[int, Ge(1)] | None = None
@@ -147,6 +152,8 @@ class RunConfig(Section):
             config = cls.model_validate(filled)
         except ValidationError as error:
             problems = describe_problems(error, cls) + problems
+        else:
+            problems += _unreachable_floor(config)
         if problems:
             raise ConfigError(problems)
         return config
@@ -237,6 +244,12 @@ def describe_problems(error: ValidationError, model: type[BaseModel], path: str 
             alternatives = ", or ".join(dict.fromkeys(rules[key]))
             sentences[key] = f"{key} must be {alternatives}, got {details['input']!r}"
     return list(sentences.values())
+
+
+def _unreachable_floor(config: RunConfig) -> list[str]:
+    """Returns what is wrong with a rate that is to fall no lower than something above where it starts."""
+    lr, min_lr = config.optimizer.lr, config.schedule.min_lr
+    return [] if min_lr <= lr else [f"schedule.min_lr must be at most optimizer.lr ({lr:g}), got {min_lr:g}"]
 
 
 def _plain(value: Any) -> Any:

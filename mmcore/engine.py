@@ -26,6 +26,7 @@ from mmcore.cosines import CosineMeter
 from mmcore.data.loader import shard_bounds
 from mmcore.errors import CheckpointError, TrainingError
 from mmcore.finite import LossWatch
+from mmcore.growth import Growth
 from mmcore.methods.base import Method
 from mmcore.schedule import Schedule
 from mmcore.seeding import generator as seeded_generator
@@ -46,9 +47,11 @@ class Engine:
         gradient_norms: Group -> gradient norm of the newest logged step, on the device.
         log_step: Whether this step's gradient norms are wanted.
         cosine_step: Whether this step's cosines are wanted.
+        growth: How far what the method added has moved since; nothing where diagnostics are off.
         cosines: Between the joint and the modalities' own gradients, of the newest such step.
         class_weights: (K,) what a sample of each class counts for (`mmcore.methods.base.cross_entropy`); None: 1.
         term_samples: Loss term -> samples of this rank behind it in the running step (the trainer clears it).
+        is_first_part: Whether a step begins with the running micro-batch: what advances once a step starts anew.
     """
 
     def __init__(self, method: Method, config: RunConfig, device: torch.device):
@@ -59,6 +62,7 @@ class Engine:
         self.log_step = self.cosine_step = False
         self.gradient_norms: dict[str, Tensor] = {}
         self.cosines = CosineMeter()
+        self.growth = Growth()
         self.class_weights: Tensor | None = None
         self.term_samples: dict[str, int] = {}
         precision = resolve_precision(config.trainer.precision, device)
@@ -72,9 +76,8 @@ class Engine:
         self._nominal = config.trainer.batch_size / distributed.world_size()
         self._weighted = distributed.is_distributed() or config.trainer.accumulate > 1
         self._averager = GradientAverager() if distributed.is_distributed() else None
-        self._num_samples = 0
-        self._step_samples = 0
-        self._is_last_part = True
+        self._num_samples = self._step_samples = 1  # set by `micro_batches`; losses asked for outside a step weigh 1
+        self.is_first_part = self._is_last_part = True
         self._has_stale_gradients = False
         self._losses = LossWatch()
 
@@ -98,13 +101,14 @@ class Engine:
             yield batch
             return
         for index in range(parts):
-            self._is_last_part = index == parts - 1
+            self.is_first_part, self._is_last_part = index == 0, index == parts - 1
             start, stop = shard_bounds(batch.num_samples, index, parts)
             self._num_samples = stop - start
             if stop > start:
                 yield batch.select(start, stop)
             elif distributed.is_distributed():
                 yield replace(batch.select(0, 1), is_placeholder=True)
+        self.is_first_part = True
 
     def backward(self, terms: dict[str, Tensor], phase: str | None = None) -> dict[str, Tensor]:
         """Adds the gradient of the terms' sum; returns the terms, detached, weighted by their part of the step.
@@ -247,6 +251,8 @@ class Engine:
         distributed.broadcast_(list(module.state_dict().values()))
         self._groups.setdefault(group, []).extend(parameters)
         self.optimizer.param_groups[0]["params"].extend(parameters)
+        if self.config.trainer.diagnostics:
+            self.growth.add(group, parameters)
         self._forget_phases()
         self.schedule.forget_best()
 
@@ -259,9 +265,8 @@ class Engine:
 
     def end_epoch(self, epoch: int, val_loss: float) -> None:
         """Lets the schedule see the finished epoch (from 0) and its fused validation loss."""
-        factor = self.schedule.after_epoch(epoch, val_loss)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.config.optimizer.lr * factor
+        self.schedule.after_epoch(epoch, val_loss)
+        self._set_rate()
 
     def check_finite(self) -> None:
         """Looks at every loss term since the last call and at the weights; waits for the device.
@@ -286,7 +291,7 @@ class Engine:
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns optimizer state by parameter name, schedule, scaler, generators and the step."""
+        """Returns optimizer state by parameter name, schedule, scaler, generators, growth and the step."""
         names: dict[Tensor, str] = {parameter: name for name, parameter in self.method.named_parameters()}
         return {
             "step": self.step_index,
@@ -297,13 +302,14 @@ class Engine:
             "generators": {name: generator.get_state() for name, generator in self._generators.items()},
             "gradient_norms": self.gradient_norms,
             "cosines": self.cosines.values,
+            "growth": self.growth.state(names),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores what `state_dict` returned; the method must already have the checkpoint's structure.
 
         Raises:
-            CheckpointError: The optimizer's state belongs to other parameters.
+            CheckpointError: The optimizer's state, or what was added, belongs to other parameters.
         """
         self._groups = self.method.parameter_groups()
         self.optimizer = _build_optimizer(self.config, self._groups)
@@ -319,15 +325,19 @@ class Engine:
             self.optimizer.state[parameters[name]] = on_device
         self.step_index, self.gradient_norms = state["step"], state["gradient_norms"]
         self.cosines.values = state["cosines"]
+        self.growth.load(state["growth"], parameters)
         self.schedule.load_state_dict(state["schedule"])
-        for group in self.optimizer.param_groups:  # this run's rate: a schedule of settings may change it here
-            group["lr"] = self.config.optimizer.lr * self.schedule.factor
+        self._set_rate()  # this run's: a schedule of settings may change it here
         if self._scaler:
             self._scaler.load_state_dict(state["scaler"])
         for name, generator_state in state["generators"].items():
             self.generator(name).set_state(generator_state.cpu())
 
     # Parts
+
+    def _set_rate(self) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.schedule.rate(self.config.optimizer.lr)
 
     def _clear_stale_gradients(self) -> None:
         """Frees the last step's gradients, just before the memory is wanted for the next ones.

@@ -9,7 +9,7 @@ from mmcore.config import ScheduleConfig
 
 
 class Schedule:
-    """Returns, after each epoch, the factor on the initial learning rate.
+    """Tells, after each epoch, the factor on the initial learning rate; the rate falls to `min_lr` and no lower.
 
     `plateau` divides when the fused validation loss has not fallen by the relative threshold for more than
     `patience_epochs` epochs. Growth of a method raises the loss by itself: it makes the schedule forget the best
@@ -41,6 +41,10 @@ class Schedule:
         elif config.name == "plateau":
             self._plateau(val_loss)
         return self.factor
+
+    def rate(self, lr: float) -> float:
+        """Returns the current learning rate of a run that began with `lr`."""
+        return max(lr * self.factor, min(lr, self.config.min_lr))
 
     def forget_best(self) -> None:
         """Makes the next loss the best one, whatever it is, without resetting the count of bad epochs."""

@@ -307,6 +307,7 @@ class Trainer:
         values = {f"train/{name}/loss": mean for name, mean in means}
         values["train/total/loss"] = sums.sum() / num_samples[0]
         values |= {f"train/{name}/gradient_norm": norm for name, norm in self.engine.gradient_norms.items()}
+        values |= {f"train/{name}": value for name, value in self.engine.growth.moved().items()}
         values |= {f"method/{name}": value for name, value in self.method.diagnostics().items()}
         cosines = {f"train/encoder/{name}/cosine": value for name, value in self.engine.cosines.values.items()}
         numbers = torch.stack([value.double() for value in [*values.values(), *cosines.values()]]).tolist()

@@ -1,14 +1,25 @@
 """`digits`: scikit-learn's handwritten digits beside the touch tones of the same digits. No raw files.
 
-Constructed: noise levels are chosen so that one modality learns fast and holds the other back in joint
-training. The image is real (1,797 scans of 8×8 pixels); the tone pair follows ITU-T Recommendation Q.23.
-Measured through the trainer with `small_conv`, 30 epochs at a constant rate, 3 seeds, validation accuracy:
+Constructed: one modality learns fast and holds the other back in joint training. The image is real (1,797 scans of
+8×8 pixels); the tone pair follows ITU-T Recommendation Q.23.
+
+The noise was chosen by the reference alone, before any other method was run on it. From 0.15 of full scale and -13 dB,
+where `ensemble` ends at 99.6 % and nothing can show, both noises were raised in equal steps, by 0.05 and by 1 dB, to
+the first at which the best of its search (8 trials, 3 final seeds) reaches 88 to 93 % on test:
+
+| step | pixels' noise | sound | ensemble | its image | its audio |
+|---|---|---|---|---|---|
+| 1 | 0.20 | -14 dB | .987 | .946 | .760 |
+| 2 | 0.25 | -15 dB | .939 | .897 | .468 |
+| 3 | 0.30 | -16 dB | .919 | .873 | .430 |
+
+Measured afterwards through the trainer with `small_conv`, 30 epochs at a constant rate, 3 seeds, validation accuracy:
 
 | learning rate | image alone | audio alone | joint (concat) | audio probe in joint |
 |---|---|---|---|---|
-| 0.01 | .955 | .801 | .979 | .587 |
-| 0.03 | .960 | .859 | .980 | .640 |
-| 0.1 | .952 | .874 | .983 | .743 |
+| 0.01 | .838 | .347 | .860 | .237 |
+| 0.03 | .866 | .415 | .877 | .261 |
+| 0.1 | .883 | .486 | .902 | .353 |
 
 Shape legend: image (1, 8, 8) uint8, audio (2000,) int16, view (1, 8, 8) uint8.
 """
@@ -46,10 +57,10 @@ class DigitsConfig(Section):
     """Options of `digits`; another value is another prepared data set."""
 
     audio_snr_db: Annotated[float, Ge(-40), Le(60)] = Field(
-        default=-13.0, description="tone power over noise power, dB"
+        default=-16.0, description="tone power over noise power, dB"
     )
     image_noise: Annotated[float, Ge(0), Le(1)] = Field(
-        default=0.15, description="standard deviation of the pixels' Gaussian noise, as a share of full scale"
+        default=0.3, description="standard deviation of the pixels' Gaussian noise, as a share of full scale"
     )
     third: Literal["none", "view"] = Field(
         default="none", description="a third modality: `view`, the same image rotated and zoomed, with its own noise"
@@ -63,6 +74,7 @@ class Digits(DatasetSource):
 
     Config: ClassVar[type[BaseModel]] = DigitsConfig
     needs_raw = False
+    version = 2
     constructed = True
     split_rules = SplitRules(default_protocol="holdout", published=False)
     options: DigitsConfig
@@ -98,9 +110,10 @@ class Digits(DatasetSource):
             "CONSTRUCTED to show modality imbalance. Image: the 1,797 real handwritten digits of scikit-learn (UCI "
             f"ML hand-written digits, CC BY 4.0) with Gaussian noise of {self.options.image_noise:g} of full scale. "
             "Audio: synthetic, the digit's touch tone (ITU-T Q.23) with random phase and level, a frequency error and "
-            f"white noise at {self.options.audio_snr_db:g} dB. The noise levels are chosen so that one modality learns "
-            "fast and the other is held back in joint training: a ranking on it shows that methods run and differ, not "
-            "which method is better on real data. The modalities are independent given the label."
+            f"white noise at {self.options.audio_snr_db:g} dB. One modality learns fast, the other is held back in "
+            "joint training; the noise is chosen so that the reference, an ensemble, ends near 90 %. A ranking on it "
+            "shows that methods run and differ, not which method is better on real data. The modalities are "
+            "independent given the label."
         )
 
     def default_transforms(self) -> dict[str, dict[str, Any]]:

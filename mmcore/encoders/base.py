@@ -26,6 +26,7 @@ class Encoder(nn.Module, ABC):
         Config: Settings, validated.
         kinds: Kinds of modality it takes.
         features_are: What its features are, in words; kept with features that are stored.
+        weights_from: Which pretrained weights it can load and where they come from, for the encoders' page.
 
     Attributes:
         num_features: D; set by `__init__`.
@@ -34,6 +35,7 @@ class Encoder(nn.Module, ABC):
     Config: ClassVar[type[Section]]
     kinds: ClassVar[frozenset[Kind]]
     features_are: ClassVar[str] = "last layer"
+    weights_from: ClassVar[str] = "none, it is trained from random initial values"
     num_features: int
 
     @abstractmethod
@@ -48,7 +50,11 @@ class Encoder(nn.Module, ABC):
 
     @classmethod
     def check_files(cls, config: Any) -> None:
-        """Raises a UsageError if a file that `config` (an instance of `Config`) names is not there; reads none."""
+        """Raises a UsageError if a file, or a published model, that `config` names is not there; reads none.
+
+        Args:
+            config: An instance of `Config`.
+        """
 
     @abstractmethod
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
@@ -140,7 +146,7 @@ def missing_files(section: Mapping[str, Any], path: str) -> list[str]:
     try:
         encoder.check_files(config)
     except UsageError as error:
-        return [f"{path}.weights: {error}"]
+        return [f"{path}.weights: {error} (--set {path}.weights=…)"]
     return []
 
 

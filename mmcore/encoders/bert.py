@@ -52,6 +52,10 @@ class Bert(Encoder):
     Config = BertConfig
     kinds = frozenset({"tokens"})
     features_are = "last hidden states, pooled as set"
+    weights_from = (
+        "any BERT of the Hugging Face hub by its name, downloaded once into its cache (`google-bert/bert-base-uncased` "
+        "is the papers'), or a folder with its config.json and model.safetensors"
+    )
 
     @classmethod
     def check_files(cls, config: BertConfig) -> None:

@@ -63,6 +63,7 @@ class CavMae(ImageEncoder):
     """
 
     Config = CavMaeConfig
+    weights_from = "a checkpoint of the publishers', linked at github.com/YuanGongND/cav-mae, as a file"
 
     @classmethod
     def check_files(cls, config: CavMaeConfig) -> None:

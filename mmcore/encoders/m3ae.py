@@ -88,6 +88,10 @@ class M3ae(ImageEncoder):
     """M3AE's encoder: D = 768 (tiny: 64). Texts must have been prepared with bert-base-uncased's vocabulary."""
 
     Config = M3aeConfig
+    weights_from = (
+        "the publishers' for JAX, linked at github.com/young-geng/m3ae_public, once converted by "
+        "`mmcore.encoders.m3ae.state_from_flax`, as a file"
+    )
     kinds = frozenset({"image", "tokens"})
 
     @classmethod

@@ -41,6 +41,7 @@ class ResNet50(ImageEncoder):
 
     Config = ResNet50Config
     features_are = "global average pooling"
+    weights_from = "torchvision's, by their name (`IMAGENET1K_V1`, `IMAGENET1K_V2`; downloaded once), or as a file"
 
     @classmethod
     def check_files(cls, config: ResNet50Config) -> None:

@@ -32,6 +32,8 @@ class Identity(Encoder):
     """Features (B, D) as they are, or the mean over the valid steps of features (B, T, D); nothing is trained."""
 
     Config = IdentityConfig
+    features_are = "as they come, or their mean over the steps"
+    weights_from = "none, there is nothing to train"
     kinds = frozenset({"features"})
 
     def __init__(self, config: IdentityConfig, modality: Modality):

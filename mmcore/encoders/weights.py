@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmcore.encoders.hub import check_hub, is_cached
 from mmcore.errors import CheckpointError, UsageError
 
 RANDOM = "random"
@@ -85,11 +86,13 @@ def from_transformers(
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    check_folder(weights, name)
     try:
         network, info = network_class.from_pretrained(
             weights,
             output_loading_info=True,
-            local_files_only=Path(weights).exists(),
+            # In the cache, it is not asked for anew: without a network that would take half a minute.
+            local_files_only=Path(weights).exists() or is_cached(weights),
             ignore_mismatched_sizes=True,
             **(settings or {}),
         )
@@ -119,9 +122,15 @@ def check_file(weights: str, where: str) -> None:
 
 
 def check_folder(weights: str, name: str) -> None:
-    """Raises a UsageError if `weights` is a path, and nothing is there; a name on the hub has one slash at most."""
-    looks_like_path = weights.startswith((".", "/", "~")) or weights.count("/") > 1
-    if weights != RANDOM and looks_like_path and not Path(weights).exists():
+    """Raises a UsageError if `weights` is neither "random" nor a folder, nor a model the hub has or had.
+
+    A name on the hub has one slash at most.
+    """
+    if weights == RANDOM or Path(weights).exists():
+        return
+    if not weights.startswith((".", "/", "~")) and weights.count("/") <= 1:
+        check_hub(weights, name)
+    else:
         raise UsageError(
             f"there is no folder '{weights}' of {name}'s weights here: give the path of one with config.json and "
             "model.safetensors, a name on the Hugging Face hub, or 'random'"

@@ -17,6 +17,8 @@ Rulings and deviations (each with a test in tests/core/methods/test_iprm.py):
   5. More than two modalities: one mixed head per pair, cross-entropies summed (C15, the paper's Tri-CLS).
   6. Every modality has its own head (C16); the released code sends the third through the second's.
   7. Learning rate on plateau of the validation loss (C17), a matter of the run's schedule.
+  8. A step in micro-batches is one t: each mixes with its own λ̂, all are probed with λ_t, and equation (4) is applied
+     once, to the ω of the divergences of all their samples.
 
 Shape legend: B samples, K classes, D features, M modalities, P pairs of modalities.
 """
@@ -207,7 +209,7 @@ class Iprm(Method):
     Class weights enter the cross-entropies alone, the modalities' and the pairs': divergences, and with them λ, measure
     how predictions differ, not what a sample counts for.
 
-    State (buffers): per pair, λ of the last probing pass, λ for the next, the last two divergences.
+    State (buffers): per pair, λ of the last step's probing, λ for the next, the last step's two divergences.
     """
 
     Config = IprmConfig
@@ -228,6 +230,9 @@ class Iprm(Method):
         self.register_buffer("weight", torch.full((len(self.pairs),), start))
         self.register_buffer("next_weight", torch.full((len(self.pairs),), start))
         self.register_buffer("divergence", torch.zeros(len(self.pairs), 2))
+        # Of the running step, so no state: which pairs it mixes, and their summed divergences and samples so far.
+        self._rows = slice(None)
+        self._totals = torch.zeros(0)
 
     @classmethod
     def needs(cls, config: IprmConfig) -> frozenset[Need]:
@@ -254,14 +259,13 @@ class Iprm(Method):
         logits = {name: self._own_head(name)(values) for name, values in features.items()}
         directions = {name: normalise(full_precision(values)) for name, values in features.items()}
         terms = unimodal_losses(logits, batch, engine)
-        rows = slice(None)
-        if self.config.pair_heads == "single":
+        if self.config.pair_heads == "single" and engine.is_first_part:
             drawn = int(torch.randint(len(self.pairs), (), generator=engine.generator("pairs")))
-            rows = slice(drawn, drawn + 1)
-        pairs = self.pairs[rows]
+            self._rows = slice(drawn, drawn + 1)
+        pairs = self.pairs[self._rows]
         paths = [self._path(pair, directions) for pair in pairs]
         masks = [batch.has(*pair) for pair in pairs]
-        shares = self._probe(rows, paths, logits, masks, engine)
+        shares = self._probe(paths, logits, masks, engine)
         names = [f"mixed/{pair_key(*pair)}" for pair in pairs]
         mixed = [self._mixed_head(pair)(path(share)) for pair, path, share in zip(pairs, paths, shares, strict=True)]
         masked = dict(zip(names, masks, strict=True))
@@ -306,29 +310,30 @@ class Iprm(Method):
 
     @torch.no_grad()
     def _probe(
-        self,
-        rows: slice,
-        paths: list[Path],
-        logits: dict[str, Tensor],
-        masks: list[Tensor | None],
-        engine: Engine,
+        self, paths: list[Path], logits: dict[str, Tensor], masks: list[Tensor | None], engine: Engine
     ) -> tuple[Tensor, ...]:
-        """Does the probing pass for some pairs; updates their λ and returns the λ̂ each is to be mixed with."""
-        probed = self.next_weight[rows].clone()
+        """Does the probing pass for the step's pairs; returns the λ̂ each is to be mixed with in this micro-batch.
+
+        λ for the next step becomes what it is if this micro-batch is the step's last: always from λ of this step.
+        """
+        rows, is_first = self._rows, engine.is_first_part
+        probed = (self.next_weight if is_first else self.weight)[rows].clone()
         measured = []
         for pair, path, weight, mask in zip(self.pairs[rows], paths, probed, masks, strict=True):
             own = torch.stack([full_precision(logits[name]) for name in pair])
             measured.append(_mean_divergences(own, full_precision(self._mixed_head(pair)(path(weight))), mask))
-        averaged = engine.mean(torch.stack(measured).to(probed.dtype))
-        pair_divergences, seen = averaged[:, :2], averaged[:, 2:]
-        if any(mask is not None for mask in masks):
-            pair_divergences = pair_divergences / torch.where(seen > 0, seen, 1)
-        share = self._fixed(rebalanced_weight(*pair_divergences.unbind(dim=1)))
-        updated = running_weight(probed, share, self.config.alpha)
-        self.divergence[rows] = pair_divergences
+        totals, _ = engine.total(torch.stack(measured).to(probed.dtype))
+        self._totals = totals if is_first else self._totals + totals
+        of_step = _divided(self._totals)
+        updated = running_weight(probed, self._share(of_step), self.config.alpha)
+        self.divergence[rows] = of_step
         self.weight[rows] = probed
-        self.next_weight[rows] = torch.where(seen[:, 0] > 0, updated, probed)
-        return (probed if self.config.passes == "one" else share).unbind()
+        self.next_weight[rows] = torch.where(self._totals[:, 2] > 0, updated, probed)
+        return (probed if self.config.passes == "one" else self._share(_divided(totals))).unbind()
+
+    def _share(self, pair_divergences: Tensor) -> Tensor:
+        """Returns the first modality's share of each pair (P,), from both divergences (P, 2)."""
+        return self._fixed(rebalanced_weight(*pair_divergences.unbind(dim=1)))
 
     def _fixed(self, share: Tensor) -> Tensor:
         return share if self.config.fixed_weight is None else torch.full_like(share, self.config.fixed_weight)
@@ -360,6 +365,12 @@ def _mean_divergences(own: Tensor, mixed: Tensor, mask: Tensor | None) -> Tensor
         return F.pad(mean_divergence(own, mixed), (0, 1), value=1.0)
     masked = torch.where(mask, divergences(own, mixed), 0).mean(dim=-1).clamp(min=0)
     return torch.cat([masked, mask.to(mixed.dtype).mean()[None]])
+
+
+def _divided(totals: Tensor) -> Tensor:
+    """Returns mean divergences (P, 2) from their sums and the number of samples behind them, (P, 3)."""
+    sums, count = totals.split([2, 1], dim=1)
+    return sums / torch.where(count > 0, count, 1)
 
 
 def pair_key(first: str, second: str) -> str:

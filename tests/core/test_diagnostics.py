@@ -254,7 +254,106 @@ def test_half_precision_measures_about_the_same() -> None:
         assert half.engine.cosines.values[name].item() == pytest.approx(value.item(), abs=0.02)
 
 
+def growing(rates: list[float], *moved: tuple[str, int, list[float]]) -> list[dict[str, float]]:
+    """Rows of a healthy run at these rates, and additions: modality, number, movement in the last epochs."""
+    rows = [{"epoch": epoch, "train/lr": rate, "val/audio/accuracy": 0.9} for epoch, rate in enumerate(rates, 1)]
+    for name, number, values in moved:
+        for row, value in zip(rows[-len(values) :], values, strict=True):
+            row[f"train/head/{name}/added_{number}/moved"] = value
+    return rows
+
+
+FALLING = [0.002] * 3 + [2e-5] * 5
+
+
+@pytest.mark.parametrize(
+    ("moved", "said"),
+    [
+        ([(1, [0.004, 0.006, 0.0089])], "the last classifier of audio moved 0.9%"),
+        (
+            [(1, [0.1] * 7), (2, [0.01] * 5), (3, [0.001] * 3), (4, [0.0])],
+            "the last three classifiers of audio moved 1.0% at most",
+        ),
+        # The tenth comes after the ninth, not after the first.
+        (
+            [(number, [0.1] * 7) for number in range(1, 9)] + [(9, [0.01] * 3), (10, [0.001] * 3)],
+            "the last two classifiers of audio moved 1.0% at most",
+        ),
+    ],
+)
+def test_classifiers_that_came_too_late_to_learn_are_told(moved: list, said: str) -> None:
+    (reading,) = last(growing(FALLING, *[("audio", *entry) for entry in moved]))
+    assert (reading.kind, reading.modality, reading.since) == ("late", "audio", 4)
+    assert reading.text == f"rate 2e-05 since epoch 4: {said}"
+
+
+@pytest.mark.parametrize(
+    ("rates", "moved"),
+    [
+        (FALLING, [(1, [0.001, 0.002])]),  # too young to tell
+        (FALLING, [(1, [0.01] * 3), (2, [0.03] * 2)]),  # the last one learns
+        (FALLING, [(1, [0.004, 0.01, 0.02])]),  # moved by 2 %
+        (FALLING, [(1, [0.001] * 6)]),  # it had an epoch at the full rate: something else holds it
+        ([2e-5] * 8, [(1, [0.001] * 3)]),  # the rate never fell
+    ],
+)
+def test_classifiers_that_learn_or_had_their_chance_are_not_called_late(rates: list, moved: list) -> None:
+    assert last(growing(rates, *[("audio", *entry) for entry in moved])) == []
+
+
+def test_a_rate_that_fell_further_since_is_told_as_such() -> None:
+    (reading,) = last(growing([0.002] * 3 + [2e-5] * 3 + [2e-6] * 2, ("audio", 1, [0.001] * 4)))
+    assert reading.text == "rate 2e-05 or less since epoch 4: the last classifier of audio moved 0.1%"
+
+
 # In the trainer
+
+
+GROWING = {
+    "method__tau": 0.0, "method__check_every_epochs": 1, "method__schedule_epochs": 1000, "trainer__max_epochs": 10,
+    "schedule__patience_epochs": 0, "schedule__threshold": 0.9, "schedule__factor": 0.1,
+}  # fmt: skip
+
+
+def test_late_growth_is_told_by_a_run_whose_rate_fell_and_survives_resuming(tmp_path: Path) -> None:
+    trainer = trainer_of("aug", run_dir=tmp_path / "whole", **GROWING)
+    added: dict[str, torch.Tensor] = {}
+    grow = trainer.engine.grow
+
+    def noting_grow(module: torch.nn.Linear, group: str) -> None:
+        grow(module, group)
+        count = sum(name.startswith(group) for name in added)
+        added[f"{group}/added_{count + 1}"] = torch.cat([p.detach().flatten().clone() for p in module.parameters()])
+
+    trainer.engine.grow = noting_grow
+    trainer.fit()
+    row = trainer.progress.last_row
+    moved = {name: value for name, value in row.items() if name.endswith("/moved")}
+    assert set(moved) == {f"train/{name}/moved" for name in added}
+    for group, layers in trainer.method.first_layers.items():
+        for number, layer in enumerate(list(layers)[1:], 1):
+            start = added[f"head/{group}/added_{number}"].double()
+            now = torch.cat([p.detach().flatten() for p in layer.parameters()]).double()
+            naive = ((now - start).square().sum() / start.square().sum()).sqrt().item()
+            assert moved[f"train/head/{group}/added_{number}/moved"] == pytest.approx(naive, rel=1e-4)
+    late = [reading for reading in trainer.readings() if reading.kind == "late"]
+    said = "rate 0.002 or less since epoch 3: the last eight classifiers of quiet moved 0.2% at most"
+    assert [reading.text for reading in late] == [said]
+    cut = trainer_of("aug", run_dir=tmp_path / "cut", **GROWING)
+    cut.fit(until=6)
+    resumed = trainer_of("aug", run_dir=tmp_path / "cut", **GROWING)
+    resumed.fit()
+    assert {name: resumed.progress.last_row[name] for name in moved} == moved
+    assert resumed.readings() == trainer.readings()
+
+
+def test_nothing_is_kept_of_growth_where_diagnostics_are_off_or_nothing_is_trained() -> None:
+    for values in ({"trainer__diagnostics": False}, {"method__added_classifiers": "frozen"}):
+        trainer = trainer_of("aug", **GROWING, **values)
+        trainer.fit(until=3)
+        assert sum(trainer.method.structure()["classifiers"].values()) > 2
+        assert trainer.engine.state_dict()["growth"] == []
+        assert not any(name.endswith("/moved") for name in trainer.progress.last_row)
 
 
 def kill(trainer: Trainer, name: str) -> None:

@@ -129,7 +129,7 @@ def test_default_transforms_standardise(digits: PreparedDataset, arrays: Arrays)
 
 
 @pytest.mark.slow
-def test_joint_training_leaves_the_audio_at_least_5_points_under_what_it_reaches_alone(tmp_path: Path) -> None:
+def test_joint_training_leaves_the_audio_at_least_10_points_under_what_it_reaches_alone(tmp_path: Path) -> None:
     prepared = prepare("digits", None, None, tmp_path)
 
     def probe_accuracy(method: dict[str, Any], seed: int) -> float:
@@ -142,5 +142,5 @@ def test_joint_training_leaves_the_audio_at_least_5_points_under_what_it_reaches
 
     alone = [probe_accuracy({"name": "unimodal", "modality": "audio"}, seed) for seed in range(3)]
     joint = [probe_accuracy({"name": "joint"}, seed) for seed in range(3)]
-    assert np.mean(alone) > 0.75
-    assert np.mean(alone) - np.mean(joint) > 0.05
+    assert np.mean(alone) > 0.35  # chance is 0.1
+    assert np.mean(alone) - np.mean(joint) > 0.1

@@ -324,6 +324,40 @@ def test_the_rate_follows_the_schedule() -> None:
     assert [group["lr"] for group in engine.optimizer.param_groups] == pytest.approx([0.002])
 
 
+FALLING = [
+    {"name": "step", "step_epochs": 1},
+    {"name": "plateau", "patience_epochs": 0},
+    {"name": "cosine"},
+]
+
+
+@pytest.mark.parametrize("schedule", FALLING, ids=lambda schedule: schedule["name"])
+def test_the_rate_falls_to_its_floor_and_stays_there(schedule: dict) -> None:
+    trainer = trainer_of("aug", 2, schedule={**schedule, "min_lr": 0.0015})
+    engine, rates = trainer.engine, []
+    for epoch in range(4):
+        engine.end_epoch(epoch, 1.0)
+        trainer.method._add_classifier("quiet", engine)  # what is added takes the same rate
+        rates.append({group["lr"] for group in engine.optimizer.param_groups})
+    assert all(len(rate) == 1 for rate in rates)
+    expected = {
+        "step": [0.002, 0.0015, 0.0015, 0.0015],
+        "plateau": [0.02, 0.002, 0.0015, 0.0015],
+        "cosine": [0.01 * (1 + math.sqrt(0.5)), 0.01, 0.01 * (1 - math.sqrt(0.5)), 0.0015],
+    }[schedule["name"]]
+    assert [rate.pop() for rate in rates] == pytest.approx(expected)
+    resumed = trainer_of("aug", 2, schedule={**schedule, "min_lr": 0.0015})
+    resumed.method.rebuild(trainer.method.structure())
+    resumed.engine.load_state_dict(engine.state_dict())
+    assert resumed.engine.learning_rate == 0.0015
+
+
+def test_without_a_floor_the_rate_falls_to_zero() -> None:
+    engine = trainer_of("ensemble", 2, schedule={"name": "cosine"}).engine
+    engine.end_epoch(3, 1.0)
+    assert engine.learning_rate == 0.0
+
+
 # Precision
 
 

@@ -26,7 +26,7 @@ def _naive_ece(probabilities: np.ndarray, labels: np.ndarray) -> float:
         low, high = index / 15, (index + 1) / 15
         chosen = (confidence >= low) & ((confidence < high) | (index == 14))
         if chosen.any():
-            total += chosen.mean() * abs(confidence[chosen].mean() - right[chosen].mean())
+            total += chosen.mean() * abs(confidence[chosen].mean(dtype=np.float64) - right[chosen].mean())
     return total
 
 
@@ -92,6 +92,26 @@ def test_exact_ties_answer_the_first_class_and_share_one_threshold() -> None:
 def test_certain_answers_fall_into_the_last_bin() -> None:
     probabilities = torch.eye(3)[torch.tensor([0, 1, 2, 2])]
     assert calibration_error(probabilities, torch.tensor([0, 1, 2, 0])).item() == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_calibration_error_has_15_bins_edges_belong_above_and_one_to_the_last(dtype: torch.dtype) -> None:
+    # Every edge there can be of 15 classes, certain answers (right and wrong) and their neighbours in the last bin.
+    confidence = [index / 15 for index in range(1, 16)] + [1.0, 1.0, 14.5 / 15, 0.97, 0.4, 0.45, 0.3]
+    first = torch.tensor(confidence, dtype=dtype)
+    probabilities = torch.zeros(len(first), 15, dtype=dtype)
+    probabilities[:, 0] = first
+    probabilities[:, 1:] = ((1 - first) / 14)[:, None]
+    labels = torch.tensor([index % 2 for index in range(len(first))])
+    expected = _naive_ece(probabilities.numpy(), labels.numpy())
+    assert calibration_error(probabilities, labels).item() == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_certain_wrong_answer_and_a_doubtful_right_one_share_the_last_bin() -> None:
+    probabilities = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.95, 0.05]])
+    # (2 + 0.95) / 3 confident, 2 of 3 right: one bin; a sixteenth would give (0 + |1 - 0| + ...) apart
+    found = calibration_error(probabilities, torch.tensor([0, 1, 0])).item()
+    assert found == pytest.approx(abs(2.95 - 2) / 3)
 
 
 def test_rankings_are_perfect_whatever_the_scale() -> None:

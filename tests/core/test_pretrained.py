@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +17,7 @@ from torch import nn
 from mmcore.data.spec import Modality
 from mmcore.encoders import build_encoder
 from mmcore.encoders.base import missing_files
+from mmcore.encoders.hub import TIMEOUT_S
 from mmcore.encoders.weights import load_all, read_state
 from mmcore.errors import CheckpointError, ConfigError, UsageError
 
@@ -208,6 +214,88 @@ class TestBert:
             encoder(TEXT, name="bert", size="tiny", weights="google-bert/bert-base-uncased")
 
 
+class TestHub:
+    """Published models: from the cache, or asked for once; the hub is this machine's, at an address of its own."""
+
+    NAME = "google-bert/bert-base-uncased"
+
+    @pytest.fixture(autouse=True)
+    def cache(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        from huggingface_hub import constants
+
+        for key in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
+            if hasattr(constants, key):
+                monkeypatch.setattr(constants, key, str(tmp_path / "cache"))
+        return tmp_path / "cache"
+
+    @pytest.fixture
+    def answers(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+        """A hub that has no model; the requests it got."""
+        seen: list[str] = []
+
+        class Answer(BaseHTTPRequestHandler):
+            def do_HEAD(self) -> None:
+                seen.append(self.path)
+                self.send_response(404)
+                self.send_header("X-Error-Code", "RepoNotFound")
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            self.point_to(server.server_port, monkeypatch)
+            yield seen
+            server.shutdown()
+
+    def point_to(self, port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        from huggingface_hub import constants
+
+        address = f"http://127.0.0.1:{port}"
+        monkeypatch.setattr(constants, "ENDPOINT", address)
+        template = address + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+
+    def test_a_model_the_hub_has_not_is_asked_for_once(self, answers: list[str]) -> None:
+        with pytest.raises(UsageError, match=f"the weights '{self.NAME}' of BERT are not in the "):
+            encoder(TEXT, name="bert", weights=self.NAME)
+        assert answers == [f"/{self.NAME}/resolve/main/config.json"]
+
+    def test_without_a_network_the_key_that_helps_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        with socket.socket() as free:  # bound but not listening: refused
+            free.bind(("127.0.0.1", 0))
+            self.point_to(free.getsockname()[1], monkeypatch)
+            (found,) = missing_files({"name": "bert", "weights": self.NAME}, "model.encoders.words")
+            with pytest.raises(UsageError, match="set weights to the path of a folder"):
+                encoder(TEXT, name="bert", weights=self.NAME)
+        assert found.startswith(f"model.encoders.words.weights: the weights '{self.NAME}' of BERT are not in the ")
+        assert "set weights to the path of a folder with config.json and model.safetensors" in found
+        assert found.endswith("size 'tiny' makes a small random one (--set model.encoders.words.weights=…)")
+
+    @pytest.mark.slow
+    def test_a_hub_that_never_answers_is_given_up_within_seconds(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            self.point_to(silent.getsockname()[1], monkeypatch)
+            start = time.monotonic()
+            (found,) = missing_files({"name": "clip", "weights": "openai/clip"}, "model.encoders.words")
+            assert time.monotonic() - start < TIMEOUT_S + 2
+        assert "the weights 'openai/clip' of CLIP are not in " in found
+
+    def test_a_cached_model_is_loaded_and_nothing_asked_for(self, answers: list[str], cache: Path) -> None:
+        from transformers import BertConfig, BertForPreTraining
+
+        folder = cache / "models--google-bert--bert-base-uncased"
+        (folder / "refs").mkdir(parents=True)
+        (folder / "refs" / "main").write_text("0" * 40)
+        sizes = BertConfig(vocab_size=50, hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
+                           intermediate_size=40, max_position_embeddings=20)  # fmt: skip
+        BertForPreTraining(sizes).save_pretrained(folder / "snapshots" / ("0" * 40))
+        assert missing_files({"name": "bert", "weights": self.NAME}, "model.encoders.words") == []
+        assert encoder(TEXT, name="bert", weights=self.NAME).num_features == 32
+        assert answers == []
+
+
 @pytest.mark.parametrize(
     ("section", "problem"),
     [
@@ -217,7 +305,6 @@ class TestBert:
         ({"name": "resnet50", "weights": "nowhere.pth"}, "weights must be 'random', one of IMAGENET1K_V1"),
         ({"name": "bert", "weights": "./nowhere"}, "there is no folder './nowhere' of BERT's weights here"),
         ({"name": "clip", "weights": "/nowhere/clip"}, "there is no folder '/nowhere/clip' of CLIP's weights here"),
-        ({"name": "bert", "weights": "google-bert/bert-base-uncased"}, None),  # a name on the hub
         ({"name": "resnet50", "weights": "IMAGENET1K_V2"}, None),
         ({"name": "i3d", "weights": "random"}, None),
         ({"name": "resnet18"}, None),

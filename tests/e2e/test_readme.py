@@ -55,10 +55,12 @@ def test_the_example_runs(tmp_path: Path) -> None:
 def test_every_command_of_the_readme_runs(tmp_path: Path) -> None:
     commands = shell_commands()
     assert len(commands) >= 5
-    first = run(tmp_path, "-m", "rayjobs.tune", *SMALL, "--json")
+    makefile = (ROOT / "Makefile").read_text()
+    (demo,) = re.findall(r"\$\(BIN\)/python (-m rayjobs\.tune --dataset digits .*)", makefile)
+    first = run(tmp_path, *demo.split(), *SMALL, "--json")
     assert first.returncode == 0, first.stderr
     ranking = json.loads(first.stdout)
-    assert {row["method"] for row in ranking["rankings"][0]["rows"]} == {"iprm", "aug", "ensemble"}
+    assert {row["method"] for row in ranking["rankings"][0]["rows"]} == {"joint", "iprm", "aug", "ensemble"}
     for words in commands:
         if "avdigits" in words and not AVDIGITS.is_dir():
             continue

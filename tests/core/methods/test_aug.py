@@ -223,8 +223,9 @@ def test_the_interval_is_scaled_with_the_run(every: int, schedule: int, epochs: 
     assert scaled_interval(every, schedule, epochs) == expected
 
 
-def test_the_score_is_the_mean_over_the_epochs_samples() -> None:
-    trainer = aug_trainer(2, (1, 2))
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_the_score_is_the_mean_over_the_epochs_samples(accumulate: int) -> None:
+    trainer = aug_trainer(2, (1, 2), trainer__accumulate=accumulate)
     method, sums, count = trainer.method, {"loud": 0.0, "quiet": 0.0}, 0
     for batch in batches(trainer, 3):
         part = batch.select(0, 16 - 5 * (count > 0))  # batches of unequal size

@@ -103,10 +103,15 @@ def test_a_resumed_run_equals_the_uninterrupted_one(method: str, count: int, sto
     ]
 
 
-@every_method
-def test_a_run_resumed_inside_an_epoch_equals_the_uninterrupted_one(method: str, count: int, tmp_path) -> None:
+@pytest.mark.parametrize(
+    ("method", "count", "accumulate"), [*((method, count, 1) for method, count in ALL), ("iprm", 3, 3), ("aug", 3, 3)]
+)
+def test_a_run_resumed_inside_an_epoch_equals_the_uninterrupted_one(
+    method: str, count: int, accumulate: int, tmp_path
+) -> None:
     spec = make_spec(count)
-    config = make_config(method, spec, trainer__max_epochs=4, trainer__checkpoint_every_steps=2)
+    values = {"trainer__max_epochs": 4, "trainer__checkpoint_every_steps": 2, "trainer__accumulate": accumulate}
+    config = make_config(method, spec, **values)
     whole = make_trainer(config, spec, tmp_path / "whole")
     whole.fit()
     interrupted = make_trainer(config, spec, tmp_path / "cut")

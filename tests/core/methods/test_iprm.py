@@ -8,10 +8,9 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from synthetic import make_config, make_spec, make_trainer
+from naive_iprm import NaiveIprm, batches, iprm_trainer, naive_share
 from torch import Tensor
 
-from mmcore.batch import Batch
 from mmcore.methods import FUSED, iprm
 from mmcore.methods.iprm import (
     great_circle,
@@ -24,9 +23,7 @@ from mmcore.methods.iprm import (
     slerp,
 )
 from mmcore.seeding import generator
-from mmcore.trainer import Trainer
 
-LR = 0.05
 ANGLES = {"same": 0.0, "near": 1e-4, "right": math.pi / 2, "opposite": math.pi}
 both_types = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 
@@ -161,104 +158,6 @@ def test_running_weight_over_a_thousand_steps_is_the_closed_form() -> None:
 # Algorithm 1, whole
 
 
-def iprm_trainer(num_modalities: int, **settings: object) -> Trainer:
-    """Plain gradient descent in float64, so that a loop can follow it."""
-    values = {
-        "trainer__precision": "float64",
-        "trainer__probes": False,
-        "optimizer__lr": LR,
-        "optimizer__momentum": 0.0,
-        "optimizer__weight_decay": 0.0,
-    }
-    spec = make_spec(num_modalities)
-    settings = {key if "__" in key else f"method__{key}": value for key, value in settings.items()}
-    trainer = make_trainer(make_config("iprm", spec, **{**values, **settings}), spec)
-    with torch.no_grad():  # apart enough that λ̂ is far from 1/2
-        for head in trainer.method.mixed_heads.values():
-            head.weight.mul_(6)
-        trainer.method.heads["quiet"].weight.mul_(4)
-    trainer.method.train()
-    return trainer
-
-
-def batches(trainer: Trainer, count: int) -> list[Batch]:
-    found = [batch for epoch in range(2) for batch in trainer.loader.train_batches(epoch)][:count]
-    return [batch.with_inputs({name: x.double() for name, x in batch.inputs.items()}) for batch in found]
-
-
-class NaiveIprm:
-    """Algorithm 1, sample by sample, with the paper's arccos; K classes, any number of modalities."""
-
-    def __init__(self, trainer: Trainer, alpha: float = 0.8, mixing: str = "geodesic", passes: str = "two"):
-        method = trainer.method
-        self.parameters = {name: p.detach().clone().requires_grad_() for name, p in method.named_parameters()}
-        self.names = method.context.modalities
-        self.pairs = list(itertools.combinations(self.names, 2))
-        self.alpha, self.mixing, self.passes = alpha, mixing, passes
-        self.probed: dict[tuple[str, str], list[float]] = {pair: [] for pair in self.pairs}
-        self.rebalanced: dict[tuple[str, str], list[float]] = {pair: [] for pair in self.pairs}
-
-    def linear(self, path: str, x: Tensor) -> Tensor:
-        return self.parameters[f"{path}.weight"] @ x + self.parameters[f"{path}.bias"]
-
-    def mix(self, pair: tuple[str, str], z: dict[str, Tensor], weight: float) -> Tensor:
-        first, second = (z[name] / z[name].norm() for name in pair)
-        if self.mixing == "linear":
-            mixed = weight * first + (1 - weight) * second
-        else:
-            theta = torch.acos(first @ second)
-            shares = torch.sin(weight * theta) / torch.sin(theta), torch.sin((1 - weight) * theta) / torch.sin(theta)
-            mixed = shares[0] * first + shares[1] * second
-        return self.linear(f"mixed_heads.{pair_key(*pair)}", mixed)
-
-    def features(self, batch: Batch) -> list[dict[str, Tensor]]:
-        return [
-            {
-                name: torch.tanh(self.linear(f"model.encoders.{name}.layer", batch.inputs[name][i]))
-                for name in self.names
-            }
-            for i in range(len(batch.labels))
-        ]
-
-    def step(self, batch: Batch) -> dict[str, float]:
-        samples = self.features(batch)
-        terms: dict[str, Tensor] = {
-            name: sum(
-                F.cross_entropy(self.linear(f"heads.{name}", z[name]), label)
-                for z, label in zip(samples, batch.labels, strict=True)
-            )
-            / len(samples)
-            for name in self.names
-        }
-        for pair in self.pairs:
-            probed, rebalanced = self.probed[pair], self.rebalanced[pair]
-            probed.append(self.alpha * probed[-1] + (1 - self.alpha) * rebalanced[-1] if probed else 0.5)
-            divergence = dict.fromkeys(pair, 0.0)
-            for z in samples:
-                mixed = self.mix(pair, z, probed[-1]).softmax(dim=0)
-                for name in pair:
-                    own = self.linear(f"heads.{name}", z[name]).softmax(dim=0)
-                    divergence[name] += (own * torch.log(own / mixed)).sum().item()
-            rebalanced.append(divergence[pair[1]] / (divergence[pair[0]] + divergence[pair[1]]))
-            weight = rebalanced[-1] if self.passes == "two" else probed[-1]
-            losses = [F.cross_entropy(self.mix(pair, z, weight), y) for z, y in zip(samples, batch.labels, strict=True)]
-            terms[f"mixed/{pair_key(*pair)}"] = sum(losses) / len(losses)
-        gradients = torch.autograd.grad(sum(terms.values()), list(self.parameters.values()))
-        with torch.no_grad():
-            for parameter, gradient in zip(self.parameters.values(), gradients, strict=True):
-                parameter -= LR * gradient
-        return {name: term.item() for name, term in terms.items()}
-
-    @torch.no_grad()
-    def predict(self, batch: Batch) -> Tensor:
-        rows = []
-        for z in self.features(batch):
-            own = sum(self.linear(f"heads.{name}", z[name]) for name in self.names)
-            mixed = sum(self.mix(pair, z, self.probed[pair][-1]) for pair in self.pairs) / len(self.pairs)
-            rows.append(own + mixed)
-        return torch.stack(rows)
-
-
 CASES = {
     "paper": {},
     "no average": {"alpha": 0.0},
@@ -298,6 +197,44 @@ def test_training_follows_algorithm_1(case: str, count: int, monkeypatch) -> Non
         torch.testing.assert_close(parameter, naive.parameters[name], rtol=0, atol=1e-7, msg=name)
     batch = batches(trainer, 1)[0]
     torch.testing.assert_close(method.eval().predict(batch)[FUSED], naive.predict(batch), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("settings", [{}, {"passes": "one"}, {"pair_heads": "single"}], ids=str)
+def test_in_micro_batches_the_average_advances_once_a_step(settings: dict[str, str], monkeypatch) -> None:
+    trainer, used = iprm_trainer(3, trainer__accumulate=3, **settings), []
+    method, draws = trainer.method, generator(trainer.config.seed, "engine", "pairs")
+    monkeypatch.setattr(iprm, "point_on", lambda arc, weight: used.append(weight.item()) or point_on(arc, weight))
+    running = dict.fromkeys(method.pairs, 0.5)
+    for batch in batches(trainer, 6):
+        naive = NaiveIprm(trainer)
+        if settings.get("pair_heads") == "single":
+            pairs = [method.pairs[int(torch.randint(3, (), generator=draws))]]  # one draw a step
+            for pair in method.pairs:
+                for kind in ("weight", "bias"):
+                    own = naive.parameters[f"mixed_heads.any.{kind}"]
+                    naive.parameters[f"mixed_heads.{pair_key(*pair)}.{kind}"] = own
+        else:
+            pairs = method.pairs
+        samples = naive.features(batch)
+        expected = []
+        for part in (samples[:6], samples[6:11], samples[11:]):  # 16 in three
+            probed = [running[pair] for pair in pairs]
+            shares = [naive_share(naive, pair, part, running[pair]) for pair in pairs]
+            expected += [*probed, *(probed if settings.get("passes") == "one" else shares)]
+        before = dict(running)
+        for pair in pairs:
+            running[pair] = 0.8 * before[pair] + 0.2 * naive_share(naive, pair, samples, before[pair])
+        used.clear()
+        method.train_step(batch, trainer.engine)
+        assert used == pytest.approx(expected, abs=1e-7)
+        assert method.next_weight.tolist() == pytest.approx([running[pair] for pair in method.pairs], abs=1e-7)
+        for pair in pairs:
+            row = method.pairs.index(pair)
+            assert method.weight[row].item() == pytest.approx(before[pair], abs=1e-7)
+            total = naive.divergences(pair, samples, before[pair])
+            means = [total[name] / len(samples) for name in pair]
+            assert method.divergence[row].tolist() == pytest.approx(means, abs=1e-7)
+    assert max(abs(weight - 0.5) for weight in running.values()) > 0.01  # else this would show nothing
 
 
 def test_no_gradient_flows_through_the_rebalanced_weight() -> None:

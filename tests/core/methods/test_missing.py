@@ -132,6 +132,20 @@ def test_a_step_without_a_complete_pair_leaves_iprms_weight_as_it_is() -> None:
     assert before.item() != 0.5
 
 
+@pytest.mark.parametrize("pair_heads", ["per_pair", "single"])
+def test_in_micro_batches_iprms_average_is_of_all_complete_pairs_of_the_step(pair_heads: str) -> None:
+    whole, parts = (
+        trainer_with_missing("iprm", 3, method__pair_heads=pair_heads, trainer__accumulate=count) for count in (1, 5)
+    )
+    batch = first_batch(whole)
+    assert len({int(batch.has("loud", "quiet")[start : start + 3].sum()) for start in range(0, 15, 3)}) > 1
+    for trainer in (whole, parts):
+        trainer.method.train().train_step(batch, trainer.engine)
+    for name in ("weight", "next_weight", "divergence"):
+        torch.testing.assert_close(getattr(parts.method, name), getattr(whole.method, name))
+    assert (whole.method.next_weight != 0.5).any()
+
+
 def naive_iprm(method: Iprm, sample: Batch, has: list[str]) -> Tensor:
     """Own heads of what is there, and the mean over the pairs of it, each from a complete prediction of the pair."""
     features = {name: values[0] for name, values in method.model.encode(sample).items()}

@@ -51,12 +51,15 @@ VARIANTS = [
     ("aug", {"method__added_classifiers": "frozen", "method__growth": "ratio", "method__check_first_epoch": True}),
     ("iprm", {"method__pair_heads": "single"}),
     ("iprm", {"method__passes": "one", "method__inference_weight": "next"}),
+    ("iprm", {"method__passes": "one", "method__pair_heads": "single", "trainer__accumulate": 3}),
     ("joint_unimodal", {"optimizer__name": "adam", "optimizer__lr": 0.002}),
 ]
 QUICK = [
     *(Case(method, 3, list(SIZES)[index % 2]) for index, method in enumerate(METHODS.names())),
     Case("aug", 3, "empty", VARIANTS[0][1]),
     Case("iprm", 2, "empty", BATCH_NORM),
+    # In micro-batches, which mix with their own λ̂ in two passes but not in one: λ itself is of the whole step.
+    Case("iprm", 3, "unequal", {"method__passes": "one", "trainer__accumulate": 3}),
     *(Case(method, 3, "unequal", WEIGHTED) for method in METHODS.names()),
 ]
 ALL = [
