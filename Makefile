@@ -32,7 +32,7 @@ demos: $(INSTALLED)
 	set -e; for name in $(DEMOS); do $(BIN)/python -m rayjobs.tune --dataset $$name --demo; done
 
 test: $(INSTALLED) $(MOTO)
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile
 
 # Two halves of about the same length: `make --jobs=2 test-slow`, as in CI, runs them side by side.
 test-slow: test-slow-jobs test-slow-rest

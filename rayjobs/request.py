@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from mmcore.data import DATASETS, manifest
+from mmcore.data import DATASETS
 from mmcore.errors import UsageError, suggest
 from mmcore.methods import METHODS
 from rayjobs.addresses import reaching
@@ -88,7 +88,7 @@ class Request:
     def name(self) -> str:
         """Returns the experiment's name, made of what is searched: `digits-aug-iprm-ensemble`."""
         methods = sorted(set(self.methods) - {self.reference})
-        datasets = [self.options["name"] if name == manifest.SOURCE_NAME else name for name in self.datasets]
+        datasets = [DATASETS.get(name).short_name(name, self.options) for name in self.datasets]
         encoded = "encoded" if self.dataset.get("encode") else ""
         parts = [*datasets, encoded, self.protocol.get("name", ""), *methods, self.reference or ""]
         name = "-".join(part for part in parts if part)

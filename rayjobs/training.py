@@ -22,6 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from mmcore.build import build_method, build_source, complete_config
 from mmcore.config import RunConfig
+from mmcore.data import DATASETS
 from mmcore.data.encoded import check_encoding
 from mmcore.data.store import PreparedDataset
 from mmcore.errors import CheckpointError, UsageError
@@ -164,7 +165,8 @@ def open_folder(
     output = mirror.root
     mirror.pull_index((RUN_FILE,))
     end = f"-{suffix}" if suffix else ""
-    default = f"train-{config.dataset.name}-{config.method['name']}{end}"
+    dataset = DATASETS.get(config.dataset.name).short_name(config.dataset.name, config.dataset.options)
+    default = f"train-{dataset}-{config.method['name']}{end}"
     name = f"{name}{end}" if name else None
     folder = output / (name or default)
     wanted = {"config": config.to_dict(), "folds": list(folds)}

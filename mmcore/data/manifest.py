@@ -53,6 +53,11 @@ class Manifest(RawSource):
         """Returns the data set's own name."""
         return str(getattr(options, "name", name))
 
+    @classmethod
+    def short_name(cls, name: str, options: Mapping[str, Any]) -> str:
+        """Returns the data set's own name."""
+        return str(options.get("name", name))
+
     def media(self) -> Sequence[Medium]:
         """Returns a decoder for each modality, in the file's order."""
         return list(self._media.values())

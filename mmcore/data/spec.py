@@ -177,6 +177,11 @@ class DatasetSource(ABC):
         changed = {key: value for key, value in values if value != defaults[key]}
         return name + "".join(f"+{k}" if v is True else f"+{k}={v}" for k, v in sorted(changed.items()))
 
+    @classmethod
+    def short_name(cls, name: str, options: Mapping[str, Any]) -> str:
+        """Returns what results are named after, of the registered name and the options."""
+        return name
+
     def skip(self, sample_id: str, reason: str, kind: str = "by rule") -> None:
         """Records a sample that was left out; kept in the prepared data set, and counted by `kind`."""
         self.skipped.append((sample_id, reason, kind))

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mmcore.data.delimited import read_delimited, repeated
+from mmcore.data.media.base import refuse_pointer
 from mmcore.data.texts import decoded
 from mmcore.errors import UsageError
 
@@ -84,6 +85,7 @@ def read_table(path: Path, delimiter: str | None = None, quoting: str | None = N
         raise UsageError(f"delimiter: and quoting: are of delimited text, {path.name} is none; leave them out")
     if not path.exists():
         raise UsageError(f"the manifest {path} does not exist")
+    refuse_pointer(path)
     if suffix in PARQUET_SUFFIXES:
         table = _read_parquet(path)
     elif suffix in JSON_SUFFIXES:

@@ -75,8 +75,8 @@ class VGGSound(clips.ClipSource):
         index = Index(" and ".join(path.name for path in lists.values()), list(lists.values()))
         index.absent = absent_lists(found)
         for split, path in lists.items():
-            records = read_records(path, _columns(path))
-            rows = ((row, [*fields, split] if isinstance(fields, list) else fields) for row, fields in records)
+            columns = _columns(path)
+            rows = ((row, _of_split(fields, columns, split)) for row, fields in read_records(path, columns))
             self._add_rows(index, folder, rows)
         return index
 
@@ -123,11 +123,25 @@ class VGGSound(clips.ClipSource):
 
 
 def _columns(path: Path) -> tuple[str, ...]:
-    """Returns the columns of a split's list: a file's name and a label, or an id, a start in seconds and a label."""
+    """Returns the columns of a split's list: a file's name and a label, or an id, a start in seconds and a label.
+
+    Rows cut out of the publishers' vggsound.csv still have their split behind them.
+    """
     first = next(read_rows(path), None)
     fields = split_csv(first.text) if first and first.text else []
     by_start = len(fields) > 2 and (fields[1].isdigit() or fields[1].lower() == "start")
-    return ("youtube_id", "start", "label") if by_start else ("file", "label")
+    if not by_start:
+        return ("file", "label")
+    return ("youtube_id", "start", "label", "split")[: len(fields)]
+
+
+def _of_split(fields: list[str] | str, columns: tuple[str, ...], split: str) -> list[str] | str:
+    """Returns a row's fields with the split of the list it stands in behind them, or why it has none."""
+    if isinstance(fields, str):
+        return fields
+    if "split" in columns and fields[-1] != split:
+        return f"the row says '{fields[-1]}', in a list of {split}"
+    return [*fields[: columns.index("label") + 1], split]
 
 
 def _clip_name(fields: list[str]) -> str:

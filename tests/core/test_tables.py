@@ -157,9 +157,14 @@ class TestDelimited:
         (tmp_path / "folder.csv").mkdir()
         save_text(tmp_path / "a.xlsx", "x")
         save_text(tmp_path / "a.jsonl", "{}")
+        pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 + "\nsize 7\n"
+        save_text(tmp_path / "kept.csv", pointer)
+        save_text(tmp_path / "kept.parquet", pointer)
         for name, form, message in (
             ("folder.csv", {}, "folder.csv is a folder; name a .csv"),
             ("none.csv", {}, "none.csv does not exist"),
+            ("kept.csv", {}, "kept.csv is a Git LFS pointer"),
+            ("kept.parquet", {}, "kept.parquet is a Git LFS pointer"),
             ("a.xlsx", {}, "must be a .csv, .tsv, .* got a.xlsx; other text needs delimiter:"),
             ("a.jsonl", {"delimiter": ";"}, "are of delimited text, a.jsonl is none"),
         ):

@@ -59,7 +59,9 @@ def test_prepare_and_train_a_set_with_rare_classes_and_missing_modalities(descri
                  tmp_path / "results", "--max-epochs", "2", "--set", "trainer.device=cpu", "--json"]  # fmt: skip
     trained = run(train, *arguments)
     assert trained.exit_code == 0, trained.output
-    (result,) = json.loads(trained.stdout)["results"]
+    document = json.loads(trained.stdout)
+    assert document["folder"].endswith("train-mine-iprm")
+    (result,) = document["results"]
     assert result["config"]["dataset"]["name"] == "manifest"
     assert result["config"]["dataset"]["options"] == read_description(description)
     assert 0 < result["test"]["fused/accuracy"] <= 1

@@ -242,7 +242,8 @@ def words_elsewhere(raw: Path, tmp_path: Path) -> list[object]:
     save_vocab(tmp_path / "other", "word", "and", "more")
     folders = ["--data-dir", tmp_path / "data", "--output", tmp_path / "results"]
     options = [part for key, value in OPTIONS.items() for part in ("--option", f"{key}={value}")]
-    return ["--dataset", "sarcasm", "--raw-dir", raw, *folders, *options]
+    no_network = ["--set", "model.encoders.text.weights=random"]
+    return ["--dataset", "sarcasm", "--raw-dir", raw, *folders, *options, *no_network]
 
 
 @pytest.mark.parametrize("command", [train, tune])

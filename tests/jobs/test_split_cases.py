@@ -184,11 +184,16 @@ def test_a_leak_that_is_only_among_damaged_samples_is_none(tmp_path: Path) -> No
         lambda n: {
             "split": ("train", "val", "test")[n % 3],
             "group": f"speaker{n % 3}" if n != 59 else "speaker0",
-            "a": "nan" if n == 59 else 1.0,
+            "file": f"{n}.npy",
         },
         "split",
         "group",
     )
+    for n in range(60):
+        np.save(tmp_path / f"{n}.npy", np.full(2, np.nan if n == 59 else 1.0))
+    content = yaml.safe_load(path.read_text())
+    content["modalities"]["trace"] = {"kind": "series", "column": "file", "length": 2}
+    path.write_text(yaml.safe_dump(content))
     check = json.loads(run(prepare, path, "--check", "--json").stdout)
     prepared = json.loads(run(prepare, path, "--on-missing", "skip", "--data-dir", tmp_path / "data", "--json").stdout)
     assert check["left_out"] == prepared["left_out"] == {"damaged": 1}
