@@ -123,7 +123,7 @@ class Report:
         self._parts: list[tuple[str, Seconds, str]] = []
         self._start = time.perf_counter()
         self._load_before = os.getloadavg()[0]
-        self._output = sys.stdout  # while Ray runs, `rayjobs.cluster.start` sends `sys.stdout` elsewhere
+        self._output = sys.stdout  # while Ray runs, `rayjobs.cluster.session.start` sends `sys.stdout` elsewhere
         self.say(f"{title}\n{environment()}\n{settings}\n")
 
     def say(self, text: str) -> None:

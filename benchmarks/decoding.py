@@ -31,11 +31,13 @@ import numpy as np
 import torch
 from common import Report, Rounds, parser, ratio
 
-from mmcore.build import build_run_transforms, complete_config
-from mmcore.config import RunConfig
-from mmcore.data.loader import Loader
-from mmcore.data.store import PreparedDataset, prepare
-from rayjobs import cluster, streaming
+from mmcore.assembly.config import complete_config, parse_config
+from mmcore.assembly.objects import build_run_transforms
+from mmcore.data.feeding.loader import Loader
+from mmcore.data.prepared.prepare import prepare
+from mmcore.data.prepared.store import PreparedDataset
+from rayjobs.cluster import session
+from rayjobs.feeding import cached, streaming
 
 BATCH_SIZE, SIDE, RATE_HZ, TILE = 64, 128, 22050, 441_000
 CODES = ("NEU", "HAP", "SAD", "FEA", "DIS", "ANG")
@@ -143,7 +145,7 @@ def steady(batches: Iterator[Any]) -> float:
 def take_turns(report: Report, prepared: PreparedDataset, raw: Path, work: Path, rounds: int, decoded: int) -> None:
     """Adds all ratios; every side yields seconds a sample."""
     config = complete_config(
-        RunConfig.parse(
+        parse_config(
             {
                 "dataset": {
                     "name": "cremad",
@@ -155,10 +157,10 @@ def take_turns(report: Report, prepared: PreparedDataset, raw: Path, work: Path,
         )
     )
     assignment = prepared.assign(config.protocol)
-    cached = streaming.materialise(prepared, 2**33)
-    if cached is None:
+    rows = cached.materialise(prepared, 2**33)
+    if rows is None:
         raise SystemExit("the samples do not fit in the object store of this machine")
-    memory = cached.loader(assignment, BATCH_SIZE)
+    memory = rows.loader(assignment, BATCH_SIZE)
     transforms = build_run_transforms(config, prepared.spec)
     decoder = Decoder(raw, memory.rows("train").sample_ids[:decoded].tolist())
     has_mosaic = importlib.util.find_spec("streaming") is not None
@@ -219,7 +221,7 @@ def main() -> None:
     try:
         write_raw(work / "raw", samples)
         prepared = prepare("cremad", {"image_size": SIDE}, work / "raw", work / "data")
-        with cluster.start(num_cpus=1):
+        with session.start(num_cpus=1):
             take_turns(report, prepared, work / "raw", work, rounds, decoded)
     finally:
         shutil.rmtree(work, ignore_errors=True)

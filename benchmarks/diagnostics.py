@@ -17,7 +17,7 @@ import torch
 from common import Report, measure, parser, ratio
 from setups import digits_trainer, pictures_trainer, stepping
 
-from mmcore.diagnostics import COSINE_EVERY_STEPS
+from mmcore.evaluation.readings import COSINE_EVERY_STEPS
 
 BAR = 1.03
 METHODS = ("joint_unimodal", "iprm", "aug")

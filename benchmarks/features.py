@@ -28,19 +28,22 @@ import torch
 from annotated_types import Ge
 from common import Report, Rounds, measure, parser, ratio
 
+from mmcore.assembly.config import complete_config, parse_config
+from mmcore.assembly.objects import build_method, build_run_transforms
 from mmcore.batch import Batch
-from mmcore.build import build_method, build_run_transforms, complete_config
-from mmcore.config import RunConfig, Section
-from mmcore.data.columns import to_batch
-from mmcore.data.encoded import EncodedWriter, encode, plan_encoding
-from mmcore.data.loader import TensorLoader
-from mmcore.data.part_files import run_here
+from mmcore.config.schema import RunConfig
+from mmcore.config.sections import Section
+from mmcore.data.feeding.loader import TensorLoader
+from mmcore.data.prepared.columns import to_batch
+from mmcore.data.prepared.part_files import run_here
+from mmcore.data.prepared.prepare import prepare
+from mmcore.data.prepared.store import PreparedDataset
 from mmcore.data.spec import DATASETS, DatasetSource, DatasetSpec, Modality, Sample
-from mmcore.data.store import PreparedDataset, prepare
 from mmcore.encoders import build_encoder
-from mmcore.encoding import FrozenEncoders, recipe_of
-from mmcore.trainer import Progress, Trainer
-from mmcore.transforms import build_transforms
+from mmcore.features.encoded_set import EncodedWriter, encode, plan_encoding
+from mmcore.features.frozen import FrozenEncoders, recipe_of
+from mmcore.training.trainer import Progress, Trainer
+from mmcore.transforms.batch_transforms import build_transforms
 
 NAMES = ("image", "second")
 SCALING = {"mean": 0.5, "std": 0.25}
@@ -181,7 +184,7 @@ def _timed_epoch(trainer: Trainer, loader: TensorLoader) -> tuple[float, float, 
 def run_config(batch_size: int, encode: dict[str, Any] | None = None, **options: Any) -> RunConfig:
     """Returns a complete configuration of `joint`."""
     return complete_config(
-        RunConfig.parse(
+        parse_config(
             {
                 "dataset": {"name": "noise", "options": options, "encode": encode or {}},
                 "method": {"name": "joint"},

@@ -1,6 +1,6 @@
 """One epoch (training and validation) fed by Ray ÷ the same epoch from tensors in memory.
 
-- `cached`: the data set in Ray's object store, as with `--cache auto` where it fits. First epoch: in a process that has
+- `rows`: the data set in Ray's object store, as with `--cache auto` where it fits. First epoch: in a process that has
   not seen the data; the second epoch's bar is 1.1.
 - `streamed`: by Ray Data from the files, as with `--cache off`. First epoch: with the start of the stream; the second
   one's stream was started while the first epoch trained.
@@ -20,13 +20,15 @@ from pathlib import Path
 import torch
 from common import Report, Rounds, median, parser, ratio
 
-from mmcore.build import build_method, build_run_transforms, complete_config
-from mmcore.config import RunConfig
-from mmcore.data.columns import to_batch
-from mmcore.data.loader import Loader, TensorLoader
-from mmcore.data.store import PreparedDataset, prepare
-from mmcore.trainer import Trainer
-from rayjobs import cluster, streaming
+from mmcore.assembly.config import complete_config, parse_config
+from mmcore.assembly.objects import build_method, build_run_transforms
+from mmcore.data.feeding.loader import Loader, TensorLoader
+from mmcore.data.prepared.columns import to_batch
+from mmcore.data.prepared.prepare import prepare
+from mmcore.data.prepared.store import PreparedDataset
+from mmcore.training.trainer import Trainer
+from rayjobs.cluster import session
+from rayjobs.feeding import cached, streaming
 
 RAW_DIRS = {"digits": None, "avdigits": Path(__file__).parents[2] / "shared" / "data" / "avdigits"}
 BARS = {"cached": 1.1}
@@ -38,7 +40,7 @@ class Feeder:
 
     def __init__(self, prepared: PreparedDataset):
         values = {"dataset": {"name": prepared.name, "options": prepared.options}, "method": {"name": "joint"}}
-        self.config = complete_config(RunConfig.parse(values))
+        self.config = complete_config(parse_config(values))
         self.prepared = prepared
         self.assignment = prepared.assign(self.config.protocol)
         method = build_method(self.config, prepared.spec)
@@ -49,9 +51,9 @@ class Feeder:
         """Returns a loader over tensors read into this process."""
         return TensorLoader.from_prepared(self.prepared, self.assignment, self.config.trainer.batch_size)
 
-    def cached(self, cached: streaming.CachedData) -> TensorLoader:
+    def rows(self, rows: cached.CachedData) -> TensorLoader:
         """Returns a loader over the object store."""
-        return cached.loader(self.assignment, self.config.trainer.batch_size)
+        return rows.loader(self.assignment, self.config.trainer.batch_size)
 
     def streamed(self, num_epochs: int) -> streaming.StreamLoader:
         """Returns a loader that streams; no stream is left open after so many epochs."""
@@ -88,14 +90,14 @@ def two_epochs(feeder: Feeder, name: str, memory: Loader, open_loader: Callable[
 def compare(report: Report, feeder: Feeder, rounds: int) -> None:
     """Adds the ratios of one data set."""
     name, memory = feeder.prepared.name, feeder.memory()
-    cached = streaming.materialise(feeder.prepared)
-    if cached is None:
+    rows = cached.materialise(feeder.prepared)
+    if rows is None:
         raise SystemExit(f"{name} does not fit in the object store of this machine")
     feeder.epoch(memory, 0)  # warm-up
 
     def as_a_new_process() -> Loader:
-        streaming._resident.clear()
-        return feeder.cached(cached)
+        cached._resident.clear()
+        return feeder.cached(rows)
 
     sides = {"cached": as_a_new_process, "streamed": lambda: feeder.streamed(num_epochs=2)}
     for side, open_loader in sides.items():
@@ -140,11 +142,11 @@ def report_parts(report: Report, feeder: Feeder, rounds: int) -> None:
         add("copies: columns to tensors", seconds(lambda table=table: to_batch(table, prepared.spec)))
         memory = feeder.memory()
         add("copies: an epoch's batches from tensors", sum(first_and_rest(memory.train_batches(0))))
-        add("cache: files to the object store, once", seconds(lambda: streaming.materialise(prepared)))
-        streaming._resident.clear()
-        cached = streaming.materialise(prepared)
-        assert cached is not None
-        add("cache: object store to tensors, a process", seconds(lambda cached=cached: feeder.cached(cached)))
+        add("cache: files to the object store, once", seconds(lambda: cached.materialise(prepared)))
+        cached._resident.clear()
+        rows = cached.materialise(prepared)
+        assert rows is not None
+        add("cache: object store to tensors, a process", seconds(lambda rows=rows: feeder.cached(rows)))
     for part, values in parts.items():
         report.part(f"{name}: {part}", median(values))
 
@@ -159,7 +161,7 @@ def main() -> None:
     names = options.dataset or (["digits"] if options.quick else list(RAW_DIRS))
     rounds = 1 if options.quick else options.rounds
     report = Report("an epoch fed by Ray ÷ the same epoch from memory", f"joint, batch 64, {rounds} rounds: {names}")
-    with cluster.start(num_cpus=2):
+    with session.start(num_cpus=2):
         for name in names:
             raw_dir = RAW_DIRS[name]
             if raw_dir is not None and not raw_dir.is_dir():

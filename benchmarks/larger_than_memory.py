@@ -29,13 +29,16 @@ import ray
 import torch
 from common import Ratio, Report, parser
 
-from mmcore.build import build_method, build_run_transforms, complete_config
-from mmcore.config import RunConfig, Section
+from mmcore.assembly.config import complete_config, parse_config
+from mmcore.assembly.objects import build_method, build_run_transforms
+from mmcore.config.sections import Section
+from mmcore.data.prepared.prepare import prepare
+from mmcore.data.prepared.store import PreparedDataset
 from mmcore.data.spec import DATASETS, DatasetSource, DatasetSpec, Modality, Sample
-from mmcore.data.store import PreparedDataset, prepare
-from mmcore.trainer import Trainer
-from rayjobs import cluster
-from rayjobs.streaming import StreamLoader, materialise
+from mmcore.training.trainer import Trainer
+from rayjobs.cluster import session
+from rayjobs.feeding.cached import materialise
+from rayjobs.feeding.streaming import StreamLoader
 
 STORE_BYTES = 100 * 2**20
 SIDE, BATCH_SIZE = 128, 32
@@ -85,7 +88,7 @@ def train(prepared: PreparedDataset, epochs: int) -> None:
     """Trains on the streamed set in this process, as a trial does."""
     trainer = {"max_epochs": epochs, "batch_size": BATCH_SIZE}
     dataset = {"name": "noise", "options": prepared.options}
-    config = complete_config(RunConfig.parse({"dataset": dataset, "method": {"name": "joint"}, "trainer": trainer}))
+    config = complete_config(parse_config({"dataset": dataset, "method": {"name": "joint"}, "trainer": trainer}))
     if materialise(prepared) is not None:
         raise SystemExit("the set fits in the object store: nothing would be streamed")
     loader = StreamLoader(prepared, prepared.assign(config.protocol), BATCH_SIZE, num_epochs=epochs)
@@ -138,7 +141,7 @@ def measure(megabytes: int, epochs: int) -> dict[str, Any]:
     os.environ.setdefault("RAY_local_fs_capacity_threshold", "0.999")
     with tempfile.TemporaryDirectory() as folder:
         prepared = prepare("noise", {"num_samples": megabytes * 2**20 // (6 * SIDE**2)}, None, folder)
-        with cluster.start(num_cpus=1, store_bytes=STORE_BYTES):
+        with session.start(num_cpus=1, store_bytes=STORE_BYTES):
             with PeakMemory() as memory:
                 train(prepared, epochs)
             found = {"peak": memory.peak_bytes, "spilled": spilled_bytes(), "set": prepared.num_bytes}

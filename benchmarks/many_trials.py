@@ -22,13 +22,13 @@ from ray.cluster_utils import Cluster
 from ray.tune import Callback
 from timed_body import idle_run
 
-from mmcore.data.store import prepare
-from rayjobs import cluster
-from rayjobs.experiments import Execution, run_search
-from rayjobs.plans import plan_searches
-from rayjobs.request import Request
-from rayjobs.trials import SearchRuns
-from rayjobs.worker import DataHandle
+from mmcore.data.prepared.prepare import prepare
+from rayjobs.cluster import resources, session
+from rayjobs.experiment.plan import plan_searches
+from rayjobs.experiment.request import Request
+from rayjobs.feeding.handle import DataHandle
+from rayjobs.search.tune_run import Execution, run_search
+from rayjobs.trials.trial import SearchRuns
 
 BAR, MEMORY_BAR = 1.3, 2**30
 EPOCHS = 2
@@ -62,9 +62,9 @@ def run(nodes: int, trials: int, data_dir: Path, folder: Path) -> Clock:
     try:
         for _ in range(nodes):
             simulated.add_node(num_cpus=1)
-        with cluster.start(simulated.address) as found:
-            shape = cluster.TrialShape()
-            concurrent = cluster.concurrent_trials(shape, found)
+        with session.start(simulated.address) as found:
+            shape = resources.TrialShape()
+            concurrent = resources.concurrent_trials(shape, found)
             execution = Execution(shape, concurrent, hang_limit_s=0, callbacks=(clock,), body=idle_run)
             runs = SearchRuns(search.config.to_dict(), DataHandle(str(prepared.directory)), folder, "many_trials.py")
             outcomes = run_search(replace(search, grace_epochs=EPOCHS), runs, execution, resume=False)

@@ -26,15 +26,15 @@ import pyarrow as pa
 import torch
 from common import Ratio, Report, parser
 
+from mmcore.assembly.config import parse_config
+from mmcore.assembly.objects import build_method, build_run_transforms
 from mmcore.batch import Batch
-from mmcore.build import build_method, build_run_transforms
-from mmcore.config import RunConfig
-from mmcore.data.loader import TensorLoader
+from mmcore.data.feeding.loader import TensorLoader
 from mmcore.data.spec import DatasetSpec, Modality
 from mmcore.data.splits import Assignment
 from mmcore.methods import METHODS
-from mmcore.reporting import Row
-from mmcore.trainer import Trainer
+from mmcore.training.run_log import Row
+from mmcore.training.trainer import Trainer
 
 BAR = 1.005
 BATCH_SIZE, NUM_EVALUATED, MARKS = 4, 4, 10
@@ -67,7 +67,7 @@ def measure_method(method: str, epochs: int, steps_per_epoch: int) -> dict[str, 
     torch.set_num_threads(1)
     settings = next(iter(METHODS.get(method).rows(SPEC.modality_names).values()))
     encoder = {"name": "small_conv", "width": 4, "features": 4, "depth": 2}
-    config = RunConfig.parse(
+    config = parse_config(
         {
             "dataset": {"name": "digits", "transforms": {m: {"mean": 0.5, "std": 0.25} for m in SPEC.modality_names}},
             "method": {"name": method, **settings},

@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmcore.config import RunConfig
-from mmcore.spectrogram import mel_filters
+from mmcore.config.schema import RunConfig
+from mmcore.transforms.spectrogram import mel_filters
 
 NUM_CLASSES = 10
 LR, MOMENTUM, WEIGHT_DECAY = 0.01, 0.9, 1e-4

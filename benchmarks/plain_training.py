@@ -17,10 +17,10 @@ import torch
 from plain import PlainIprm, digits_parts
 from torch import Tensor
 
-from mmcore.build import complete_config
-from mmcore.config import RunConfig
-from mmcore.data.columns import to_batch
-from mmcore.data.store import PreparedDataset
+from mmcore.assembly.config import complete_config, parse_config
+from mmcore.config.schema import RunConfig
+from mmcore.data.prepared.columns import to_batch
+from mmcore.data.prepared.store import PreparedDataset
 
 BATCH_SIZE, EVAL_BATCH_SIZE = 64, 256
 
@@ -59,7 +59,7 @@ def main() -> None:
     task = json.loads(sys.argv[1])
     torch.set_num_threads(1)
     prepared = PreparedDataset.open(task["directory"])
-    config = complete_config(RunConfig.parse({"dataset": {"name": "digits"}, "method": {"name": "iprm"}}))
+    config = complete_config(parse_config({"dataset": {"name": "digits"}, "method": {"name": "iprm"}}))
     data = to_batch(prepared.read_table(), prepared.spec)
     assignment = prepared.assign(config.protocol)
     splits = {name: torch.from_numpy(assignment.rows(name)) for name in ("train", "val")}

@@ -29,11 +29,11 @@ import ray
 from common import Ratio, Report, parser
 from decoding import SIDE, write_raw
 
-from mmcore.data.part_files import run_here
-from mmcore.data.parts import Part, PartWriter
-from mmcore.data.store import HowToPrepare, prepare
-from rayjobs import cluster
-from rayjobs.parts import run_by_ray_data
+from mmcore.data.prepared.part_files import run_here
+from mmcore.data.prepared.prepare import HowToPrepare, prepare
+from mmcore.data.prepared.raw_parts import Part, PartWriter
+from rayjobs.cluster import session
+from rayjobs.preparing.raw_tasks import run_by_ray_data
 
 SPAWN = multiprocessing.get_context("spawn")
 
@@ -66,7 +66,7 @@ def in_processes(pool: ProcessPoolExecutor) -> Any:
 
 def seconds_by_ray(raw: Path, few: Path, num_cpus: int) -> float:
     """Returns the seconds in a Ray of so many CPUs, its readers started before."""
-    with cluster.start(num_cpus=num_cpus):
+    with session.start(num_cpus=num_cpus):
         ray.get([_warm_up.remote() for _ in range(num_cpus)])
         prepare_with(few, run_by_ray_data)
         return prepare_with(raw, run_by_ray_data)
@@ -74,7 +74,7 @@ def seconds_by_ray(raw: Path, few: Path, num_cpus: int) -> float:
 
 @ray.remote(num_cpus=1)
 def _warm_up() -> None:
-    import mmcore.data.parts  # noqa: F401
+    import mmcore.data.prepared.raw_parts  # noqa: F401
 
 
 def seconds_by_processes(raw: Path, few: Path, number: int) -> float:

@@ -21,17 +21,17 @@ import numpy as np
 from common import Ratio, Report, median, parser
 from feeding import RAW_DIRS
 
-from mmcore.data.store import prepare
-from rayjobs import cluster
-from rayjobs.datasets import open_data
-from rayjobs.distributions import Distribution
-from rayjobs.experiments import Execution, Outcome, run_given, run_search, succeeded
-from rayjobs.grids import grid_jobs, grid_outcomes, grid_trials
-from rayjobs.plans import plan_searches
-from rayjobs.request import Request
-from rayjobs.search import Search, _grid
-from rayjobs.trials import GivenRuns, SearchRuns
-from rayjobs.worker import DataHandle
+from mmcore.data.prepared.prepare import prepare
+from rayjobs.cluster import resources, session
+from rayjobs.experiment.plan import plan_searches
+from rayjobs.experiment.request import Request
+from rayjobs.feeding.handle import DataHandle, open_data
+from rayjobs.search.distributions import Distribution
+from rayjobs.search.grid import grid_jobs, grid_outcomes, grid_trials
+from rayjobs.search.outcome import Outcome, succeeded
+from rayjobs.search.searches import Search, _grid
+from rayjobs.search.tune_run import Execution, run_given, run_search
+from rayjobs.trials.trial import GivenRuns, SearchRuns
 
 FINE = 6
 """Values of a range in the grid."""
@@ -124,7 +124,7 @@ def main() -> None:
     )
     folder = Path(tempfile.mkdtemp(prefix="equipoise-regret-"))
     try:
-        with cluster.start() as nodes:
+        with session.start() as nodes:
             for name in names:
                 raw_dir = RAW_DIRS[name]
                 if raw_dir is not None and not raw_dir.is_dir():
@@ -134,8 +134,8 @@ def main() -> None:
                 request = Request((name,), (options.method,), trials=trials, max_epochs=epochs)
                 layout = prepared.directory.name, prepared.spec.modality_names, prepared.rules
                 search = plan_searches(request, name, *layout)[0]
-                shape = cluster.TrialShape(cpus_per_worker=search.config.trainer.threads)
-                execution = Execution(shape, cluster.concurrent_trials(shape, nodes))
+                shape = resources.TrialShape(cpus_per_worker=search.config.trainer.threads)
+                execution = Execution(shape, resources.concurrent_trials(shape, nodes))
                 compare(report, Bench(search, open_data(prepared, None), execution, folder), seeds, fine)
     finally:
         shutil.rmtree(folder, ignore_errors=True)

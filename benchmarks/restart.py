@@ -22,21 +22,21 @@ from common import Report, Rounds, median, parser, ratio
 from ray.tune import Callback
 from timed_body import EVENTS_FILE, noted_run
 
-from mmcore.build import complete_config
-from mmcore.config import RunConfig
-from mmcore.data.store import PreparedDataset, prepare
-from rayjobs import cluster
-from rayjobs.datasets import open_data
-from rayjobs.experiments import Execution, run_given
-from rayjobs.files import read_json
-from rayjobs.trials import GivenRuns
-from rayjobs.worker import Job
+from mmcore.assembly.config import complete_config, parse_config
+from mmcore.data.prepared.prepare import prepare
+from mmcore.data.prepared.store import PreparedDataset
+from rayjobs.cluster import resources, session
+from rayjobs.feeding.handle import open_data
+from rayjobs.runs.job import Job
+from rayjobs.search.tune_run import Execution, run_given
+from rayjobs.storage.files import read_json
+from rayjobs.trials.trial import GivenRuns
 
 KILL_AFTER, EPOCHS = 2, 30
 """It must still train when the kill comes."""
 FORMS = {
-    "own_process": (cluster.TrialShape(), "process-trial.json"),
-    "worker_group": (cluster.TrialShape(workers=2), "process-worker-1.json"),
+    "own_process": (resources.TrialShape(), "process-trial.json"),
+    "worker_group": (resources.TrialShape(workers=2), "process-worker-1.json"),
 }
 
 
@@ -78,7 +78,7 @@ def restart(form: str, prepared: PreparedDataset, folder: Path, epochs: int) -> 
     """Trains, kills, waits for the next step and the end."""
     shape, process_file = FORMS[form]
     values = {"dataset": {"name": "digits"}, "method": {"name": "joint"}, "trainer": {"max_epochs": epochs}}
-    config = complete_config(RunConfig.parse(values))
+    config = complete_config(parse_config(values))
     job = Job(config.to_dict(), open_data(prepared, None), str(folder / "run"))
     killer = Killer(folder / "run" / process_file)
     (outcome,) = run_given(GivenRuns((job,)), folder, Execution(shape, 1, callbacks=(killer,), body=noted_run))
@@ -105,7 +105,7 @@ def main() -> None:
     prepared = prepare("digits", None, None, options.data_dir)
     found: dict[str, list[Restart]] = {form: [] for form in FORMS}
     try:
-        with cluster.start(num_cpus=2, needs_dashboard=True):
+        with session.start(num_cpus=2, needs_dashboard=True):
             for number in range(rounds):
                 for form, restarts in found.items():
                     restarts.append(restart(form, prepared, folder / f"{form}-{number}", epochs))

@@ -7,14 +7,15 @@ from pathlib import Path
 
 import torch
 
+from mmcore.assembly.config import complete_config, parse_config
+from mmcore.assembly.objects import build_method, build_run_transforms
 from mmcore.batch import Batch
-from mmcore.build import build_method, build_run_transforms, complete_config
-from mmcore.config import RunConfig
-from mmcore.data.loader import Loader, TensorLoader
+from mmcore.config.schema import RunConfig
+from mmcore.data.feeding.loader import Loader, TensorLoader
+from mmcore.data.prepared.prepare import prepare
 from mmcore.data.spec import DatasetSpec, Modality
-from mmcore.data.store import prepare
 from mmcore.methods import Method
-from mmcore.trainer import Trainer
+from mmcore.training.trainer import Trainer
 
 PICTURES = DatasetSpec(
     "pictures",
@@ -33,7 +34,7 @@ def digits_trainer(
         "method": {"name": method},
         "trainer": {"precision": precision, **settings},
     }
-    config = complete_config(RunConfig.parse(values))
+    config = complete_config(parse_config(values))
     prepared = prepare("digits", None, None, data_dir)
     loader = TensorLoader.from_prepared(prepared, prepared.assign(config.protocol), config.trainer.batch_size)
     batches = [batch for batch in loader.train_batches(0) if batch.num_samples == config.trainer.batch_size]
@@ -44,7 +45,7 @@ def pictures_trainer(
     method: str, classifiers: int = 1, precision: str = "auto", batch_size: int = 16, **settings: object
 ) -> tuple[Trainer, list[Batch]]:
     """Returns a trainer of two ResNet-18 on random 64x64 pictures, and some batches."""
-    config = RunConfig.parse(
+    config = parse_config(
         {
             "dataset": {"name": "digits", "transforms": {name: dict(SCALING) for name in PICTURES.modality_names}},
             "method": {"name": method},

@@ -22,7 +22,7 @@ from torch import nn
 
 from mmcore.batch import Batch
 from mmcore.methods import Method
-from mmcore.trainer import Progress, Trainer
+from mmcore.training.trainer import Progress, Trainer
 
 BAR = 1.05
 TOLERANCE = 1e-4

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from mmcore import distributed
-from mmcore.engine import Engine
-from mmcore.reporting import Reporter
-from rayjobs.files import write_json
-from rayjobs.worker import Job, run
+from mmcore.training.engine import Engine
+from mmcore.training.run_log import Reporter
+from rayjobs.runs.job import Job
+from rayjobs.runs.worker import run
+from rayjobs.storage.files import write_json
 
 TIMES_FILE = "times.json"
 EVENTS_FILE = "events.jsonl"

@@ -24,15 +24,17 @@ from pathlib import Path
 from common import Report, Rounds, median, parser, ratio
 from timed_body import TIMES_FILE, timed_run
 
-from mmcore.data.store import PreparedDataset, prepare
-from rayjobs import cluster
-from rayjobs.datasets import open_data
-from rayjobs.experiments import Execution, Outcome, run_search
-from rayjobs.files import read_json
-from rayjobs.plans import plan_searches
-from rayjobs.request import Request
-from rayjobs.search import Search
-from rayjobs.trials import SearchRuns
+from mmcore.data.prepared.prepare import prepare
+from mmcore.data.prepared.store import PreparedDataset
+from rayjobs.cluster import resources, session
+from rayjobs.experiment.plan import plan_searches
+from rayjobs.experiment.request import Request
+from rayjobs.feeding.handle import open_data
+from rayjobs.search.outcome import Outcome
+from rayjobs.search.searches import Search
+from rayjobs.search.tune_run import Execution, run_search
+from rayjobs.storage.files import read_json
+from rayjobs.trials.trial import SearchRuns
 
 BAR, GAP_BAR_S = 1.3, 0.5
 PROCESSES = 2
@@ -70,11 +72,11 @@ def timed_search(search: Search, prepared: PreparedDataset, folder: Path) -> Sea
     """Starts Ray, runs the search, ends Ray."""
     folder.mkdir(parents=True)
     start = time.time()
-    with cluster.start(num_cpus=PROCESSES) as nodes:
+    with session.start(num_cpus=PROCESSES) as nodes:
         ready = time.time()
         data = open_data(prepared, None)
-        shape = cluster.TrialShape(cpus_per_worker=search.config.trainer.threads)
-        execution = Execution(shape, cluster.concurrent_trials(shape, nodes), body=timed_run)
+        shape = resources.TrialShape(cpus_per_worker=search.config.trainer.threads)
+        execution = Execution(shape, resources.concurrent_trials(shape, nodes), body=timed_run)
         runs = SearchRuns(search.config.to_dict(), data, folder, "benchmarks/trials.py")
         outcomes = run_search(search, runs, execution, resume=False)
         ended = time.time()

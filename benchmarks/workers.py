@@ -24,7 +24,7 @@ import torch.multiprocessing
 from common import Report, measure, median, parser, ratio
 from setups import pictures_trainer, stepping
 
-from mmcore.data.loader import shard_bounds
+from mmcore.data.feeding.loader import shard_bounds
 
 WORKERS = 2
 METHOD = "joint"

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from mmcore.batch import Batch
-from mmcore.batchnorm import without_statistics
 from mmcore.data.spec import DatasetSpec, Modality
 from mmcore.encoders.base import Encoder, build_encoder
 from mmcore.errors import ConfigError, UsageError, unknown_name
-from mmcore.filling import Filling
+from mmcore.layers.batchnorm import without_statistics
+from mmcore.layers.filling import Filling
 
 
 class MultimodalModel(nn.Module):

@@ -12,12 +12,13 @@ import click
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rayjobs.addresses import Location, fetched
-from rayjobs.cli import friendly_errors, print_json
+from rayjobs.cli.options import Location, friendly_errors, print_json
+from rayjobs.storage.addresses import fetched
 
 if TYPE_CHECKING:
     from mmcore.data.media import RawFolder
-    from mmcore.data.raw import Entry, RawSource
+    from mmcore.data.raw.index import Entry
+    from mmcore.data.raw.source import RawSource
 
 BATCH_SIZE = 64
 MIN_BATCHES = 32
@@ -37,9 +38,9 @@ Predict = Callable[[Sequence["Entry"]], dict[str, Any]]
 @friendly_errors
 def main(**flags: Any) -> None:
     """Predict new samples: fused and per-modality probabilities for each."""
-    from mmcore.data.raw import Problem, check_faults
-    from mmcore.predicting import read_state, samples_of
-    from rayjobs.submit import submit_instead
+    from mmcore.data.raw.index import Problem, check_faults
+    from mmcore.predictor import read_state, samples_of
+    from rayjobs.commands.submitting import submit_instead
 
     if submit_instead("predict", flags["address"]):
         return
@@ -72,15 +73,15 @@ def _run(
     cpus: int | None,
 ) -> Iterator[dict[str, Any]]:
     """Yields a report for each batch, in order: from this process, or by Ray Data where there are many."""
-    from mmcore.predicting import Predictor
+    from mmcore.predictor import Predictor
 
     batches = [tuple(entries[start : start + BATCH_SIZE]) for start in range(0, len(entries), BATCH_SIZE)]
     if address is None and len(batches) < MIN_BATCHES:
         yield from map(Predictor(state, source, folder), batches)
         return
-    from rayjobs import cluster
+    from rayjobs.cluster import session
 
-    with cluster.start(address, cpus) as nodes:
+    with session.start(address, cpus) as nodes:
         yield from _run_by_ray_data(state, source, folder, batches, int(sum(node.cpus for node in nodes)))
 
 
@@ -91,7 +92,7 @@ def _run_by_ray_data(
     import ray
     import ray.data
 
-    from rayjobs.streaming import quiet_ray_data
+    from rayjobs.feeding.streaming import quiet_ray_data
 
     quiet_ray_data()  # keeps the order, too
     items = [{"batch": pickle.dumps(batch)} for batch in batches]
@@ -110,7 +111,7 @@ class _Worker:
     def __init__(self, state: Any, source: RawSource, folder: RawFolder):
         import ray
 
-        from mmcore.predicting import Predictor
+        from mmcore.predictor import Predictor
 
         self._predict = Predictor(ray.get(state), source, folder)
 

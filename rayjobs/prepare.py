@@ -4,28 +4,26 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from mmcore.config import parse_section
-from mmcore.data.doctor import examine
+from mmcore.config.sections import parse_section
 from mmcore.data.media import RawFolder
-from mmcore.data.raw import RawSource
+from mmcore.data.prepared.prepare import HowToPrepare, prepare
+from mmcore.data.prepared.raw_check import examine
+from mmcore.data.prepared.store import PreparedDataset
+from mmcore.data.raw.source import RawSource
 from mmcore.data.spec import DATASETS, SPLITS
 from mmcore.data.split_report import SplitReport, report_split
-from mmcore.data.store import HowToPrepare, PreparedDataset, prepare
-from mmcore.data.writer import Progress as ReportProgress
 from mmcore.errors import UsageError
-from rayjobs.cli import friendly_errors, parse_overrides, print_json
+from rayjobs.cli.options import friendly_errors, parse_overrides, print_json
+from rayjobs.cli.terminal import progress_bar
 
 if TYPE_CHECKING:
-    from rayjobs.parts import RayParts
+    from rayjobs.preparing.raw_tasks import RayParts
 
 
 @click.command()
@@ -52,10 +50,11 @@ if TYPE_CHECKING:
 @friendly_errors
 def main(**flags: Any) -> None:
     """Prepare a data set: read its raw files once, and store what training needs."""
-    from rayjobs.datasets import check_demo, check_frozen, encode_one, own_raw_dir, resolve_dataset
-    from rayjobs.encoding import RayEncoders, encoding_of
-    from rayjobs.parts import RayParts
-    from rayjobs.submit import submit_instead
+    from rayjobs.cli.options import encoding_of
+    from rayjobs.commands.submitting import submit_instead
+    from rayjobs.preparing.datasets import check_demo, check_frozen, encode_one, own_raw_dir, resolve_dataset
+    from rayjobs.preparing.encode_tasks import RayEncoders
+    from rayjobs.preparing.raw_tasks import RayParts
 
     if submit_instead("prepare", flags["address"]):
         return
@@ -86,7 +85,7 @@ def main(**flags: Any) -> None:
 
 def _check(dataset: str, values: dict[str, Any], raw_dir: Path | None, flags: dict[str, Any], run: RayParts) -> None:
     """Prints the doctor's report; ends with 1 if raw files are at fault, or training would be refused as it is."""
-    from rayjobs.doctor import print_report
+    from rayjobs.preparing.check_report import print_report
 
     source = DATASETS.get(dataset)(cast(Any, parse_section(DATASETS.get(dataset).Config, values, "dataset.options")))
     if not isinstance(source, RawSource):
@@ -105,16 +104,6 @@ def _check(dataset: str, values: dict[str, Any], raw_dir: Path | None, flags: di
         print_report(report)
     refused = report["split"] and report["split"]["refused"]
     sys.exit(1 if report["num_faults"] or refused else 0)
-
-
-@contextmanager
-def progress_bar(title: str) -> Iterator[ReportProgress]:
-    """Shows a bar on standard error; yields the function that moves it."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(title, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def summary(prepared: PreparedDataset) -> dict[str, Any]:
@@ -159,7 +148,7 @@ def noted_by_rule(prepared: PreparedDataset) -> dict[str, tuple[int, str]]:
 
 
 def _print_summary(prepared: PreparedDataset) -> None:
-    from rayjobs.doctor import left_out_line
+    from rayjobs.preparing.check_report import left_out_line
 
     console = Console(highlight=False, markup=False, soft_wrap=True)
     console.print(f"{prepared.directory}: {_rows(prepared)}; {prepared.num_bytes / 2**20:.0f} MiB in memory")

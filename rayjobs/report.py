@@ -8,9 +8,9 @@ from typing import Any
 import click
 
 from mmcore.errors import UsageError
-from rayjobs.addresses import Location, fetched
-from rayjobs.cli import friendly_errors, print_json
-from rayjobs.mirror import CHECKPOINTS
+from rayjobs.cli.options import Location, friendly_errors, print_json
+from rayjobs.results_layout import CHECKPOINTS
+from rayjobs.storage.addresses import fetched
 
 PAGE_FILE = "report.html"
 
@@ -43,9 +43,9 @@ def write_report(results: Path, out: Path) -> dict[str, Any]:
         UsageError: `results` holds no search.
         DataError: One of its files is damaged.
     """
-    from rayjobs.files import write_text
-    from rayjobs.pages import build_page
-    from rayjobs.records import load_experiment
+    from rayjobs.reporting.html_page import build_page
+    from rayjobs.reporting.records import load_experiment
+    from rayjobs.storage.files import write_text
 
     experiment = load_experiment(results)
     page, pictures = build_page(experiment)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from dataclasses import dataclass
@@ -10,18 +9,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-import yaml
 
-from mmcore.config import RunConfig, set_path
-from mmcore.errors import ConfigError, UsageError, unknown_name
-from rayjobs.addresses import Location, open_mirror
-from rayjobs.cli import friendly_errors, parse_overrides, print_json
+from mmcore.assembly.config import parse_config
+from mmcore.config.schema import RunConfig
+from mmcore.config.sections import set_path
+from mmcore.errors import ConfigError, UsageError
+from rayjobs.cli.options import Location, friendly_errors, print_json
+from rayjobs.commands.train_flags import configuration, protocols
+from rayjobs.storage.addresses import open_mirror
 
 if TYPE_CHECKING:
-    from mmcore.data.store import PreparedDataset
-    from rayjobs.evaluations import Extra
-
-PROTOCOLS = ("group", "holdout", "cv", "paper")
+    from mmcore.data.prepared.store import PreparedDataset
+    from rayjobs.runs.extra_tests import Extra
 
 
 @click.command()
@@ -68,12 +67,12 @@ PROTOCOLS = ("group", "holdout", "cv", "paper")
 @friendly_errors
 def main(**arguments: Any) -> None:
     """Train one configuration, once per seed (by cv: on every fold), and test each model once."""
-    from rayjobs.submit import submit_instead
+    from rayjobs.commands.submitting import submit_instead
 
     if submit_instead("train", arguments["address"]):
         return
-    from rayjobs.outcomes import print_results
-    from rayjobs.papers import print_paper, published_line
+    from rayjobs.experiment.papers import print_paper, published_line
+    from rayjobs.reporting.train_results import print_results
 
     asked = [{**arguments, "protocol": protocol} for protocol in protocols(arguments)]
     ready = [_ready(each) for each in asked]  # all that is wrong is told before anything is trained
@@ -114,39 +113,22 @@ class Ready:
     paper: dict[str, Any]
 
 
-def protocols(arguments: dict[str, Any]) -> list[str | None]:
-    """Returns the protocols asked for; [None]: the configuration's own.
-
-    Raises:
-        UsageError: One is unknown or named twice, or there are several where one is needed.
-    """
-    if arguments["protocol"] is None:
-        return [None]
-    names = [name.strip() for name in arguments["protocol"].split(",")]
-    for name in names:
-        if name not in PROTOCOLS:
-            raise unknown_name("protocol", name, PROTOCOLS)
-    if len(set(names)) < len(names):
-        raise UsageError(f"--protocol names one twice, got {arguments['protocol']!r}")
-    if len(names) > 1 and arguments["references"]:
-        raise UsageError("--reference is for one protocol: its runs are of one, and are not compared across two")
-    return list(names)
-
-
 def _ready(arguments: dict[str, Any]) -> Ready:
     """Checks a command as far as it can be without its data, then prepares the data and checks the rest."""
-    from mmcore.build import complete_config, missing_weights, used_modalities, with_named_encoders
-    from mmcore.data.store import HowToPrepare
-    from rayjobs.datasets import encode_one, prepare_one
-    from rayjobs.encoding import RayEncoders
-    from rayjobs.evaluations import Extra, parse_conditions
-    from rayjobs.papers import describe_paper
-    from rayjobs.parts import RayParts
-    from rayjobs.training import alone_by_fold, base_config
+    from mmcore.assembly.config import complete_config, with_named_encoders
+    from mmcore.assembly.objects import used_modalities
+    from mmcore.assembly.weights import missing_weights
+    from mmcore.data.prepared.prepare import HowToPrepare
+    from rayjobs.commands.training import alone_by_fold, base_config
+    from rayjobs.experiment.papers import describe_paper
+    from rayjobs.preparing.datasets import encode_one, prepare_one
+    from rayjobs.preparing.encode_tasks import RayEncoders
+    from rayjobs.preparing.raw_tasks import RayParts
+    from rayjobs.runs.extra_tests import Extra, parse_conditions
 
     values = with_named_encoders(configuration(arguments))
     extra = Extra(parse_conditions(arguments["missing"], arguments["noises"]), arguments["shapley"])
-    complete = complete_config(RunConfig.parse(values))
+    complete = complete_config(parse_config(values))
     asked, chosen = arguments["protocol"], complete.protocol.name
     if asked not in {None, chosen}:
         raise UsageError(f"--protocol {asked} and --set protocol.name={chosen} name two protocols: leave out one")
@@ -175,9 +157,10 @@ def _ready(arguments: dict[str, Any]) -> Ready:
 
 def _train(ready: Ready, suffix: str) -> tuple[dict[str, Any], Path]:
     """Trains and tests what is ready, in a folder of its own; returns it as one document, and the folder."""
-    from rayjobs.ledger import tested_before
-    from rayjobs.outcomes import compare_folds
-    from rayjobs.training import TrainRequest, open_folder, train_all
+    from rayjobs.commands.training import TrainRequest, train_all
+    from rayjobs.experiment.train_folder import open_folder
+    from rayjobs.reporting.train_results import compare_folds
+    from rayjobs.runs.test_ledger import tested_before
 
     arguments, config, folds = ready.arguments, ready.config, ready.folds
     command = shlex.join(["python", "-m", "rayjobs.train", *sys.argv[1:]])
@@ -210,111 +193,6 @@ def _train(ready: Ready, suffix: str) -> tuple[dict[str, Any], Path]:
     differences = [compare_folds(results, reference, folds) for reference in references]
     document = {"folder": mirror.address_of(folder), "results": results, "differences": differences}
     return ({**document, "paper": ready.paper} if ready.paper else document), folder
-
-
-def configuration(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Returns the configuration a command line asks for: its file or the paper's, then its own options, then `--set`.
-
-    Raises:
-        UsageError: No paper has settings for the data set and method, or they are asked for beside others.
-    """
-    from rayjobs.datasets import resolve_dataset
-
-    values: dict[str, Any] = read_config(arguments["config_file"]) if arguments["config_file"] else {}
-    name, described = resolve_dataset(arguments["dataset"] or "")
-    _choose(values, "dataset", name, "digits")
-    if described:
-        values["dataset"] = {"name": name, "options": described}
-    _choose(values, "method", arguments["method"], "iprm")
-    if arguments["as_paper"]:
-        _set_paper(values, arguments)
-    if arguments["options"]:
-        set_path(values, "dataset.options", {**values["dataset"].get("options", {}),
-                                             **parse_overrides(arguments["options"])})  # fmt: skip
-    if arguments["encoders"] or arguments["views"] is not None:
-        _set_encoding(values, arguments["encoders"], arguments["views"])
-    if arguments["protocol"]:
-        set_path(values, "protocol.name", arguments["protocol"])
-        values["protocol"].pop("fold", None)  # a file's fold is of the protocol in the file; by --set one is chosen
-    if arguments["split_seed"] is not None:
-        set_path(values, "protocol.seed", arguments["split_seed"])
-    if arguments["folds"]:
-        set_path(values, "protocol.folds", arguments["folds"])
-        values["protocol"].pop("fold", None)
-    if arguments["max_epochs"]:
-        set_path(values, "trainer.max_epochs", arguments["max_epochs"])
-    values["seed"] = arguments["seed"]
-    if arguments["variant"]:
-        _set_variant(values, arguments["variant"])
-    for path, value in parse_overrides(arguments["values"], "--set").items():
-        set_path(values, path, value)
-    return values
-
-
-def _set_paper(values: dict[str, Any], arguments: dict[str, Any]) -> None:
-    """Puts the paper's settings into a configuration; everything the command line says goes before them."""
-    from rayjobs.papers import paper_settings
-
-    for option, given in (("--config", arguments["config_file"]), ("--encode", arguments["encoders"])):
-        if given:
-            reason = "it is a configuration itself" if option == "--config" else "the papers train their encoders"
-            raise UsageError(f"--paper is not for {option}: {reason}; leave out one of them")
-    given = parse_overrides(arguments["options"]) | parse_overrides(arguments["values"], "--set")
-    is_demo = bool(given.get("demo") or given.get("dataset.options.demo"))
-    for setting in paper_settings(values["dataset"]["name"], values["method"]["name"], arguments["variant"]):
-        if not (is_demo and setting.is_of_real_data):
-            set_path(values, setting.path, setting.value)
-
-
-def _set_encoding(values: dict[str, Any], encoders: tuple[str, ...], views: int | None) -> None:
-    """Puts `--encode` and `--views` into a configuration; encoders of the file stay where none are given."""
-    from rayjobs.encoding import encoding_of
-
-    dataset = values["dataset"]
-    if encoders:
-        dataset.pop("encoder_sha256", None)  # of those in the file
-        dataset |= encoding_of(encoders, views)
-    elif dataset.get("encode"):
-        dataset["views"] = views
-    else:
-        encoding_of((), views)
-
-
-def _set_variant(values: dict[str, Any], variant: str) -> None:
-    """Puts all settings of a method's variant into a configuration; `--set` still goes before them."""
-    from mmcore.build import variant_settings
-    from rayjobs.datasets import source_modalities
-
-    dataset = values["dataset"]
-    modalities = source_modalities(dataset["name"], dataset.get("options", {}))
-    for path, value in variant_settings(values["method"]["name"], variant, modalities).items():
-        set_path(values, path, value)
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """Returns a configuration file's content, YAML or JSON.
-
-    Raises:
-        UsageError: It is missing, or no mapping.
-    """
-    try:
-        values = yaml.safe_load(path.read_text())
-    except FileNotFoundError:
-        raise UsageError(f"--config {path}: there is no such file") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"--config {path} is no YAML file ({error})") from None
-    if not isinstance(values, dict):
-        raise UsageError(f"--config {path} must hold a mapping, as tune's best-*.yaml does, got {json.dumps(values)}")
-    return values
-
-
-def _choose(values: dict[str, Any], section: str, given: str | None, default: str) -> None:
-    """Sets a section's name; another plug-in than the file's takes its own defaults."""
-    name = values.get(section, {}).get("name")
-    if given and given != name:
-        values[section] = {"name": given}
-    elif not name:
-        values[section] = {"name": default}
 
 
 if __name__ == "__main__":

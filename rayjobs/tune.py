@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,9 @@ from typing import Any
 import click
 from rich.console import Console
 
-from mmcore.errors import UsageError
-from rayjobs.addresses import Location, is_address, open_mirror, working_folder
-from rayjobs.cli import friendly_errors, parse_duration, parse_overrides, parse_workers, print_json
+from rayjobs.cli.options import Location, friendly_errors, print_json
+from rayjobs.commands.tune_flags import experiment_of, machine_of, request_of
+from rayjobs.storage.addresses import working_folder
 
 
 @click.command()
@@ -85,9 +84,9 @@ from rayjobs.cli import friendly_errors, parse_duration, parse_overrides, parse_
 @friendly_errors
 def main(**flags: Any) -> None:
     """Tune methods on data sets and rank them: the same number of trials each, final models on fresh seeds."""
-    from rayjobs.cluster import check_address
-    from rayjobs.submit import submit_instead
-    from rayjobs.tuning import Interrupted, run_tuning
+    from rayjobs.cluster.session import check_address
+    from rayjobs.commands.submitting import submit_instead
+    from rayjobs.commands.tuning import Interrupted, run_tuning
 
     if flags["dry_run"]:
         _dry_run(flags)
@@ -95,8 +94,8 @@ def main(**flags: Any) -> None:
     if submit_instead("tune", flags["address"]):
         return
     check_address(flags["address"])
-    machine = _machine(flags)
-    experiment = _experiment(flags, machine)
+    machine = machine_of(flags)
+    experiment = experiment_of(flags, machine)
     notes = Console(stderr=True, highlight=False, markup=False)
     notes.print(f"experiment {experiment.name} in {experiment.mirror.address_of(experiment.folder)}", soft_wrap=True)
     try:
@@ -107,141 +106,21 @@ def main(**flags: Any) -> None:
     if flags["as_json"]:
         print_json(ranking)
     else:
-        from rayjobs.rendering import print_ranking
+        from rayjobs.reporting.terminal import print_ranking
 
         print_ranking(ranking)
 
 
-def _request(flags: dict[str, Any]) -> Any:
-    """Returns the checked request of a command line."""
-    from rayjobs.datasets import check_demo, resolve_dataset
-    from rayjobs.request import Request
-    from rayjobs.search import ablations_of
-
-    reference = None if flags["reference"] == "none" else flags["reference"]
-    methods = dict.fromkeys(flags["methods"] or ("iprm", "aug"))
-    if flags["ablations"]:
-        methods |= dict.fromkeys(label for name in list(methods) for label in ablations_of(name))
-    values = parse_overrides(flags["values"], "--set")
-    options = parse_overrides(flags["options"])
-    described = [resolve_dataset(given) for given in dict.fromkeys(flags["datasets"] or ("digits",))]
-    datasets = tuple(name for name, _ in described)
-    if len(datasets) > 1 and any(values for _, values in described):
-        raise UsageError("--dataset FILE.yaml: tune one data set of your own at a time")
-    options = {**described[0][1], **options}
-    if flags["demo"]:
-        for dataset in datasets:
-            check_demo(dataset)
-        options["demo"] = True
-    min_workers, workers = parse_workers(flags["workers"])
-    request = Request(
-        workers=workers,
-        min_workers=min_workers,
-        dataset=_encoding(flags, values),
-        datasets=datasets,
-        methods=tuple(dict.fromkeys([*methods, *([reference] if reference else [])])),
-        reference=reference,
-        options=options,
-        protocol=_protocol(flags),
-        values=values,
-        space=_text(flags["space"]),
-        raw_dir=_text(flags["raw_dir"]),
-        vocab=_text(flags["vocab"]),
-        data_dir=str(flags["data_dir"].resolve()),  # --resume may be typed in another folder
-        **{key: flags[key] for key in ("trials", "max_epochs", "final_seeds", "seed", "gpus_per_worker")},
-        **{key: flags[key] for key in ("algorithm", "scheduler", "search_once")},
-    )
-    request.check()
-    if request.scheduler == "pbt" and is_address(flags["output"]):
-        raise UsageError("--scheduler pbt is not for results on object storage: trials go on from each other's "
-                         "checkpoints, so --output must be a folder that all nodes see")  # fmt: skip
-    if request.algorithm == "grid":
-        if request.scheduler == "pbt":
-            raise UsageError("--scheduler pbt is not for --search grid: a population's settings change as it trains")
-        for option in ("trials", "time_budget"):
-            if flags[option]:
-                raise UsageError(f"--{option.replace('_', '-')} is not for --search grid, whose trials are all "
-                                 "combinations of the space's choices")  # fmt: skip
-    return request
-
-
-def _protocol(flags: dict[str, Any]) -> dict[str, Any]:
-    """Returns the run's `protocol` section, for all searches alike."""
-    if flags["folds"] and flags["protocol"] != "cv":
-        raise UsageError(f"--folds is for --protocol cv, got --protocol {flags['protocol']}")
-    name = None if flags["protocol"] == "default" else flags["protocol"]
-    given = {"name": name, "seed": flags["split_seed"], "folds": flags["folds"]}
-    return {key: value for key, value in given.items() if value is not None}
-
-
-def _encoding(flags: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
-    """Returns what is encoded, and takes the values that decide it out of those fixed for all trials."""
-    from rayjobs.encoding import encoding_of
-
-    named = {pair.partition("=")[0].strip() for text in flags["encoders"] for pair in text.split(",")}
-    named |= {path.split(".")[2] for path in values if path.startswith("dataset.encode.")}
-    paths = ("dataset.encode.", "dataset.views", *(f"dataset.transforms.{name}." for name in named))
-    own = {path: values.pop(path) for path in list(values) if path.startswith(paths)}
-    return encoding_of(flags["encoders"], flags["views"], own)
-
-
-def _experiment(flags: dict[str, Any], machine: Any) -> Any:
-    """Returns the experiment to run: a new one, or the one to go on with."""
-    from rayjobs.request import EXPERIMENT_FILE, RANKING_FILE, at_address
-
-    mirror = open_mirror(flags["output"])
-    mirror.pull_index((EXPERIMENT_FILE, RANKING_FILE))
-    experiment = _experiment_in(mirror.root, flags, machine)
-    return at_address(experiment, mirror) if mirror else experiment
-
-
-def _experiment_in(output: Path, flags: dict[str, Any], machine: Any) -> Any:
-    from rayjobs.plans import check_request
-    from rayjobs.request import find_experiment, new_experiment, resume_experiment, unfinished_twins
-
-    name = flags["name"]
-    if flags["resume"]:
-        if flags["name"] and flags["name"] != flags["resume"]:
-            raise UsageError(f"--resume {flags['resume']} and --name {flags['name']} name two experiments")
-        return find_experiment(output, flags["resume"])
-    request = _request(flags)
-    if flags["resume"] is not None:
-        return resume_experiment(request, output, name)
-    check_request(request, machine)  # before a folder is made for it
-    experiment = new_experiment(request, output, name, shlex.join(["python", "-m", "rayjobs.tune", *sys.argv[1:]]))
-    for twin in unfinished_twins(experiment):
-        click.echo(f"note: {twin} is unfinished; --resume {twin} goes on with it", err=True)
-    return experiment
-
-
-def _machine(flags: dict[str, Any]) -> Any:
-    from rayjobs.plans import Machine
-
-    budget = flags["cache_budget"] * 2**20 if flags["cache_budget"] else None
-    return Machine(
-        address=flags["address"],
-        cpus=flags["cpus"],
-        cache_bytes=0 if flags["cache"] == "off" else budget,
-        hang_limit_s=60 * flags["hang_timeout"],
-        budget_s=parse_duration(flags["time_budget"], "--time-budget") if flags["time_budget"] else None,
-        **{key: flags[key] for key in ("concurrent", "max_failures", "verbose")},
-    )
-
-
 def _dry_run(flags: dict[str, Any]) -> None:
-    from rayjobs.preview import preview, print_preview
+    from rayjobs.commands.dry_run import preview, print_preview
 
     output = flags["output"]
     output = output if isinstance(output, Path) else working_folder(output)
-    document = preview(_request(flags), _machine(flags), output)
+    document = preview(request_of(flags), machine_of(flags), output)
     if flags["as_json"]:
         print_json(document)
     else:
         print_preview(document)
-
-
-def _text(path: Path | None) -> str | None:
-    return None if path is None else str(path.resolve())
 
 
 if __name__ == "__main__":

@@ -9,10 +9,11 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 from annotated_types import Ge
 
-from mmcore.config import Section
-from mmcore.data import writer
+from mmcore.config.sections import Section
+from mmcore.data.prepared import writer
+from mmcore.data.prepared.prepare import prepare
+from mmcore.data.prepared.store import PreparedDataset
 from mmcore.data.spec import DATASETS, DatasetSource, DatasetSpec, Modality, Sample, SplitRules
-from mmcore.data.store import PreparedDataset, prepare
 
 
 class ToyConfig(Section):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mmcore.batch import Batch
 from mmcore.methods.iprm import pair_key
-from mmcore.trainer import Trainer
+from mmcore.training.trainer import Trainer
 
 LR = 0.05
 

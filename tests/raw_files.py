@@ -12,7 +12,7 @@ from PIL import Image
 
 from mmcore.data.media import RawFolder
 from mmcore.data.media.text import SPECIAL_TOKENS
-from mmcore.data.raw import Index
+from mmcore.data.raw.index import Index
 from mmcore.data.spec import DATASETS
 
 

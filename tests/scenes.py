@@ -12,10 +12,11 @@ import torch
 from annotated_types import Ge
 from torch import Tensor
 
-from mmcore.config import Section
-from mmcore.data import writer
+from mmcore.config.sections import Section
+from mmcore.data.prepared import writer
+from mmcore.data.prepared.prepare import prepare
+from mmcore.data.prepared.store import PreparedDataset
 from mmcore.data.spec import DATASETS, DatasetSource, DatasetSpec, Modality, Sample
-from mmcore.data.store import PreparedDataset, prepare
 from mmcore.encoders.base import ENCODERS, Encoder
 
 SIDE, FRAMES = 6, 3

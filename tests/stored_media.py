@@ -10,9 +10,9 @@ import numpy as np
 import yaml
 from raw_files import save_text
 
-from mmcore.data.columns import columns_to_arrays
-from mmcore.data.description import read_description
-from mmcore.data.store import HowToPrepare, prepare
+from mmcore.data.prepared.columns import columns_to_arrays
+from mmcore.data.prepared.prepare import HowToPrepare, prepare
+from mmcore.data.raw.description import read_description
 
 NUM_ROWS = 6
 

@@ -10,16 +10,18 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
+from mmcore.assembly.config import parse_config, with_values
+from mmcore.assembly.objects import build_method
 from mmcore.batch import Batch
-from mmcore.build import build_method
-from mmcore.config import RunConfig, Section
-from mmcore.data.loader import TensorLoader
+from mmcore.config.schema import RunConfig
+from mmcore.config.sections import Section
+from mmcore.data.feeding.loader import TensorLoader
 from mmcore.data.spec import DatasetSpec, Modality
 from mmcore.data.splits import Assignment
 from mmcore.encoders import ENCODERS, Encoder
 from mmcore.methods import METHODS, Method
-from mmcore.trainer import Trainer
-from mmcore.transforms import build_transforms
+from mmcore.training.trainer import Trainer
+from mmcore.transforms.batch_transforms import build_transforms
 
 NUM_CLASSES = 3
 
@@ -85,7 +87,7 @@ def make_config(method: str, spec: DatasetSpec, **values: object) -> RunConfig:
         "optimizer": {"lr": 0.02},
         "trainer": {"max_epochs": 4, "batch_size": 16, "device": "cpu"},
     }
-    return RunConfig.parse(base).with_values({path.replace("__", "."): value for path, value in values.items()})
+    return with_values(parse_config(base), {path.replace("__", "."): value for path, value in values.items()})
 
 
 def make_trainer(

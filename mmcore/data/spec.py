@@ -6,7 +6,7 @@ Shape legend: a sample's shape leaves out the batch; images are (C, H, W), audio
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -17,7 +17,11 @@ from pydantic import BaseModel
 from mmcore.registry import Registry
 
 Kind = Literal["image", "audio", "tokens", "features"]
+
+
 Fill = Literal["mean", "median"]
+
+
 SPLITS = ("train", "val", "test")
 """Every split's name, in the order in which files and index rows stand."""
 
@@ -39,8 +43,8 @@ class Modality:
         views: Of features a frozen encoder made: augmented views stored behind the plain one along the first axis,
             which is then 1 + `views` long: view 0 is what evaluation sees, of the others training draws. 0: there is
             no such axis. It is not shown, since a source has none, and what is shown names prepared data.
-        fill: What the model puts where a stored number is NaN: that of its training samples (`mmcore.filling`). None:
-            none is.
+        fill: What the model puts where a stored number is NaN: that of its training samples
+            (`mmcore.layers.filling`). None: no number is.
     """
 
     name: str
@@ -224,7 +228,7 @@ class DatasetSource(ABC):
         """Returns a few sentences a reader of a result needs: origin, licence, how it was made, what it can't show."""
 
     def default_transforms(self) -> dict[str, dict[str, Any]]:
-        """Returns modality -> settings of its transform on the device (see mmcore.transforms)."""
+        """Returns modality -> settings of its transform on the device (see mmcore.transforms.batch_transforms)."""
         return {}
 
     def default_encoders(self) -> dict[str, dict[str, Any]]:
@@ -232,4 +236,11 @@ class DatasetSource(ABC):
         return {name: {"name": "small_conv"} for name in self.spec().modality_names}
 
 
-DATASETS: Registry[DatasetSource] = Registry("data set", "equipoise.datasets", "mmcore.data")
+DATASETS: Registry[DatasetSource] = Registry("data set", "equipoise.datasets", "mmcore.data.sources")
+
+
+FORMAT_VERSION = 1
+
+
+Progress = Callable[[int, "int | None"], None]
+"""Called with the samples written so far and, where it is known, how many there will be."""

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from mmcore.config import ProtocolConfig
+from mmcore.config.schema import ProtocolConfig
 from mmcore.data.spec import SPLITS, SplitRules
 from mmcore.data.splits import MIN_GROUPS, assign, cv_options, hold_several, shared_groups
 from mmcore.errors import DataError, UsageError

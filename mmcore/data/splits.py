@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 
-from mmcore.config import ProtocolConfig
+from mmcore.config.schema import ProtocolConfig
 from mmcore.data.spec import SPLITS, SplitRules
 from mmcore.errors import DataError, UsageError
 

@@ -12,15 +12,15 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from mmcore.config import Section, parse_section
+from mmcore.config.sections import Section, parse_section
 from mmcore.data.spec import Kind, Modality
 from mmcore.errors import ConfigError, UsageError
-from mmcore.precision import guard_convolutions
+from mmcore.layers.precision import guard_convolutions
 from mmcore.registry import Registry
 
 
 class Encoder(nn.Module, ABC):
-    """Maps one modality, as `mmcore.transforms` hands it over, to features.
+    """Maps one modality, as `mmcore.transforms.batch_transforms` hands it over, to features.
 
     Class attributes:
         Config: Settings, validated.

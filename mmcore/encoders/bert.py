@@ -12,7 +12,7 @@ from annotated_types import Ge, Lt
 from pydantic import Field
 from torch import Tensor
 
-from mmcore.config import Section
+from mmcore.config.sections import Section
 from mmcore.data.spec import Modality
 from mmcore.encoders.base import ENCODERS, Encoder
 from mmcore.encoders.weights import RANDOM, check_folder, check_size, from_transformers

@@ -16,7 +16,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mmcore.config import Section
+from mmcore.config.sections import Section
 from mmcore.data.spec import Modality
 from mmcore.encoders.base import ENCODERS, ImageEncoder
 from mmcore.encoders.weights import RANDOM, check_folder, check_size, from_transformers

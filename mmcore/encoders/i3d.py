@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from mmcore.config import Section
+from mmcore.config.sections import Section
 from mmcore.data.spec import Modality
 from mmcore.encoders.base import ENCODERS, Encoder, input_channels, mean_over_frames
 from mmcore.encoders.weights import RANDOM, check_file, file_state, load_all

@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from mmcore.config import Section
+from mmcore.config.sections import Section
 from mmcore.data.spec import Modality
 from mmcore.encoders.base import ENCODERS, ImageEncoder
 from mmcore.encoders.patches import grid_positions, sine_positions, transformer_layer

@@ -12,11 +12,11 @@ from annotated_types import Ge, Le
 from pydantic import Field
 from torch import Tensor, nn
 
-from mmcore.batchnorm import Standardisation
-from mmcore.config import Section
+from mmcore.config.sections import Section
 from mmcore.data.spec import Modality
 from mmcore.encoders.base import ENCODERS, Encoder
 from mmcore.errors import UsageError
+from mmcore.layers.batchnorm import Standardisation
 
 Size = Annotated[int, Ge(1)]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from mmcore.config import Section
+from mmcore.config.sections import Section
 from mmcore.data.spec import Modality
 from mmcore.encoders.base import ENCODERS, Encoder
 from mmcore.errors import UsageError

@@ -10,7 +10,7 @@ from annotated_types import Ge, Le
 from pydantic import Field
 from torch import Tensor, nn
 
-from mmcore.config import Section
+from mmcore.config.sections import Section
 from mmcore.data.spec import Modality
 from mmcore.encoders.base import ENCODERS, ImageEncoder, input_channels
 

@@ -36,13 +36,13 @@ from annotated_types import Ge, Le
 from torch import Tensor, nn
 
 from mmcore.batch import Batch
-from mmcore.config import Section
+from mmcore.config.sections import Section
 from mmcore.errors import ConfigError
+from mmcore.layers.precision import full_precision
 from mmcore.methods.base import FUSED, METHODS, Context, EpochStats, Method, cross_entropy, mean_logits
-from mmcore.precision import full_precision
 
 if TYPE_CHECKING:
-    from mmcore.engine import Engine
+    from mmcore.methods.step import Step
     from mmcore.model import MultimodalModel
 
 
@@ -225,7 +225,7 @@ class Aug(Method):
         own = [*groups.get(f"encoder/{phase}", []), *groups[f"head/{phase}"]]
         return [*own, *self._second_layer(phase).parameters()]
 
-    def losses(self, batch: Batch, phase: str, engine: Engine) -> dict[str, Tensor]:
+    def losses(self, batch: Batch, phase: str, engine: Step) -> dict[str, Tensor]:
         """Returns each modality's loss, equation (5); in an alternating phase, of that modality alone."""
         names = self.context.modalities if phase == "joint" else (phase,)
         features = self.model.encode(batch, names)
@@ -256,7 +256,7 @@ class Aug(Method):
             values[f"classifiers/{name}"] = scores.new_tensor(float(len(self._layers(name))))
         return values | {"score_ratio": scores.max() / scores.min()}
 
-    def end_epoch(self, stats: EpochStats, engine: Engine) -> None:
+    def end_epoch(self, stats: EpochStats, engine: Step) -> None:
         """Grows the weakest modality where the rule says so, and starts the next epoch's scores."""
         num_done = stats.epoch + 1
         is_due = num_done % self.interval == 0 or (self.config.check_first_epoch and stats.epoch == 0)
@@ -302,9 +302,7 @@ class Aug(Method):
             return layer(hidden.squeeze(1))
         return F.linear(hidden.sum(dim=1), layer.weight, count * layer.bias)
 
-    def _losses(
-        self, name: str, hidden: Tensor, labels: Tensor, engine: Engine, average: bool
-    ) -> tuple[Tensor, Tensor]:
+    def _losses(self, name: str, hidden: Tensor, labels: Tensor, engine: Step, average: bool) -> tuple[Tensor, Tensor]:
         """Returns a modality's summed logits (B, K) and each sample's loss (B,), or their mean."""
         count = hidden.shape[1]
         if count == 1:
@@ -332,7 +330,7 @@ class Aug(Method):
         return 1 + self.boosted[self.context.modalities.index(name)] * factor
 
     @torch.no_grad()
-    def _add_scores(self, scores: dict[str, Tensor], masks: dict[str, Tensor | None], engine: Engine) -> None:
+    def _add_scores(self, scores: dict[str, Tensor], masks: dict[str, Tensor | None], engine: Step) -> None:
         """Adds the batch's scores of some modalities (neighbours, in their order) to the epoch's sums."""
         start = self.context.modalities.index(next(iter(scores)))
         rows = slice(start, start + len(scores))
@@ -346,7 +344,7 @@ class Aug(Method):
         self.score_sum[rows] += totals
         self.score_count[rows] += count
 
-    def _add_classifier(self, name: str, engine: Engine) -> None:
+    def _add_classifier(self, name: str, engine: Step) -> None:
         layers = self._layers(name)
         if self.config.added_classifiers == "none":
             self.boosted[self.context.modalities.index(name)] = 1

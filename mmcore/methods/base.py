@@ -2,7 +2,7 @@
 
 A method owns its heads and its fusion, and holds the model whose encoders they stand on. Its state is buffers,
 so that a checkpoint holds it. It never touches device, rank, precision or the optimizer: what it needs of
-those is the `Engine`'s.
+those is the engine's, of which it sees a `Step`.
 
 Shape legend: B samples of this rank's shard, K classes, D features, M modalities.
 """
@@ -20,12 +20,12 @@ from pydantic import BaseModel
 from torch import Tensor, nn
 
 from mmcore.batch import Batch
-from mmcore.config import Section
-from mmcore.precision import full_precision
+from mmcore.config.sections import Section
+from mmcore.layers.precision import full_precision
 from mmcore.registry import Registry
 
 if TYPE_CHECKING:
-    from mmcore.engine import Engine
+    from mmcore.methods.step import Step
     from mmcore.model import MultimodalModel
 
 FUSED = "fused"
@@ -109,7 +109,7 @@ class Method(nn.Module):
         """
         return {}
 
-    def losses(self, batch: Batch, phase: str, engine: Engine) -> dict[str, Tensor]:
+    def losses(self, batch: Batch, phase: str, engine: Step) -> dict[str, Tensor]:
         """Returns the phase's loss terms, each a mean over this rank's samples; they are summed."""
         raise NotImplementedError
 
@@ -130,10 +130,10 @@ class Method(nn.Module):
         """Returns the parameters a phase updates; they have a gradient on every rank, zeros where none came."""
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
-    def adjust_gradients(self, batch: Batch, phase: str, engine: Engine) -> None:
+    def adjust_gradients(self, batch: Batch, phase: str, engine: Step) -> None:
         """Changes gradients, unscaled and averaged over ranks, before clipping and the step."""
 
-    def train_step(self, batch: Batch, engine: Engine) -> dict[str, Tensor]:
+    def train_step(self, batch: Batch, engine: Step) -> dict[str, Tensor]:
         """Does one step; returns the loss terms, detached, on the device.
 
         Where several backward passes make one gradient, `engine.backward` is given the phase in the last alone.
@@ -154,7 +154,7 @@ class Method(nn.Module):
         """Returns scalars of the method's state to log, on the device: λ, scores, counts."""
         return {}
 
-    def end_epoch(self, stats: EpochStats, engine: Engine) -> None:
+    def end_epoch(self, stats: EpochStats, engine: Step) -> None:
         """Updates what changes by the epoch; `engine.grow(module, group)` adds parameters."""
 
     def structure(self) -> dict[str, Any]:
@@ -191,13 +191,13 @@ def linear_heads(model: MultimodalModel, modalities: Sequence[str], num_classes:
     return nn.ModuleDict({name: nn.Linear(model.num_features[name], num_classes) for name in modalities})
 
 
-def unimodal_losses(logits: Mapping[str, Tensor], batch: Batch, engine: Engine) -> dict[str, Tensor]:
+def unimodal_losses(logits: Mapping[str, Tensor], batch: Batch, engine: Step) -> dict[str, Tensor]:
     """Returns the cross-entropy of each modality's logits (B, K), a mean over the samples that have the modality."""
     return cross_entropies(logits, batch.labels, {name: batch.has(name) for name in logits}, engine)
 
 
 def cross_entropies(
-    logits: Mapping[str, Tensor], labels: Tensor, masks: Mapping[str, Tensor | None], engine: Engine
+    logits: Mapping[str, Tensor], labels: Tensor, masks: Mapping[str, Tensor | None], engine: Step
 ) -> dict[str, Tensor]:
     """Returns name -> cross-entropy of its logits (B, K), a mean over the samples of its mask (B,); None: over all."""
     if all(mask is None for mask in masks.values()):
@@ -206,11 +206,12 @@ def cross_entropies(
     return engine.means(losses, masks)
 
 
-def cross_entropy(logits: Tensor, labels: Tensor, engine: Engine, average: bool = True) -> Tensor:
+def cross_entropy(logits: Tensor, labels: Tensor, engine: Step, average: bool = True) -> Tensor:
     """Returns the samples' cross-entropies of logits (B, K), each times its class's weight: their mean, or (B,).
 
-    Every training loss goes through here: this is where `trainer.class_weights` enters (`mmcore.class_weights`). The
-    mean divides by B, not by the weights' sum, or it would depend on what else is in the batch.
+    Every training loss goes through here: this is where `trainer.class_weights` enters
+    (`mmcore.training.class_weights`). The mean divides by B, not by the weights' sum, or it would depend on what else
+    is in the batch.
     """
     if engine.class_weights is None:
         return F.cross_entropy(logits, labels, reduction="mean" if average else "none")

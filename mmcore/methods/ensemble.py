@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from mmcore.batch import Batch
-from mmcore.config import Section
+from mmcore.config.sections import Section
+from mmcore.layers.precision import full_precision
 from mmcore.methods.base import (
     FUSED,
     METHODS,
@@ -29,10 +30,9 @@ from mmcore.methods.base import (
     modality_shares,
     unimodal_losses,
 )
-from mmcore.precision import full_precision
 
 if TYPE_CHECKING:
-    from mmcore.engine import Engine
+    from mmcore.methods.step import Step
     from mmcore.model import MultimodalModel
 
 
@@ -62,7 +62,7 @@ class Ensemble(Method):
         super().__init__(model, config, context)
         self.heads = linear_heads(model, context.modalities, context.num_classes)
 
-    def losses(self, batch: Batch, phase: str, engine: Engine) -> dict[str, Tensor]:
+    def losses(self, batch: Batch, phase: str, engine: Step) -> dict[str, Tensor]:
         """Returns each modality's cross-entropy."""
         return unimodal_losses(self._logits(batch), batch, engine)
 

@@ -14,8 +14,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from mmcore.layers.precision import full_precision
 from mmcore.methods.base import Need
-from mmcore.precision import full_precision
 
 FusionName = Literal["concat", "sum", "weight", "film", "gated"]
 

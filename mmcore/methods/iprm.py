@@ -37,7 +37,8 @@ from annotated_types import Ge, Le
 from torch import Tensor, nn
 
 from mmcore.batch import Batch
-from mmcore.config import Section
+from mmcore.config.sections import Section
+from mmcore.layers.precision import full_precision
 from mmcore.methods.base import (
     FUSED,
     METHODS,
@@ -49,10 +50,9 @@ from mmcore.methods.base import (
     sum_logits,
     unimodal_losses,
 )
-from mmcore.precision import full_precision
 
 if TYPE_CHECKING:
-    from mmcore.engine import Engine
+    from mmcore.methods.step import Step
     from mmcore.model import MultimodalModel
 
 Fraction = Annotated[float, Ge(0), Le(1)]
@@ -250,7 +250,7 @@ class Iprm(Method):
             "fixed": {"method.fixed_weight": 0.5},
         }
 
-    def losses(self, batch: Batch, phase: str, engine: Engine) -> dict[str, Tensor]:
+    def losses(self, batch: Batch, phase: str, engine: Step) -> dict[str, Tensor]:
         """Returns each modality's cross-entropy and that of the mixed prediction of each pair.
 
         With `pair_heads: single`, of one pair drawn for the step, the same on every rank.
@@ -310,7 +310,7 @@ class Iprm(Method):
 
     @torch.no_grad()
     def _probe(
-        self, paths: list[Path], logits: dict[str, Tensor], masks: list[Tensor | None], engine: Engine
+        self, paths: list[Path], logits: dict[str, Tensor], masks: list[Tensor | None], engine: Step
     ) -> tuple[Tensor, ...]:
         """Does the probing pass for the step's pairs; returns the λ̂ each is to be mixed with in this micro-batch.
 

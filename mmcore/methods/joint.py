@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, get_args
 from torch import Tensor
 
 from mmcore.batch import Batch
-from mmcore.config import Section
+from mmcore.config.sections import Section
 from mmcore.methods.base import FUSED, METHODS, Context, Method, Need, cross_entropy
 from mmcore.methods.fusion import FusionName, build_fusion, fusion_needs
 
 if TYPE_CHECKING:
-    from mmcore.engine import Engine
+    from mmcore.methods.step import Step
     from mmcore.model import MultimodalModel
 
 
@@ -50,7 +50,7 @@ class Joint(Method):
         names = [name for name in get_args(FusionName) if name != "concat"]
         return {name: {"method.fusion": name} for name in names}
 
-    def losses(self, batch: Batch, phase: str, engine: Engine) -> dict[str, Tensor]:
+    def losses(self, batch: Batch, phase: str, engine: Step) -> dict[str, Tensor]:
         """Returns the fused cross-entropy."""
         return {FUSED: cross_entropy(self.fusion(self.model.encode(batch)), batch.labels, engine)}
 

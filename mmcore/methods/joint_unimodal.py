@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch import Tensor, nn
 
 from mmcore.batch import Batch
-from mmcore.config import Section
+from mmcore.config.sections import Section
+from mmcore.layers.precision import full_precision
 from mmcore.methods.base import (
     FUSED,
     METHODS,
@@ -26,10 +27,9 @@ from mmcore.methods.base import (
     unimodal_losses,
 )
 from mmcore.methods.fusion import FusionName, build_fusion, fusion_needs
-from mmcore.precision import full_precision
 
 if TYPE_CHECKING:
-    from mmcore.engine import Engine
+    from mmcore.methods.step import Step
     from mmcore.model import MultimodalModel
 
 
@@ -65,7 +65,7 @@ class JointUnimodal(Method):
         """Returns the prediction by the sum of all heads, as IPRM predicts."""
         return {"sum": {"method.predict": "sum"}}
 
-    def losses(self, batch: Batch, phase: str, engine: Engine) -> dict[str, Tensor]:
+    def losses(self, batch: Batch, phase: str, engine: Step) -> dict[str, Tensor]:
         """Returns the fused cross-entropy and each modality's."""
         fused, logits = self._logits(batch)
         return {FUSED: cross_entropy(fused, batch.labels, engine), **unimodal_losses(logits, batch, engine)}

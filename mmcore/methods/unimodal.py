@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from mmcore.batch import Batch
-from mmcore.config import Section
+from mmcore.config.sections import Section
 from mmcore.errors import ConfigError, suggest
 from mmcore.methods.base import FUSED, METHODS, Context, Method, linear_heads, unimodal_losses
 
 if TYPE_CHECKING:
-    from mmcore.engine import Engine
+    from mmcore.methods.step import Step
     from mmcore.model import MultimodalModel
 
 
@@ -55,7 +55,7 @@ class Unimodal(Method):
         """Returns one row per modality."""
         return {name: {"modality": name} for name in modalities}
 
-    def losses(self, batch: Batch, phase: str, engine: Engine) -> dict[str, Tensor]:
+    def losses(self, batch: Batch, phase: str, engine: Step) -> dict[str, Tensor]:
         """Returns the modality's cross-entropy."""
         logits = self.predict(batch)
         return unimodal_losses({self.config.modality: logits[self.config.modality]}, batch, engine)

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import soundfile
 
-from mmcore.config import ProtocolConfig
-from mmcore.data.avdigits import IMAGE_FILE, IMAGE_MAGIC, LABEL_FILE, LABEL_MAGIC, loudest_part, read_idx
-from mmcore.data.columns import columns_to_arrays
+from mmcore.config.schema import ProtocolConfig
 from mmcore.data.media import read_audio
-from mmcore.data.store import PreparedDataset, prepare
+from mmcore.data.prepared.columns import columns_to_arrays
+from mmcore.data.prepared.prepare import prepare
+from mmcore.data.prepared.store import PreparedDataset
+from mmcore.data.sources.avdigits import IMAGE_FILE, IMAGE_MAGIC, LABEL_FILE, LABEL_MAGIC, loudest_part, read_idx
 from mmcore.errors import DataError, UsageError
 
 RAW = Path(__file__).parents[2].parent / "shared" / "data" / "avdigits"

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from raw_files import save_picture, save_text, save_vocab, save_wave
 
-from mmcore.data import manifest
-from mmcore.data.demo_clips import save_clip
-from mmcore.data.description import read_description
-from mmcore.data.store import HowToPrepare, PreparedDataset, prepare
+from mmcore.data.demo.clip_files import save_clip
+from mmcore.data.prepared.prepare import HowToPrepare, prepare
+from mmcore.data.prepared.store import PreparedDataset
+from mmcore.data.raw.description import read_description
+from mmcore.data.sources import user_table
 from mmcore.errors import DataError
 
 GOOD = {"sound": "a.wav", "face": "a.png", "clip": "a.mp4", "words": "good day", "label": "sad"}
@@ -78,7 +79,7 @@ def described(raw: Path, rows: dict[str, dict[str, str]]) -> dict[str, Any]:
 
 def make(raw: Path, rows: dict[str, dict[str, str]], on_missing: Any = "fail") -> PreparedDataset:
     how = HowToPrepare(on_missing=on_missing)
-    return prepare(manifest.SOURCE_NAME, described(raw, rows), raw, raw.parent / "data", how=how)
+    return prepare(user_table.SOURCE_NAME, described(raw, rows), raw, raw.parent / "data", how=how)
 
 
 @pytest.mark.parametrize("kind", BAD)
@@ -125,7 +126,7 @@ def test_a_disk_that_fills_up_leaves_what_was_there_and_nothing_half_written(num
     rows: dict[str, dict[str, str]] = {f"sample{number}": {} for number in range(8)}
     described(raw, rows)
     with files_of_at_most(num_bytes), pytest.raises((DataError, OSError), match="File too large"):
-        prepare(manifest.SOURCE_NAME, read_description(raw / "mine.yaml"), raw, raw.parent / "data")
+        prepare(user_table.SOURCE_NAME, read_description(raw / "mine.yaml"), raw, raw.parent / "data")
     after = PreparedDataset.open(before.directory)
     after.verify()
     assert after.fingerprint == before.fingerprint

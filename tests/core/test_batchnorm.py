@@ -7,7 +7,7 @@ import torch
 from processes import run_processes
 from torch import Tensor, nn
 
-from mmcore.batchnorm import Standardisation, SynchronisedBatchNorm, convert, without_statistics
+from mmcore.layers.batchnorm import Standardisation, SynchronisedBatchNorm, convert, without_statistics
 
 CUTS = {"halves": (0, 5, 10), "uneven": (0, 3, 10), "one alone": (0, 9, 10)}
 

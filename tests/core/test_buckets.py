@@ -14,10 +14,10 @@ from synthetic import make_config, make_spec, make_trainer
 from torch import Tensor, nn
 
 from mmcore import distributed
-from mmcore.batchnorm import convert
-from mmcore.buckets import GradientAverager
 from mmcore.errors import TrainingError
-from mmcore.trainer import Trainer
+from mmcore.layers.batchnorm import convert
+from mmcore.training.gradient_buckets import GradientAverager
+from mmcore.training.trainer import Trainer
 
 WEIGHTS = (3.0, 1.0)
 FEW_BYTES = 400

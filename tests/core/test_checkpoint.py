@@ -9,10 +9,11 @@ import pytest
 import torch
 from synthetic import make_config, make_spec, make_trainer
 
-from mmcore import checkpoint
-from mmcore.checkpoint import CheckpointFolder, is_valid, load_checkpoint, save_checkpoint
+from mmcore.assembly.config import with_values
 from mmcore.errors import CheckpointError
-from mmcore.trainer import check_same_config
+from mmcore.training import checkpoint
+from mmcore.training.checkpoint import CheckpointFolder, is_valid, load_checkpoint, save_checkpoint
+from mmcore.training.trainer import check_same_config
 
 
 def state_of(epoch: int, step: int | None = None, **values: object) -> dict[str, object]:
@@ -169,8 +170,8 @@ def test_a_checkpoint_of_another_configuration_is_refused_with_its_keys(tmp_path
     spec = make_spec(2)
     config = make_config("aug", spec, trainer__max_epochs=1)
     make_trainer(config, spec, tmp_path).fit()
-    other = config.with_values(
-        {"optimizer.lr": 0.5, "method.tau": 0.2, "method.fusion_weights": {"loud": 1, "quiet": 2}}
+    other = with_values(
+        config, {"optimizer.lr": 0.5, "method.tau": 0.2, "method.fusion_weights": {"loud": 1, "quiet": 2}}
     )
     with pytest.raises(CheckpointError) as caught:
         make_trainer(other, spec, tmp_path).fit()

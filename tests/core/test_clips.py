@@ -10,15 +10,16 @@ import numpy as np
 import pytest
 from raw_files import index_of, kinds, save_picture, save_text, save_wave
 
-from mmcore.config import ProtocolConfig
-from mmcore.data import doctor, kinetics_sounds, vggsound
-from mmcore.data.clips import youtube_id
-from mmcore.data.demo_clips import save_clip
-from mmcore.data.doctor import examine
+from mmcore.config.schema import ProtocolConfig
+from mmcore.data.demo.clip_files import save_clip
 from mmcore.data.media import RawFolder
-from mmcore.data.raw import Index
+from mmcore.data.prepared import raw_check
+from mmcore.data.prepared.prepare import prepare
+from mmcore.data.prepared.raw_check import examine
+from mmcore.data.raw.index import Index
+from mmcore.data.sources import kinetics_sounds, vggsound
+from mmcore.data.sources.clips import youtube_id
 from mmcore.data.spec import DATASETS
-from mmcore.data.store import prepare
 from mmcore.errors import DataError, UsageError
 
 SPLITS = Path(__file__).parents[2].parent / "shared" / "data" / "splits"
@@ -280,7 +281,7 @@ class TestVGGSound:
     def test_the_publishers_counts_are_recognised(self, counts: tuple[int, int], matches: str | None) -> None:
         by_split = {split: {"usable": n, "listed": n} for split, n in zip(("train", "test"), counts, strict=True)}
         by_split["val"] = {"usable": 0, "listed": 0}
-        assert doctor._matches(vggsound.VGGSound.expected, by_split) == matches
+        assert raw_check._matches(vggsound.VGGSound.expected, by_split) == matches
 
     @pytest.mark.parametrize(
         ("name", "train"),

@@ -10,11 +10,11 @@ from processes import run_processes
 from synthetic import make_config, make_spec, make_trainer
 
 from mmcore.batch import Batch
-from mmcore.conditions import Condition, check_conditions
 from mmcore.data.spec import DatasetSpec, Modality
 from mmcore.errors import ConfigError
-from mmcore.evaluation import Evaluation
-from mmcore.trainer import Trainer
+from mmcore.evaluation.conditions import Condition, check_conditions
+from mmcore.evaluation.predictions import Evaluation
+from mmcore.training.trainer import Trainer
 
 NAMES = ("loud", "quiet", "faint")
 

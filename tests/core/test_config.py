@@ -10,8 +10,10 @@ import pytest
 import torch
 from annotated_types import Ge, Gt, Le, Lt
 
-from mmcore.config import OptimizerConfig, RunConfig, Section, parse_section, set_path
-from mmcore.data import DATASETS
+from mmcore.assembly.config import parse_config, with_values
+from mmcore.config.schema import OptimizerConfig
+from mmcore.config.sections import Section, parse_section, set_path
+from mmcore.data.spec import DATASETS
 from mmcore.encoders import ENCODERS
 from mmcore.errors import ConfigError
 from mmcore.methods import METHODS
@@ -23,7 +25,7 @@ def _data(**changes: Any) -> dict[str, Any]:
 
 def _problems(data: Any) -> list[str]:
     with pytest.raises(ConfigError) as caught:
-        RunConfig.parse(data)
+        parse_config(data)
     return caught.value.problems
 
 
@@ -32,7 +34,7 @@ def _known(registry: Any) -> str:
 
 
 def test_defaults_are_filled_in_those_of_plugins_too() -> None:
-    config = RunConfig.parse(_data(model={"encoders": {"image": {"name": "small_conv", "width": 8}}}))
+    config = parse_config(_data(model={"encoders": {"image": {"name": "small_conv", "width": 8}}}))
     assert config.optimizer.lr == 0.01
     assert config.method["alpha"] == METHODS.get("iprm").Config().alpha
     assert set(config.dataset.options) == set(DATASETS.get("digits").Config.model_fields)
@@ -40,45 +42,45 @@ def test_defaults_are_filled_in_those_of_plugins_too() -> None:
 
 
 def test_what_is_written_is_read_back() -> None:
-    config = RunConfig.parse(_data(optimizer={"lr": 0.1}, trainer={"threads": 2}))
-    again = RunConfig.parse(json.loads(json.dumps(config.to_dict())))
+    config = parse_config(_data(optimizer={"lr": 0.1}, trainer={"threads": 2}))
+    again = parse_config(json.loads(json.dumps(config.to_dict())))
     assert again == config
     assert again.fingerprint() == config.fingerprint()
 
 
 def test_fingerprints_tell_configurations_apart() -> None:
-    config = RunConfig.parse(_data())
+    config = parse_config(_data())
     assert len(config.fingerprint()) == 12
     assert int(config.fingerprint(), 16) >= 0
-    assert RunConfig.parse(_data(optimizer={"lr": 0.01, "momentum": 0.9}, seed=0)).fingerprint() == config.fingerprint()
-    assert RunConfig.parse({"method": {"name": "iprm"}, "dataset": {"name": "digits"}}).fingerprint() == (
+    assert parse_config(_data(optimizer={"lr": 0.01, "momentum": 0.9}, seed=0)).fingerprint() == config.fingerprint()
+    assert parse_config({"method": {"name": "iprm"}, "dataset": {"name": "digits"}}).fingerprint() == (
         config.fingerprint()
     )
     others = [{"seed": 1}, {"method.alpha": 0.123}, {"dataset.options.seed": 1}, {"model.projection_dim": 3}]
-    prints = {config.with_values(values).fingerprint() for values in others}
+    prints = {with_values(config, values).fingerprint() for values in others}
     assert len(prints | {config.fingerprint()}) == 5
 
 
 def test_with_values_sets_paths_and_leaves_the_original() -> None:
-    config = RunConfig.parse(_data())
-    changed = config.with_values({"optimizer.lr": 0.5, "method.alpha": 0.25, "model.encoders.image.name": "resnet18"})
+    config = parse_config(_data())
+    changed = with_values(config, {"optimizer.lr": 0.5, "method.alpha": 0.25, "model.encoders.image.name": "resnet18"})
     assert (changed.optimizer.lr, changed.method["alpha"]) == (0.5, 0.25)
     assert changed.model.encoders == {"image": {"name": "resnet18", "weights": "none", "size": "18"}}
     assert config.optimizer.lr == 0.01
-    assert config.with_values({}) == config
+    assert with_values(config, {}) == config
 
 
 def test_with_values_takes_what_searches_hand_over() -> None:
     values = {"optimizer.lr": np.float32(0.5), "trainer.batch_size": np.int64(32), "seed": torch.tensor(3)}
-    config = RunConfig.parse(_data()).with_values(values)
+    config = with_values(parse_config(_data()), values)
     assert (config.optimizer.lr, config.trainer.batch_size, config.seed) == (0.5, 32, 3)
     assert type(config.trainer.batch_size) is int
 
 
 def test_with_values_checks_what_it_sets() -> None:
-    config = RunConfig.parse(_data())
+    config = parse_config(_data())
     with pytest.raises(ConfigError) as caught:
-        config.with_values({"optimizer.lr": 0, "optimiser.lr": 1, "method.alpha": 1.7})
+        with_values(config, {"optimizer.lr": 0, "optimiser.lr": 1, "method.alpha": 1.7})
     assert caught.value.problems == [
         "optimizer.lr must be in (0, 10], got 0",
         "unknown key 'optimiser': did you mean 'optimizer'? "
@@ -86,7 +88,7 @@ def test_with_values_checks_what_it_sets() -> None:
         "method.alpha must be in [0, 1], got 1.7",
     ]
     with pytest.raises(ConfigError, match=r"^cannot set 'seed.x': seed is 0, not a mapping$"):
-        config.with_values({"seed.x": 1})
+        with_values(config, {"seed.x": 1})
 
 
 def test_set_path_makes_the_mappings_on_the_way() -> None:
@@ -188,7 +190,7 @@ def test_values_that_cannot_be_written() -> None:
 
 def test_parse_does_not_change_its_argument() -> None:
     data = _data(dataset={"name": "digits", "options": {}})
-    RunConfig.parse(data)
+    parse_config(data)
     assert data == _data(dataset={"name": "digits", "options": {}})
 
 

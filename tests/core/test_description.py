@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from raw_files import save_text
 
-from mmcore.data.description import read_description
+from mmcore.data.raw.description import read_description
 from mmcore.errors import ConfigError, UsageError
 
 BASE = "manifest: t.csv\nlabel: y\nmodalities:\n  facts: {kind: tabular, columns: [a]}\n"

@@ -10,12 +10,12 @@ import torch
 from synthetic import make_config, make_spec, make_trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from mmcore import trainer as trainer_module
-from mmcore.cosines import cosine
-from mmcore.diagnostics import Facts, Reading, kept, readings
+from mmcore.evaluation.readings import Facts, Reading, kept, readings
 from mmcore.methods import METHODS
-from mmcore.reporting import read_readings, read_rows
-from mmcore.trainer import Trainer
+from mmcore.training import trainer as trainer_module
+from mmcore.training.gradient_cosines import cosine
+from mmcore.training.run_log import read_readings, read_rows
+from mmcore.training.trainer import Trainer
 
 FACTS = Facts(("image", "audio"), chance=0.1, num_samples=2000)
 ALONE = Facts(("image", "audio"), chance=0.1, num_samples=2000, alone={"image": 0.82})

@@ -7,16 +7,27 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from mmcore.build import build_method, build_run_transforms, complete_config
-from mmcore.config import ProtocolConfig, RunConfig
-from mmcore.data.columns import Arrays, columns_to_arrays, to_batch
-from mmcore.data.digits import COLUMN_HZ, KEYPAD, ROW_HZ, SAMPLE_RATE_HZ, Digits, DigitsConfig, second_view, touch_tone
-from mmcore.data.loader import TensorLoader
-from mmcore.data.pixels import noisy_bytes, stored_statistics
+from mmcore.assembly.config import complete_config, parse_config
+from mmcore.assembly.objects import build_method, build_run_transforms
+from mmcore.config.schema import ProtocolConfig
+from mmcore.data.demo.pixels import noisy_bytes, stored_statistics
+from mmcore.data.feeding.loader import TensorLoader
+from mmcore.data.prepared.columns import Arrays, columns_to_arrays, to_batch
+from mmcore.data.prepared.prepare import prepare
+from mmcore.data.prepared.store import PreparedDataset
+from mmcore.data.sources.digits import (
+    COLUMN_HZ,
+    KEYPAD,
+    ROW_HZ,
+    SAMPLE_RATE_HZ,
+    Digits,
+    DigitsConfig,
+    second_view,
+    touch_tone,
+)
 from mmcore.data.spec import Sample
-from mmcore.data.store import PreparedDataset, prepare
-from mmcore.trainer import Trainer
-from mmcore.transforms import build_transforms
+from mmcore.training.trainer import Trainer
+from mmcore.transforms.batch_transforms import build_transforms
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +145,7 @@ def test_joint_training_leaves_the_audio_at_least_10_points_under_what_it_reache
 
     def probe_accuracy(method: dict[str, Any], seed: int) -> float:
         values = {"dataset": {"name": "digits"}, "method": method, "optimizer": {"lr": 0.03}, "seed": seed}
-        config = complete_config(RunConfig.parse({**values, "trainer": {"max_epochs": 15}}))
+        config = complete_config(parse_config({**values, "trainer": {"max_epochs": 15}}))
         loader = TensorLoader.from_prepared(prepared, prepared.assign(config.protocol), 64, seed=seed)
         transforms = build_run_transforms(config, prepared.spec)
         trainer = Trainer(config, build_method(config, prepared.spec), loader, transforms)

@@ -14,23 +14,24 @@ import pytest
 import torch
 from scenes import CONV, FRAMES, prepare_scenes, register
 
-from mmcore import encoding
+from mmcore.assembly.config import build_source, complete_config, parse_config, parse_dataset, with_named_frozen
+from mmcore.assembly.objects import build_method, build_run_transforms
 from mmcore.batch import Batch
-from mmcore.build import build_method, build_run_transforms, build_source, complete_config, with_named_frozen
-from mmcore.config import DatasetConfig, ProtocolConfig, RunConfig, parse_dataset
-from mmcore.data import encoded as encoded_module
-from mmcore.data import writer
-from mmcore.data.columns import to_batch
-from mmcore.data.encoded import EncodedWriter, check_encoding, encode, encoded_dir
-from mmcore.data.part_files import run_here
-from mmcore.data.raw import RawConfig
+from mmcore.config.schema import DatasetConfig, ProtocolConfig, RunConfig
+from mmcore.data.prepared import writer
+from mmcore.data.prepared.columns import to_batch
+from mmcore.data.prepared.part_files import run_here
+from mmcore.data.prepared.store import PreparedDataset
+from mmcore.data.raw.source import RawConfig
 from mmcore.data.spec import DATASETS
-from mmcore.data.store import PreparedDataset
 from mmcore.encoders.base import Encoder, build_encoder
-from mmcore.encoding import FrozenEncoders, recipe_of
 from mmcore.errors import ConfigError, DataError, UsageError
+from mmcore.features import encoded_set as encoded_module
+from mmcore.features import frozen
+from mmcore.features.encoded_set import EncodedWriter, check_encoding, encode, encoded_dir
+from mmcore.features.frozen import FrozenEncoders, recipe_of
 from mmcore.seeding import derive_seed
-from mmcore.transforms import build_transforms
+from mmcore.transforms.batch_transforms import build_transforms
 
 FLIP = {"picture": {"flip": True, "crop_scale": [0.3, 0.9]}}
 
@@ -117,7 +118,7 @@ def test_what_is_told_of_them(parent: PreparedDataset) -> None:
     assert encoded.metadata["parent"] == {"directory": "scenes", "fingerprint": parent.fingerprint}
     told = encoded.encoded["clip"]
     assert told["encoder"] == CONV
-    assert told["weights_sha256"] == encoding.weights_sha256(naive_encoder(parent, "clip"))
+    assert told["weights_sha256"] == frozen.weights_sha256(naive_encoder(parent, "clip"))
     assert (told["seed"], told["layer"]) == (0, "mean over height and width of the last block")
     assert (told["pooling"], encoded.encoded["picture"]["pooling"]) == (
         "none: features of each frame",
@@ -242,7 +243,7 @@ def test_other_encoders_lie_beside(parent: PreparedDataset) -> None:
 def test_changed_weights_are_refused(parent: PreparedDataset, monkeypatch: pytest.MonkeyPatch) -> None:
     encoded = encode(parent, section(picture=CONV))
     with monkeypatch.context() as patch:
-        patch.setattr(encoding, "derive_seed", lambda *purpose: 1)
+        patch.setattr(frozen, "derive_seed", lambda *purpose: 1)
         with pytest.raises(
             DataError, match=r"weights changed since .* was encoded: picture .* then, .* now.; remove it"
         ):
@@ -258,7 +259,7 @@ def test_changed_weights_are_refused(parent: PreparedDataset, monkeypatch: pytes
 
 def test_weights_that_differ_where_a_part_is_encoded(parent: PreparedDataset, monkeypatch: pytest.MonkeyPatch) -> None:
     def elsewhere(writer: EncodedWriter, parts: Sequence[Any]) -> Iterator[dict[str, Any]]:
-        monkeypatch.setattr(encoding, "derive_seed", lambda *purpose: 1)
+        monkeypatch.setattr(frozen, "derive_seed", lambda *purpose: 1)
         writer._encoders = None  # as where it is unpickled
         yield from run_here(writer, parts)
 
@@ -325,7 +326,7 @@ def test_wrong_sections(parent: PreparedDataset) -> None:
 
 def run_config(**dataset: Any) -> RunConfig:
     config = {"dataset": {"name": "scenes", **dataset}, "method": {"name": "joint"}}
-    return complete_config(RunConfig.parse(config))
+    return complete_config(parse_config(config))
 
 
 def test_a_method_on_features_and_raw_samples(parent: PreparedDataset) -> None:
@@ -364,7 +365,7 @@ DEMOS = [name for name in DATASETS.names() if issubclass(DATASETS.get(name).Conf
 @pytest.mark.parametrize("name", DEMOS)
 def test_every_demo_can_be_trained_on_features_of_its_own_encoders(name: str) -> None:
     options = {"name": name, "options": {"demo": True}}
-    source = build_source(RunConfig.parse({"dataset": options, "method": {"name": "joint"}}))
+    source = build_source(parse_config({"dataset": options, "method": {"name": "joint"}}))
     spec = source.spec()
     named = {key: {"name": own["name"]} for key, own in source.default_encoders().items()}
     dataset = with_named_frozen({**options, "encode": named})
@@ -379,7 +380,7 @@ def test_every_demo_can_be_trained_on_features_of_its_own_encoders(name: str) ->
         modality.name: modality.shape for modality in encoders.spec.modalities
     }
 
-    config = complete_config(RunConfig.parse({"dataset": dataset, "method": {"name": "iprm"}}))
+    config = complete_config(parse_config({"dataset": dataset, "method": {"name": "iprm"}}))
     logits = build_method(config, encoders.spec).predict(
         build_run_transforms(config, encoders.spec)(features, training=False)
     )

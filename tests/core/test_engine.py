@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from mmcore import distributed
 from mmcore.batch import Batch
-from mmcore.config import ScheduleConfig
-from mmcore.engine import Engine, resolve_precision
+from mmcore.config.schema import ScheduleConfig
 from mmcore.errors import CheckpointError, TrainingError
-from mmcore.schedule import Schedule
-from mmcore.trainer import Trainer
+from mmcore.training.engine import Engine, resolve_precision
+from mmcore.training.lr_schedule import Schedule
+from mmcore.training.trainer import Trainer
 
 
 def trainer_of(method: str, count: int = 2, **values: object) -> Trainer:

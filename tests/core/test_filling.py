@@ -12,14 +12,16 @@ import torch
 import yaml
 from raw_files import save_text
 
+from mmcore.assembly.config import complete_config, parse_config
+from mmcore.assembly.filling import fit_fillings
+from mmcore.assembly.objects import build_method
 from mmcore.batch import Batch
-from mmcore.build import build_method, complete_config
-from mmcore.config import ProtocolConfig, RunConfig
-from mmcore.data.columns import to_batch
-from mmcore.data.description import read_description
-from mmcore.data.store import PreparedDataset, prepare
+from mmcore.config.schema import ProtocolConfig, RunConfig
+from mmcore.data.prepared.columns import to_batch
+from mmcore.data.prepared.prepare import prepare
+from mmcore.data.prepared.store import PreparedDataset
+from mmcore.data.raw.description import read_description
 from mmcore.errors import DataError
-from mmcore.filling import fit_fillings
 
 
 def make(folder: Path, fill: Any, empty: str = "a", **section: Any) -> tuple[PreparedDataset, RunConfig]:
@@ -42,7 +44,7 @@ def make(folder: Path, fill: Any, empty: str = "a", **section: Any) -> tuple[Pre
     text = yaml.safe_dump({**content, "modalities": {"facts": facts, "other": other}})
     options = read_description(save_text(folder / "my.yaml", text))
     config = {"dataset": {"name": "manifest", "options": options}, "method": {"name": "joint"}}
-    return prepare("manifest", options, options["root"], folder / "data"), complete_config(RunConfig.parse(config))
+    return prepare("manifest", options, options["root"], folder / "data"), complete_config(parse_config(config))
 
 
 def filled(

@@ -10,15 +10,17 @@ import yaml
 from raw_files import index_of, kinds, save_picture, save_text, save_wave
 from torch import Tensor
 
-from mmcore.build import build_method, build_run_transforms, build_source, complete_config, with_named_encoders
-from mmcore.config import ProtocolConfig, RunConfig
-from mmcore.data.demo_clips import save_clip
-from mmcore.data.loader import TensorLoader
+from mmcore.assembly.config import build_source, complete_config, parse_config, with_named_encoders, with_values
+from mmcore.assembly.objects import build_method, build_run_transforms
+from mmcore.config.schema import ProtocolConfig
+from mmcore.data.demo.clip_files import save_clip
+from mmcore.data.feeding.loader import TensorLoader
+from mmcore.data.prepared.prepare import prepare
+from mmcore.data.prepared.store import PreparedDataset
 from mmcore.data.spec import DATASETS
-from mmcore.data.store import PreparedDataset, prepare
 from mmcore.encoders import build_encoder
 from mmcore.errors import UsageError
-from mmcore.trainer import Trainer
+from mmcore.training.trainer import Trainer
 
 CLIPS = ("Ses01F_impro01_F000", "Ses02M_script01_1_M003", "Ses05M_impro02_F010")
 
@@ -83,8 +85,8 @@ def test_the_papers_encoders_as_the_card_names_them() -> None:
     card = (Path(__file__).parents[2] / "docs" / "datasets.md").read_text().partition("## iemocap")[2]
     found = re.findall(r"--set (\S+?)=(\S+)", card.partition("## ")[0])
     values = {path: yaml.safe_load(value) for path, value in found}
-    config = RunConfig.parse({"dataset": {"name": "iemocap"}, "method": {"name": "iprm"}})
-    config = complete_config(RunConfig.parse(with_named_encoders(config.with_values(values).to_dict())))
+    config = parse_config({"dataset": {"name": "iemocap"}, "method": {"name": "iprm"}})
+    config = complete_config(parse_config(with_named_encoders(with_values(config, values).to_dict())))
     encoders = config.model.encoders
     assert {name: section["name"] for name, section in encoders.items()} == {
         "audio": "cav_mae", "video": "m3ae", "text": "m3ae",
@@ -123,7 +125,7 @@ def test_the_demo_holds_out_whole_sessions(demo: PreparedDataset) -> None:
 def test_the_demo_trains_with_the_papers_encoders(demo: PreparedDataset, precision: str) -> None:
     names = {"audio": "cav_mae", "video": "m3ae", "text": "m3ae"}
     config = complete_config(
-        RunConfig.parse(
+        parse_config(
             {
                 "dataset": {"name": "iemocap", "options": {"demo": True}},
                 "method": {"name": "iprm"},

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mmcore.importance import MIN_TRIALS, parameter_importance
+from mmcore.analysis.importance import MIN_TRIALS, parameter_importance
 
 
 def trials(count: int, seed: int = 0) -> list[dict[str, Any]]:

@@ -12,8 +12,8 @@ import torch
 from mmcore.batch import Batch
 from mmcore.data.spec import DatasetSpec, Modality
 from mmcore.errors import ConfigError
-from mmcore.spectrogram import kaldi_filterbank, kaldi_filters
-from mmcore.transforms import BatchTransforms, build_transforms
+from mmcore.transforms.batch_transforms import BatchTransforms, build_transforms
+from mmcore.transforms.spectrogram import kaldi_filterbank, kaldi_filters
 
 RATE = 16_000
 SETTINGS = {"kaldi": True, "n_fft": 400, "hop_length": 160, "n_mels": 128, "standardise": False}

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from raw_files import save_text
 
-from mmcore.data.lists import class_index, read_records, read_rows, split_csv
+from mmcore.data.raw.lists import class_index, read_records, read_rows, split_csv
 from mmcore.errors import DataError, UsageError
 
 

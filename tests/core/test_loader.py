@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from mmcore.batch import NUM_UNIFORMS, Batch
-from mmcore.config import ProtocolConfig
-from mmcore.data.columns import to_batch
-from mmcore.data.loader import TensorLoader, shard_bounds
+from mmcore.config.schema import ProtocolConfig
+from mmcore.data.feeding.loader import TensorLoader, shard_bounds
+from mmcore.data.prepared.columns import to_batch
+from mmcore.data.prepared.prepare import prepare
+from mmcore.data.prepared.store import PreparedDataset
 from mmcore.data.splits import Assignment
-from mmcore.data.store import PreparedDataset, prepare
 
 TRAIN = 102  # of 170 samples: with 16 a step, the seventh and last step has 6
 

@@ -13,15 +13,17 @@ import pytest
 import yaml
 from raw_files import kinds, save_picture, save_text, save_vocab, save_wave
 
-from mmcore.build import build_method, complete_config
-from mmcore.config import ProtocolConfig, RunConfig
-from mmcore.data.columns import columns_to_arrays
-from mmcore.data.demo_clips import save_clip
-from mmcore.data.description import ManifestConfig, read_description
-from mmcore.data.manifest import Manifest
+from mmcore.assembly.config import complete_config, parse_config
+from mmcore.assembly.objects import build_method
+from mmcore.config.schema import ProtocolConfig
+from mmcore.data.demo.clip_files import save_clip
 from mmcore.data.media import RawFolder
-from mmcore.data.raw import Index
-from mmcore.data.store import HowToPrepare, PreparedDataset, prepare, prepared_dir
+from mmcore.data.prepared.columns import columns_to_arrays
+from mmcore.data.prepared.prepare import HowToPrepare, prepare, prepared_dir
+from mmcore.data.prepared.store import PreparedDataset
+from mmcore.data.raw.description import ManifestConfig, read_description
+from mmcore.data.raw.index import Index
+from mmcore.data.sources.user_table import Manifest
 from mmcore.errors import ConfigError, DataError, UsageError
 
 QUOTE = '"'
@@ -116,7 +118,7 @@ class TestKinds:
         encoders = {"words": {"name": "bert", "size": "tiny", "weights": "random"}, "voice": {"name": "small_conv"},
                     "photo": {"name": "small_conv"}, "clip": {"name": "small_conv"}}  # fmt: skip
         config = complete_config(
-            RunConfig.parse(
+            parse_config(
                 {
                     "dataset": {"name": "manifest", "options": read_description(all_kinds)},
                     "method": {"name": "joint"},
@@ -223,7 +225,7 @@ class TestDescription:
         assert described["root"] == str(folder)
         assert described["classes"] == ["no", "yes"]
         assert (
-            RunConfig.parse(
+            parse_config(
                 {"dataset": {"name": "manifest", "options": described}, "method": {"name": "joint"}}
             ).dataset.options
             == described

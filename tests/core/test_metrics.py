@@ -8,7 +8,13 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score, f1_score, recall_score
 
-from mmcore.metrics import calibration_error, confusion_matrix, evaluate_logits, macro_f1, mean_average_precision
+from mmcore.evaluation.metrics import (
+    calibration_error,
+    confusion_matrix,
+    evaluate_logits,
+    macro_f1,
+    mean_average_precision,
+)
 
 
 def _sample(num_samples: int, num_classes: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:

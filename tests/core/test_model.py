@@ -5,9 +5,8 @@ from typing import Any
 import pytest
 import torch
 
+from mmcore.assembly.config import complete_config, parse_config, with_named_encoders
 from mmcore.batch import Batch
-from mmcore.build import complete_config, with_named_encoders
-from mmcore.config import RunConfig
 from mmcore.data.spec import DatasetSpec, Modality
 from mmcore.encoders import ENCODERS
 from mmcore.errors import ConfigError, UsageError
@@ -155,8 +154,8 @@ def test_modalities_must_be_the_data_sets() -> None:
 def test_an_encoders_section_without_a_name_changes_keys_of_the_data_sets_own() -> None:
     plain = {"dataset": {"name": "digits"}, "method": {"name": "joint"}}
     values = {**plain, "model": {"encoders": {"image": {"width": 8}}}}
-    config = complete_config(RunConfig.parse(with_named_encoders(values)))
-    default = complete_config(RunConfig.parse(plain))
+    config = complete_config(parse_config(with_named_encoders(values)))
+    default = complete_config(parse_config(plain))
     assert config.model.encoders["image"] == {**default.model.encoders["image"], "width": 8}
     assert config.model.encoders["audio"] == default.model.encoders["audio"]
     named = {**values, "model": {"encoders": {"image": {"name": "resnet18"}}}}

@@ -11,18 +11,18 @@ import torch
 from raw_files import index_of, kinds, save_text
 
 from mmcore.batch import NUM_UNIFORMS, Batch
-from mmcore.config import ProtocolConfig
-from mmcore.data.columns import to_batch
-from mmcore.data.demo_clips import save_clip
-from mmcore.data.doctor import examine
+from mmcore.config.schema import ProtocolConfig
+from mmcore.data.demo.clip_files import save_clip
 from mmcore.data.media import Flow, RawFolder, Window, dense_flow, read_window
-from mmcore.data.nvgesture import LISTS, NVGesture, NVGestureConfig
-from mmcore.data.raw import RawSource
+from mmcore.data.prepared.columns import to_batch
+from mmcore.data.prepared.prepare import prepare
+from mmcore.data.prepared.raw_check import examine
+from mmcore.data.prepared.writer import rows_of
+from mmcore.data.raw.source import RawSource
+from mmcore.data.sources.nvgesture import LISTS, NVGesture, NVGestureConfig
 from mmcore.data.spec import DATASETS
-from mmcore.data.store import prepare
-from mmcore.data.writer import rows_of
 from mmcore.errors import DataError, UsageError
-from mmcore.transforms import build_transforms
+from mmcore.transforms.batch_transforms import build_transforms
 
 SMALL: dict[str, Any] = {"frames": 4, "image_size": 16}
 
@@ -308,7 +308,7 @@ class TestTransforms:
         torch.testing.assert_close(cut["flow"][:, :, :1], middle, rtol=0, atol=1e-5)
 
     def test_short_clips_keep_their_frames(self) -> None:
-        from mmcore.augmentation import consecutive_frames
+        from mmcore.transforms.augmentation import consecutive_frames
 
         x = torch.arange(6).repeat(3, 1)
         uniforms = torch.full((3, NUM_UNIFORMS), 0.999)

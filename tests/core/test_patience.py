@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmcore import checkpoint, patience
-from mmcore.checkpoint import load_checkpoint, save_checkpoint
-from mmcore.config import RunConfig
-from mmcore.patience import WAITS_S, patiently
-from mmcore.reporting import RunLog, read_rows
+from mmcore import storage
+from mmcore.assembly.config import parse_config
+from mmcore.storage import WAITS_S, patiently
+from mmcore.training import checkpoint
+from mmcore.training.checkpoint import load_checkpoint, save_checkpoint
+from mmcore.training.run_log import RunLog, read_rows
 
 
 class Storage:
@@ -21,7 +22,7 @@ class Storage:
         self.failures, self.number, self.waited = 0, errno.ENOSPC, []
         self._real = getattr(owner, name)
         monkeypatch.setattr(owner, name, self)
-        monkeypatch.setattr(patience.time, "sleep", self.waited.append)
+        monkeypatch.setattr(storage.time, "sleep", self.waited.append)
 
     def __call__(self, *arguments: object, **options: object) -> object:
         if self.failures:
@@ -56,7 +57,7 @@ def test_other_errors_are_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> Non
     def refused() -> None:
         raise PermissionError(errno.EACCES, "no")
 
-    monkeypatch.setattr(patience.time, "sleep", lambda seconds: pytest.fail("waited"))
+    monkeypatch.setattr(storage.time, "sleep", lambda seconds: pytest.fail("waited"))
     with pytest.raises(PermissionError):
         patiently(refused)
 
@@ -68,7 +69,7 @@ def test_a_full_disk_is_the_systems_error_and_not_one_of_the_serialiser() -> Non
 
 
 def test_a_row_is_written_once_however_often_the_disk_was_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = RunConfig.parse({"dataset": {"name": "digits"}, "method": {"name": "joint"}})
+    config = parse_config({"dataset": {"name": "digits"}, "method": {"name": "joint"}})
     log = RunLog(tmp_path, config, "val/fused/accuracy")
     log.write({"epoch": 1.0, "val/fused/accuracy": 0.5})
     storage = Storage(monkeypatch, json, "dumps")

@@ -14,10 +14,10 @@ from PIL import Image
 from raw_files import save_picture
 from stored_media import store
 
-from mmcore.data.description import ManifestConfig, read_description
-from mmcore.data.doctor import examine, problem_summary
-from mmcore.data.manifest import Manifest
 from mmcore.data.media import ImageFile, PictureRules, RawFolder, read_image
+from mmcore.data.prepared.raw_check import examine, problem_summary
+from mmcore.data.raw.description import ManifestConfig, read_description
+from mmcore.data.sources.user_table import Manifest
 from mmcore.errors import ConfigError, DataError
 
 SIDE = 8

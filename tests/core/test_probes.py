@@ -12,8 +12,8 @@ from sklearn.linear_model import LogisticRegression
 from synthetic import make_config, make_spec, make_trainer
 
 from mmcore.batch import Batch
-from mmcore.probes import Probes
 from mmcore.seeding import generator
+from mmcore.training.probes import Probes
 
 NUM_CLASSES = 4
 

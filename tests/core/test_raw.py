@@ -12,14 +12,16 @@ import numpy as np
 import pytest
 from raw_files import save_picture, save_text, save_vocab
 
-from mmcore.data import parts, writer
-from mmcore.data.columns import columns_to_arrays
 from mmcore.data.media import AudioFile, ImageFile, Medium, RawFolder
-from mmcore.data.part_files import run_here
-from mmcore.data.parts import Part, PartWriter
-from mmcore.data.raw import Entry, Index, RawConfig, RawSource, index_table
+from mmcore.data.prepared import raw_parts, writer
+from mmcore.data.prepared.columns import columns_to_arrays
+from mmcore.data.prepared.part_files import run_here
+from mmcore.data.prepared.prepare import HowToPrepare, prepare
+from mmcore.data.prepared.raw_parts import Part, PartWriter
+from mmcore.data.prepared.store import PreparedDataset
+from mmcore.data.raw.index import Entry, Index
+from mmcore.data.raw.source import RawConfig, RawSource, index_table
 from mmcore.data.spec import DATASETS
-from mmcore.data.store import HowToPrepare, PreparedDataset, prepare
 from mmcore.errors import DataError, UsageError
 
 NUM_TRAIN = 10
@@ -192,7 +194,7 @@ def test_what_was_there_stays_until_all_is_written(
     def full(samples: Sequence[Any], spec: Any) -> Any:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(parts, "samples_to_table", full)
+    monkeypatch.setattr(raw_parts, "samples_to_table", full)
     with pytest.raises(DataError, match=r"sarcasm: train/part-.*No space left on device; what is written is kept"):
         make(raw, tmp_path / "data")
     after = PreparedDataset.open(before.directory)

@@ -11,7 +11,15 @@ from synthetic import make_config, make_spec
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-from mmcore.reporting import METRICS_FILE, PlainReporter, RunLog, flatten, hyper_parameters, read_rows, tensorboard_tag
+from mmcore.training.run_log import (
+    METRICS_FILE,
+    PlainReporter,
+    RunLog,
+    flatten,
+    hyper_parameters,
+    read_rows,
+    tensorboard_tag,
+)
 
 MONITOR = "val/fused/accuracy"
 

@@ -8,7 +8,7 @@ import random
 import pytest
 
 from mmcore.errors import UsageError
-from mmcore.shapley import shapley_values, subsets
+from mmcore.evaluation.shapley import shapley_values, subsets
 
 NAMES = ("image", "audio", "text", "depth")
 

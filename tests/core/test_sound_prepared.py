@@ -13,10 +13,11 @@ import soundfile
 import yaml
 from sound_files import RATE_HZ, as_int16, error, mp3, save_by_av, tone
 
-from mmcore.data.columns import columns_to_arrays
-from mmcore.data.description import read_description
 from mmcore.data.media import read_audio
-from mmcore.data.store import HowToPrepare, PreparedDataset, prepare
+from mmcore.data.prepared.columns import columns_to_arrays
+from mmcore.data.prepared.prepare import HowToPrepare, prepare
+from mmcore.data.prepared.store import PreparedDataset
+from mmcore.data.raw.description import read_description
 from mmcore.errors import DataError
 
 PCM = as_int16(tone())

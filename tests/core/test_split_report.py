@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import pyarrow as pa
 import pytest
 
-from mmcore.data.raw import Entry, index_table
+from mmcore.data.raw.index import Entry
+from mmcore.data.raw.source import index_table
 from mmcore.data.spec import SplitRules
 from mmcore.data.split_report import SplitReport, report_split
 from mmcore.data.splits import default_protocol

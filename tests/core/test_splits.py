@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from mmcore.config import ProtocolConfig
+from mmcore.config.schema import ProtocolConfig
 from mmcore.data.spec import SplitRules
 from mmcore.data.splits import Assignment, assign, default_protocol, hashed_split
 from mmcore.errors import DataError, UsageError

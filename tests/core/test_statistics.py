@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from mmcore.statistics import (
+from mmcore.analysis.intervals import (
     Interval,
     best_so_far,
     choose_clusters,

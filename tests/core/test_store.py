@@ -11,9 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mmcore.data import writer
-from mmcore.data.columns import columns_to_arrays, to_batch
-from mmcore.data.store import PreparedDataset, prepare, prepared_dir
+from mmcore.data.prepared import writer
+from mmcore.data.prepared.columns import columns_to_arrays, to_batch
+from mmcore.data.prepared.prepare import prepare, prepared_dir
+from mmcore.data.prepared.store import PreparedDataset
 from mmcore.errors import ConfigError, DataError, UsageError
 
 

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from raw_files import save_text
 
-from mmcore.data.tables import read_table
+from mmcore.data.raw.tables import read_table
 from mmcore.errors import UsageError
 
 

@@ -14,14 +14,15 @@ import torch.nn.functional as F
 from synthetic import Tiny, make_config, make_spec, make_trainer
 from torch import Tensor
 
-from mmcore import buckets, distributed
+from mmcore import distributed
 from mmcore.batch import Batch
-from mmcore.checkpoint import CheckpointFolder, is_valid, load_checkpoint
 from mmcore.encoders import ENCODERS
 from mmcore.errors import CheckpointError, TrainingError
 from mmcore.methods import METHODS
-from mmcore.reporting import read_rows
-from mmcore.trainer import MONITOR, Evaluation, Trainer
+from mmcore.training import gradient_buckets
+from mmcore.training.checkpoint import CheckpointFolder, is_valid, load_checkpoint
+from mmcore.training.run_log import read_rows
+from mmcore.training.trainer import MONITOR, Evaluation, Trainer
 
 
 def trainer_of(method: str = "ensemble", run_dir: Path | None = None, num_train: int = 80, **values: object) -> Trainer:
@@ -188,8 +189,8 @@ def collectives(rank: int, method: str, run_dir: Path) -> list[object]:
         patch.setattr(distributed, "rank", lambda: rank)
         patch.setattr(distributed, "all_reduce_sum", record("sum", lambda tensors: None))
         started = record("bucket", lambda tensor: SimpleNamespace(wait=lambda: None))
-        patch.setattr(buckets.dist, "all_reduce", lambda tensor, group=None, async_op=False: started(tensor))
-        patch.setattr(buckets.dist, "new_group", lambda: None)
+        patch.setattr(gradient_buckets.dist, "all_reduce", lambda tensor, group=None, async_op=False: started(tensor))
+        patch.setattr(gradient_buckets.dist, "new_group", lambda: None)
         patch.setattr(distributed, "broadcast_", record("broadcast", lambda tensors: None))
         patch.setattr(distributed, "gather_rows", record("rows", lambda tensor: tensor))
         patch.setattr(distributed, "gather_objects", record("gather", lambda value: [value, value]))

@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmcore.augmentation import crop_boxes
 from mmcore.batch import NUM_UNIFORMS, Batch
 from mmcore.data.spec import DatasetSpec, Modality
 from mmcore.errors import ConfigError
-from mmcore.spectrogram import log_spectrogram, mel_filters, tile
-from mmcore.transforms import BatchTransforms, build_transforms
+from mmcore.transforms.augmentation import crop_boxes
+from mmcore.transforms.batch_transforms import BatchTransforms, build_transforms
+from mmcore.transforms.spectrogram import log_spectrogram, mel_filters, tile
 
 RATE = 8000
 AUDIO = Modality("audio", "audio", (1600,), "int16", RATE, variable_length=True)

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from raw_files import index_of, kinds, save_picture, save_text
 
-from mmcore.data import sarcasm
 from mmcore.data.media import RawFolder
-from mmcore.data.raw import Index
+from mmcore.data.raw.index import Index
+from mmcore.data.sources import sarcasm
+from mmcore.data.sources.twitter15 import Twitter15, Twitter15Config
 from mmcore.data.spec import DATASETS
-from mmcore.data.twitter15 import Twitter15, Twitter15Config
 from mmcore.errors import UsageError
 
 

@@ -15,14 +15,12 @@ import pytest
 from raw_files import save_picture
 from stored_media import store
 
-from mmcore.build import complete_config
-from mmcore.config import RunConfig
-from mmcore.data.clips import DEMO_RATE_HZ
-from mmcore.data.demo_clips import CODECS, save_clip
-from mmcore.data.description import read_description
+from mmcore.assembly.config import complete_config, parse_config
+from mmcore.data.demo.clip_files import CODECS, DEMO_RATE_HZ, save_clip
 from mmcore.data.media import AudioFile, Frames, RawFolder, Timeline, Window, read_audio, read_frames
 from mmcore.data.media.video import _decode_wanted, _read_packets, _runs
 from mmcore.data.media.window import read_window
+from mmcore.data.raw.description import read_description
 from mmcore.errors import ConfigError, DataError
 
 SIDE = 8
@@ -258,7 +256,7 @@ class TestSampling:
         assert numbers_of(stored.array, 20) == [int(1.25 * (n + 0.5)) for n in range(16)]
         options = read_description(tmp_path / "mine.yaml")
         config = complete_config(
-            RunConfig.parse(
+            parse_config(
                 {"dataset": {"name": "manifest", "options": options}, "method": {"name": "unimodal", "modality": "m"}}
             )
         )

@@ -8,10 +8,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mmcore.data import columns, windows, writer
-from mmcore.data.columns import table_schema, take_rows
-from mmcore.data.store import PreparedDataset, prepare
-from mmcore.data.windows import WantedRows, Window, cut, in_order, mixed, read_rows, read_window
+from mmcore.data.feeding import windows
+from mmcore.data.feeding.windows import WantedRows, Window, cut, in_order, mixed, read_rows, read_window
+from mmcore.data.prepared import columns, writer
+from mmcore.data.prepared.columns import table_schema, take_rows
+from mmcore.data.prepared.prepare import prepare
+from mmcore.data.prepared.store import PreparedDataset
 
 FILES = [WantedRows(Path(f"part-{number}"), np.arange(size)) for number, size in enumerate([5, 7, 3, 8, 6, 1])]
 NUM_SAMPLES = 30

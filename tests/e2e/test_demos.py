@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mmcore.data.raw import RawConfig
+from mmcore.data.raw.source import RawConfig
 from mmcore.data.spec import DATASETS
 
 ROOT = Path(__file__).parents[2]

@@ -9,7 +9,7 @@ from typing import Any
 
 from scenes import register
 
-from mmcore.data.encoded import EncodedPart, EncodedWriter
+from mmcore.features.encoded_set import EncodedPart, EncodedWriter
 
 register()  # in Ray's processes, too
 

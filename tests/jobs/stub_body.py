@@ -19,7 +19,7 @@ import numpy as np
 from ray import train
 
 from mmcore.errors import TrainingError
-from mmcore.heartbeat import heartbeat_file
+from mmcore.training.heartbeat import heartbeat_file
 
 NUM_TEST, NUM_CLASSES = 60, 3
 

@@ -15,12 +15,12 @@ def main() -> None:
     gpus = int(sys.argv.pop(2)) if sys.argv[1] == "--gpus" else None
     if gpus is not None:
         del sys.argv[1]
-    real = rayjobs.tune._machine
+    real = rayjobs.tune.machine_of
 
     def machine(flags: dict[str, Any]) -> Any:
         return dataclasses.replace(real(flags), body=stub_body.body, gpus=gpus)
 
-    rayjobs.tune._machine = machine
+    rayjobs.tune.machine_of = machine
     rayjobs.tune.main()
 
 

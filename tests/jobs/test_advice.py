@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
-from mmcore.config import RunConfig
-from rayjobs.ledger import read_ledger
+from mmcore.assembly.config import parse_config, with_values
+from rayjobs.runs.test_ledger import read_ledger
 
 ROOT = Path(__file__).parent.parent.parent
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1200)]
@@ -60,7 +60,7 @@ def readings(folder: Path) -> list[tuple[str, int, int]]:
     found = []
     for entry in read_ledger(folder / "out" / "ledger.jsonl"):
         config = json.loads((Path(entry["run_dir"]) / "config.json").read_text())
-        assert RunConfig.parse(config).fingerprint() == entry["config"]
+        assert parse_config(config).fingerprint() == entry["config"]
         seed, fold = config.pop("seed"), config["protocol"].pop("fold")
         found.append((json.dumps(config, sort_keys=True), seed, fold))
     return found
@@ -73,7 +73,7 @@ def test_the_advice_reads_no_model_twice_and_points_are_tried_as_they_are(tmp_pa
     assert [trial["values"] for trial in trials] == SPACE["points"]
     for trial in trials:
         config = json.loads((search / trial["name"] / "config.json").read_text())
-        own = RunConfig.parse(config).with_values(trial["values"]).to_dict()  # an encoder's defaults filled in
+        own = with_values(parse_config(config), trial["values"]).to_dict()  # an encoder's defaults filled in
         assert own == config
     best = yaml.safe_load((tmp_path / "out" / "digits-joint" / "best-digits-joint.yaml").read_text())
     assert best["model"]["encoders"]["image"]["width"] in (2, 4)

@@ -14,8 +14,8 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from rayjobs import pages, wording
-from rayjobs.classes import MAX_SHOWN, by_class, cells, is_imbalanced, shown
+from rayjobs.reporting import html_page, wording
+from rayjobs.reporting.by_class import MAX_SHOWN, by_class, cells, is_imbalanced, shown
 from rayjobs.train import main
 
 
@@ -67,7 +67,7 @@ def test_the_report_shows_a_rankings_classes_and_the_terminal_says_so() -> None:
     row |= {"trials": 1, "failed": 0, "epochs": 1, "device_seconds": 1.0}
     found = [{"class": "sad", "train": 30, "test": 3, "accuracy": {"iprm": 2 / 3}}]
     table = {"rows": [row], "folds": None, "classes": found, "interval_note": "", "search_note": ""}
-    grid = pages._results(table, None)[-1]
+    grid = html_page._results(table, None)[-1]
     assert grid.headings == ("class", "train", "test", "iprm")
     assert grid.rows == [["sad", "30", "3", "66.7"]]
     assert wording.table_notes(table) == [wording.CLASSES_NOTE]

@@ -6,8 +6,9 @@ import pytest
 import ray
 
 from mmcore.errors import UsageError
-from rayjobs import cluster
-from rayjobs.cluster import NUM_STARTS, Node, TrialShape, check_address, concurrent_trials, start, tune_resources
+from rayjobs.cluster import session
+from rayjobs.cluster.resources import Node, TrialShape, concurrent_trials, tune_resources
+from rayjobs.cluster.session import NUM_STARTS, check_address, start
 
 LAPTOP = [Node(2, 0)]
 
@@ -102,11 +103,11 @@ def test_a_ray_that_starts_too_slowly_is_started_again(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(ray, "init", init)
     if late < NUM_STARTS:
-        cluster._init(address="local")
+        session._init(address="local")
         assert tries == [{"address": "local"}] * (late + 1)
     else:
         with pytest.raises(UsageError, match="the machine is too busy, or out of memory"):
-            cluster._init(address="local")
+            session._init(address="local")
 
 
 def test_another_failure_of_rays_start_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,4 +116,4 @@ def test_another_failure_of_rays_start_is_not_tried_again(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(ray, "init", init)
     with pytest.raises(RuntimeError, match="no room"):
-        cluster._init(address="local")
+        session._init(address="local")

@@ -10,17 +10,19 @@ from typing import Any
 import pytest
 from ray.tune import Callback
 
-from mmcore.build import complete_config
-from mmcore.config import RunConfig
-from mmcore.data.store import PreparedDataset, prepare
+from mmcore.assembly.config import complete_config, parse_config
+from mmcore.data.prepared.prepare import prepare
+from mmcore.data.prepared.store import PreparedDataset
 from mmcore.errors import DataError
-from mmcore.reporting import read_rows
-from rayjobs import cluster
-from rayjobs.cluster import TrialShape
-from rayjobs.experiments import Execution, Outcome, run_given
-from rayjobs.streaming import materialise
-from rayjobs.trials import GivenRuns
-from rayjobs.worker import DataHandle, Job
+from mmcore.training.run_log import read_rows
+from rayjobs.cluster import resources, session
+from rayjobs.cluster.resources import TrialShape
+from rayjobs.feeding.cached import materialise
+from rayjobs.feeding.handle import DataHandle
+from rayjobs.runs.job import Job
+from rayjobs.search.outcome import Outcome
+from rayjobs.search.tune_run import Execution, run_given
+from rayjobs.trials.trial import GivenRuns
 
 EPOCHS = 5
 
@@ -37,8 +39,8 @@ def test_a_missing_file_is_named_but_storage_that_is_away_may_come_back(tmp_path
 
 
 @pytest.fixture(scope="module")
-def nodes() -> Iterator[list[cluster.Node]]:
-    with cluster.start(num_cpus=4, needs_dashboard=True) as nodes:
+def nodes() -> Iterator[list[resources.Node]]:
+    with session.start(num_cpus=4, needs_dashboard=True) as nodes:
         yield nodes
 
 
@@ -69,7 +71,7 @@ def jobs(prepared: PreparedDataset, folder: Path, count: int, **data: Any) -> Gi
         "method": {"name": "joint"},
         "trainer": {"max_epochs": EPOCHS, "batch_size": 256, "probes": False, "diagnostics": False},
     }
-    config = complete_config(RunConfig.parse(values)).to_dict()
+    config = complete_config(parse_config(values)).to_dict()
     handle = DataHandle(str(prepared.directory), **data)
     return GivenRuns(tuple(Job(config, handle, str(folder / f"run-{number}")) for number in range(count)))
 
@@ -90,7 +92,7 @@ def run(runs: GivenRuns, folder: Path, shape: TrialShape, *callbacks: Callback) 
     ids=["own-process", "worker-group"],
 )
 def test_a_streamed_file_that_goes_away_ends_the_trial_at_once_and_what_it_did_is_kept(
-    shape: TrialShape, damage: str, nodes: list[cluster.Node], prepared: PreparedDataset, tmp_path: Path
+    shape: TrialShape, damage: str, nodes: list[resources.Node], prepared: PreparedDataset, tmp_path: Path
 ) -> None:
     path, copy = prepared.files("train")[0], tmp_path / "copy.parquet"
     shutil.copyfile(path, copy)
@@ -121,7 +123,7 @@ def test_a_streamed_file_that_goes_away_ends_the_trial_at_once_and_what_it_did_i
 @pytest.mark.ray
 @pytest.mark.timeout(600)
 def test_a_file_of_a_cached_data_set_is_missed_by_the_next_trial_only(
-    nodes: list[cluster.Node], prepared: PreparedDataset, tmp_path: Path
+    nodes: list[resources.Node], prepared: PreparedDataset, tmp_path: Path
 ) -> None:
     path = prepared.files("train")[0]
     runs = jobs(prepared, tmp_path, 2, cached=materialise(prepared))

@@ -16,17 +16,21 @@ from click.testing import CliRunner, Result
 from raw_files import describe_numbers
 from scenes import CONV, prepare_scenes
 
-from mmcore import encoding as frozen
-from mmcore.config import parse_dataset
-from mmcore.data.avdigits import IMAGE_FILE, IMAGE_MAGIC, LABEL_FILE, LABEL_MAGIC
-from mmcore.data.encoded import EncodedPart, EncodedWriter, encode
+from mmcore.assembly.config import parse_dataset
+from mmcore.data.sources.avdigits import IMAGE_FILE, IMAGE_MAGIC, LABEL_FILE, LABEL_MAGIC
 from mmcore.errors import ConfigError, DataError
-from rayjobs import parts, predict, prepare, train, tune
-from rayjobs.cluster import Node
-from rayjobs.encoding import RayEncoders, actors_of, encoding_of
-from rayjobs.plans import Machine, make_plans
-from rayjobs.request import Request
-from rayjobs.spaces import space_file
+from mmcore.features import frozen
+from mmcore.features.encoded_set import EncodedPart, EncodedWriter, encode
+from rayjobs import predict, prepare, train, tune
+from rayjobs.cli.options import encoding_of
+from rayjobs.cluster.resources import Node
+from rayjobs.commands import tune_flags
+from rayjobs.experiment.machine import Machine
+from rayjobs.experiment.plan import make_plans
+from rayjobs.experiment.request import Request
+from rayjobs.preparing import raw_tasks
+from rayjobs.preparing.encode_tasks import RayEncoders, actors_of
+from rayjobs.search.spaces import space_file
 
 NUMBERS = ["--encode", "facts=mlp,beat=series"]
 
@@ -64,7 +68,7 @@ class TestFlags:
         arguments = ["--encode", "image=small_conv", "--views", "2", "--set", "dataset.transforms.image.flip=true",
                      "--set", "dataset.transforms.audio.n_mels=8", "--set", "optimizer.lr=0.1"]  # fmt: skip
         with tune.main.make_context("tune", arguments) as context:
-            request = tune._request(context.params)
+            request = tune_flags.request_of(context.params)
         assert request.dataset == {"encode": {"image": {"name": "small_conv"}}, "views": 2,
                                    "transforms": {"image": {"flip": True}}}  # fmt: skip
         assert request.values == {"dataset.transforms.audio.n_mels": 8, "optimizer.lr": 0.1}
@@ -193,7 +197,7 @@ def test_a_killed_actor_is_replaced_and_loses_nothing(monkeypatch: pytest.Monkey
     here.directory.rename(tmp_path / "here")
     marker = tmp_path / "marker"
     marker.touch()
-    monkeypatch.setattr(parts, "MIN_PARTS", 2)
+    monkeypatch.setattr(raw_tasks, "MIN_PARTS", 2)
     run = RayEncoders(cpus=2)
 
     def with_a_death(writer: EncodedWriter, parts: Sequence[EncodedPart]) -> Iterator[dict[str, Any]]:

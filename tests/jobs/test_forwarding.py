@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from rayjobs import forwarding
-from rayjobs.forwarding import RowSender
+from rayjobs.trials import group_reports
+from rayjobs.trials.group_reports import RowSender
 
 
 class StandInQueue(queue.Queue):  # type: ignore[type-arg]
@@ -21,10 +21,10 @@ class StandInQueue(queue.Queue):  # type: ignore[type-arg]
 
 @pytest.fixture(autouse=True)
 def stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forwarding, "Queue", StandInQueue)
-    monkeypatch.setattr(forwarding, "Full", queue.Full)
-    monkeypatch.setattr(forwarding, "AGAIN_S", 0.01)
-    monkeypatch.setattr(forwarding, "_in_tune_session", lambda: True)
+    monkeypatch.setattr(group_reports, "Queue", StandInQueue)
+    monkeypatch.setattr(group_reports, "Full", queue.Full)
+    monkeypatch.setattr(group_reports, "AGAIN_S", 0.01)
+    monkeypatch.setattr(group_reports, "_in_tune_session", lambda: True)
 
 
 def test_a_trial_does_not_end_before_tune_has_taken_every_row(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -34,10 +34,10 @@ def test_a_trial_does_not_end_before_tune_has_taken_every_row(monkeypatch: pytes
         asked.wait(60)
         taken.append(row["epoch"])
 
-    monkeypatch.setattr(forwarding.tune, "report", report)
+    monkeypatch.setattr(group_reports.tune, "report", report)
 
     def trial() -> None:
-        with forwarding.forwarding() as (sender,):
+        with group_reports.forwarding() as (sender,):
             for epoch in (1, 2):
                 sender.after_report(None, [{"epoch": epoch}, {"epoch": -1}], None)
 
@@ -52,8 +52,8 @@ def test_a_trial_does_not_end_before_tune_has_taken_every_row(monkeypatch: pytes
 
 
 def test_a_trial_that_tune_ends_waits_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forwarding.tune, "report", lambda row: sys.exit(0))  # as Tune's does in a trial it stops
-    with forwarding.forwarding() as (sender,):
+    monkeypatch.setattr(group_reports.tune, "report", lambda row: sys.exit(0))  # as Tune's does in a trial it stops
+    with group_reports.forwarding() as (sender,):
         assert isinstance(sender, RowSender)
         sender.after_report(None, [{"epoch": 1}], None)
         sender.after_report(None, [{"epoch": 2}], None)  # nobody will take this one
@@ -61,10 +61,10 @@ def test_a_trial_that_tune_ends_waits_for_nobody(monkeypatch: pytest.MonkeyPatch
 
 def test_rows_are_handed_on_where_the_group_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[int] = []
-    monkeypatch.setattr(forwarding.tune, "report", lambda row: taken.append(row["epoch"]))
+    monkeypatch.setattr(group_reports.tune, "report", lambda row: taken.append(row["epoch"]))
 
     def trial() -> None:
-        with forwarding.forwarding() as (sender,):
+        with group_reports.forwarding() as (sender,):
             sender.after_report(None, [{"epoch": 1}], None)
             raise ValueError("lost")
 
@@ -74,6 +74,6 @@ def test_rows_are_handed_on_where_the_group_fails(monkeypatch: pytest.MonkeyPatc
 
 
 def test_outside_tune_nothing_is_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forwarding, "_in_tune_session", lambda: False)
-    with forwarding.forwarding() as callbacks:
+    monkeypatch.setattr(group_reports, "_in_tune_session", lambda: False)
+    with group_reports.forwarding() as callbacks:
         assert callbacks == []

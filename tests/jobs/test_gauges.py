@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import ray
 
-from rayjobs import cluster, gauges
-from rayjobs.reporters import Progress
+from rayjobs.cluster import session
+from rayjobs.runs import gauges
+from rayjobs.runs.progress import Progress
 
 EPOCHS = [
     {"epoch": 1, "val/fused/accuracy": 0.6, "time/samples_per_s": 120.0},
@@ -43,7 +44,7 @@ class Trial:
 def test_a_nodes_endpoint_serves_the_gauges_of_its_trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_metrics_report_interval_ms", "1000")
     run_dir = tmp_path / "mine" / "digits-iprm" / "trial-001"
-    with cluster.start(num_cpus=1):
+    with session.start(num_cpus=1):
         trial = Trial.remote()
         ray.get(trial.report.remote(run_dir))
         served = wait_for_gauges(ray.nodes()[0]["MetricsExportPort"])

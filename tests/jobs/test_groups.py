@@ -10,15 +10,16 @@ from ray.exceptions import RayActorError
 from ray.train import WorkerGroupError
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
-from mmcore.build import complete_config
-from mmcore.config import RunConfig
-from mmcore.data.store import prepare
+from mmcore.assembly.config import complete_config, parse_config, with_values
+from mmcore.data.prepared.prepare import prepare
 from mmcore.errors import CheckpointError, DataError, UsageError
-from rayjobs.cli import parse_workers
-from rayjobs.cluster import Node, TrialShape, concurrent_trials
-from rayjobs.groups import _cause
-from rayjobs.trials import LostWorkers, is_fatal
-from rayjobs.worker import DataHandle, Job, _build_trainer, _of_size
+from rayjobs.cli.options import parse_workers
+from rayjobs.cluster.resources import Node, TrialShape, concurrent_trials
+from rayjobs.feeding.handle import DataHandle
+from rayjobs.runs.job import Job
+from rayjobs.runs.worker import _build_trainer, _of_size
+from rayjobs.trials.failures import LostWorkers, is_fatal
+from rayjobs.trials.worker_group import _cause
 
 DAMAGED = DataError("part-00000.parquet is missing")
 LOST = WorkerHealthCheckFailedError("no answer", RayActorError())
@@ -73,7 +74,7 @@ def test_a_smaller_group_accumulates_and_goes_on_from_a_larger_ones_checkpoint(t
         "method": {"name": "joint"},
         "trainer": {"max_epochs": 2, "batch_size": 512, "probes": False, "diagnostics": False},
     }
-    config = complete_config(RunConfig.parse(values))
+    config = complete_config(parse_config(values))
     prepared = prepare("digits", None, None, tmp_path / "data")
     job = Job(config.to_dict(), DataHandle(str(prepared.directory), in_process=True), str(tmp_path), elastic=(1, 3))
     one = _build_trainer(job, config, prepared, None)
@@ -82,6 +83,6 @@ def test_a_smaller_group_accumulates_and_goes_on_from_a_larger_ones_checkpoint(t
     one.fit(until=1)
     again = _build_trainer(job, config, prepared, None)
     assert again.fit().epoch == 2
-    other = Job(config.with_values({"optimizer.lr": 0.5}).to_dict(), job.data, str(tmp_path), elastic=(1, 3))
+    other = Job(with_values(config, {"optimizer.lr": 0.5}).to_dict(), job.data, str(tmp_path), elastic=(1, 3))
     with pytest.raises(CheckpointError, match=r"optimizer\.lr"):
-        _build_trainer(other, RunConfig.parse(other.config), prepared, None).fit()
+        _build_trainer(other, parse_config(other.config), prepared, None).fit()

@@ -10,8 +10,9 @@ import pytest
 import ray
 from ray.tune.experiment import Trial
 
-from rayjobs import holdings
-from rayjobs.holdings import GROUP_FILE, RoomKeeper, give_back_room, note_claim
+from rayjobs.results_layout import GROUP_FILE
+from rayjobs.trials import group_room
+from rayjobs.trials.group_room import RoomKeeper, give_back_room, note_claim
 
 
 class Coordinator:
@@ -51,7 +52,7 @@ def test_a_claim_is_given_back_once(tmp_path: Path, coordinator: Coordinator) ->
 
 def test_a_placement_group_is_removed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     removed: list[str] = []
-    monkeypatch.setattr(holdings, "remove_placement_group", lambda group: removed.append(group.id.hex()))
+    monkeypatch.setattr(group_room, "remove_placement_group", lambda group: removed.append(group.id.hex()))
     group = ray.PlacementGroupID.from_random().hex()
     (tmp_path / GROUP_FILE).write_text(group)
     give_back_room(tmp_path)

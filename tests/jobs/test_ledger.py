@@ -4,7 +4,7 @@ import multiprocessing
 from datetime import datetime
 from pathlib import Path
 
-from rayjobs.ledger import Entry, ledger_path, open_ledger, read_ledger
+from rayjobs.runs.test_ledger import Entry, ledger_path, open_ledger, read_ledger
 
 
 def test_every_reading_is_appended_to_the_ledger_of_the_results(tmp_path: Path) -> None:

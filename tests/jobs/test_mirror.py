@@ -15,21 +15,31 @@ from click.testing import CliRunner
 from object_storage import BUCKET, SECRET, ObjectStorage, object_storage, server_program
 from ray.tune.execution import class_cache
 
-from mmcore import patience
-from mmcore.checkpoint import MANIFEST_FILE, CheckpointFolder
+from mmcore import storage
 from mmcore.errors import UsageError
-from mmcore.predicting import read_state
-from rayjobs import experiments, mirror, tune
-from rayjobs.addresses import check_address, fetched, open_mirror, working_folder
-from rayjobs.holdings import CLAIM_FILE, GROUP_FILE
-from rayjobs.mirror import CHECKPOINTS, NO_MIRROR, Follower, Mirror, own_folder
-from rayjobs.packing import check_command
-from rayjobs.recovery import COPY_FOLDER, StateKeeper
-from rayjobs.request import Experiment, Request, at_address
-from rayjobs.scheduler import RUNGS_FILE
-from rayjobs.twins import AGAIN_S, EVERY_S, RunPuller, StatePusher, unpack_state
-from rayjobs.watchdog import FAILURE_FILE, Watchdog
-from rayjobs.worker import RESULT_FILE
+from mmcore.predictor import read_state
+from mmcore.training.checkpoint import MANIFEST_FILE, CheckpointFolder
+from rayjobs import tune
+from rayjobs.commands.job_bundle import check_command
+from rayjobs.experiment.experiment import Experiment, at_address
+from rayjobs.experiment.request import Request
+from rayjobs.results_layout import (
+    CHECKPOINTS,
+    CLAIM_FILE,
+    COPY_FOLDER,
+    FAILURE_FILE,
+    GROUP_FILE,
+    RESULT_FILE,
+    RUNGS_FILE,
+)
+from rayjobs.search import tune_run
+from rayjobs.search.saved_state import StateKeeper
+from rayjobs.search.state_on_storage import AGAIN_S, EVERY_S, RunPuller, StatePusher, unpack_state
+from rayjobs.storage import follower, mirror, object_store
+from rayjobs.storage.addresses import check_address, fetched, open_mirror, working_folder
+from rayjobs.storage.follower import Follower, following
+from rayjobs.storage.mirror import NO_MIRROR, Mirror, own_folder
+from rayjobs.trials.watchdog import Watchdog
 
 RUN = "experiment/search/trial-001"
 
@@ -86,14 +96,14 @@ def state(epoch: int) -> dict[str, Any]:
 
 
 def test_the_files_it_knows_by_name_are_called_so() -> None:
-    assert mirror.LAST_FILES == ((MANIFEST_FILE,), (RESULT_FILE,))
-    assert (FAILURE_FILE, GROUP_FILE, CLAIM_FILE) == mirror.NOTES
+    assert follower.LAST_FILES == ((MANIFEST_FILE,), (RESULT_FILE,))
+    assert (FAILURE_FILE, GROUP_FILE, CLAIM_FILE) == follower.NOTES
 
 
 class TestARunAndItsTwin:
     def test_what_is_pushed_is_found_elsewhere(self, here: Mirror, elsewhere: Mirror) -> None:
         run_dir = here.root / RUN
-        with here.following(run_dir) as follower:
+        with following(here, run_dir) as follower:
             CheckpointFolder(run_dir / CHECKPOINTS).save(state(1))
             write(run_dir / "metrics.jsonl", "1")
             write(run_dir / ".half-written.tmp")
@@ -146,7 +156,7 @@ class TestARunAndItsTwin:
 
     def test_a_superseded_checkpoint_is_removed_there_too(self, here: Mirror, twin: Path) -> None:
         checkpoints = CheckpointFolder(here.root / RUN / CHECKPOINTS)
-        with here.following(here.root / RUN) as follower:
+        with following(here, here.root / RUN) as follower:
             for epoch in (1, 2, 3, 4):
                 checkpoints.save(state(epoch))
                 checkpoints.save_best(state(epoch))
@@ -156,7 +166,7 @@ class TestARunAndItsTwin:
 
     def test_a_folder_that_vanishes_under_its_process_leaves_the_twin(self, here: Mirror, twin: Path) -> None:
         run_dir = here.root / RUN
-        with here.following(run_dir) as follower:
+        with following(here, run_dir) as follower:
             CheckpointFolder(run_dir / CHECKPOINTS).save(state(1))
             write(run_dir / "metrics.jsonl")
             follower.push()
@@ -169,12 +179,12 @@ class TestARunAndItsTwin:
     def test_the_note_of_a_failure_is_removed_by_the_next_attempt(self, here: Mirror, twin: Path) -> None:
         write(twin / RUN / "failure.json")
         write(twin / RUN / "metrics.jsonl")
-        with here.following(here.root / RUN):
+        with following(here, here.root / RUN):
             (here.root / RUN / "failure.json").unlink()
         assert names(twin / RUN) == ["metrics.jsonl"]
 
     def test_a_worker_that_is_not_the_first_pushes_its_own_files_alone(self, here: Mirror, twin: Path) -> None:
-        with here.following(here.root / RUN, ("alive-*",)):
+        with following(here, here.root / RUN, ("alive-*",)):
             write(here.root / RUN / "alive-1")
             write(here.root / RUN / "metrics.jsonl")
         assert names(twin / RUN) == ["alive-1"]
@@ -183,11 +193,11 @@ class TestARunAndItsTwin:
         self, here: Mirror, twin: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         waits: list[float] = []
-        monkeypatch.setattr(patience.time, "sleep", waits.append)
+        monkeypatch.setattr(storage.time, "sleep", waits.append)
         away = Away(monkeypatch, times=3)
-        with here.following(here.root / RUN):
+        with following(here, here.root / RUN):
             write(here.root / RUN / "metrics.jsonl")
-        assert (away.left, waits) == (0, list(patience.WAITS_S[:3]))
+        assert (away.left, waits) == (0, list(storage.WAITS_S[:3]))
         assert "NETWORK_CONNECTION" in caplog.text
         assert names(twin / RUN) == ["metrics.jsonl"]
 
@@ -195,11 +205,11 @@ class TestARunAndItsTwin:
         self, here: Mirror, elsewhere: Mirror, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """What the watchdog of a driver on another machine goes by."""
-        monkeypatch.setattr(mirror, "PUSH_EVERY_S", 0.01)
+        monkeypatch.setattr(follower, "PUSH_EVERY_S", 0.01)
         trial = type("Trial", (), {"trial_id": "a", "last_result": {}, "status": "RUNNING"})()
         dog = Watchdog(10.0, lambda trial: elsewhere.root / RUN, elsewhere)
         before = dog._marks(trial)
-        with here.following(here.root / RUN):
+        with following(here, here.root / RUN):
             write(here.root / RUN / "alive-0")
             arrived = threading.Event()
             for _ in range(6000):
@@ -212,7 +222,7 @@ class TestARunAndItsTwin:
     def test_an_ordinary_folder_has_no_twin(self, tmp_path: Path) -> None:
         write(tmp_path / "kept.json")
         threads = threading.active_count()
-        with NO_MIRROR.following(tmp_path) as follower:
+        with following(NO_MIRROR, tmp_path) as follower:
             assert threading.active_count() == threads
             follower.push()
         NO_MIRROR.renew(tmp_path)
@@ -288,9 +298,9 @@ class TestTheDriver:
         write(twin / RUN / CHECKPOINTS / "epoch-000001" / MANIFEST_FILE)
         said: list[str] = []
         end = getattr(RunPuller(here, lambda trial: here.root / RUN, said.append), event)
-        with monkeypatch.context() as storage:
-            storage.setattr(patience.time, "sleep", lambda seconds: None)
-            storage.setattr(Mirror, "_list", away)
+        with monkeypatch.context() as patched:
+            patched.setattr(storage.time, "sleep", lambda seconds: None)
+            patched.setattr(Mirror, "_list", away)
             end(0, [], None)
         assert len(said) == 1
         assert "NETWORK_CONNECTION" in said[0]
@@ -350,9 +360,9 @@ class TestAddresses:
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
         own = Mirror(Path("/cache/b"), "s3://bucket/prefix")
         assert SECRET.encode() not in pickle.dumps(own)
-        monkeypatch.setattr(experiments.tune, "run", lambda *given, **more: type("Analysis", (), {"trials": []}))
-        runs = experiments.SearchRuns({}, None, Path("/cache/b"), "", own)
-        experiments._run(runs, experiments.Execution(experiments.TrialShape(), 1), Path("/cache/b"))
+        monkeypatch.setattr(tune_run.tune, "run", lambda *given, **more: type("Analysis", (), {"trials": []}))
+        runs = tune_run.SearchRuns({}, None, Path("/cache/b"), "", own)
+        tune_run._run(runs, tune_run.Execution(tune_run.TrialShape(), 1), Path("/cache/b"))
         passed_on = class_cache._ActorClassCache().get(StandIn)._default_options["runtime_env"]
         assert SECRET not in str(passed_on)
 
@@ -367,15 +377,15 @@ class TestS3:
     def environment(self, tmp_path: Path, server: ObjectStorage, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         for name, value in {**server.environment, "EQUIPOISE_CACHE": str(tmp_path / "cache")}.items():
             monkeypatch.setenv(name, value)
-        mirror.connect.cache_clear()
+        object_store.connect.cache_clear()
         yield
-        mirror.connect.cache_clear()
+        object_store.connect.cache_clear()
 
     @pytest.mark.usefixtures("environment")
     def test_a_run_goes_there_and_comes_back(self, tmp_path: Path, server: ObjectStorage) -> None:
         here = open_mirror(check_address(f"s3://{BUCKET}/a/b/"))
         run_dir = here.root / RUN
-        with here.following(run_dir) as follower:
+        with following(here, run_dir) as follower:
             for epoch in (1, 2, 3):
                 CheckpointFolder(run_dir / CHECKPOINTS).save(state(epoch))
                 follower.push()
@@ -400,6 +410,6 @@ class TestS3:
         with pytest.raises(UsageError, match=r"s3://no-such-bucket cannot be used \(.*NO_SUCH_BUCKET"):
             at_address(experiment, absent)
         monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-        mirror.connect.cache_clear()
+        object_store.connect.cache_clear()
         with pytest.raises(UsageError, match=r"cannot be used .*AWS_ENDPOINT_URL"):
             open_mirror(f"s3://{BUCKET}/prefix")

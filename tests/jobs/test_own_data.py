@@ -10,11 +10,11 @@ import pytest
 from click.testing import CliRunner, Result
 from raw_files import describe_numbers, save_picture, save_text, save_wave
 
-from mmcore.data.description import ManifestConfig, read_description
-from mmcore.data.store import PreparedDataset
+from mmcore.data.prepared.store import PreparedDataset
+from mmcore.data.raw.description import ManifestConfig, read_description
 from mmcore.errors import UsageError
 from rayjobs import prepare, train, tune
-from rayjobs.datasets import resolve_dataset
+from rayjobs.preparing.datasets import resolve_dataset
 
 DOCS = (Path(__file__).parents[2] / "docs" / "your-data.md").read_text()
 

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from mmcore.build import complete_config, with_named_encoders
-from mmcore.config import RunConfig
+from mmcore.assembly.config import complete_config, parse_config, with_named_encoders
+from mmcore.config.schema import RunConfig
 from mmcore.errors import UsageError
-from rayjobs.papers import covered, describe_paper, paper_settings, published_line
-from rayjobs.train import configuration, main, protocols
+from rayjobs.commands.train_flags import configuration, protocols
+from rayjobs.experiment.papers import covered, describe_paper, paper_settings, published_line
+from rayjobs.train import main
 
 NOTHING: dict[str, Any] = main.make_context("train", []).params
 """A command line without an argument."""
@@ -21,7 +22,7 @@ NOTHING: dict[str, Any] = main.make_context("train", []).params
 
 def configured(dataset: str, method: str, **arguments: Any) -> RunConfig:
     given = NOTHING | {"dataset": dataset, "method": method, "as_paper": True} | arguments
-    return complete_config(RunConfig.parse(with_named_encoders(configuration(given))))
+    return complete_config(parse_config(with_named_encoders(configuration(given))))
 
 
 RESNETS, TEXTS = {"resnet18"}, {"resnet50", "bert"}

@@ -17,18 +17,22 @@ from click.testing import CliRunner
 from driving import FAST, epochs_of, output_of, run_driver, start_driver, trials_of, wait_for
 from ray.tune.experiment import Trial
 
-from mmcore.build import build_method, complete_config
-from mmcore.checkpoint import CheckpointFolder
-from mmcore.config import RunConfig
-from mmcore.data.store import PreparedDataset, prepare
+from mmcore.assembly.config import complete_config, parse_config, with_values
+from mmcore.assembly.objects import build_method
+from mmcore.data.prepared.prepare import prepare
+from mmcore.data.prepared.store import PreparedDataset
 from mmcore.errors import ConfigError, UsageError
-from rayjobs import lineage, tune
-from rayjobs.distributions import Distribution
-from rayjobs.lineage import Segment, hand_over, keep_snapshot, read_schedule, take_over
-from rayjobs.population import Population, changeable, changed
-from rayjobs.search import SearchOptions, build_searches
-from rayjobs.spaces import load_space, space_file
-from rayjobs.worker import DataHandle, Job, run
+from mmcore.training.checkpoint import CheckpointFolder
+from rayjobs import results_layout, tune
+from rayjobs.feeding.handle import DataHandle
+from rayjobs.runs import handover
+from rayjobs.runs.handover import Segment, hand_over, keep_snapshot, read_schedule, take_over
+from rayjobs.runs.job import Job
+from rayjobs.runs.worker import run
+from rayjobs.search.distributions import Distribution
+from rayjobs.search.population import Population, changeable, changed
+from rayjobs.search.searches import SearchOptions, build_searches
+from rayjobs.search.spaces import load_space, space_file
 
 LR = "optimizer.lr"
 SPACE = {
@@ -87,7 +91,7 @@ def add_trials(
             last_result={"epoch": last(number), "objective": number / 10} if last(number) else {},
         )
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("rayjobs.population.PopulationBasedTraining.on_trial_add", enter)
+            patch.setattr("rayjobs.search.population.PopulationBasedTraining.on_trial_add", enter)
             population.on_trial_add(None, trial)  # type: ignore[arg-type]
         trials.append(trial)
     return trials
@@ -101,7 +105,7 @@ def report(population: Population, trial: Any, folder: Path, epoch: int, objecti
     trial.status = Trial.RUNNING
     run_dir = folder / f"trial-{int(trial.experiment_tag.split('_')[0]):03d}"
     if epoch % 3 == 0:
-        (run_dir / lineage.PROGRESS_FILE).write_text(json.dumps({"epoch": epoch, "objective": objective}))
+        (run_dir / results_layout.PROGRESS_FILE).write_text(json.dumps({"epoch": epoch, "objective": objective}))
         keep_snapshot(run_dir, epoch)
     return population.on_trial_result(Controller(), trial, {"epoch": epoch, "objective": objective})  # type: ignore[arg-type]
 
@@ -120,11 +124,13 @@ def test_the_weakest_goes_on_from_the_strongest_when_all_have_come_so_far(tmp_pa
     trials[3].status = Trial.RUNNING
     assert population.choose_trial_to_run(None) is None, "they wait for the fourth"  # type: ignore[arg-type]
     report(population, trials[3], tmp_path, 3, 0.5)
-    schedule = json.loads((tmp_path / "trial-001" / lineage.HANDED_OVER / lineage.SCHEDULE_FILE).read_text())
+    schedule = json.loads(
+        (tmp_path / "trial-001" / results_layout.HANDED_OVER / results_layout.SCHEDULE_FILE).read_text()
+    )
     assert [(part["epoch"], part["source"]) for part in schedule] == [(0, ""), (3, "trial-003")]
     assert schedule[0]["values"][LR] == 0.03
     assert schedule[1]["values"] == trials[0].config != trials[2].config
-    assert not any((tmp_path / f"trial-00{number}" / lineage.HANDED_OVER).exists() for number in (2, 3, 4))
+    assert not any((tmp_path / f"trial-00{number}" / results_layout.HANDED_OVER).exists() for number in (2, 3, 4))
     assert population.choose_trial_to_run(None) is trials[0]  # type: ignore[arg-type]
     trials[1].status = trials[2].status = Trial.RUNNING
     assert population.choose_trial_to_run(None) is None, "two run already"  # type: ignore[arg-type]
@@ -139,10 +145,10 @@ def test_a_trial_that_fails_does_not_leave_the_others_waiting(tmp_path: Path) ->
         report(population, trial, tmp_path, 3, objective)
     trials[3].status = Trial.ERROR  # Tune's state of one that is about to be tried again
     population.on_trial_error(Controller(), trials[3])  # type: ignore[arg-type]
-    assert not (tmp_path / "trial-001" / lineage.HANDED_OVER).exists()
+    assert not (tmp_path / "trial-001" / results_layout.HANDED_OVER).exists()
     trials[3].status = Trial.RUNNING
     population.on_trial_error(Controller(), trials[3])  # type: ignore[arg-type]
-    assert (tmp_path / "trial-001" / lineage.HANDED_OVER).is_dir()
+    assert (tmp_path / "trial-001" / results_layout.HANDED_OVER).is_dir()
     assert population.choose_trial_to_run(None) is trials[0]  # type: ignore[arg-type]
 
 
@@ -162,13 +168,13 @@ def test_a_restored_population_waits_for_those_that_had_not_begun(known: int, tm
     trials = add_trials(population, tmp_path, known, last=lambda number: 3 if number < 4 else 0)
     for number in range(1, 4):
         run_dir = tmp_path / f"trial-00{number}"
-        (run_dir / lineage.PROGRESS_FILE).write_text(json.dumps({"epoch": 3, "objective": number / 10}))
+        (run_dir / results_layout.PROGRESS_FILE).write_text(json.dumps({"epoch": 3, "objective": number / 10}))
         keep_snapshot(run_dir, 3)
     assert population.choose_trial_to_run(None) is None, "they went on without the exchange"  # type: ignore[arg-type]
     last = trials[3] if known == 4 else add_trials(population, tmp_path, 4, first=4)[0]
     assert last.status == Trial.PENDING
     report(population, last, tmp_path, 3, 0.9)
-    assert (tmp_path / "trial-001" / lineage.HANDED_OVER).is_dir()
+    assert (tmp_path / "trial-001" / results_layout.HANDED_OVER).is_dir()
 
 
 def test_a_restored_population_goes_on_without_those_that_had_failed(tmp_path: Path) -> None:
@@ -176,7 +182,7 @@ def test_a_restored_population_goes_on_without_those_that_had_failed(tmp_path: P
     trials = add_trials(population, tmp_path, 2, last=lambda number: 3)
     failed = FakeTrial(status=Trial.ERROR, experiment_tag="3_x", config=VALUES, last_result={"epoch": 2})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("rayjobs.population.PopulationBasedTraining.on_trial_add", enter)
+        patch.setattr("rayjobs.search.population.PopulationBasedTraining.on_trial_add", enter)
         population.on_trial_add(None, failed)  # type: ignore[arg-type]
     assert population.choose_trial_to_run(None) is trials[0]  # type: ignore[arg-type]
 
@@ -186,23 +192,25 @@ def test_a_hand_over_that_is_interrupted_is_finished_at_the_next_start(tmp_path:
     for run_dir in (source, target):
         (run_dir / "checkpoints" / "epoch-000003").mkdir(parents=True)
         (run_dir / "checkpoints" / "epoch-000003" / "whose").write_text(run_dir.name)
-        (run_dir / lineage.PROGRESS_FILE).write_text(json.dumps({"epoch": 3, "device_seconds": len(run_dir.name)}))
-    (target / lineage.PROGRESS_FILE).write_text(json.dumps({"epoch": 3, "device_seconds": 70.0}))
+        (run_dir / results_layout.PROGRESS_FILE).write_text(
+            json.dumps({"epoch": 3, "device_seconds": len(run_dir.name)})
+        )
+    (target / results_layout.PROGRESS_FILE).write_text(json.dumps({"epoch": 3, "device_seconds": 70.0}))
     keep_snapshot(source, 3)
     hand_over(source, target, 3, {LR: 0.1}, {LR: 0.08})
     (target / "checkpoints").rename(target / "gone")  # killed before the new ones came
     take_over(target)
     take_over(target)
     assert (target / "checkpoints" / "epoch-000003" / "whose").read_text() == "trial-001"
-    assert json.loads((target / lineage.PROGRESS_FILE).read_text())["device_seconds"] == 70.0
+    assert json.loads((target / results_layout.PROGRESS_FILE).read_text())["device_seconds"] == 70.0
     assert read_schedule(target) == (Segment(0, {LR: 0.1}), Segment(3, {LR: 0.08}, "trial-001"))
-    assert not (target / lineage.HANDED_OVER).exists()
+    assert not (target / results_layout.HANDED_OVER).exists()
     keep_snapshot(target, 3)
     hand_over(target, source, 3, {LR: 0.08}, {LR: 0.064})
     take_over(source)
     assert [part.epoch for part in read_schedule(source)] == [0, 3, 3], "a schedule is inherited"
-    lineage.drop_snapshots(tmp_path)
-    assert not list(tmp_path.glob(f"*/{lineage.SNAPSHOTS}"))
+    handover.drop_snapshots(tmp_path)
+    assert not list(tmp_path.glob(f"*/{results_layout.SNAPSHOTS}"))
 
 
 class Silent:
@@ -211,7 +219,7 @@ class Silent:
 
     def report(self, metrics: dict[str, float]) -> None:
         if metrics["epoch"] == self._snapshot_at:
-            (self._run_dir / lineage.PROGRESS_FILE).write_text(json.dumps({"epoch": metrics["epoch"]}))
+            (self._run_dir / results_layout.PROGRESS_FILE).write_text(json.dumps({"epoch": metrics["epoch"]}))
             keep_snapshot(self._run_dir, self._snapshot_at)
 
 
@@ -236,7 +244,7 @@ def test_the_best_trials_schedule_gives_its_weights_again(tmp_path: Path, prepar
         "schedule": {"name": "cosine"},
         "trainer": {"max_epochs": 3, "batch_size": 512, "probes": False, "diagnostics": False},
     }
-    config = complete_config(RunConfig.parse(values))
+    config = complete_config(parse_config(values))
     data = DataHandle(str(prepared.directory), in_process=True)
     strong, weak, again, plain = (tmp_path / name for name in ("strong", "weak", "again", "plain"))
     run(Job(config.to_dict(), data, str(strong), snapshot_every=1), Silent(strong, snapshot_at=1))
@@ -244,7 +252,7 @@ def test_the_best_trials_schedule_gives_its_weights_again(tmp_path: Path, prepar
     hand_over(strong, weak, 1, {LR: 0.02}, {LR: 0.005})
     take_over(weak)
     schedule = read_schedule(weak)
-    last = config.with_values({LR: 0.005}).to_dict()
+    last = with_values(config, {LR: 0.005}).to_dict()
     result = run(Job(last, data, str(weak), schedule=schedule), Silent(weak))
     assert [segment["epoch"] for segment in result["schedule"]] == [0, 1]
     assert run(Job(last, data, str(again), schedule=schedule), Silent(again))["last"]["epoch"] == 3
@@ -304,13 +312,13 @@ def test_a_population_survives_interruptions_and_a_trial_that_fails(tmp_path: Pa
     search = tmp_path / "results" / "digits-iprm" / "digits-iprm"
     process = start_driver(tmp_path, *arguments, plan={**plan, "digits-iprm/trial-004": {"hold_at": 2}})
     try:
-        waiting = search / "trial-003" / lineage.SNAPSHOTS  # it is stopped in its report of the third epoch
+        waiting = search / "trial-003" / results_layout.SNAPSHOTS  # it is stopped in its report of the third epoch
         wait_for(lambda: waiting.is_dir() and epochs_of(search / "trial-004") >= 1, process)
     finally:
         process.send_signal(signal.SIGINT)
         output_of(process)
     assert process.returncode == 130
-    assert (search / "trial-001" / lineage.SNAPSHOTS).is_dir(), "what the exchange goes on from is gone"
+    assert (search / "trial-001" / results_layout.SNAPSHOTS).is_dir(), "what the exchange goes on from is gone"
     process = start_driver(tmp_path, *arguments, "--resume", plan=plan)
     try:
         wait_for(lambda: epochs_of(search / "trial-004") >= 4, process)

@@ -12,10 +12,10 @@ import yaml
 from click.testing import CliRunner, Result
 from raw_files import describe_numbers, save_text
 
-from mmcore.config import ProtocolConfig
-from mmcore.data.store import PreparedDataset
+from mmcore.config.schema import ProtocolConfig
+from mmcore.data.prepared.store import PreparedDataset
 from mmcore.errors import CheckpointError
-from mmcore.predicting import read_state
+from mmcore.predictor import read_state
 from rayjobs import predict, train
 
 

@@ -14,9 +14,10 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from mmcore.data.store import PreparedDataset, prepare
+from mmcore.data.prepared.prepare import prepare
+from mmcore.data.prepared.store import PreparedDataset
 from mmcore.errors import ConfigError, DataError, UsageError
-from rayjobs.cli import describe_error, friendly_errors, parse_duration, parse_overrides, parse_scalar
+from rayjobs.cli.options import describe_error, friendly_errors, parse_duration, parse_overrides, parse_scalar
 from rayjobs.prepare import main
 
 
@@ -100,8 +101,7 @@ def test_a_killed_prepare_leaves_no_half_data_set(tmp_path: Path) -> None:
     program = textwrap.dedent("""
         import sys, time
         from pathlib import Path
-        from mmcore.data import digits
-        from mmcore.data.store import prepare
+        from mmcore.data.prepared.prepare import prepare
         def progress(done, total):
             if done == 500:
                 Path(sys.argv[1], "reached").touch()

@@ -11,14 +11,19 @@ import pytest
 from click.testing import CliRunner, Result
 from raw_files import save_picture, save_text, save_vocab
 
-from mmcore.data import writer
-from mmcore.data.store import HowToPrepare, PreparedDataset, prepare
+from mmcore.data.prepared import writer
+from mmcore.data.prepared.prepare import HowToPrepare, prepare
+from mmcore.data.prepared.store import PreparedDataset
 from mmcore.errors import DataError, UsageError
-from rayjobs import parts, plans, train, training, tune
-from rayjobs.datasets import check_demo, demo_files, prepare_one
-from rayjobs.parts import RayParts, run_by_ray_data
+from rayjobs import train, tune
+from rayjobs.commands import training, tune_flags
+from rayjobs.experiment import plan
+from rayjobs.experiment.experiment import Experiment, new_experiment
+from rayjobs.experiment.request import Request
 from rayjobs.prepare import main
-from rayjobs.request import Experiment, Request, new_experiment
+from rayjobs.preparing import raw_tasks
+from rayjobs.preparing.datasets import check_demo, demo_files, prepare_one
+from rayjobs.preparing.raw_tasks import RayParts, run_by_ray_data
 
 SPLITS = Path(__file__).parents[2].parent / "shared" / "data" / "splits"
 needs_lists = pytest.mark.skipif(not SPLITS.is_dir(), reason=f"the real lists are not in {SPLITS}")
@@ -265,11 +270,11 @@ def test_train_and_tune_take_a_vocabulary_and_the_cluster_for_what_they_prepare(
     def stop(*_: object, **__: object) -> None:
         raise Prepared
 
-    monkeypatch.setattr(parts, "RayParts", Recorder)
-    monkeypatch.setattr(plans, "RayParts", Recorder)
+    monkeypatch.setattr(raw_tasks, "RayParts", Recorder)
+    monkeypatch.setattr(plan, "RayParts", Recorder)
     monkeypatch.setattr(training, "base_config", stop)
-    monkeypatch.setattr(plans, "plan_searches", stop)
-    monkeypatch.setattr(tune, "_experiment", experiment_of)
+    monkeypatch.setattr(plan, "plan_searches", stop)
+    monkeypatch.setattr(tune, "experiment_of", experiment_of)
 
     def start(*more: object) -> Result:
         return CliRunner().invoke(command.main, [str(argument) for argument in [*arguments, *more]])
@@ -284,7 +289,7 @@ def test_train_and_tune_take_a_vocabulary_and_the_cluster_for_what_they_prepare(
 
 def experiment_of(flags: dict[str, Any], machine: Any) -> Experiment:
     """What `tune` asks for, without a look at its encoders, which would have to be downloaded."""
-    request = replace(REQUEST, raw_dir=str(flags["raw_dir"]), vocab=tune._text(flags["vocab"]), options=OPTIONS,
+    request = replace(REQUEST, raw_dir=str(flags["raw_dir"]), vocab=tune_flags._text(flags["vocab"]), options=OPTIONS,
                       data_dir=str(flags["data_dir"]))  # fmt: skip
     return new_experiment(request, flags["output"], None, "")
 
@@ -293,7 +298,7 @@ def test_tunes_request_holds_the_vocabulary(raw: Path, tmp_path: Path) -> None:
     arguments = words_elsewhere(raw, tmp_path)
     vocab = tmp_path / "other" / "vocab.txt"
     with tune.main.make_context("tune", [str(argument) for argument in [*arguments, "--vocab", vocab]]) as context:
-        assert tune._request(context.params).vocab == str(vocab)
+        assert tune_flags.request_of(context.params).vocab == str(vocab)
 
 
 @pytest.mark.parametrize("command", [train, tune])

@@ -4,7 +4,8 @@ import io
 
 from rich.console import Console
 
-from rayjobs.progress import WIDTH, Display, short_settings
+from rayjobs.cli.terminal import WIDTH, short_settings
+from rayjobs.commands.live_table import Display
 
 
 def shown(display: Display, width: int) -> list[str]:

@@ -13,11 +13,13 @@ import stub_body
 from rich.console import Console
 
 from mmcore.errors import DataError
-from rayjobs.plans import Plan
-from rayjobs.ranking import build_ranking, load_final
-from rayjobs.rendering import print_ranking
-from rayjobs.request import Request, find_experiment, new_experiment
-from rayjobs.search import Search
+from rayjobs.experiment.experiment import find_experiment, new_experiment
+from rayjobs.experiment.plan import Plan
+from rayjobs.experiment.request import Request
+from rayjobs.reporting.finals import load_final
+from rayjobs.reporting.ranking import build_ranking
+from rayjobs.reporting.terminal import print_ranking
+from rayjobs.search.searches import Search
 
 LABELS = ("ensemble", "iprm", "aug")
 TRIAL = {

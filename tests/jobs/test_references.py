@@ -7,8 +7,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from rayjobs.references import searched_accuracies
-from rayjobs.search import Search
+from rayjobs.experiment.unimodal_references import searched_accuracies
+from rayjobs.search.searches import Search
 
 
 def test_only_searches_on_that_very_fold_are_a_measure(tmp_path: Path) -> None:

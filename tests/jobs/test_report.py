@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from mmcore.analysis.intervals import best_so_far
 from mmcore.errors import DataError
-from mmcore.statistics import best_so_far
-from rayjobs.records import load_experiment, load_search
 from rayjobs.report import main, write_report
+from rayjobs.reporting.records import load_experiment, load_search
 
 EVIL = "<script>alert('x')</script>"
 SPACE = {"optimizer.lr": "log-uniform from 0.001 to 0.1", "method.alpha": "uniform from 0 to 1"}

@@ -6,13 +6,8 @@ from pathlib import Path
 import pytest
 
 from mmcore.errors import UsageError
-from rayjobs.request import (
-    Request,
-    find_experiment,
-    new_experiment,
-    resume_experiment,
-    unfinished_twins,
-)
+from rayjobs.experiment.experiment import find_experiment, new_experiment, resume_experiment, unfinished_twins
+from rayjobs.experiment.request import Request
 
 REQUEST = Request(("digits",), ("iprm", "aug", "ensemble"), "ensemble", values={"optimizer.lr": 0.01})
 

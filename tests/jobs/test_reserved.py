@@ -1,4 +1,4 @@
-"""What a search must not choose, by every way in: `rayjobs.reserved` decides, and each of them asks it."""
+"""What a search must not choose, by every way in: `rayjobs.search.reserved` decides, and each of them asks it."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import yaml
 from click.testing import CliRunner, Result
 
 from mmcore.methods import METHODS
-from rayjobs.plans import Machine, check_request
-from rayjobs.request import Request
-from rayjobs.reserved import RESERVED, refusals
+from rayjobs.experiment.machine import Machine
+from rayjobs.experiment.plan import check_request
+from rayjobs.experiment.request import Request
+from rayjobs.search.reserved import RESERVED, refusals
 from rayjobs.tune import main
 
 SAMPLES = "which samples train, validate and test, so a search must not set it: "

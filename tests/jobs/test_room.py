@@ -12,9 +12,9 @@ from driving import several_nodes
 from ray.autoscaler._private.constants import AUTOSCALER_RESOURCE_REQUEST_CHANNEL
 from ray.experimental.internal_kv import _internal_kv_get
 
-from rayjobs import cluster, room
-from rayjobs.cluster import Node, TrialShape
-from rayjobs.room import wait_for_room
+from rayjobs.cluster import autoscaling, resources
+from rayjobs.cluster.autoscaling import wait_for_room
+from rayjobs.cluster.resources import Node, TrialShape
 
 HEAD = Node(0, 0)
 GPU = TrialShape(workers=2, gpus_per_worker=1)
@@ -23,7 +23,7 @@ GPU = TrialShape(workers=2, gpus_per_worker=1)
 @pytest.fixture
 def requests(monkeypatch: pytest.MonkeyPatch) -> list[list[dict[str, float]]]:
     seen: list[list[dict[str, float]]] = []
-    monkeypatch.setattr(room, "request_resources", lambda bundles: seen.append(bundles))
+    monkeypatch.setattr(autoscaling, "request_resources", lambda bundles: seen.append(bundles))
     return seen
 
 
@@ -36,7 +36,7 @@ def growing(monkeypatch: pytest.MonkeyPatch, *stages: list[Node]) -> None:
         current[0] = next(states, current[0])
         return current[0]
 
-    monkeypatch.setattr(cluster, "nodes", nodes)
+    monkeypatch.setattr(resources, "nodes", nodes)
 
 
 def test_machines_are_asked_for_until_they_are_there_and_then_let_go(

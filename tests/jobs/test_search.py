@@ -17,10 +17,10 @@ from scipy import stats
 from mmcore.errors import ConfigError, UsageError
 from mmcore.methods import METHODS
 from mmcore.methods.aug import scaled_interval
-from rayjobs import experiments
-from rayjobs.distributions import Distribution
-from rayjobs.search import Search, SearchOptions, ablations_of, build_searches
-from rayjobs.spaces import load_space, space_file
+from rayjobs.search import tune_run
+from rayjobs.search.distributions import Distribution
+from rayjobs.search.searches import Search, SearchOptions, ablations_of, build_searches
+from rayjobs.search.spaces import load_space, space_file
 
 DIGITS = {"name": "digits", "options": {}}
 CONTENT: dict[str, Any] = {
@@ -277,7 +277,7 @@ def suggested(
     base = searches(write(folder), "joint", algorithm=algorithm, scheduler=scheduler, trials=number)["joint"]
     parsed = {path: Distribution.parse(section, path) for path, section in space.items()}
     search = replace(base, space=parsed, points=points, changeable=tuple(space))
-    settings = experiments._choosing(search, folder, concurrent=number)
+    settings = tune_run._choosing(search, folder, concurrent=number)
     searcher = settings["search_alg"]
     if scheduler == "pbt":
         searcher.add_configurations(Experiment("x", lambda config: None, config=settings["config"], num_samples=number))
@@ -295,7 +295,7 @@ def test_a_search_goes_on_with_options_that_are_no_plain_values(tmp_path: Path) 
     search = replace(search, space={"method.x": Distribution.parse({"choice": MIXED}, "x")}, points=[])
 
     def started() -> Any:
-        settings = experiments._choosing(search, tmp_path, concurrent=1)
+        settings = tune_run._choosing(search, tmp_path, concurrent=1)
         settings["search_alg"].set_search_properties("objective", "max", settings["config"])
         return settings["search_alg"]
 
@@ -359,7 +359,7 @@ def test_random_search_does_not_learn_from_results_and_tpe_does(tmp_path: Path, 
 
     def suggestions(best: float) -> list[float]:
         """Returns the rates of 30 trials, the nearer to `best` the better they are."""
-        settings = experiments._choosing(search, tmp_path, concurrent=1)
+        settings = tune_run._choosing(search, tmp_path, concurrent=1)
         searcher, space = settings["search_alg"], settings["config"]
         searcher.set_search_properties("objective", "max", space)
         found = []

@@ -13,8 +13,8 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
-from mmcore.config import ProtocolConfig
-from mmcore.data.store import PreparedDataset
+from mmcore.config.schema import ProtocolConfig
+from mmcore.data.prepared.store import PreparedDataset
 from rayjobs import prepare, train
 
 HOLDOUT_BY_GROUP = "holdout (published test, validation cut from train by group, seed 0)"

@@ -9,12 +9,13 @@ import pytest
 import ray
 import torch
 
+from mmcore.assembly.config import complete_config, parse_config
+from mmcore.assembly.objects import build_method, build_run_transforms
 from mmcore.batch import Batch
-from mmcore.build import build_method, build_run_transforms, complete_config
-from mmcore.config import RunConfig
-from mmcore.data.store import PreparedDataset, prepare
-from mmcore.trainer import Trainer
-from rayjobs.streaming import StreamLoader
+from mmcore.data.prepared.prepare import prepare
+from mmcore.data.prepared.store import PreparedDataset
+from mmcore.training.trainer import Trainer
+from rayjobs.feeding.streaming import StreamLoader
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 GROWING = {"name": "aug", "tau": 0.0, "check_every_epochs": 1, "schedule_epochs": 1000}
@@ -33,7 +34,7 @@ def trainer_of(prepared: PreparedDataset, method: dict[str, object], run_dir: Pa
         "method": method,
         "trainer": {"max_epochs": 4, "batch_size": 256, "checkpoint_every_steps": 2},
     }
-    config = complete_config(RunConfig.parse(values))
+    config = complete_config(parse_config(values))
     loader = StreamLoader(
         prepared, prepared.assign(config.protocol), 256, num_epochs=4, seed=config.seed, shuffle_bytes=10**6
     )

@@ -13,13 +13,14 @@ import ray
 import torch
 
 from mmcore.batch import Batch
-from mmcore.config import ProtocolConfig
-from mmcore.data.loader import TensorLoader, Uniforms
+from mmcore.config.schema import ProtocolConfig
+from mmcore.data.feeding.loader import TensorLoader, Uniforms
+from mmcore.data.prepared.store import PreparedDataset
 from mmcore.data.splits import Assignment
-from mmcore.data.store import PreparedDataset
 from mmcore.errors import DataError, TrainingError
-from rayjobs import streaming
-from rayjobs.streaming import CachedData, StreamLoader, materialise
+from rayjobs.feeding import streaming
+from rayjobs.feeding.cached import CachedData, materialise
+from rayjobs.feeding.streaming import StreamLoader
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +100,7 @@ class TestMaterialise:
         cached = materialise(prepared)
         assert cached is not None
         table, _ = ray.get(cached.content)
-        streaming._resident.clear()
+        cached._resident.clear()
         loader = cached.loader(prepared.assign(ProtocolConfig(name="group")), 32)
         address = table.column("sound").chunk(0).buffers()[1].address
         assert loader._data.inputs["sound"].data_ptr() == address

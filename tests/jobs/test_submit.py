@@ -16,9 +16,10 @@ import pytest
 from click.testing import CliRunner
 
 from mmcore.errors import UsageError
-from rayjobs import packing
-from rayjobs.packing import check_command, pack
-from rayjobs.submit import _without_address, main
+from rayjobs.commands import job_bundle
+from rayjobs.commands.job_bundle import check_command, pack
+from rayjobs.commands.submitting import _without_address
+from rayjobs.submit import main
 
 SHARED = ["--output", "/shared/results", "--data-dir", "/shared/data"]
 
@@ -35,7 +36,7 @@ def test_what_a_job_would_lose_or_never_find_is_refused_before_anything_is_sent(
     check_command("report", ["/shared/results/mine"])
     with pytest.raises(UsageError, match=r"^results must be absolute"):
         check_command("report", ["results/mine"])
-    assert [verb for verb in packing.VERBS if not packing.takes_address(verb)] == ["report"]
+    assert [verb for verb in job_bundle.VERBS if not job_bundle.takes_address(verb)] == ["report"]
     with pytest.raises(UsageError, match="begins with one of prepare, train, tune, predict, report, got 'tun'"):
         check_command("tun", [])
 
@@ -77,12 +78,12 @@ def test_the_package_and_the_files_named_are_packed_and_nothing_else(tmp_path: P
     assert (target / carried).read_text() == "trials: 3"
     assert {path.name for path in target.iterdir()} == {"mmcore", "rayjobs", "search_spaces", "carried"}
     assert not list(target.rglob("*.pyc"))
-    code = "from rayjobs.spaces import space_file; print(space_file('digits', None).is_file())"
+    code = "from rayjobs.search.spaces import space_file; print(space_file('digits', None).is_file())"
     environment = {**os.environ, "PYTHONPATH": ""}
     found = subprocess.run([sys.executable, "-c", code], cwd=target, env=environment, capture_output=True, text=True)
     assert found.stdout.strip() == "True", found.stderr
     Path("mine.yaml").write_bytes(bytes(2**20))
-    monkeypatch.setattr(packing, "MAX_BYTES", 2**20)
+    monkeypatch.setattr(job_bundle, "MAX_BYTES", 2**20)
     (tmp_path / "again").mkdir()
     with pytest.raises(UsageError, match="at most 1 MiB, this one has"):
         pack(tmp_path / "again", arguments)

@@ -10,13 +10,13 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
-from mmcore.config import RunConfig
-from mmcore.data.store import PreparedDataset
-from mmcore.reporting import read_rows
-from rayjobs.ledger import read_ledger
-from rayjobs.references import alone_accuracies
+from mmcore.assembly.config import parse_config
+from mmcore.data.prepared.store import PreparedDataset
+from mmcore.training.run_log import read_rows
+from rayjobs.commands.training import new_readings
+from rayjobs.experiment.unimodal_references import alone_accuracies
+from rayjobs.runs.test_ledger import read_ledger
 from rayjobs.train import main
-from rayjobs.training import new_readings
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +157,7 @@ def test_a_reference_tells_what_a_modality_reaches_alone(data_dir: Path, tmp_pat
     prepared = PreparedDataset.open(data_dir / "digits")
     folder = tmp_path / "train-digits-ensemble"
     results = [json.loads((folder / f"seed-{seed}" / "result.json").read_text()) for seed in (0, 1)]
-    config = RunConfig.parse(results[0]["config"])
+    config = parse_config(results[0]["config"])
     alone = alone_accuracies([folder], config, prepared)
     for name in ("image", "audio"):
         assert alone[name] == pytest.approx(sum(result["best"][f"val/{name}/accuracy"] for result in results) / 2)

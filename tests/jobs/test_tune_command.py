@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from rayjobs import tuning
+from rayjobs.commands import budget
 from rayjobs.tune import main
 
 
@@ -123,15 +123,15 @@ def test_help_is_quick(tmp_path: Path) -> None:
 
 def test_the_time_is_shared_out_evenly_among_the_searches_that_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [50.0]
-    monkeypatch.setattr(tuning.time, "monotonic", lambda: now[0])
-    budget = tuning._Budget(100.0, searches=5)
+    monkeypatch.setattr(budget.time, "monotonic", lambda: now[0])
+    shares = budget.Budget(100.0, searches=5)
     now[0] += 1000  # before the first search: Ray starts, machines come
-    budget.skip(1)
-    assert budget.share() == 25
+    shares.skip(1)
+    assert shares.share() == 25
     now[0] += 40
-    assert budget.share() == 20
+    assert shares.share() == 20
     now[0] += 59.5
-    assert budget.share() == 1
+    assert shares.share() == 1
     now[0] += 59.5
-    assert budget.share() == 1  # late, but every search begins
-    assert tuning._Budget(None, searches=1).share() is None
+    assert shares.share() == 1  # late, but every search begins
+    assert budget.Budget(None, searches=1).share() is None

@@ -15,10 +15,10 @@ import pytest
 from driving import FAST, epochs_of, output_of, start_driver, starts_of, trials_of, wait_for
 
 from mmcore.errors import TrainingError
-from rayjobs import watchdog
-from rayjobs.holdings import GROUP_FILE
-from rayjobs.trials import LostWorkers, failure_reason, record_failure
-from rayjobs.watchdog import START_LIMIT_S, Watchdog, end_run, kill
+from rayjobs.results_layout import GROUP_FILE
+from rayjobs.trials import watchdog
+from rayjobs.trials.failures import LostWorkers, failure_reason, record_failure
+from rayjobs.trials.watchdog import START_LIMIT_S, Watchdog, end_run, kill
 
 SEARCH = Path("results/digits-iprm/digits-iprm")
 LIMIT_S = 20.0

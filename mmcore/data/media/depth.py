@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from mmcore.data.media.base import Note
+from mmcore.data.medium import Note
 from mmcore.errors import DataError
 
 if TYPE_CHECKING:

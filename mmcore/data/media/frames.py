@@ -10,10 +10,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from mmcore.data.media.base import Decoded, Medium, Note, RawFolder, padded
 from mmcore.data.media.image import read_image
 from mmcore.data.media.timeline import Timeline, about_the_middle, middles, spread
 from mmcore.data.media.video import read_frames
+from mmcore.data.medium import Decoded, Medium, Note, RawFolder, padded
 from mmcore.data.spec import Modality
 
 Pick = Literal["first", "spread", "uniform", "consecutive"]

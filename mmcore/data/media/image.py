@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mmcore.data.media.base import Decoded, Medium, Note, RawFolder
 from mmcore.data.media.depth import Range, Values, as_8_bits, scaled_key, values_of
+from mmcore.data.medium import Decoded, Medium, Note, RawFolder
 from mmcore.data.spec import Modality
 from mmcore.errors import DataError
 

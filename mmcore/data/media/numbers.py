@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from mmcore.data.media.base import CROPPED, Decoded, Medium, Note, RawFolder, padded
 from mmcore.data.media.number_files import read_numbers
+from mmcore.data.medium import CROPPED, Decoded, Medium, Note, RawFolder, padded
 from mmcore.data.spec import Fill, Modality
 from mmcore.errors import DataError
 

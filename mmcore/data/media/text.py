@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mmcore.data.media.base import CROPPED, Decoded, Medium, Note, RawFolder, padded, refuse_pointer
+from mmcore.data.medium import CROPPED, Decoded, Medium, Note, RawFolder, padded, refuse_pointer
 from mmcore.data.spec import Modality
 from mmcore.errors import DataError, UsageError
 

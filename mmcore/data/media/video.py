@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from mmcore.data.media.base import Note
 from mmcore.data.media.timeline import Timeline
+from mmcore.data.medium import Note, decoding_errors
 from mmcore.errors import DataError
 
 if TYPE_CHECKING:
@@ -353,10 +353,3 @@ def opened(path: Path) -> InputContainer:
         return av.open(str(path))
     except decoding_errors() as error:
         raise DataError(f"{path} can not be read as a clip: {error}") from None
-
-
-def decoding_errors() -> tuple[type[Exception], ...]:
-    """Returns what PyAV raises at a damaged clip."""
-    import av
-
-    return (av.FFmpegError, OSError, ValueError)

@@ -11,9 +11,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from mmcore.data.media.base import Decoded, Medium, Note, RawFolder
 from mmcore.data.media.timeline import Timeline
 from mmcore.data.media.video import read_frames
+from mmcore.data.medium import Decoded, Medium, Note, RawFolder
 from mmcore.data.spec import Modality
 from mmcore.errors import DataError
 

@@ -12,7 +12,6 @@ from synthetic import make_config, make_spec, make_trainer
 from torch import Tensor, nn
 
 from mmcore.batch import Batch
-from mmcore.checkpoint import CheckpointFolder, load_checkpoint
 from mmcore.errors import ConfigError
 from mmcore.methods import FUSED, EpochStats
 from mmcore.methods.aug import (
@@ -24,7 +23,8 @@ from mmcore.methods.aug import (
     scaled_interval,
 )
 from mmcore.seeding import generator
-from mmcore.trainer import Trainer
+from mmcore.training.checkpoint import CheckpointFolder, load_checkpoint
+from mmcore.training.trainer import Trainer
 
 
 def randn(*shape: int, purpose: str = "x") -> Tensor:

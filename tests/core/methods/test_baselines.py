@@ -7,12 +7,13 @@ import torch
 import torch.nn.functional as F
 from synthetic import make_config, make_spec, make_trainer
 
+from mmcore.assembly.config import with_values
 from mmcore.batch import Batch
 from mmcore.errors import ConfigError
 from mmcore.methods import FUSED
 from mmcore.methods.ensemble import mean_probabilities
 from mmcore.seeding import generator
-from mmcore.trainer import Trainer
+from mmcore.training.trainer import Trainer
 
 
 def trainer_of(method: str, count: int = 2, **values: object) -> Trainer:
@@ -104,4 +105,4 @@ def test_unimodal_names_an_unknown_modality_and_the_nearest() -> None:
         trainer_of("unimodal", 2, method__modality="quite")
     assert str(caught.value) == ("unknown modality 'method.modality = quite': did you mean 'quiet'? known: loud, quiet")
     with pytest.raises(ConfigError, match=r"method\.modality is required"):
-        trainer_of("joint", 2).config.with_values({"method": {"name": "unimodal"}})
+        with_values(trainer_of("joint", 2).config, {"method": {"name": "unimodal"}})

@@ -12,12 +12,12 @@ from synthetic import make_config, make_data, make_spec, make_trainer
 from torch import Tensor
 
 from mmcore.batch import Batch
-from mmcore.class_weights import sample_weights
 from mmcore.errors import ConfigError
 from mmcore.methods import FUSED, METHODS
 from mmcore.methods.base import EpochStats
 from mmcore.methods.iprm import normalise, slerp
-from mmcore.trainer import Trainer
+from mmcore.training.class_weights import sample_weights
+from mmcore.training.trainer import Trainer
 
 GIVEN = [1.0, 4.0, 0.5]
 LABELS = torch.tensor([0, 0, 0, 1, 0, 2, 0, 1])

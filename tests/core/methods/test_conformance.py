@@ -8,9 +8,10 @@ import pytest
 import torch
 from synthetic import NUM_CLASSES, make_config, make_spec, make_trainer
 
+from mmcore.assembly.config import with_values
 from mmcore.methods import FUSED, METHODS
-from mmcore.reporting import read_rows
-from mmcore.trainer import Trainer
+from mmcore.training.run_log import read_rows
+from mmcore.training.trainer import Trainer
 
 ALL = [(method, count) for method in METHODS.names() for count in (2, 3, 4)]
 every_method = pytest.mark.parametrize(("method", "count"), ALL)
@@ -177,7 +178,7 @@ def test_a_whole_step_runs_on_the_meta_device(method: str, count: int) -> None:
 def test_encoders_without_parameters_are_taken(method: str, tmp_path: Path) -> None:
     spec = make_spec(2)
     encoders = {name: {"name": "identity"} for name in spec.modality_names}
-    config = make_config(method, spec, trainer__max_epochs=16).with_values({"model.encoders": encoders})
+    config = with_values(make_config(method, spec, trainer__max_epochs=16), {"model.encoders": encoders})
     trainer = make_trainer(config, spec, run_dir=tmp_path)
     trainer.fit()
     assert trainer.evaluate("train").metrics["fused/accuracy"] > 0.8

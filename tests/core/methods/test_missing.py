@@ -15,7 +15,7 @@ from mmcore.batch import Batch
 from mmcore.methods import FUSED, METHODS
 from mmcore.methods.iprm import Iprm, pair_key
 from mmcore.seeding import generator
-from mmcore.trainer import Trainer
+from mmcore.training.trainer import Trainer
 
 every_method = pytest.mark.parametrize("method", METHODS.names())
 NAMES = ("loud", "quiet", "faint")

@@ -6,11 +6,11 @@ import pytest
 import torch
 from synthetic import make_config, make_spec, make_trainer
 
-from mmcore.build import build_method, variant_settings, variants_of
-from mmcore.config import RunConfig
+from mmcore.assembly.config import parse_config, variant_settings, variants_of, with_values
+from mmcore.assembly.objects import build_method
 from mmcore.errors import UsageError
 from mmcore.methods import METHODS, EpochStats
-from mmcore.trainer import Trainer
+from mmcore.training.trainer import Trainer
 
 NAMES = ("loud", "quiet", "faint")
 SCORES = {("aug", "entropy"), ("aug", "loss")}
@@ -22,7 +22,7 @@ def trainer_of(method: str, modalities: int = 2, variant: str | None = None, **v
     spec = make_spec(modalities)
     config = make_config(method, spec, **values)
     if variant:
-        config = config.with_values(variant_settings(method, variant, spec.modality_names))
+        config = with_values(config, variant_settings(method, variant, spec.modality_names))
     return make_trainer(config, spec)
 
 
@@ -119,7 +119,7 @@ def test_all_classifiers_from_the_start_are_trained_and_none_is_added() -> None:
     after = [layer.weight for layers in method.first_layers.values() for layer in layers]
     assert len(before) == 8
     assert not any(torch.equal(old, new) for old, new in zip(before, after, strict=True))
-    twin = build_method(RunConfig.parse(trainer.config.to_dict()), make_spec(2))
+    twin = build_method(parse_config(trainer.config.to_dict()), make_spec(2))
     twin.rebuild(method.structure())
     twin.load_state_dict(method.state_dict())
     method.end_epoch(EpochStats(0), trainer.engine)

@@ -1,0 +1,1 @@
+"""Statistics on results: intervals, and which settings mattered."""

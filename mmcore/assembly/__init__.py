@@ -1,0 +1,1 @@
+"""From a configuration to objects: the only place that asks the registries of methods, encoders and data sets."""

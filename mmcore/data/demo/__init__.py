@@ -1,0 +1,1 @@
+"""Small raw copies that data sets write of themselves, for `--demo`."""

@@ -1,0 +1,214 @@
+"""What the header of a sound file states of its length, against what is there: decoders take what is there in silence.
+
+What is stated beyond the end of the file is damage, but for the numbers of writers to a pipe, who know no length.
+Formats that state none (IRCAM, PAF, ADTS …) cannot be told from a truncated file by anybody.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+from mmcore.data.media.sound.chunks import Chunk, Source, chunks_of, long_chunks_of
+from mmcore.data.medium import Note
+from mmcore.errors import DataError
+
+UNKNOWN_LENGTH = 0x7FFF0000
+"""From here on, a 32-bit size that the file has not is a placeholder (0x7FFFF000, 0x80000000, 0xFFFFFFFF …)."""
+
+
+PLAIN_TAGS = frozenset({1, 3, 6, 7, 0xFFFE})
+"""Format tags of wav files whose blocks are the samples of one moment."""
+
+
+MPEG_TAGS = frozenset({0x50, 0x55})
+
+
+W64_BEGINNING = b"riff\x2e\x91\xcf\x11"
+
+
+W64_DATA = b"data\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"
+
+
+OGG_PAGE = b"OggS\0"
+
+
+LARGEST_OGG_PAGE = 65307
+
+
+FIRST_PAGE, LAST_PAGE = 2, 4
+
+
+class Plain(NamedTuple):
+    """Where a wav file of 16-bit samples has them.
+
+    Attributes:
+        begin: In bytes from the file's start.
+        num_bytes: Of whole samples.
+        channels: Whose samples alternate.
+        rate_hz: Of the file.
+        order: Of the two bytes.
+    """
+
+    begin: int
+    num_bytes: int
+    channels: int
+    rate_hz: int
+    order: Literal["little", "big"]
+
+
+class Finding(NamedTuple):
+    """What a look at the header gives.
+
+    Attributes:
+        notes: For people.
+        repaired: The file with a header that soundfile reads rightly; None: its own will do.
+        needs_av: Whether soundfile would read it wrongly.
+        plain: Set if the samples need no decoder.
+    """
+
+    notes: tuple[Note, ...] = ()
+    repaired: bytes | None = None
+    needs_av: bool = False
+    plain: Plain | None = None
+
+
+def look_at(source: Source) -> Finding:
+    """Returns what is to be known of a file before it is decoded, by its content.
+
+    Raises:
+        DataError: It is shorter than its header says, or what the header says makes no sense.
+    """
+    head = source.head
+    kind = head[8:12]
+    if head[:4] in (b"RIFF", b"RIFX", b"RF64") and kind == b"WAVE":
+        return _look_at_wave(source)
+    if head[:4] == b"RIFF" and kind == b"AVI ":
+        stated = int.from_bytes(head[4:8], "little")
+        return _compared(source, [Chunk(kind, 8, -1 if stated >= UNKNOWN_LENGTH else stated)], (kind,))
+    if head[:4] == b"OggS":
+        return _look_at_ogg(source)
+    if head[:4] == b"FORM" and kind in (b"AIFF", b"AIFC", b"8SVX", b"16SV"):
+        return _compared(source, chunks_of(source, "big")[0], (b"SSND", b"BODY"))
+    if head[:4] == b"caff":
+        return _compared(source, long_chunks_of(source, 8, 4, "big", counted=0, unit=1), (b"data",))
+    if head[:8] == W64_BEGINNING:
+        return _compared(source, long_chunks_of(source, 40, 16, "little", counted=24, unit=8), (W64_DATA,))
+    if head[:4] == b".snd":
+        begin, stated = (int.from_bytes(head[place : place + 4], "big") for place in (4, 8))
+        return _compared(source, [Chunk(b"data", begin, -1 if stated == 0xFFFFFFFF else stated)], (b"data",))
+    if head[:7] == b"NIST_1A":
+        return _look_at_nist(source)
+    return Finding()
+
+
+def _compared(source: Source, chunks: Sequence[Chunk], names: tuple[bytes, ...]) -> Finding:
+    """Compares the chunk with the sound with the file; one of a negative size goes on to the file's end."""
+    data = next((chunk for chunk in chunks if chunk.name in names), None)
+    if data is None or data.stated < 0:
+        return Finding()
+    there = source.size - data.begin
+    if data.stated > there:
+        raise source.truncated(data.begin + data.stated)
+    if data.stated == 0 and there and chunks[-1] is data:
+        raise DataError(
+            f"{source.path} is damaged: its header states no sound, but {there} bytes follow; write its header anew"
+        )
+    return Finding()
+
+
+def _look_at_wave(source: Source) -> Finding:
+    order: Literal["little", "big"] = "big" if source.head[:4] == b"RIFX" else "little"
+    chunks, end = chunks_of(source, order)
+    form = next((chunk for chunk in chunks if chunk.name == b"fmt "), None)
+    sounds = [chunk for chunk in chunks if chunk.name == b"data"]
+    if form is None or not sounds:
+        return _without_sound(source, order)
+    if len(sounds) > 1:
+        raise DataError(f"{source.path} is damaged: it has {len(sounds)} data chunks; write it anew as one")
+    (data,) = sounds
+    there, stated = source.size - data.begin, _stated_bytes(source, chunks, data)
+    is_unknown = stated > max(there, UNKNOWN_LENGTH) or (stated == 0 and end == data.begin)
+    if stated > there and not is_unknown:
+        raise source.truncated(data.begin + stated)
+    content = source.at(form.begin, 16)
+    tag, channels, align, bits = (int.from_bytes(content[place : place + 2], order) for place in (0, 2, 12, 14))
+    number = there if is_unknown else stated
+    cut = number % align if align and tag in PLAIN_TAGS else 0
+    notes = _wave_notes(cut, 0 if is_unknown else source.size - end)
+    rate_hz = int.from_bytes(content[4:8], order)
+    if tag == 1 and bits == 16 and align == 2 * channels > 0 and rate_hz:
+        return Finding(notes, plain=Plain(data.begin, number - cut, channels, rate_hz, order))
+    is_confusing = stated == 0 or not _are_in_place(chunks, form, data)
+    repaired = _rewritten(source, form, data, number, order) if is_confusing and number else None
+    return Finding(notes, repaired, needs_av=tag in MPEG_TAGS)
+
+
+def _without_sound(source: Source, order: Literal["little", "big"]) -> Finding:
+    """Refuses a wav file that ends before its sound; others are left to the decoders to refuse."""
+    stated = 8 + int.from_bytes(source.head[4:8], order)
+    if source.size < stated < UNKNOWN_LENGTH:
+        raise source.truncated(stated)
+    return Finding()
+
+
+def _stated_bytes(source: Source, chunks: Sequence[Chunk], data: Chunk) -> int:
+    """Returns what a wav file says of its sound; in RF64 another chunk holds what 32 bits cannot."""
+    if data.stated == 0xFFFFFFFF:
+        for chunk in chunks:
+            if chunk.name == b"ds64":
+                return int.from_bytes(source.at(chunk.begin + 8, 8), "little") or data.stated
+    return data.stated
+
+
+def _wave_notes(cut: int, behind: int) -> tuple[Note, ...]:
+    notes = []
+    if cut:
+        notes.append(Note("ends within a sample", f"({cut} bytes left out)"))
+    if behind > 1:
+        notes.append(Note("left out what is behind the length its header states", f"({behind} bytes)"))
+    return tuple(notes)
+
+
+def _are_in_place(chunks: Sequence[Chunk], form: Chunk, data: Chunk) -> bool:
+    """Returns whether soundfile finds the sound: `fmt ` first, and a pad byte behind each odd chunk before it."""
+    before = chunks[: chunks.index(data)]
+    ends = [12, *(chunk.begin + chunk.stated + chunk.stated % 2 for chunk in before)]
+    return form in before and all(chunk.begin - 8 == end for chunk, end in zip([*before, data], ends, strict=True))
+
+
+def _rewritten(source: Source, form: Chunk, data: Chunk, number: int, order: Literal["little", "big"]) -> bytes:
+    """Returns a wav file of the same form and the same sound alone."""
+    content = source.at(form.begin, form.stated) + bytes(form.stated % 2)
+    parts = [b"WAVEfmt ", len(content).to_bytes(4, order), content, b"data", number.to_bytes(4, order)]
+    body = b"".join([*parts, source.at(data.begin, number)])
+    return (b"RIFX" if order == "big" else b"RIFF") + len(body).to_bytes(4, order) + body
+
+
+def _look_at_ogg(source: Source) -> Finding:
+    """Looks at the last page: it must be whole, and say that it is the last."""
+    start = max(0, source.size - 2 * LARGEST_OGG_PAGE)
+    tail = source.at(start, source.size - start)
+    place = tail.rfind(OGG_PAGE)
+    header = tail[place : place + 27]
+    table = tail[place + 27 : place + 27 + (header[26] if len(header) == 27 else 0)]
+    if place < 0 or len(header) < 27 or len(table) < header[26] or place + 27 + len(table) + sum(table) > len(tail):
+        raise DataError(f"{source.path} is truncated: its last Ogg page is not whole; fetch it anew")
+    if not header[5] & LAST_PAGE:
+        return Finding((Note("may be cut off", "(its last Ogg page is not marked as such)"),), needs_av=True)
+    # soundfile reads the first of several streams in a row alone.
+    beginnings = source.at(0, source.size).count(OGG_PAGE + bytes([FIRST_PAGE]))
+    return Finding(needs_av=beginnings > 1)
+
+
+def _look_at_nist(source: Source) -> Finding:
+    fields = dict(re.findall(rb"^(\S+) -\S+ (.+?)\s*$", source.head, re.MULTILINE))
+    try:
+        header = int(source.head[8:16])
+        sizes = [int(fields[name]) for name in (b"sample_count", b"sample_n_bytes", b"channel_count")]
+    except (ValueError, KeyError):
+        return Finding()
+    if b"shorten" in fields.get(b"sample_coding", b""):
+        return Finding()
+    return _compared(source, [Chunk(b"data", header, sizes[0] * sizes[1] * sizes[2])], (b"data",))

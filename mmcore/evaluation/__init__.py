@@ -1,0 +1,1 @@
+"""Evaluation: predictions, metrics and their names, conditions, Shapley values, readings."""

@@ -1,0 +1,1 @@
+"""Layers and casts that models and methods share."""

@@ -1,0 +1,68 @@
+"""What a method may ask of the engine within one step; methods see nothing else of it.
+
+Shape legend: B samples of this rank's shard.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from mmcore.batch import Batch
+
+
+class Step(Protocol):
+    """The engine as methods see it: backward passes, statistics over all ranks, growth.
+
+    It keeps rank, device, precision and optimizer to itself; `mmcore.training.engine.Engine` is the one that trains.
+    """
+
+    @property
+    def class_weights(self) -> Tensor | None:
+        """Weight of each class in training losses, (K,); None: all count alike."""
+
+    @property
+    def is_first_part(self) -> bool:
+        """Whether this micro-batch is the first of its optimizer step."""
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Returns the context in which forward passes run at the configured precision."""
+
+    def micro_batches(self, batch: Batch) -> Iterator[Batch]:
+        """Yields the parts a step's batch is cut into."""
+
+    def backward(self, terms: dict[str, Tensor], phase: str | None = None) -> dict[str, Tensor]:
+        """Adds the gradient of the terms' sum; returns the terms, detached, weighted by their part of the step.
+
+        Args:
+            terms: Name -> scalar, a mean over this rank's samples.
+            phase: Given where the micro-batch has no further pass before `reduce_gradients(phase)`.
+        """
+
+    def reduce_gradients(self, phase: str) -> None:
+        """Averages the gradients of the phase's parameters over all samples of all ranks."""
+
+    def step(self) -> None:
+        """Clips if asked for, and updates the parameters."""
+
+    def gradients(self, loss: Tensor, parameters: list[nn.Parameter]) -> list[Tensor]:
+        """Returns the gradients of a mean over this rank's samples, averaged over all; `grad` is left alone."""
+
+    def mean(self, statistic: Tensor) -> Tensor:
+        """Returns a batch statistic (a mean over this rank's samples, any shape) averaged over all ranks' samples."""
+
+    def means(self, values: Mapping[str, Tensor], masks: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
+        """Returns name -> the mean of per-sample values (B,) over the samples in its mask (B,), as a loss term."""
+
+    def total(self, statistic: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the sum over all ranks' samples behind a batch mean, and the number of those samples (a scalar)."""
+
+    def generator(self, name: str) -> torch.Generator:
+        """Returns a CPU generator that draws the same numbers on every rank, at this place of the run."""
+
+    def grow(self, module: nn.Module, group: str) -> None:
+        """Takes a new module's parameters into the optimizer: equal values on all ranks, the current learning rate."""

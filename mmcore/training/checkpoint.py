@@ -1,0 +1,183 @@
+"""Checkpoints: one file beside a manifest with its checksum, written whole or not at all.
+
+    checkpoints/epoch-000003/checkpoint.pt    loadable with torch.load(weights_only=True)
+    checkpoints/epoch-000003/manifest.json    format version, size, sha256, epoch, step
+    checkpoints/best-000002/...               the same, weights and structure only
+
+The number counts finished epochs. A directory is written under a temporary name, synced and renamed; an older one
+is deleted only after the newer stands. Loading goes back to the newest *valid* one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mmcore.errors import CheckpointError
+from mmcore.storage import patiently
+
+FORMAT_VERSION = 1
+
+
+WEIGHTS_FILE = "checkpoint.pt"
+
+
+MANIFEST_FILE = "manifest.json"
+
+
+def save_checkpoint(directory: Path, state: dict[str, Any]) -> None:
+    """Writes `state` as the checkpoint `directory`; a valid one of that name stays (it is of the same run and epoch).
+
+    Args:
+        directory: Where the checkpoint shall be; its parents are made.
+        state: Tensors and plain values only; must hold "epoch" and "step".
+    """
+    if not is_valid(directory):
+        patiently(lambda: _write(directory, state))
+
+
+def _write(directory: Path, state: dict[str, Any]) -> None:
+    temporary = directory.with_name(f".{directory.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    weights = temporary / WEIGHTS_FILE
+    with weights.open("wb", buffering=0) as file:  # buffered, a full disk would come as an error of PyTorch's own
+        torch.save({**state, "format_version": FORMAT_VERSION}, file)
+        file.flush()
+        os.fsync(file.fileno())
+    manifest = {
+        "format_version": FORMAT_VERSION,
+        "epoch": state["epoch"],
+        "step": state["step"],
+        "bytes": weights.stat().st_size,
+        "sha256": _sha256(weights),
+    }
+    with (temporary / MANIFEST_FILE).open("w") as file:
+        json.dump(manifest, file)
+        file.flush()
+        os.fsync(file.fileno())
+    _replace_directory(temporary, directory)
+
+
+def load_checkpoint(directory: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Reads a checkpoint back.
+
+    Raises:
+        CheckpointError: It is missing, truncated, changed since it was written or of another format version.
+    """
+    _check(directory)
+    return torch.load(directory / WEIGHTS_FILE, map_location=device, weights_only=True)
+
+
+def is_valid(directory: Path) -> bool:
+    """Tells whether `directory` holds a checkpoint that can be read."""
+    try:
+        _check(directory)
+    except CheckpointError:
+        return False
+    return True
+
+
+def _check(directory: Path) -> None:
+    manifest_path, weights = directory / MANIFEST_FILE, directory / WEIGHTS_FILE
+    for path in (manifest_path, weights):
+        if not path.is_file():
+            raise CheckpointError(f"checkpoint {directory}: {path.name} is missing")
+    try:
+        manifest = json.loads(manifest_path.read_text())
+        version, size, checksum = manifest["format_version"], manifest["bytes"], manifest["sha256"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"checkpoint {directory}: {MANIFEST_FILE} is damaged ({error})") from None
+    if version != FORMAT_VERSION:
+        raise CheckpointError(
+            f"checkpoint {directory} has format version {version}, this release reads {FORMAT_VERSION}: "
+            "go on with the release that wrote it, or start the run anew"
+        )
+    if weights.stat().st_size != size:
+        raise CheckpointError(f"checkpoint {directory}: {weights.stat().st_size} bytes instead of {size} (truncated)")
+    if _sha256(weights) != checksum:
+        raise CheckpointError(f"checkpoint {directory}: the checksum of {WEIGHTS_FILE} does not agree (damaged)")
+
+
+@dataclass(frozen=True)
+class CheckpointFolder:
+    """The checkpoints of one run.
+
+    Attributes:
+        path: The folder that holds them.
+        keep: Resume points kept; the newest ones.
+    """
+
+    path: Path
+    keep: int = 2
+
+    def save(self, state: dict[str, Any]) -> Path:
+        """Writes a resume point and deletes those older than the newest `keep`."""
+        suffix = f"-step-{state['step']:09d}" if state["mid_epoch"] else ""
+        return self._save(f"epoch-{state['epoch']:06d}{suffix}", "epoch-*", self.keep, state)
+
+    def save_best(self, state: dict[str, Any]) -> Path:
+        """Writes the best model so far and deletes the one before."""
+        return self._save(f"best-{state['epoch']:06d}", "best-*", 1, state)
+
+    def newest_resume_point(self, device: torch.device | str = "cpu") -> tuple[dict[str, Any] | None, list[str]]:
+        """Returns the newest resume point that can be read (None: there is none) and why newer ones could not."""
+        return self._newest("epoch-*", device)
+
+    def best(self, device: torch.device | str = "cpu") -> dict[str, Any]:
+        """Returns the best model.
+
+        Raises:
+            CheckpointError: There is none that can be read.
+        """
+        state, refused = self._newest("best-*", device)
+        if state is None:
+            raise CheckpointError("; ".join(refused) or f"{self.path} holds no best model: has the run ended an epoch?")
+        return state
+
+    def _save(self, name: str, pattern: str, keep: int, state: dict[str, Any]) -> Path:
+        for leftover in self.path.glob(".*.tmp"):  # of a process that was killed while it wrote
+            shutil.rmtree(leftover, ignore_errors=True)
+        save_checkpoint(self.path / name, state)
+        for stale in self._newest_first(pattern)[keep:]:
+            shutil.rmtree(stale, ignore_errors=True)
+        return self.path / name
+
+    def _newest_first(self, pattern: str) -> list[Path]:
+        return sorted((path for path in self.path.glob(pattern) if path.is_dir()), reverse=True)
+
+    def _newest(self, pattern: str, device: torch.device | str) -> tuple[dict[str, Any] | None, list[str]]:
+        refused: list[str] = []
+        for path in self._newest_first(pattern):
+            try:
+                return load_checkpoint(path, device), refused
+            except CheckpointError as error:
+                refused.append(str(error))
+        return None, refused
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _replace_directory(temporary: Path, directory: Path) -> None:
+    """Renames `temporary` to `directory`; what stood there was not valid."""
+    shutil.rmtree(directory, ignore_errors=True)
+    temporary.rename(directory)
+    _sync_directory(directory.parent)
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

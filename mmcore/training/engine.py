@@ -1,0 +1,409 @@
+"""One optimizer update: backward, average over ranks, clip, step, mixed precision, growth.
+
+Gradients are averaged here and not by wrapping the model, since alternating phases, second gradients and growth
+break a wrapper's assumptions. The contract: k workers on their shares of a batch equal one worker on all of it.
+
+Reduction: each rank's loss is a mean over its own samples; gradients are weighted by the ranks' sample counts, so an
+empty shard (a placeholder, weight 0) adds zeros.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmcore import distributed
+from mmcore.batch import Batch
+from mmcore.config.schema import RunConfig
+from mmcore.data.feeding.loader import shard_bounds
+from mmcore.errors import CheckpointError, TrainingError
+from mmcore.methods.base import Method
+from mmcore.seeding import generator as seeded_generator
+from mmcore.training.gradient_buckets import GradientAverager
+from mmcore.training.gradient_cosines import CosineMeter
+from mmcore.training.growth import Growth
+from mmcore.training.loss_watch import LossWatch
+from mmcore.training.lr_schedule import Schedule
+
+PRECISIONS = {"float32": None, "float64": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class Engine:
+    """Updates a method's parameters.
+
+    Args:
+        method: The method; already on `device`.
+        config: The run.
+        device: Where the step runs.
+
+    Attributes:
+        step_index: Optimizer steps done, the phases of one batch counted once.
+        gradient_norms: Group -> gradient norm of the newest logged step, on the device.
+        log_step: Whether this step's gradient norms are wanted.
+        cosine_step: Whether this step's cosines are wanted.
+        growth: How far what the method added has moved since; nothing where diagnostics are off.
+        cosines: Between the joint and the modalities' own gradients, of the newest such step.
+        class_weights: (K,) what a sample of each class counts for (`mmcore.methods.base.cross_entropy`); None: 1.
+        term_samples: Loss term -> samples of this rank behind it in the running step (the trainer clears it).
+        is_first_part: Whether a step begins with the running micro-batch: what advances once a step starts anew.
+    """
+
+    def __init__(self, method: Method, config: RunConfig, device: torch.device):
+        self.method = method
+        self.config = config
+        self.device = device
+        self.step_index = 0
+        self.log_step = self.cosine_step = False
+        self.gradient_norms: dict[str, Tensor] = {}
+        self.cosines = CosineMeter()
+        self.growth = Growth()
+        self.class_weights: Tensor | None = None
+        self.term_samples: dict[str, int] = {}
+        precision = resolve_precision(config.trainer.precision, device)
+        self._autocast_dtype = PRECISIONS[precision]
+        self._scaler = torch.amp.GradScaler(device.type) if precision == "float16" else None
+        self._groups = method.parameter_groups()
+        self._phases: dict[str, list[nn.Parameter]] = {}
+        self.optimizer = _build_optimizer(config, self._groups)
+        self.schedule = Schedule(config.schedule, config.trainer.max_epochs)
+        self._generators: dict[str, torch.Generator] = {}
+        self._nominal = config.trainer.batch_size / distributed.world_size()
+        self._weighted = distributed.is_distributed() or config.trainer.accumulate > 1
+        self._averager = GradientAverager() if distributed.is_distributed() else None
+        self._num_samples = self._step_samples = 1  # set by `micro_batches`; losses asked for outside a step weigh 1
+        self.is_first_part = self._is_last_part = True
+        self._has_stale_gradients = False
+        self._losses = LossWatch()
+
+    # What a method uses
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Returns the context in which a method's losses are computed."""
+        if self._autocast_dtype is None:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=self._autocast_dtype)
+
+    def micro_batches(self, batch: Batch) -> Iterator[Batch]:
+        """Yields the parts whose gradients are summed into one step (the batch itself without accumulation).
+
+        Each part forms its own batch statistics. Every rank yields equally many, as each may call collectives: where
+        it has fewer samples than parts, the last are placeholders.
+        """
+        self._step_samples = self._num_samples = batch.num_samples
+        parts = self.config.trainer.accumulate
+        if parts == 1:
+            yield batch
+            return
+        for index in range(parts):
+            self.is_first_part, self._is_last_part = index == 0, index == parts - 1
+            start, stop = shard_bounds(batch.num_samples, index, parts)
+            self._num_samples = stop - start
+            if stop > start:
+                yield batch.select(start, stop)
+            elif distributed.is_distributed():
+                yield replace(batch.select(0, 1), is_placeholder=True)
+        self.is_first_part = True
+
+    def backward(self, terms: dict[str, Tensor], phase: str | None = None) -> dict[str, Tensor]:
+        """Adds the gradient of the terms' sum; returns the terms, detached, weighted by their part of the step.
+
+        Args:
+            terms: Name -> scalar, a mean over this rank's samples.
+            phase: Given where a micro-batch has no further pass before `reduce_gradients(phase)`: gradients are then
+                averaged over ranks while the last micro-batch's backward still runs.
+        """
+        if self.cosine_step:
+            self.cosines.add(terms, self._encoders(), self.gradients)
+        loss = functools.reduce(torch.add, terms.values())
+        detached = {name: term.detach() for name, term in terms.items()}
+        self._losses.add(self.step_index, detached)
+        for name in terms:
+            self.term_samples[name] = self.term_samples.get(name, 0) + self._num_samples
+        if self._weighted:
+            loss = loss * (self._num_samples / self._nominal)
+        if self.config.trainer.accumulate > 1:
+            share = self._num_samples / max(1, self._step_samples)
+            detached = {name: term * share for name, term in detached.items()}
+        self._clear_stale_gradients()
+        if self._averager and phase is not None and self._is_last_part:
+            self._averager.begin(phase, self._phase_parameters(phase), self._step_samples / self._nominal)
+        (self._scaler.scale(loss) if self._scaler else loss).backward()
+        return detached
+
+    def reduce_gradients(self, phase: str) -> None:
+        """Averages the gradients of the phase's parameters over all samples of all ranks.
+
+        Every parameter of the phase then has a gradient (zeros where none came), every other one has none.
+        """
+        parameters = self._phase_parameters(phase)
+        if self._averager:
+            self._averager.finish(phase, parameters, self._step_samples / self._nominal)
+        else:
+            for parameter in parameters:
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+            if self._weighted:
+                self._average([parameter.grad for parameter in parameters if parameter.grad is not None])
+        if len(self.method.phases()) > 1:
+            wanted = {id(parameter) for parameter in parameters}
+            for parameter in self.method.parameters():
+                if id(parameter) not in wanted:
+                    parameter.grad = None
+        if self._scaler:
+            self._scaler.unscale_(self.optimizer)
+        if self.cosine_step:
+            self.cosines.finish(self._encoders())
+
+    def step(self) -> None:
+        """Clips by modality if asked for and updates the parameters; their gradients are stale from here on."""
+        if self.log_step:
+            self.gradient_norms |= gradient_norms(self._groups)
+        if self.config.optimizer.clip_norm is not None:
+            for parameters in self._clip_groups():
+                torch.nn.utils.clip_grad_norm_(parameters, self.config.optimizer.clip_norm)
+        if self._scaler:
+            self._scaler.step(self.optimizer)
+            self._scaler.update()
+        else:
+            self.optimizer.step()
+        self._has_stale_gradients = True
+
+    def gradients(self, loss: Tensor, parameters: list[nn.Parameter]) -> list[Tensor]:
+        """Returns the gradients of a mean over this rank's samples, averaged over all; `grad` is left alone.
+
+        The graph is kept, so that further gradients of the same forward pass can follow.
+        """
+        if self._weighted:
+            loss = loss * (self._num_samples / self._nominal)
+        if self._scaler:  # or half precision loses small ones
+            loss = self._scaler.scale(loss)
+        self._clear_stale_gradients()
+        found = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+        gradients = [
+            torch.zeros_like(parameter) if gradient is None else gradient
+            for parameter, gradient in zip(parameters, found, strict=True)
+        ]
+        if self._scaler:
+            torch._foreach_div_(gradients, self._scaler.get_scale())
+        if self._weighted:
+            self._average(gradients)
+        return gradients
+
+    def mean(self, statistic: Tensor) -> Tensor:
+        """Returns a batch statistic (a mean over this rank's samples, any shape) averaged over all ranks' samples."""
+        if not distributed.is_distributed():
+            return statistic
+        total, num_samples = self.total(statistic)
+        return total / num_samples.clamp(min=1)  # the last micro-batches of a small batch may be empty on every rank
+
+    def means(self, values: Mapping[str, Tensor], masks: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
+        """Returns name -> the mean of per-sample values (B,) over the samples in its mask (B,), as a loss term.
+
+        On one rank it is that mean. On several it is this rank's part of it: the average over the ranks, weighted by
+        their samples, as `backward` and `mean` do it, is the mean over the masked samples of all ranks, however they
+        are spread. 0 where no rank has any.
+
+        Args:
+            values: Name -> (B,).
+            masks: Name -> (B,) bool, or None: all samples.
+        """
+        shares = [mask.to(values[name].dtype).mean() for name, mask in masks.items() if mask is not None]
+        averaged = iter(self.mean(torch.stack(shares)) if shares else ())
+        terms = {}
+        for name, mask in masks.items():
+            if mask is None:
+                terms[name] = values[name].mean()
+            else:
+                share = next(averaged)
+                terms[name] = torch.where(mask, values[name], 0).mean() / torch.where(share > 0, share, 1)
+        return terms
+
+    def total(self, statistic: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the sum over all ranks' samples behind a batch mean, and the number of those samples (a scalar)."""
+        weighted = statistic.detach() * self._num_samples
+        if not distributed.is_distributed():
+            return weighted, weighted.new_full((), self._num_samples)
+        packed = torch.cat([weighted.flatten(), weighted.new_full((1,), self._num_samples)])
+        distributed.all_reduce_sum([packed])
+        return packed[:-1].reshape(statistic.shape), packed[-1]
+
+    def generator(self, name: str) -> torch.Generator:
+        """Returns the CPU generator of that name: the same numbers on every rank, its state in the checkpoint."""
+        if name not in self._generators:
+            self._generators[name] = seeded_generator(self.config.seed, "engine", name)
+        return self._generators[name]
+
+    def grow(self, module: nn.Module, group: str) -> None:
+        """Takes a new module's parameters into training: same values on every rank, current learning rate.
+
+        Args:
+            module: Already a part of the method.
+            group: Parameter group they join, `head/<modality>` for example.
+        """
+        module.to(self.device)
+        parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        distributed.broadcast_(list(module.state_dict().values()))
+        self._groups.setdefault(group, []).extend(parameters)
+        self.optimizer.param_groups[0]["params"].extend(parameters)
+        if self.config.trainer.diagnostics:
+            self.growth.add(group, parameters)
+        self._forget_phases()
+        self.schedule.forget_best()
+
+    # What the trainer uses
+
+    @property
+    def learning_rate(self) -> float:
+        """The current learning rate."""
+        return self.optimizer.param_groups[0]["lr"]
+
+    def end_epoch(self, epoch: int, val_loss: float) -> None:
+        """Lets the schedule see the finished epoch (from 0) and its fused validation loss."""
+        self.schedule.after_epoch(epoch, val_loss)
+        self._set_rate()
+
+    def check_finite(self) -> None:
+        """Looks at every loss term since the last call and at the weights; waits for the device.
+
+        Raises:
+            TrainingError: On every rank, since none may go on alone: a loss (with float16, whose scaler skips such a
+                step, perhaps of one rank only) or a weight was not finite; names the first such step and its terms.
+        """
+        if found := distributed.gather_found(self._losses.first_bad(), self.device):
+            worker, (step, values) = min(found.items(), key=lambda item: item[1][0])
+            listed = ", ".join(f"{name} = {value:g}" for name, value in values.items())
+            where = f" on worker {worker}" if distributed.is_distributed() else ""
+            raise TrainingError(
+                f"the loss is not finite at step {step}{where} ({listed}): a smaller optimizer.lr "
+                f"(now {self.learning_rate:g}) or optimizer.clip_norm usually helps"
+            )
+        norm = torch.nn.utils.get_total_norm([parameter.detach() for parameter in self.method.parameters()])
+        if not torch.isfinite(norm):
+            raise TrainingError(
+                f"the weights are not finite after step {self.step_index}: a smaller optimizer.lr "
+                f"(now {self.learning_rate:g}) or optimizer.clip_norm usually helps"
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns optimizer state by parameter name, schedule, scaler, generators, growth and the step."""
+        names: dict[Tensor, str] = {parameter: name for name, parameter in self.method.named_parameters()}
+        return {
+            "step": self.step_index,
+            "lr": self.learning_rate,
+            "optimizer": {names[parameter]: dict(state) for parameter, state in self.optimizer.state.items()},
+            "schedule": self.schedule.state_dict(),
+            "scaler": self._scaler.state_dict() if self._scaler else {},
+            "generators": {name: generator.get_state() for name, generator in self._generators.items()},
+            "gradient_norms": self.gradient_norms,
+            "cosines": self.cosines.values,
+            "growth": self.growth.state(names),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores what `state_dict` returned; the method must already have the checkpoint's structure.
+
+        Raises:
+            CheckpointError: The optimizer's state, or what was added, belongs to other parameters.
+        """
+        self._groups = self.method.parameter_groups()
+        self.optimizer = _build_optimizer(self.config, self._groups)
+        self._forget_phases()
+        parameters = dict(self.method.named_parameters())
+        if unknown := sorted(set(state["optimizer"]) - set(parameters)):
+            raise CheckpointError(f"the checkpoint's optimizer knows parameters the model has not: {unknown[:3]}")
+        for name, entry in state["optimizer"].items():
+            on_device = {
+                key: value.to(parameters[name].device) if isinstance(value, Tensor) and value.dim() else value
+                for key, value in entry.items()
+            }
+            self.optimizer.state[parameters[name]] = on_device
+        self.step_index, self.gradient_norms = state["step"], state["gradient_norms"]
+        self.cosines.values = state["cosines"]
+        self.growth.load(state["growth"], parameters)
+        self.schedule.load_state_dict(state["schedule"])
+        self._set_rate()  # this run's: a schedule of settings may change it here
+        if self._scaler:
+            self._scaler.load_state_dict(state["scaler"])
+        for name, generator_state in state["generators"].items():
+            self.generator(name).set_state(generator_state.cpu())
+
+    # Parts
+
+    def _set_rate(self) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.schedule.rate(self.config.optimizer.lr)
+
+    def _clear_stale_gradients(self) -> None:
+        """Frees the last step's gradients, just before the memory is wanted for the next ones.
+
+        Freed any earlier it goes back to the system, to be asked for page by page: a tenth of a step on CPUs.
+        """
+        if self._has_stale_gradients:
+            self._has_stale_gradients = False
+            for group in self._groups.values():
+                for parameter in group:
+                    parameter.grad = None
+
+    def _encoders(self) -> dict[str, list[nn.Parameter]]:
+        prefix = "encoder/"
+        return {name.removeprefix(prefix): group for name, group in self._groups.items() if name.startswith(prefix)}
+
+    def _phase_parameters(self, phase: str) -> list[nn.Parameter]:
+        if phase not in self._phases:
+            self._phases[phase] = self.method.phase_parameters(phase)
+        return self._phases[phase]
+
+    def _forget_phases(self) -> None:
+        self._phases.clear()
+        if self._averager:
+            self._averager.forget()
+
+    def _average(self, gradients: list[Tensor]) -> None:
+        """Turns sums weighted by (samples / nominal) into means over all samples of all ranks, in place."""
+        # full, not tensor, which would wait for the device.
+        count = torch.full((1,), self._step_samples / self._nominal, device=self.device, dtype=gradients[0].dtype)
+        distributed.all_reduce_sum([*gradients, count])
+        for gradient in gradients:
+            gradient.div_(count)
+
+    def _clip_groups(self) -> list[list[nn.Parameter]]:
+        by_modality: dict[str, list[nn.Parameter]] = {}
+        for name, parameters in self._groups.items():
+            by_modality.setdefault(name.rpartition("/")[2], []).extend(parameters)
+        return list(by_modality.values())
+
+
+def gradient_norms(groups: Mapping[str, list[nn.Parameter]]) -> dict[str, Tensor]:
+    """Returns group -> norm of its gradient, of groups that have one."""
+    with_gradients = {name: [p.grad for p in group if p.grad is not None] for name, group in groups.items()}
+    norms = iter(torch._foreach_norm([gradient for found in with_gradients.values() for gradient in found]))
+    return {
+        name: torch.linalg.vector_norm(torch.stack([next(norms) for _ in found]))
+        for name, found in with_gradients.items()
+        if found
+    }
+
+
+def resolve_precision(precision: str, device: torch.device) -> str:
+    """Returns the precision `auto` stands for: bfloat16 on GPUs, else float32."""
+    if precision != "auto":
+        return precision
+    return "bfloat16" if device.type == "cuda" else "float32"
+
+
+def _build_optimizer(config: RunConfig, groups: dict[str, list[nn.Parameter]]) -> torch.optim.Optimizer:
+    """Returns the optimizer of all parameters: one list, since a step over several small ones takes longer."""
+    settings = config.optimizer
+    parameters = [parameter for group in groups.values() for parameter in group]
+    if settings.name == "sgd":
+        return torch.optim.SGD(
+            parameters, lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
+        )
+    optimizer = torch.optim.Adam if settings.name == "adam" else torch.optim.AdamW
+    return optimizer(parameters, lr=settings.lr, betas=(0.9, 0.999), weight_decay=settings.weight_decay)

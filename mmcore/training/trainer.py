@@ -1,0 +1,387 @@
+"""The one training loop: fit -> train_epoch -> train_step -> evaluate.
+
+A step never waits for the device: loss terms are collected there and read once an epoch, NaNs once a logging interval.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmcore import distributed, seeding
+from mmcore.batch import Batch
+from mmcore.config.schema import RunConfig
+from mmcore.data.feeding.loader import Loader
+from mmcore.errors import CheckpointError
+from mmcore.evaluation.conditions import Condition
+from mmcore.evaluation.predictions import PROBE, Collector, Evaluation, log_prior
+from mmcore.evaluation.readings import COSINE_EVERY_STEPS, Facts, Reading, kept, readings
+from mmcore.methods.base import EpochStats, Method
+from mmcore.training.checkpoint import CheckpointFolder
+from mmcore.training.class_weights import sample_weights
+from mmcore.training.engine import Engine
+from mmcore.training.heartbeat import Heartbeat, heartbeat_file
+from mmcore.training.probes import Probes
+from mmcore.training.run_log import PlainReporter, Reporter, Row, RunLog, flatten
+from mmcore.transforms.batch_transforms import BatchTransforms
+
+MONITOR = "val/fused/accuracy"
+"""The metric by which the best epoch is picked: never one of the test split."""
+
+
+@dataclass
+class Progress:
+    """Where a run stands; all of it is in a checkpoint.
+
+    Attributes:
+        epoch: Finished epochs.
+        step_in_epoch: Finished steps of the running epoch.
+        totals: Loss term -> its sum over this epoch's samples, on the device.
+        counts: Loss term -> samples of the steps in which it occurred.
+        num_samples: Samples of all steps.
+        history: What readings go by, of every finished epoch (`mmcore.evaluation.readings.kept`).
+        best_row: The row of the best epoch.
+        last_row: The row of the last finished epoch.
+        seconds: Time spent in finished epochs.
+    """
+
+    epoch: int = 0
+    step_in_epoch: int = 0
+    totals: dict[str, Tensor] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+    num_samples: int = 0
+    history: list[Row] = field(default_factory=list)
+    best_row: Row = field(default_factory=dict)
+    last_row: Row = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+class Trainer:
+    """Trains one method on one data set.
+
+    Args:
+        config: The run, complete (see `mmcore.assembly.config.complete_config`).
+        method: Built for it, on `device`.
+        loader: Serves this rank's batches.
+        transforms: Run on the device, by batch.
+        device: Where to train.
+        run_dir: Folder of checkpoints and logs, shared by all ranks; None: nothing is written.
+        reporter: Told of every epoch on every rank.
+        alone: Modality -> validation accuracy of a reference trained on it alone, as far as known: for the readings.
+        lineage: The run's other configurations, where its settings change at some epochs: it goes on from their
+            checkpoints too.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        method: Method,
+        loader: Loader,
+        transforms: BatchTransforms,
+        device: torch.device | str = "cpu",
+        run_dir: Path | None = None,
+        reporter: Reporter | None = None,
+        alone: Mapping[str, float] | None = None,
+        lineage: Sequence[RunConfig] = (),
+    ):
+        self.config = config
+        self._lineage = tuple(lineage)
+        self.device = torch.device(device)
+        self.method = method
+        self.loader = loader
+        self._dtype = torch.float64 if config.trainer.precision == "float64" else torch.float32
+        self.transforms = transforms.to(self.device, self._dtype)
+        self.engine = Engine(method, config, self.device)
+        if config.trainer.class_weights != "none":
+            labels = torch.from_numpy(loader.rows("train").labels)
+            weights = sample_weights(config.trainer.class_weights, labels, method.context.num_classes)
+            self.engine.class_weights = None if weights is None else weights.to(self.device, self._dtype)
+        self.reporter: Reporter = reporter or PlainReporter()
+        self.progress = Progress()
+        self.notices: list[str] = []
+        self.probes = Probes(method.model.num_features, method.context.num_classes, self._dtype).to(self.device)
+        if config.trainer.probes:
+            method.model.listener = self.probes.observe
+        self._checkpoints = None
+        self._log: RunLog | None = None
+        self._run_dir = run_dir
+        self._alone = dict(alone or {})
+        self._facts: Facts | None = None
+        self._cosine_every = COSINE_EVERY_STEPS
+        self._heartbeat = Heartbeat(heartbeat_file(run_dir, distributed.rank()) if run_dir else None)
+        if run_dir is not None:
+            self._checkpoints = CheckpointFolder(run_dir / "checkpoints", config.trainer.keep_checkpoints)
+
+    def fit(self, until: int | None = None) -> Progress:
+        """Trains to the last epoch, going on from the newest valid checkpoint in the run's folder.
+
+        Args:
+            until: Finished epochs at which to end all the same; None: the last one's. Where the run has them already,
+                nothing is trained or reported.
+
+        Raises:
+            TrainingError: A loss or weight is not finite; what was saved before stays.
+            CheckpointError: The folder belongs to a run of another configuration.
+        """
+        torch.set_num_threads(self.config.trainer.threads)
+        self.resume()
+        if until is not None and self.progress.epoch >= until:
+            return self.progress
+        if self._run_dir is not None and distributed.rank() == 0:
+            self._log = RunLog(self._run_dir, self.config, MONITOR)
+        try:
+            if self.progress.last_row:
+                self._report(self.progress.last_row)  # whoever started the run may have missed it
+            while self.progress.epoch < (self.config.trainer.max_epochs if until is None else until):
+                start = time.perf_counter()
+                self.train_epoch()
+                self.end_epoch(start)
+        finally:  # a process that is used again must not keep the files of a run that failed or was stopped
+            if self._log is not None:
+                self._log.close(finished=self.progress.epoch == self.config.trainer.max_epochs)
+        return self.progress
+
+    def train_epoch(self) -> None:
+        """Trains on what is left of the current epoch."""
+        progress = self.progress
+        self.method.train()
+        self.probes.train()
+        if progress.step_in_epoch == 0:
+            seeding.seed_process(self.config.seed, "epoch", progress.epoch, distributed.rank())
+        self._cosine_every = max(COSINE_EVERY_STEPS, self.loader.num_steps)
+        every = self.config.trainer.checkpoint_every_steps
+        for batch in self.loader.train_batches(progress.epoch, progress.step_in_epoch):
+            self.train_step(batch)
+            self._heartbeat.beat()
+            if progress.step_in_epoch % self.config.trainer.log_every_steps == 0:
+                self.engine.check_finite()
+            if every and progress.step_in_epoch % every == 0 and progress.step_in_epoch < self.loader.num_steps:
+                self.engine.check_finite()
+                self._save_resume_point(mid_epoch=True)
+
+    def train_step(self, batch: Batch) -> None:
+        """Does one optimizer step of the method (several, if it has several phases)."""
+        batch = self._on_device(batch, training=True)
+        progress, engine = self.progress, self.engine
+        is_diagnosed = self.config.trainer.diagnostics
+        engine.log_step = is_diagnosed and progress.step_in_epoch % self.config.trainer.log_every_steps == 0
+        engine.cosine_step = is_diagnosed and engine.step_index % self._cosine_every == self._cosine_every // 2
+        terms = self.method.train_step(batch, engine)
+        if self.config.trainer.probes:
+            self.probes.step()
+        for name, term in terms.items():
+            if name not in progress.totals:
+                progress.totals[name], progress.counts[name] = torch.zeros_like(term), 0
+            progress.totals[name].add_(term, alpha=batch.num_samples)
+            # Fewer than the step's where only some of its micro-batches have the term.
+            progress.counts[name] += min(engine.term_samples.get(name, batch.num_samples), batch.num_samples)
+        engine.term_samples.clear()
+        progress.num_samples += batch.num_samples
+        progress.step_in_epoch += 1
+        engine.step_index += 1
+
+    def end_epoch(self, start: float) -> None:
+        """Evaluates, saves the best, lets schedule and method react, saves the resume point, reports.
+
+        In this order, so that no random new head is ever part of the best model.
+        """
+        progress, epoch = self.progress, self.progress.epoch
+        self.engine.check_finite()
+        row: Row = {"epoch": epoch + 1, "train/lr": self.engine.learning_rate, **self._training_values()}
+        evaluation = self.evaluate("val", full=False)
+        row |= {f"val/{name}": value for name, value in evaluation.metrics.items()}
+        row["time/epoch_s"] = time.perf_counter() - start
+        row["time/samples_per_s"] = self.loader.num_samples("train") / row["time/epoch_s"]
+        progress.epoch, progress.step_in_epoch, progress.last_row = epoch + 1, 0, row
+        progress.totals, progress.counts, progress.num_samples = {}, {}, 0
+        progress.history.append(kept(row, self.method.context.modalities))
+        self.engine.cosines.values = {}
+        progress.seconds += row["time/epoch_s"]
+        if not progress.best_row or row[MONITOR] > progress.best_row[MONITOR]:
+            progress.best_row = row
+            self._save_best()
+        self.engine.end_epoch(epoch, row["val/fused/loss"])
+        self.method.end_epoch(EpochStats(epoch, row), self.engine)
+        self._save_resume_point(mid_epoch=False)
+        self._report(row)
+
+    @torch.no_grad()
+    def evaluate(self, split: str, full: bool = True, condition: Condition | None = None) -> Evaluation:
+        """Predicts a whole split, no sample dropped or counted twice, whatever the number of ranks.
+
+        Args:
+            split: "train", "val" or "test".
+            full: Also the metrics that cost more (mAP, calibration error, per class).
+            condition: What the samples lose before they are predicted; None: nothing.
+        """
+        self.method.eval()
+        self.probes.eval()
+        modalities, num_classes = self.method.model.modalities, self.method.context.num_classes
+        collector = Collector(modalities, num_classes, self._log_prior, self.device, self._dtype)
+        for batch in self.loader.eval_batches(split):
+            if condition is not None:
+                batch = condition.remove(batch)
+            batch = self._on_device(batch, training=False)
+            if condition is not None:
+                batch = condition.disturb(batch)
+            with self.engine.autocast():
+                logits = self.method.predict(batch)
+            collector.add(batch, {**logits, **self._probe_logits()})
+            self._heartbeat.beat()
+        return collector.finish(full)
+
+    def prior_accuracy(self, split: str) -> float:
+        """Returns the accuracy on a split of always answering training's most frequent class (of equals the first)."""
+        return float((self.loader.rows(split).labels == int(self._log_prior().argmax())).mean())
+
+    def resume(self) -> bool:
+        """Goes on from the newest valid checkpoint, if there is one; returns whether there was."""
+        if self._checkpoints is None:
+            return False
+        state, refused = self._checkpoints.newest_resume_point(self.device)
+        self.notices += [f"{message}; went back to an older one" for message in refused]
+        self._check_agreement(state)
+        if state is None:
+            return False
+        self._check_lineage(state["config"])
+        load_model(self.method, state)
+        self.engine.load_state_dict(state["engine"])
+        self.probes.load_full_state(state["probes"])
+        seeding.restore_state(state["rng"][distributed.rank() % len(state["rng"])])
+        self.progress = Progress(**state["progress"])
+        return True
+
+    def load_selected(self) -> int:
+        """Loads the weights that are to be tested, into a freshly built method; returns their epoch (from 1).
+
+        Raises:
+            CheckpointError: There is no valid one.
+        """
+        if self._checkpoints is None:
+            raise CheckpointError("this run keeps no checkpoints: give it a run folder")
+        if self.config.trainer.select == "best":
+            state = self._checkpoints.best(self.device)
+        else:
+            newest, refused = self._checkpoints.newest_resume_point(self.device)
+            if newest is None:
+                raise CheckpointError("; ".join(refused) or "there is no checkpoint yet")
+            state = newest
+        self._check_lineage(state["config"])
+        load_model(self.method, state)
+        self.probes.load_state_dict(state["probes"]["weights"])
+        return int(state["epoch"])
+
+    # Parts
+
+    def _on_device(self, batch: Batch, training: bool) -> Batch:
+        if batch.labels.device != self.device:
+            batch = batch.to(self.device, non_blocking=True)
+        return self.transforms(batch, training)
+
+    def _probe_logits(self) -> dict[str, Tensor]:
+        if not self.config.trainer.probes:
+            return {}
+        return {f"{name}{PROBE}": values for name, values in self.probes.logits.items()}
+
+    def _log_prior(self) -> Tensor:
+        labels = torch.from_numpy(self.loader.rows("train").labels)
+        return log_prior(labels, self.method.context.num_classes)
+
+    def _training_values(self) -> Row:
+        """Returns the epoch's mean loss terms, gradient norms and the method's own numbers, read in one go."""
+        progress = self.progress
+        totals = torch.stack([value.double() for value in progress.totals.values()])
+        counts = torch.tensor([*progress.counts.values(), progress.num_samples], dtype=torch.float64)
+        packed = torch.cat([totals, counts.to(totals.device)])
+        distributed.all_reduce_sum([packed])
+        sums, counts, num_samples = packed.split([len(totals), len(totals), 1])
+        means = zip(progress.totals, sums / counts, strict=True)
+        values = {f"train/{name}/loss": mean for name, mean in means}
+        values["train/total/loss"] = sums.sum() / num_samples[0]
+        values |= {f"train/{name}/gradient_norm": norm for name, norm in self.engine.gradient_norms.items()}
+        values |= {f"train/{name}": value for name, value in self.engine.growth.moved().items()}
+        values |= {f"method/{name}": value for name, value in self.method.diagnostics().items()}
+        cosines = {f"train/encoder/{name}/cosine": value for name, value in self.engine.cosines.values.items()}
+        numbers = torch.stack([value.double() for value in [*values.values(), *cosines.values()]]).tolist()
+        row = dict(zip([*values, *cosines], numbers, strict=True))
+        return {name: value for name, value in row.items() if name not in cosines or not math.isnan(value)}
+
+    def _model_state(self) -> dict[str, Any]:
+        return {
+            "epoch": self.progress.epoch,
+            "step": self.engine.step_index,
+            "config": self.config.to_dict(),
+            "structure": self.method.structure(),
+            "method": self.method.state_dict(),
+            "probes": self.probes.full_state(),
+        }
+
+    def _save_best(self) -> None:
+        if self._checkpoints is not None and distributed.rank() == 0:
+            self._checkpoints.save_best(self._model_state())
+
+    def _save_resume_point(self, mid_epoch: bool) -> None:
+        if self._checkpoints is None:
+            return
+        self.probes.catch_up()  # here and not in `full_state`, since every rank must take part
+        rng = distributed.gather_objects(seeding.capture_state())
+        if distributed.rank() == 0:
+            state = self._model_state()
+            state |= {"mid_epoch": mid_epoch, "engine": self.engine.state_dict(), "rng": rng}
+            self._checkpoints.save({**state, "progress": dict(vars(self.progress))})
+
+    def readings(self) -> list[Reading]:
+        """Returns what the last finished epoch says, in words."""
+        if self._facts is None:
+            counts = np.bincount(self.loader.rows("val").labels)
+            chance, num_samples = float(counts.max() / counts.sum()), int(counts.sum())
+            self._facts = Facts(self.method.context.modalities, chance, num_samples, self._alone)
+        return readings(self.progress.history, self._facts)
+
+    def _report(self, row: Row) -> None:
+        if self._log is not None:
+            self._log.write(row, [reading.to_dict() for reading in self.readings()])
+        self.reporter.report(row)
+
+    def _check_lineage(self, stored: dict[str, Any]) -> None:
+        if stored not in [config.to_dict() for config in self._lineage]:
+            check_same_config(stored, self.config)
+
+    def _check_agreement(self, state: dict[str, Any] | None) -> None:
+        own = -1 if state is None else state["step"]
+        steps = distributed.gather_objects(own)
+        if len(set(steps)) > 1:
+            raise CheckpointError(
+                f"the workers found different checkpoints (steps {steps}): {self._run_dir} must be a folder "
+                "that every worker sees"
+            )
+
+
+def load_model(method: Method, state: dict[str, Any]) -> None:
+    """Builds the structure a checkpoint tells of, then loads its weights."""
+    method.rebuild(state["structure"])
+    method.load_state_dict(state["method"])
+
+
+def check_same_config(stored: dict[str, Any], config: RunConfig) -> None:
+    """Raises a CheckpointError that lists the keys in which a checkpoint's configuration differs."""
+    old, new = flatten(stored), flatten(config.to_dict())
+    different = [
+        f"{key} = {old.get(key)!r} there, {new.get(key)!r} here"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
+    ]
+    if different:
+        raise CheckpointError(
+            "the run's folder holds a checkpoint of another configuration: "
+            + "; ".join(different)
+            + ". Use another folder or the same configuration"
+        )

@@ -1,0 +1,183 @@
+"""What every command shares: errors as one message and an exit code, and `key=value` on the command line."""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import yaml
+from rich.console import Console
+from rich.markup import escape
+
+from mmcore.config.sections import set_path
+from mmcore.errors import ConfigError, EquipoiseError, UsageError
+from rayjobs.storage.addresses import check_address, is_address
+
+EXPONENT_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
+
+
+R = TypeVar("R")
+
+
+def friendly_errors(function: Callable[..., R]) -> Callable[..., R]:
+    """Gives a command the option `--debug` and ends it with one message and an exit code where it fails.
+
+    Errors this project raises on purpose end with their own `exit_code`; those of the operating system and
+    what nobody foresaw with 1. With `--debug` the traceback is printed before the message.
+    """
+
+    @click.option("--debug", is_flag=True, help="Print the traceback of an error.")
+    @functools.wraps(function)
+    def run(*args: Any, debug: bool, **kwargs: Any) -> R:
+        try:
+            return function(*args, **kwargs)
+        except (click.exceptions.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except Exception as error:  # noqa: BLE001 (the command's outermost frame)
+            console = Console(stderr=True, highlight=False, soft_wrap=True)
+            if debug:
+                console.print_exception()
+            console.print(f"[bold red]error:[/] {escape(describe_error(error))}")
+            sys.exit(error.exit_code if isinstance(error, EquipoiseError) else 1)
+
+    return run
+
+
+def describe_error(error: Exception) -> str:
+    """Returns what the user must know of an error, without its traceback."""
+    if isinstance(error, (EquipoiseError, OSError)):
+        return str(error)
+    return f"unexpected {type(error).__name__}: {error} (run again with --debug for the traceback)"
+
+
+def parse_overrides(pairs: Iterable[str], option: str = "--option") -> dict[str, Any]:
+    """Returns `key=value` arguments as a mapping; values are YAML, so `1e-3`, `true`, `null` and `[1, 2]` work.
+
+    Args:
+        pairs: As given on the command line.
+        option: What they were given with, for the messages.
+
+    Raises:
+        ConfigError: Lists every argument without "=", with a value that is no YAML, or whose key came before.
+    """
+    values: dict[str, Any] = {}
+    problems = []
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not key.strip():
+            problems.append(f"{option} must be key=value, got {pair!r}")
+        elif key.strip() in values:
+            problems.append(f"{option} {key.strip()} is given twice")
+        else:
+            try:
+                values[key.strip()] = parse_scalar(text)
+            except UsageError as error:
+                problems.append(f"{option} {key.strip()}: {error}")
+    if problems:
+        raise ConfigError(problems)
+    return values
+
+
+def parse_scalar(text: str) -> Any:
+    """Returns a YAML value; numbers such as `1e-3`, which YAML 1.1 takes for text, are numbers.
+
+    Raises:
+        UsageError: `text` is no YAML.
+    """
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise UsageError(f"{text!r} is no YAML value; put it in quotes") from None
+    return float(text) if isinstance(value, str) and EXPONENT_NUMBER.fullmatch(text.strip()) else value
+
+
+def parse_duration(text: str, option: str) -> float:
+    """Returns seconds: `90` or `90s`, `15m`, `8h`, `2d`.
+
+    Raises:
+        UsageError: It is none of these, or not above 0.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd]?)", text.strip())
+    seconds = float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]] if match else 0.0
+    if not seconds:
+        raise UsageError(f"{option} must be a time above 0, as in 90m, 8h or 2d, got {text!r}")
+    return seconds
+
+
+def parse_workers(text: str) -> tuple[int | None, int]:
+    """Returns the fewest and the most workers of a trial: `4` is (None, 4), an elastic `2:4` is (2, 4).
+
+    Raises:
+        UsageError: It is neither, or not 1 <= MIN < MAX.
+    """
+    match = re.fullmatch(r"(?:(\d+):)?(\d+)", text.strip())
+    least, most = (int(match[1]) if match[1] else None, int(match[2])) if match else (None, 0)
+    if most < 1 or (least is not None and not 1 <= least < most):
+        raise UsageError(f"--workers must be a number from 1 on, or MIN:MAX with 1 <= MIN < MAX, got {text!r}")
+    return least, most
+
+
+def print_json(value: Any) -> None:
+    """Writes `value` to standard output as one JSON document."""
+    click.echo(json.dumps(value, indent=1))
+
+
+class Location(click.Path):
+    """A folder, or an address: `s3://bucket/prefix`."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Returns a path, or a checked address as text."""
+        if not is_address(value):
+            return super().convert(value, param, ctx)
+        try:
+            return check_address(value)
+        except UsageError as error:
+            self.fail(str(error), param, ctx)
+
+
+PATHS = ("dataset.encode.", "dataset.transforms.", "dataset.views")
+"""What `--set` may name where a data set alone is asked for."""
+
+
+def encoding_of(named: Sequence[str], views: int | None, values: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Returns what flags add to a run's `dataset` section: `encode`, `views` and `transforms`.
+
+    Args:
+        named: Of `--encode`: `image=clip,text=bert`, repeatable.
+        views: Of `--views`.
+        values: Of `--set`: path -> value, of PATHS.
+
+    Raises:
+        ConfigError: Lists every flag that is no such thing.
+    """
+    section: dict[str, Any] = {}
+    problems = []
+    for pair in [pair.strip() for text in named for pair in text.split(",")]:
+        name, _, encoder = pair.partition("=")
+        if not name or not encoder:
+            problems.append(f"--encode must be MODALITY=ENCODER,..., got {pair!r}")
+        elif name in section.get("encode", {}):
+            problems.append(f"--encode: {name} is named twice")
+        else:
+            set_path(section, f"encode.{name}.name", encoder)
+    for path, value in (values or {}).items():
+        if path.startswith(PATHS):
+            set_path(section, path.removeprefix("dataset."), value)
+        else:
+            problems.append(f"--set {path}: here only {', '.join(f'{known}...' for known in PATHS[:2])} can be set")
+    if views is not None:
+        section["views"] = views
+    if section and not section.get("encode"):
+        problems.append("--views and --set are for --encode, which is not given")
+    if problems:
+        raise ConfigError(problems)
+    return section

@@ -1,0 +1,1 @@
+"""Ray itself: joining or starting it, its machines, its signals."""

@@ -1,0 +1,101 @@
+"""`--dry-run`: what would be searched, what a trial asks for, and how long it may take."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from mmcore.data.spec import DATASETS
+from rayjobs.cli.terminal import format_seconds
+from rayjobs.cluster import resources
+from rayjobs.experiment.data import options_of
+from rayjobs.experiment.machine import Machine, trial_shape
+from rayjobs.experiment.plan import check_weights, plan_searches
+from rayjobs.experiment.request import Request
+from rayjobs.preparing.datasets import source_modalities
+from rayjobs.results_layout import SEARCH_FILE
+from rayjobs.search.searches import Search
+from rayjobs.storage.files import read_json
+
+
+def preview(request: Request, machine: Machine, output: Path) -> dict[str, Any]:
+    """Returns the plan of a command as plain values; starts nothing and reads no data.
+
+    Raises:
+        UsageError: What the command would refuse.
+    """
+    searches = [
+        search
+        for dataset in request.datasets
+        for search in plan_searches(
+            request,
+            dataset,
+            dataset,
+            source_modalities(dataset, options_of(request, dataset)),
+            DATASETS.get(dataset).split_rules,
+        )
+    ]
+    if not (machine.address or "").startswith("http"):  # a job's files are the cluster's
+        check_weights(searches)
+    nodes = None if machine.address else [resources.local_node(machine.cpus, machine.gpus)]
+    shape = trial_shape(request, searches[0], nodes or [], streams=False)
+    concurrent = resources.concurrent_trials(shape, nodes, machine.concurrent) if nodes else machine.concurrent
+    return {
+        "experiment": request.name(),
+        "trial": shape.describe(),
+        "concurrent": concurrent,
+        "final_models": request.final_seeds * sum(_final_rows(request, searches, name) for name in request.datasets),
+        "searches": [
+            {**search.to_dict(), "time": _estimate(search, request, output, concurrent or 1)} for search in searches
+        ],
+    }
+
+
+def print_preview(document: Mapping[str, Any]) -> None:
+    """Prints what `preview` returned."""
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console.print(f"experiment {document['experiment']} (dry run: nothing is started)")
+    at_once = f"{document['concurrent']} at once" if document["concurrent"] else "as many at once as the cluster holds"
+    console.print(f"a trial is {document['trial']}; {at_once}")
+    for search in document["searches"]:
+        console.print(
+            f"\n{search['name']}: {search['trials']} trials of at most {search['max_epochs']} epochs, "
+            + f"{_course(search)}, chosen by {search['algorithm']}"
+        )
+        for path, text in search["space"].items():
+            console.print(f"  {path}: {text}")
+        for number, point in enumerate(search["points"], start=1):
+            console.print(f"  point {number}: " + ", ".join(f"{path}={value}" for path, value in point.items()))
+        console.print(f"  time: {search['time']}")
+    console.print(f"\nthen {document['final_models']} final models, each tested once")
+
+
+def _course(search: Mapping[str, Any]) -> str:
+    """Returns what becomes of a search's trials as they run."""
+    if search["scheduler"] == "fifo":
+        return "all to their end"
+    if search["scheduler"] == "pbt":
+        return f"a population: every {search['grace_epochs']} epochs weak ones go on from strong ones' weights"
+    return f"stopped early from epoch {search['grace_epochs']} on (1 of {search['reduction_factor']:g} goes on)"
+
+
+def _final_rows(request: Request, searches: Sequence[Search], dataset: str) -> int:
+    """Returns how many configurations of a data set are trained finally: rows times folds."""
+    labels = {search.label for search in searches if search.config.dataset.name == dataset}
+    return len(labels) * len(DATASETS.get(dataset).split_rules.folds_of(request.protocol))
+
+
+def _estimate(search: Search, request: Request, output: Path, concurrent: int) -> str:
+    """Returns an upper bound from the newest search of that name, or says that there is none to go by."""
+    files = sorted(output.glob(f"*/{search.name}/{SEARCH_FILE}"), key=lambda path: path.stat().st_mtime)
+    trials = (read_json(files[-1]) or {}).get("trials", []) if files else []
+    epochs, seconds = sum(trial["epochs"] for trial in trials), sum(trial["device_seconds"] for trial in trials)
+    if not epochs:
+        return f"unknown: {output} holds no earlier search of that name to go by"
+    rounds = math.ceil(search.trials / concurrent) + math.ceil(request.final_seeds / concurrent)
+    longest = seconds / epochs * search.max_epochs * rounds / request.workers
+    return f"at most {format_seconds(longest)}, by the pace of {files[-1].parent.parent.name}"

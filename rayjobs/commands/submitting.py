@@ -1,0 +1,253 @@
+"""Submits a command to a cluster as a job, and follows it."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import os
+import shlex
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from mmcore.errors import EquipoiseError, UsageError
+from rayjobs.cli.options import print_json
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
+
+POLL_S = 0.5
+
+
+READY_S = 60.0
+
+
+TOKEN_HELP = (
+    "the cluster asks for a token: put the one of its head (there: ray get-auth-token) into RAY_AUTH_TOKEN, or into "
+    "the file ~/.ray/auth_token"
+)
+
+
+class JobFailed(EquipoiseError):
+    """The job ended with an error of its own, which its log tells."""
+
+
+def submit_instead(verb: str, address: str | None) -> bool:
+    """Submits the command being run, where its `--address` is a job server's; returns whether it did."""
+    if not address or not address.startswith(("http://", "https://")):
+        return False
+    submit(address, verb, _without_address(sys.argv[1:]))
+    return True
+
+
+def submit(
+    address: str,
+    verb: str,
+    arguments: Sequence[str],
+    python: str | None = None,
+    detach: bool = False,
+    as_json: bool = False,
+) -> None:
+    """Submits a command and follows it.
+
+    Args:
+        address: URL of the job server.
+        verb: `tune`, ...
+        arguments: Its own.
+        python: The interpreter on the cluster; None: `python`, on this machine the one that runs now.
+        detach: Return when it is submitted.
+        as_json: Print the job's name as JSON, and return.
+
+    Raises:
+        UsageError: The command is refused, or the job server cannot be reached.
+        JobFailed: It ended with an error, or was stopped.
+    """
+    from rayjobs.commands.job_bundle import check_command, pack, takes_address
+
+    check_command(verb, arguments)
+    client = connect(address)
+    interpreter = python or (sys.executable if _is_this_machine(address) else "python")
+    with tempfile.TemporaryDirectory(prefix="equipoise-job-") as folder:
+        packed = pack(Path(folder), arguments)
+        joining = ["--address", "auto"] if takes_address(verb) else []
+        entry = shlex.join([interpreter, "-m", f"rayjobs.{verb}", *packed, *joining])
+        job = _when_ready(
+            lambda: client.submit_job(
+                entrypoint=entry,
+                runtime_env={"working_dir": folder, "env_vars": {"RAY_USAGE_STATS_ENABLED": "0"}},
+                metadata={"command": shlex.join([verb, *arguments])},
+            )
+        )
+    if as_json:
+        print_json({"job": job})
+        return
+    click.echo(f"job {job} is submitted; it goes on without this terminal", err=True)
+    if detach:
+        click.echo(_care(address, job), err=True)
+    else:
+        follow_job(client, job, address)
+
+
+def _when_ready(submission: Callable[[], str]) -> str:
+    """Submits as soon as the cluster takes jobs: a head that has just started answers some seconds before."""
+    deadline = time.monotonic() + READY_S
+    while True:
+        try:
+            return submission()
+        except RuntimeError as error:
+            if "No available agent" not in str(error):
+                raise
+            if time.monotonic() > deadline:
+                raise UsageError(f"the cluster took no job for {READY_S:.0f} s: {_first_line(error)}") from None
+        time.sleep(POLL_S)
+
+
+def connect(address: str) -> JobSubmissionClient:
+    """Returns a client of a job server, having asked it once.
+
+    Raises:
+        UsageError: It cannot be reached, or wants a token there is none of.
+    """
+    if not address.startswith(("http://", "https://")):
+        raise UsageError(f"--address must be a job server's, http://HEAD:8265, got {address!r}")
+    from ray.exceptions import AuthenticationError
+    from ray.job_submission import JobSubmissionClient
+
+    for name in ("ray", "ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    os.environ.pop("RAY_API_SERVER_ADDRESS", None)  # it would go before what was typed
+    try:
+        return JobSubmissionClient(address, headers=_headers())
+    except AuthenticationError:
+        raise UsageError(f"--address {address}: {TOKEN_HELP}") from None
+    except (ConnectionError, RuntimeError, OSError) as error:
+        raise UsageError(f"--address {address}: no job server answers there ({_first_line(error)})") from None
+
+
+def _headers() -> dict[str, str]:
+    """Returns what sends the token there is; Ray looks for one only in a mode it reads when it is imported."""
+    token = os.environ.get("RAY_AUTH_TOKEN", "")
+    places = [os.environ.get("RAY_AUTH_TOKEN_PATH"), Path.home() / ".ray" / "auth_token"]
+    files = [Path(place) for place in places if place and Path(place).is_file()]
+    if not token and files:
+        token = files[0].read_text().strip()
+    return {"Authorization": f"Bearer {token}"} if token else {}
+
+
+def follow_job(client: JobSubmissionClient, job: str, address: str) -> None:
+    """Prints a job's log as it grows, until it ends."""
+    printed = 0
+
+    async def tail() -> None:
+        nonlocal printed
+        seen = 0  # a new connection sends the log from its start
+        async for text in client.tail_job_logs(job):
+            fresh = text[max(0, printed - seen) :]
+            seen += len(text)
+            printed = max(printed, seen)
+            click.echo(fresh, nl=False)
+
+    # Of its own, so that asyncio does not put one in its place that only cancels, which what is awaited may swallow.
+    before = signal.signal(signal.SIGINT, _interrupt)
+    try:
+        while not ask_head(client.get_job_status, job).is_terminal():
+            try:
+                asyncio.run(tail())
+            except (RuntimeError, OSError) as error:
+                click.echo(f"lost the log ({_first_line(error)}), asking again", err=True)
+            time.sleep(POLL_S)
+        asyncio.run(tail())
+    except KeyboardInterrupt:
+        click.echo(f"\nthe job goes on.\n{_care(address, job)}", err=True)
+        sys.exit(130)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    info = client.get_job_info(job)
+    if str(info.status) != "SUCCEEDED":
+        reason = _first_line(info.message or "").partition(", last available logs")[0]
+        raise JobFailed(f"job {job}: {str(info.status).lower()}. {reason}")
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def stop_job(client: JobSubmissionClient, job: str) -> None:
+    """Stops a job and waits until it has ended."""
+    ask_head(client.stop_job, job)
+    while not (status := ask_head(client.get_job_status, job)).is_terminal():
+        time.sleep(POLL_S)
+    click.echo(f"job {job}: {str(status).lower()}; `tune --resume` goes on with an interrupted search", err=True)
+
+
+def ask_head(question: Callable[[str], Any], job: str) -> Any:
+    """Asks the head for something; its own refusal is a message."""
+    try:
+        return question(job)
+    except RuntimeError as error:
+        if "404" in str(error):
+            raise UsageError(f"there is no job {job} on this cluster; --list shows those there are") from None
+        raise
+
+
+def described_job(job: Any) -> dict[str, Any]:
+    """Returns a job in a line."""
+    return {
+        "job": job.submission_id or job.job_id,
+        "status": str(job.status),
+        "command": (job.metadata or {}).get("command", job.entrypoint),
+        "started": job.start_time,
+        "ended": job.end_time,
+        "message": job.message,
+    }
+
+
+def print_jobs(jobs: Sequence[dict[str, Any]], as_json: bool) -> None:
+    """Prints the jobs of a cluster, newest first."""
+    if as_json:
+        print_json({"jobs": jobs})
+        return
+    table = Table(box=None, pad_edge=False)
+    for title in ("job", "status", "command"):
+        table.add_column(title, overflow="fold")
+    for job in jobs:
+        table.add_row(job["job"], job["status"].lower(), job["command"])
+    Console(highlight=False, markup=False).print(table)
+
+
+def _care(address: str, job: str) -> str:
+    verb = f"python -m rayjobs.submit --address {address}"
+    return f"its log: {verb} --logs {job}\nto end it: {verb} --stop {job}"
+
+
+def _without_address(arguments: Sequence[str]) -> list[str]:
+    kept: list[str] = []
+    skip = False
+    for argument in arguments:
+        if not skip and argument != "--address" and not argument.startswith("--address="):
+            kept.append(argument)
+        skip = argument == "--address"
+    return kept
+
+
+def _is_this_machine(address: str) -> bool:
+    host = urlsplit(address).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _first_line(error: BaseException | str) -> str:
+    return (str(error).strip().splitlines() or ["no message"])[0]

@@ -1,0 +1,1 @@
+"""Experiments: the request, its folder, its plan."""

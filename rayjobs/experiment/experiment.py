@@ -1,0 +1,139 @@
+"""The folder of an experiment: made, found again, resumed."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from mmcore.errors import UsageError, suggest
+from rayjobs.experiment.request import Request
+from rayjobs.results_layout import EXPERIMENT_FILE, FORMAT_VERSION, RANKING_FILE
+from rayjobs.storage.addresses import reaching
+from rayjobs.storage.files import read_json, write_json
+from rayjobs.storage.mirror import NO_MIRROR, Mirror
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A folder of results and the request it answers; on object storage, the folder's twin counts."""
+
+    folder: Path
+    request: Request
+    command: str
+    mirror: Mirror = NO_MIRROR
+
+    @property
+    def name(self) -> str:
+        """The experiment's name: that of its folder."""
+        return self.folder.name
+
+
+def new_experiment(request: Request, output: Path, name: str | None, command: str) -> Experiment:
+    """Makes the folder of a new experiment.
+
+    A name made from what is searched is numbered (`-2`, `-3`) where it is taken; a given name is not.
+
+    Raises:
+        UsageError: The given name is taken.
+    """
+    folder = output / (name or request.name())
+    if name and (folder / EXPERIMENT_FILE).exists():
+        raise UsageError(
+            f"the experiment {folder} is there already: go on with it by --resume {name}, or choose another --name"
+        )
+    number = 1
+    while (folder / EXPERIMENT_FILE).exists():
+        number += 1
+        folder = output / f"{request.name()}-{number}"
+    folder.mkdir(parents=True, exist_ok=True)
+    experiment = Experiment(folder, request, command)
+    write_json(
+        folder / EXPERIMENT_FILE,
+        {
+            "format_version": FORMAT_VERSION,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "folder": str(folder.resolve()),
+            "command": command,
+            "request": asdict(request),
+        },
+    )
+    return experiment
+
+
+def find_experiment(output: Path, name: str) -> Experiment:
+    """Returns the experiment `name`.
+
+    Raises:
+        UsageError: There is none of that name, it was written by another release, or it was moved.
+    """
+    folder = output / name
+    stored = read_json(folder / EXPERIMENT_FILE)
+    if not stored:
+        known = sorted(path.parent.name for path in output.glob(f"*/{EXPERIMENT_FILE}"))
+        there = suggest(name, known) if known else ": there is none yet"
+        raise UsageError(f"no experiment '{name}' in {output}{there}")
+    if stored["format_version"] != FORMAT_VERSION:
+        raise UsageError(f"{folder} was written by another release (format {stored['format_version']})")
+    if Path(stored["folder"]) != folder.resolve():
+        raise UsageError(
+            f"{folder} was moved from {stored['folder']}; its searches can go on only there: move it back, or, for "
+            "results at an address, set EQUIPOISE_CACHE to what it was"
+        )
+    request = stored["request"] | {key: tuple(stored["request"][key]) for key in ("datasets", "methods")}
+    return Experiment(folder, Request(**request), stored["command"])
+
+
+def at_address(experiment: Experiment, mirror: Mirror) -> Experiment:
+    """Returns an experiment whose folder has a twin, having made the folder what the twin is.
+
+    Raises:
+        UsageError: Nothing can be written there.
+    """
+    with reaching(mirror.address):
+        mirror.push([experiment.folder / EXPERIMENT_FILE])
+    mirror.renew(experiment.folder)
+    return replace(experiment, mirror=mirror)
+
+
+def resume_experiment(request: Request, output: Path, name: str | None) -> Experiment:
+    """Returns the experiment a command goes on with: the one named, else the newest of the same request.
+
+    Raises:
+        UsageError: There is none, or the one named answers another request.
+    """
+    if name:
+        return find_experiment(output, name)
+    found = [find_experiment(output, folder) for folder in _numbered(output, request.name())]
+    same = [experiment for experiment in found if experiment.request == request]
+    if not same:
+        if found:
+            raise UsageError(
+                f"{found[-1].folder} answers another command ({_difference(found[-1].request, request)}): "
+                f"repeat that one, or pass --resume {found[-1].name} alone"
+            )
+        raise UsageError(f"there is no experiment '{request.name()}' in {output} to go on with; leave out --resume")
+    return same[-1]
+
+
+def unfinished_twins(experiment: Experiment) -> list[str]:
+    """Returns the names of other experiments of the same request that have no ranking yet."""
+    output, request = experiment.folder.parent, experiment.request
+    names = [name for name in _numbered(output, request.name()) if name != experiment.name]
+    waiting = [name for name in names if not (output / name / RANKING_FILE).is_file()]
+    return [name for name in waiting if find_experiment(output, name).request == request]
+
+
+def _numbered(output: Path, name: str) -> list[str]:
+    """Returns `name`, `name-2`, ... as far as they exist."""
+    names, number = [], 1
+    while (output / (numbered := name if number == 1 else f"{name}-{number}") / EXPERIMENT_FILE).exists():
+        names.append(numbered)
+        number += 1
+    return names
+
+
+def _difference(old: Request, new: Request) -> str:
+    before, after = asdict(old), asdict(new)
+    different = [f"{key}: {before[key]!r} there, {after[key]!r} here" for key in before if before[key] != after[key]]
+    return "; ".join(different)

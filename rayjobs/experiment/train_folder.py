@@ -1,0 +1,90 @@
+"""The results folder of a `train` command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mmcore.assembly.config import with_values
+from mmcore.config.schema import RunConfig
+from mmcore.data.spec import DATASETS
+from mmcore.errors import CheckpointError, UsageError
+from rayjobs.runs.test_ledger import open_ledger
+from rayjobs.storage.addresses import reaching
+from rayjobs.storage.files import read_json, write_json
+from rayjobs.storage.mirror import Mirror
+
+Folds = tuple[int | None, ...]
+
+
+RUN_FILE = "train.json"
+
+
+def run_folder(folder: Path, fold: int | None) -> Path:
+    """Returns where the runs of a fold lie, one folder per seed."""
+    return folder if fold is None else folder / f"fold-{fold}"
+
+
+def of_fold(config: RunConfig, fold: int | None) -> RunConfig:
+    """Returns the configuration on a fold."""
+    return config if fold is None else with_values(config, {"protocol.fold": fold})
+
+
+def open_folder(
+    mirror: Mirror,
+    name: str | None,
+    config: RunConfig,
+    folds: Folds,
+    resume: bool,
+    command: str,
+    suffix: str = "",
+) -> Path:
+    """Returns the folder of the runs: a new one, or that of the command that is gone on with.
+
+    A name made from the configuration is numbered (`-2`, `-3`) where it is taken; a given one is not. A suffix tells
+    the parts of one command apart.
+
+    Raises:
+        UsageError: There is nothing to resume, or the given name is taken.
+        CheckpointError: The folder's runs are of another configuration.
+    """
+    output = mirror.root
+    mirror.pull_index((RUN_FILE,))
+    end = f"-{suffix}" if suffix else ""
+    dataset = DATASETS.get(config.dataset.name).short_name(config.dataset.name, config.dataset.options)
+    default = f"train-{dataset}-{config.method['name']}{end}"
+    name = f"{name}{end}" if name else None
+    folder = output / (name or default)
+    wanted = {"config": config.to_dict(), "folds": list(folds)}
+    number = 1
+    if not resume:
+        if name and (folder / RUN_FILE).exists():
+            raise UsageError(f"{folder} is there already: pass --resume to go on with it, or choose another --name")
+        while (folder / RUN_FILE).exists():
+            number += 1
+            folder = output / f"{default}-{number}"
+    else:
+        while not name and (output / f"{default}-{number + 1}" / RUN_FILE).exists():
+            number += 1
+            folder = output / f"{default}-{number}"
+        if not (folder / RUN_FILE).exists():
+            raise UsageError(f"there is no run in {folder} to go on with; leave out --resume")
+        stored = read_json(folder / RUN_FILE)
+        if any(stored.get(key) != value for key, value in wanted.items()):
+            raise CheckpointError(
+                f"{folder} holds runs of another configuration: repeat the command that made them "
+                f"({stored['command']}), or leave out --resume"
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / RUN_FILE, {**wanted, "command": command})
+    if not mirror:  # of runs on several nodes, each keeps its own
+        open_ledger(output)
+        return folder
+    with reaching(mirror.address):
+        mirror.push([folder / RUN_FILE])
+    mirror.renew(folder)
+    return folder
+
+
+def run_title(fold: int | None, seed: int) -> str:
+    """Returns what a run is called in the terminal."""
+    return f"seed {seed}" if fold is None else f"fold {fold}, seed {seed}"

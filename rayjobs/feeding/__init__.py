@@ -1,0 +1,1 @@
+"""From prepared data to batches through Ray: shared in the object store, or streamed."""

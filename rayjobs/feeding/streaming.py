@@ -1,0 +1,345 @@
+"""Ray and the data: what fits a budget is put in the object store once, the rest is streamed by Ray Data.
+
+The first batch of every Ray Data stream costs seconds; a table in the object store costs milliseconds, and all
+trials of a node share its memory. So `materialise` is the rule and `StreamLoader` what remains.
+
+Shape legend: B samples of one worker's shard.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import queue
+import threading
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+import ray.data
+from ray.data import DataContext, ExecutionResources
+from ray.data.block import BlockMetadata
+from ray.data.collate_fn import ArrowBatchCollateFn
+from ray.data.datasource import Datasource, ReadTask
+
+from mmcore.batch import Batch
+from mmcore.data.feeding.loader import Rows, Uniforms, num_steps, shard_bounds, split_rows, training_shard
+from mmcore.data.feeding.windows import WantedRows, Window, blocks, cut, in_order, mixed, read_window
+from mmcore.data.prepared.columns import to_batch
+from mmcore.data.prepared.store import PreparedDataset
+from mmcore.data.splits import Assignment
+from mmcore.errors import TrainingError
+from rayjobs.feeding.cached import smallest_store_bytes
+
+READ_CPUS = 0.5
+"""What one read task asks for; a trial that streams must leave this free."""
+
+
+SHUFFLE_BYTES = 128 * 2**20
+"""Samples mixed with each other by a stream, in bytes; a read task holds as much."""
+
+
+BLOCK_BYTES = SHUFFLE_BYTES
+"""The most a block of a stream holds, if that is more than one sample; in a small object store BLOCK_SHARE of it."""
+
+
+BLOCK_SHARE = 1 / 32
+
+
+STORE_SHARE = 0.15
+"""Of the object store, what one stream may fill: up to three of a trial run at a time, each as if it were alone."""
+
+
+PREFETCH_SHARE = 0.25
+"""The next streams start when this share of an epoch's steps is left."""
+
+
+NUM_PREFETCHED = 4
+"""Batches formed ahead of the one in use."""
+
+
+END_S = 10.0
+"""The most that is waited for a stream that still starts to end."""
+
+
+PATIENCE_S = 30.0
+"""After this long without a first batch, a stream looks whether its read tasks can run at all."""
+
+
+class StreamLoader:
+    """Streams the files by Ray Data: for what does not fit in memory.
+
+    An epoch's order is a function of (seed, epoch): files in a drawn order, some together in a window, whose samples
+    are mixed. Every rank has its part of each global batch read, so that k workers see what one sees; that costs k
+    times the reading of one. Nothing before `start_step`'s window is read.
+
+    Args:
+        prepared: The data set; its files must be reachable from the nodes that read.
+        assignment: Which rows belong to which split.
+        batch_size: Samples of one step over all workers.
+        eval_batch_size: Samples of one evaluation batch of one worker.
+        seed: Of the order and of `Batch.uniforms`.
+        rank: This worker.
+        world_size: Number of workers.
+        pin_memory: Give batches in page-locked memory; only useful with a GPU.
+        shuffle_bytes: Size of a window.
+        num_epochs: Epochs of the run, after which no next stream is started; None if not known.
+    """
+
+    def __init__(
+        self,
+        prepared: PreparedDataset,
+        assignment: Assignment,
+        batch_size: int,
+        eval_batch_size: int = 256,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        pin_memory: bool = False,
+        shuffle_bytes: int = SHUFFLE_BYTES,
+        num_epochs: int | None = None,
+    ):
+        self.prepared = prepared
+        self.assignment = assignment
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self._pin_memory = pin_memory
+        sample_bytes = sum(modality.num_bytes for modality in prepared.spec.modalities)
+        self._shuffle_rows = max(batch_size + 1, shuffle_bytes // sample_bytes)
+        self._sample_bytes = sample_bytes
+        self._num_epochs = num_epochs
+        self._ready: dict[tuple[str, int], _Stream] = {}  # started ahead: (split, epoch; 0 in evaluation)
+        quiet_ray_data()
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of one epoch."""
+        return num_steps(len(self.assignment.train), self.batch_size)
+
+    def num_samples(self, split: str) -> int:
+        """Returns how many samples a split has over all ranks."""
+        return len(self.assignment.rows(split))
+
+    def rows(self, split: str) -> Rows:
+        """Returns what describes the samples of a split, in evaluation order over all ranks."""
+        return split_rows(self.prepared.index, self.assignment, split)
+
+    def train_batches(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
+        """Yields this rank's part of each global batch of an epoch, from `start_step` on."""
+        num_left_at_prefetch = max(1, round(PREFETCH_SHARE * self.num_steps))
+        uniforms = Uniforms(self.seed, epoch, start_step * self.batch_size)
+        for step, batch in enumerate(self._stream("train", epoch, start_step), start_step):
+            if step >= self.num_steps - num_left_at_prefetch:
+                self._start_ahead(epoch)
+            num_global = self._num_global(step)
+            start, stop, batch.is_placeholder = training_shard(num_global, self.rank, self.world_size)
+            batch.uniforms = uniforms.draw(num_global)[start:stop]
+            yield batch.pin_memory() if self._pin_memory else batch
+
+    def eval_batches(self, split: str) -> Iterator[Batch]:
+        """Yields this rank's contiguous share of a split in order."""
+        if self._share(split).size == 0:
+            return
+        for batch in self._stream(split, 0):
+            yield batch.pin_memory() if self._pin_memory else batch
+
+    def close(self) -> None:
+        """Ends the streams that were started ahead, and frees what they hold: Ray must not end under them."""
+        streams = self._end_streams()
+        for stream in streams:
+            stream.join(END_S)
+
+    def __del__(self) -> None:
+        self._end_streams()
+
+    def _end_streams(self) -> list[_Stream]:
+        streams = list(self._ready.values())
+        self._ready.clear()
+        for stream in streams:
+            stream.close()
+        return streams
+
+    def _start_ahead(self, epoch: int) -> None:
+        wanted = [("val", 0)]
+        if self._num_epochs is None or epoch + 1 < self._num_epochs:
+            wanted.append(("train", epoch + 1))
+        for split, number in wanted:
+            if (split, number) not in self._ready and self._share(split).size:
+                self._ready[split, number] = self._start(split, number)
+
+    def _stream(self, split: str, epoch: int, start_step: int = 0) -> Iterator[Batch]:
+        ready = None if start_step else self._ready.pop((split, epoch), None)
+        try:
+            yield from ready or self._start(split, epoch, start_step)
+        except (ray.exceptions.RayError, OSError, pa.ArrowException):
+            self.prepared.verify()  # a damaged file is the likely cause, and this names it
+            raise
+
+    def _start(self, split: str, epoch: int, start_step: int = 0) -> _Stream:
+        files = self._files(self._share(split))
+        if split == "train":
+            windows = mixed(files, self._shuffle_rows, self.seed, epoch)
+            shares = [self._place(step) for step in range(start_step, self.num_steps)]
+        else:
+            windows = in_order(files)
+            total, size = len(self._share(split)), self.eval_batch_size
+            shares = [(first, min(first + size, total)) for first in range(0, total, size)]
+        block_bytes = min(BLOCK_BYTES, BLOCK_SHARE * smallest_store_bytes())
+        block_rows = max(1, int(block_bytes / self._sample_bytes))
+        windows = cut(windows, shares, block_rows)
+        return _Stream(lambda: self._batches(windows, block_rows, [stop - start for start, stop in shares]))
+
+    def _batches(self, windows: Sequence[Window], block_rows: int, sizes: Sequence[int]) -> Generator[Batch]:
+        """Yields batches of these sizes from the windows' pieces, which Ray Data's tasks read."""
+        source = _Windows(windows, block_rows)
+        # Ray Data would split the blocks of few tasks further, to have more of them.
+        dataset = ray.data.read_datasource(source, num_cpus=READ_CPUS, override_num_blocks=len(windows))
+        # Ray Data joins blocks smaller than this and cuts those half as large again, both with copies; and it goes by
+        # this when it estimates what its tasks will fill.
+        largest = max(sum(sizes) for window in windows for sizes in blocks(window.sizes, block_rows))
+        dataset.context.target_max_block_size = max(1, int(0.7 * largest * self._sample_bytes))
+        limit = ExecutionResources.for_limits(object_store_memory=STORE_SHARE * smallest_store_bytes())
+        dataset.context.execution_options.resource_limits = limit
+        options = {"batch_size": 1, "collate_fn": _Unpacked(), "prefetch_batches": NUM_PREFETCHED}
+        with closing(iter(dataset.iter_torch_batches(**options))) as pieces:
+            for size in sizes:
+                batch = [next(pieces)]
+                while sum(piece.num_rows for piece in batch) < size:
+                    batch.append(next(pieces))
+                yield to_batch(pa.concat_tables(batch), self.prepared.spec)
+
+    def _num_global(self, step: int) -> int:
+        """Samples of a step over all workers."""
+        return min(self.batch_size, self.num_samples("train") - step * self.batch_size)
+
+    def _place(self, step: int) -> tuple[int, int]:
+        """Returns where this rank's part of a step's batch lies in the epoch."""
+        start, stop, _ = training_shard(self._num_global(step), self.rank, self.world_size)
+        return step * self.batch_size + start, step * self.batch_size + stop
+
+    def _share(self, split: str) -> np.ndarray:
+        """Returns the rows this rank reads: all in training, its contiguous share in evaluation."""
+        rows = self.assignment.rows(split)
+        return rows if split == "train" else rows[slice(*shard_bounds(len(rows), self.rank, self.world_size))]
+
+    def _files(self, rows: np.ndarray) -> list[WantedRows]:
+        """Returns the files that hold these rows, in index order, each with its rows counted within the file."""
+        ends = np.cumsum([file["num_rows"] for file in self.prepared.metadata["files"]])
+        starts = np.concatenate([[0], ends[:-1]])
+        parts = np.split(rows, np.searchsorted(rows, ends[:-1]))
+        files = zip(self.prepared.files(), parts, starts, strict=True)
+        return [WantedRows(path, part - start) for path, part, start in files if len(part)]
+
+
+def quiet_ray_data() -> None:
+    """Makes Ray Data keep the order of its blocks (it does not by itself), and keep quiet."""
+    context = DataContext.get_current()
+    context.execution_options.preserve_order = True
+    context.enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+
+
+class _Unpacked(ArrowBatchCollateFn):
+    """Undoes `_packed`; runs in Ray Data's own threads."""
+
+    def __call__(self, batch: pa.Table) -> Any:
+        columns = [column.chunk(0).flatten() for column in batch.columns]
+        return pa.table(columns, names=batch.column_names)
+
+
+class _Stream:
+    """A stream that is being started in the background, so that its first batch need not be waited for."""
+
+    def __init__(self, start: Callable[[], Generator[Batch]]):
+        self._started: queue.Queue[tuple[Generator[Batch], list[Batch]] | BaseException] = queue.Queue(1)
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(start,), daemon=True)
+        self._thread.start()
+
+    def __iter__(self) -> Iterator[Batch]:
+        started = self._wait()
+        if isinstance(started, BaseException):
+            raise started
+        rest, first = started
+        yield from first
+        yield from rest
+
+    def close(self) -> None:
+        """Ends the stream now, or as soon as it has started."""
+        self._closed.set()
+        try:
+            started = self._started.get_nowait()
+        except queue.Empty:
+            return
+        if not isinstance(started, BaseException):
+            started[0].close()
+
+    def join(self, timeout_s: float) -> None:
+        """Waits until a stream that is closed has ended."""
+        self._thread.join(timeout_s)
+
+    def _run(self, start: Callable[[], Generator[Batch]]) -> None:
+        try:
+            batches = start()
+            first = next(batches, None)
+            self._started.put((batches, [] if first is None else [first]))
+        except BaseException as error:  # noqa: BLE001 (raised again where the stream is read)
+            self._started.put(error)
+        if self._closed.is_set():
+            self.close()
+
+    def _wait(self) -> tuple[Generator[Batch], list[Batch]] | BaseException:
+        was_starved = False
+        while True:
+            try:
+                return self._started.get(timeout=PATIENCE_S)
+            except queue.Empty:
+                is_starved = ray.available_resources().get("CPU", 0) < READ_CPUS
+                if is_starved and was_starved:
+                    self.close()
+                    total = ray.cluster_resources().get("CPU", 0)
+                    raise TrainingError(
+                        f"Ray Data's read tasks wait for a CPU: all {total:g} are taken by trials; run fewer at a time"
+                    ) from None
+                was_starved = is_starved
+
+
+class _Windows(Datasource):
+    """Reads windows, one task each.
+
+    `ray.data.read_parquet` would first send tasks to look at the files: 4 s before the first batch instead of 1.
+    The prepared data set knows all that already.
+    """
+
+    def __init__(self, windows: Sequence[Window], block_rows: int):
+        super().__init__()
+        self._windows = windows
+        self._block_rows = block_rows
+
+    def estimate_inmemory_data_size(self) -> int | None:
+        return None
+
+    def get_read_tasks(
+        self, parallelism: int, per_task_row_limit: int | None = None, data_context: DataContext | None = None
+    ) -> list[ReadTask]:
+        unknown = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
+        reads = [functools.partial(_read_packed, window, self._block_rows) for window in self._windows]
+        return [ReadTask(read, unknown) for read in reads]
+
+
+def _read_packed(window: Window, block_rows: int) -> Iterator[pa.Table]:
+    for table, sizes in read_window(window, block_rows):
+        yield _packed(table, sizes)
+
+
+def _packed(table: pa.Table, sizes: Sequence[int]) -> pa.Table:
+    """Returns pieces as a row of lists each, over the same memory: Ray Data joins what it cuts by rows, with copies."""
+    ends = pa.array(np.cumsum([0, *sizes]), pa.int64())
+    columns = [pa.LargeListArray.from_arrays(ends, column.chunk(0)) for column in table.columns]
+    return pa.table(columns, names=table.column_names)

@@ -1,0 +1,1 @@
+"""Prepares and encodes data sets on Ray."""

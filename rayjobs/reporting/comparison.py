@@ -1,0 +1,89 @@
+"""What each method adds to the reference, paired by test sample or by fold."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from mmcore.analysis.intervals import MIN_SEEDS, choose_clusters, mean_interval, paired_bootstrap
+from mmcore.errors import DataError
+from rayjobs.reporting.finals import Final, Finals, accuracies_of, flattened
+
+OVER_FOLDS = (
+    "Intervals are over the folds (Student's t), differences paired by fold. The folds share training samples, so the "
+    "intervals are a little too narrow."
+)
+
+
+def all_folds(line: str) -> str:
+    """Returns a protocol's line for all its folds: `cv over groups (6 folds, seed 0)`."""
+    return re.sub(r"fold \d+ of (\d+)", r"all \1 folds", line)
+
+
+def compare_seeds(rows: list[dict[str, Any]], finals: Finals, reference: str | None) -> str:
+    """Puts what each method adds to the reference into its row; returns what must be printed beside the intervals."""
+    base = flattened(finals.get(reference or "", []))
+    if not base:
+        return _no_reference(finals, reference)
+    clusters, note = choose_clusters(base[0].groups.tolist(), base[0].sources.tolist())
+    for row in rows:
+        own = flattened(finals[row["method"]])
+        if row["method"] == reference or len(own) != len(base):
+            continue
+        _check_paired(row["method"], reference, [*own, *base])
+        interval = paired_bootstrap([final.correct for final in own], [final.correct for final in base], clusters)
+        difference = row["accuracy"] - mean_interval(accuracies_of(base))[0]
+        row["delta"] = {
+            "mean": interval.mean if interval else difference,
+            "low": interval.low if interval else None,
+            "high": interval.high if interval else None,
+        }
+    if len(base) < MIN_SEEDS:
+        return f"No interval: fewer than {MIN_SEEDS} final seeds."
+    return f"The intervals hold {note}: nothing is claimed beyond them." if note else ""
+
+
+def compare_folds(rows: list[dict[str, Any]], finals: Finals, reference: str | None) -> str:
+    """As `compare_seeds`, paired by fold: the mean of the folds' differences, and its interval over the folds."""
+    base = finals.get(reference or "", [])
+    if not all(base) or not base:
+        return _no_reference(finals, reference)
+    for row in rows:
+        own = finals[row["method"]]
+        if row["method"] == reference or not own or not all(own):
+            continue
+        for mine, theirs in zip(own, base, strict=True):
+            _check_paired(row["method"], reference, [*mine, *theirs])
+        row["delta"] = fold_difference([accuracies_of(of_fold) for of_fold in own], [accuracies_of(x) for x in base])
+    return OVER_FOLDS
+
+
+def fold_difference(own: Sequence[Sequence[float]], base: Sequence[Sequence[float]]) -> dict[str, Any]:
+    """Returns the mean over folds of own - base, each a mean over its seeds, and its interval over the folds.
+
+    Args:
+        own: Fold -> seed -> accuracy.
+        base: The same of what it is compared with, on the same folds.
+    """
+    differences = [mean_interval(a)[0] - mean_interval(b)[0] for a, b in zip(own, base, strict=True)]
+    mean, half_width = mean_interval(differences)
+    return {
+        "mean": mean,
+        "low": None if half_width is None else mean - half_width,
+        "high": None if half_width is None else mean + half_width,
+        "folds": differences,
+    }
+
+
+def _no_reference(finals: Finals, reference: str | None) -> str:
+    trained = any(flattened(folds) for folds in finals.values())
+    return f"No differences: {reference} has no final model, or not all of them." if reference and trained else ""
+
+
+def _check_paired(method: str, reference: str | None, finals: Sequence[Final]) -> None:
+    """Raises a DataError where models were tested on different samples."""
+    if any(not np.array_equal(final.sample_ids, finals[-1].sample_ids) for final in finals):
+        raise DataError(f"{method} and {reference} were tested on different samples: they cannot be compared")

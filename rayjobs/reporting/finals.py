@@ -1,0 +1,91 @@
+"""Final models as the ranking reads them: their test metrics and predictions."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmcore.errors import DataError
+from rayjobs.results_layout import PREDICTIONS_FILE, RESULT_FILE
+from rayjobs.storage.files import read_json
+
+
+@dataclass(frozen=True)
+class Final:
+    """One final model.
+
+    Attributes:
+        seed: Its seed.
+        metrics: On test: `fused/accuracy`, `<modality>/accuracy` or `<modality>/probe_accuracy`, ...
+        correct: (N,) bool, whether each test sample was answered rightly.
+        sample_ids: (N,) str.
+        labels: (N,) int64.
+        groups: (N,) str.
+        sources: (N,) str.
+        protocol: The protocol's line.
+        cost: Epochs and device-seconds.
+        dead: Modality -> epoch since which its encoder is dead, at the run's end.
+    """
+
+    seed: int
+    metrics: Mapping[str, float]
+    correct: np.ndarray
+    sample_ids: np.ndarray
+    labels: np.ndarray
+    groups: np.ndarray
+    sources: np.ndarray
+    protocol: str
+    cost: Mapping[str, float]
+    dead: Mapping[str, int]
+
+
+def load_final(run_dir: Path) -> Final | None:
+    """Returns the final model in a run's folder, or None if it was not finished.
+
+    Raises:
+        DataError: Its predictions are missing or damaged.
+    """
+    result = read_json(run_dir / RESULT_FILE)
+    if not result or not result["test"]:
+        return None
+    try:
+        with np.load(run_dir / PREDICTIONS_FILE) as stored:
+            arrays = {name: stored[name] for name in stored.files}
+        order = np.argsort(arrays["sample_ids"])
+        correct = arrays["logits/fused"].argmax(axis=1) == arrays["labels"]
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise DataError(f"{run_dir / PREDICTIONS_FILE} is missing or damaged ({error})") from None
+    return Final(
+        seed=result["config"]["seed"],
+        metrics=result["test"],
+        correct=correct[order],
+        **{name: arrays[name][order] for name in ("sample_ids", "labels", "groups", "sources")},
+        protocol=result["protocol"],
+        cost={"epochs": result["epochs"], "device_seconds": result["device_seconds"]},
+        dead={reading["modality"]: reading["since"] for reading in result["readings"] if reading["kind"] == "dead"},
+    )
+
+
+def accuracies_of(finals: Sequence[Final]) -> list[float]:
+    """Returns the fused test accuracy of each model."""
+    return [final.metrics["fused/accuracy"] for final in finals]
+
+
+def flattened(folds: Sequence[Sequence[Any]]) -> list[Any]:
+    """Returns all models of all folds."""
+    return [entry for of_fold in folds for entry in of_fold]
+
+
+def short_name(run_dir: Path, label: str) -> str:
+    """Returns `trial-001`, or `fold-2 trial-001` of a cross-validation."""
+    fold = run_dir.parent.name
+    return f"{fold} {run_dir.name}" if fold.startswith("fold-") else run_dir.name
+
+
+Finals = Mapping[str, Sequence[Sequence[Final]]]
+"""Row -> fold -> seed."""

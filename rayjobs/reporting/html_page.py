@@ -1,0 +1,275 @@
+"""The report as one HTML page: what stands in it, from the records of a search and its ranking.
+
+Everything in it that comes from files or from a command line is escaped by the template.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jinja2
+
+from mmcore.analysis.importance import Importance, parameter_importance
+from mmcore.analysis.intervals import best_so_far, mean_curve
+from rayjobs.reporting import by_class, figures, wording
+from rayjobs.reporting.figures import Picture
+from rayjobs.reporting.records import OPEN, ExperimentRecord, SearchRecord, TrialRecord, best_of
+
+NO_CARD = "What the data is cannot be told: its prepared files are not at hand."
+
+
+RUNNING = (
+    "This search has not ended: what follows is validation alone, on which the trials were chosen, and is no result. "
+    "The ranking, on test, is made at its end. Make this report again to see more."
+)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table of text; the first cell of a row is its heading."""
+
+    caption: str
+    headings: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Figures that belong together, and why some are not there."""
+
+    heading: str
+    pictures: Sequence[Picture]
+    left_out: Sequence[str] = ()
+
+
+def build_page(experiment: ExperimentRecord) -> tuple[str, list[Picture]]:
+    """Returns the page, with every figure in it, and the figures."""
+    sections = [_section(experiment, dataset) for dataset in experiment.datasets]
+    pictures = [picture for section in sections for group in section["groups"] for picture in group.pictures]
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("rayjobs"), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    page = environment.get_template("report.html").render(
+        title=f"Search {experiment.folder.resolve().name}",
+        created=experiment.stored["created"],
+        command=experiment.stored["command"],
+        state=[] if experiment.ranking else [RUNNING],
+        facts=_facts(experiment),
+        sections=[{**section, "groups": [_encoded(group) for group in section["groups"]]} for section in sections],
+    )
+    return page, pictures
+
+
+def _facts(experiment: ExperimentRecord) -> list[str]:
+    readings = experiment.test_readings
+    known = f"Test was read {readings} times by it, each entered in the ledger." if readings else ""
+    ranking = experiment.ranking
+    return [*(ranking["notes"] if ranking else []), *([known] if known else [])]
+
+
+def _encoded(group: Group) -> dict[str, Any]:
+    pictures = [
+        {"alt": picture.alt, "caption": picture.caption, "data": base64.b64encode(picture.png).decode()}
+        for picture in group.pictures
+    ]
+    return {"heading": group.heading, "pictures": pictures, "left_out": group.left_out}
+
+
+def _section(experiment: ExperimentRecord, dataset: str) -> dict[str, Any]:
+    ranking, searches = experiment.ranking, experiment.of_dataset(dataset)
+    tables = ranking["rankings"] if ranking else []
+    table = next((table for table in tables if table["dataset"] == dataset), None)
+    card = experiment.card(dataset)
+    return {
+        "heading": wording.headline(table) if table else f"{dataset}: validation so far",
+        "protocol": _protocol(table, ranking, searches),
+        "card": wording.card_text(*card) if card else NO_CARD,
+        "is_warning": card is None or card[1],
+        "results": _results(table, ranking["reference"]) if table and ranking else [],
+        "notes": _notes(table),
+        "warnings": table["chance_notes"] if table else [],
+        "failures": wording.failure_lines(table) if table else _failures(searches),
+        "searches": [_spent(searches), _found(searches)],
+        "groups": _groups(dataset, table, ranking["reference"] if ranking else None, searches),
+        "trials": _trials(searches),
+    }
+
+
+def _protocol(
+    table: Mapping[str, Any] | None, ranking: Mapping[str, Any] | None, searches: Mapping[str, Sequence[SearchRecord]]
+) -> str:
+    if table and ranking:
+        return wording.protocol_text(table, ranking["final_seeds"])
+    lines = dict.fromkeys(search.protocol for of_label in searches.values() for search in of_label if search.protocol)
+    return f"Protocol: {', '.join(lines) or 'told as soon as a trial has ended'}."
+
+
+def _results(table: Mapping[str, Any], reference: str | None) -> list[Grid]:
+    """Returns what the terminal prints: the ranking, the folds, and each modality's own accuracy."""
+    rows, names = table["rows"], wording.modality_names(table)
+    headings = ("method", "test", wording.delta_heading(table, reference), "trials", "epochs", "device-seconds")
+    cells = [
+        (row["method"], wording.test_text(row), wording.delta_text(row, reference), wording.trials_text(row),
+         str(row["epochs"]), f"{row['device_seconds']:.0f}")
+        for row in rows
+    ]  # fmt: skip
+    grids = [Grid("Ranking by test accuracy", headings, cells)]
+    if table["folds"]:
+        numbers = [f"fold {number}" for number in range(table["folds"])]
+        grids.append(
+            Grid("Test accuracy by fold", ("method", *numbers),
+                 [(row["method"], *wording.fold_texts(table, row)) for row in rows])
+        )  # fmt: skip
+    if names:
+        own = [(row["method"], *(wording.own_text(row["modalities"].get(name)) for name in names)) for row in rows]
+        grids.append(Grid("Each modality alone, on test", ("method", *names), own))
+    return [*grids, *_classes(table)]
+
+
+def _classes(table: Mapping[str, Any]) -> list[Grid]:
+    """Returns each class's accuracy, where classes are of unequal size."""
+    found = table.get("classes")
+    if not found:
+        return []
+    methods = [row["method"] for row in table["rows"]]
+    some, note = by_class.shown(found)
+    caption = "Right on test by class, in percent" + (f": {note}" if note else "")
+    return [Grid(caption, ("class", "train", "test", *methods), [by_class.cells(row, methods) for row in some])]
+
+
+def _notes(table: Mapping[str, Any] | None) -> list[str]:
+    if not table:
+        return []
+    return [*([wording.PROBE_NOTE] if wording.uses_probes(table) else []), *wording.table_notes(table)]
+
+
+def _failures(searches: Mapping[str, Sequence[SearchRecord]]) -> list[str]:
+    return [
+        f"{label} {_place(search, trial)} failed: {trial.reason}"
+        for label, search, trial in _all_trials(searches)
+        if trial.status == "failed"
+    ]
+
+
+def _spent(searches: Mapping[str, Sequence[SearchRecord]]) -> Grid:
+    """Returns what each method's search has come to: what is left of it, and what it cost."""
+    states = {"stopped early": "stopped", "failed": "failed"}
+    if not all(search.finished for of_label in searches.values() for search in of_label):
+        states[OPEN] = OPEN
+    rows = []
+    for label, of_label in searches.items():
+        trials = [trial for search in of_label for trial in search.trials]
+        counts = [str(sum(trial.status == status for trial in trials)) for status in states.values()]
+        planned = sum(search.planned for search in of_label)
+        begun = sum(trial.epochs > 0 or trial.status == "failed" for trial in trials)
+        rows.append((label, f"{begun} of {planned}", *counts, str(sum(trial.epochs for trial in trials))))
+    return Grid("What the searches spent, final models aside", ("method", "trials", *states, "epochs"), rows)
+
+
+def _found(searches: Mapping[str, Sequence[SearchRecord]]) -> Grid:
+    rows = [
+        (_of_fold(label, search), f"{best.objective:.1%}", best.name, values_text(best.values))
+        for label, of_label in searches.items()
+        for search in of_label
+        if (best := search.best)
+    ]
+    return Grid("Best on validation, which chose it", ("method", "validation", "trial", "settings"), rows)
+
+
+def _groups(
+    dataset: str, table: Mapping[str, Any] | None, reference: str | None, searches: Mapping[str, Sequence[SearchRecord]]
+) -> list[Group]:
+    intervals = None
+    if table and reference:
+        intervals = figures.intervals_picture(_stem(dataset, "intervals"), table, reference)
+    return [
+        Group("The methods compared", _those(intervals, _budget(dataset, searches))),
+        _learning(dataset, searches),
+        _importances(dataset, searches),
+    ]
+
+
+def _budget(dataset: str, searches: Mapping[str, Sequence[SearchRecord]]) -> Picture | None:
+    curves = {}
+    for label, of_label in searches.items():
+        of_folds = [best_so_far(values) for search in of_label if (values := search.accuracies())]
+        if of_folds:
+            curves[label] = mean_curve(of_folds)
+    return figures.budget_picture(_stem(dataset, "budget"), curves, max(map(len, searches.values()), default=1))
+
+
+def _learning(dataset: str, searches: Mapping[str, Sequence[SearchRecord]]) -> Group:
+    pictures = []
+    for label, of_label in searches.items():
+        trials = [trial for search in of_label for trial in search.trials]
+        best = best_of(trials)
+        if best:
+            pictures.append(figures.learning_picture(_stem(dataset, "learning", label), label, trials, best))
+    return Group("How the trials learned", _those(*pictures))
+
+
+def _importances(dataset: str, searches: Mapping[str, Sequence[SearchRecord]]) -> Group:
+    pictures, left_out = [], []
+    for label, of_label in searches.items():
+        importance = _importance(of_label)
+        if importance.reason:
+            left_out.append(f"{label}: not drawn: {importance.reason}.")
+        else:
+            pictures.append(figures.importance_picture(_stem(dataset, "importance", label), label, importance))
+    return Group("Which settings mattered", pictures, left_out)
+
+
+def _importance(of_label: Sequence[SearchRecord]) -> Importance:
+    """Returns the importance of a method's settings over all its folds, whose own levels do not count."""
+    having = [(search.fold, trial) for search in of_label for trial in search.trials
+              if trial.objective is not None and trial.values and trial.status != "failed"]  # fmt: skip
+    return parameter_importance(
+        [trial.values for _, trial in having],
+        [trial.objective or 0.0 for _, trial in having],
+        [fold for fold, _ in having],
+    )
+
+
+def _trials(searches: Mapping[str, Sequence[SearchRecord]]) -> Grid:
+    rows = [
+        (f"{label} {_place(search, trial)}", trial.status, str(trial.epochs),
+         "" if trial.objective is None else f"{trial.objective:.1%}", values_text(trial.values), trial.reason)
+        for label, search, trial in _all_trials(searches)
+    ]  # fmt: skip
+    return Grid("Every trial", ("trial", "state", "epochs", "validation", "settings", "reason"), rows)
+
+
+def values_text(values: Mapping[str, Any]) -> str:
+    """Returns searched values for a person: `optimizer.lr 0.012, method.alpha 0.8`."""
+    shown = {path: f"{value:.4g}" if isinstance(value, float) else str(value) for path, value in values.items()}
+    return ", ".join(f"{path} {value}" for path, value in shown.items())
+
+
+def _all_trials(
+    searches: Mapping[str, Sequence[SearchRecord]],
+) -> Iterable[tuple[str, SearchRecord, TrialRecord]]:
+    for label, of_label in searches.items():
+        for search in of_label:
+            for trial in search.trials:
+                yield label, search, trial
+
+
+def _place(search: SearchRecord, trial: TrialRecord) -> str:
+    return trial.name if search.fold is None else f"fold-{search.fold} {trial.name}"
+
+
+def _of_fold(label: str, search: SearchRecord) -> str:
+    return label if search.fold is None else f"{label}, fold {search.fold}"
+
+
+def _stem(*parts: str) -> str:
+    """Returns a file's name: a data set's or a method's may hold what a path must not."""
+    return "-".join(re.sub(r"[^\w.+=]+", "_", part) for part in parts)
+
+
+def _those(*pictures: Picture | None) -> list[Picture]:
+    return [picture for picture in pictures if picture]

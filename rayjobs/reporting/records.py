@@ -1,0 +1,252 @@
+"""What a search left in its folder, read back: finished or not, on this machine or a copy of it."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmcore.data.prepared.store import PreparedDataset
+from mmcore.errors import DataError, EquipoiseError, UsageError
+from mmcore.training.run_log import Row, read_rows
+from rayjobs.results_layout import (
+    CONFIG_FILE,
+    EXPERIMENT_FILE,
+    FORMAT_VERSION,
+    PLAN_FILE,
+    RANKING_FILE,
+    RESULT_FILE,
+    SEARCH_FILE,
+)
+from rayjobs.runs.progress import ACCURACY, EPOCH, OBJECTIVE
+from rayjobs.runs.reporters import PROGRESS_FILE
+from rayjobs.runs.test_ledger import LEDGER_FILE, read_ledger
+from rayjobs.storage.files import read_json
+from rayjobs.trials.failures import failure_reason
+from rayjobs.trials.trial import FAILURE_FILE
+
+OPEN = "running or stopped"
+"""State of a trial that neither failed nor came to its end, in a search that has not ended: it cannot be told which."""
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """One trial.
+
+    Attributes:
+        name: Of its folder: `trial-001`.
+        values: Path -> searched value.
+        status: "done", "stopped" (early), "failed", or "running or stopped" while the search has not ended.
+        epochs: Finished epochs.
+        objective: Best validation accuracy so far.
+        objective_loss: Validation loss of that epoch, which decides between trials of one accuracy.
+        reason: Why it failed.
+        rows: One per epoch.
+    """
+
+    name: str
+    values: Mapping[str, Any]
+    status: str
+    epochs: int
+    objective: float | None
+    objective_loss: float
+    reason: str
+    rows: Sequence[Row]
+
+
+@dataclass(frozen=True)
+class SearchRecord:
+    """One search: of a method, on a data set, on one fold where there are folds.
+
+    Attributes:
+        dataset: Name of the prepared data set.
+        label: The row's name in the ranking.
+        fold: None where there is one split.
+        protocol: How samples were split; "" until a trial has ended.
+        planned: Trials it was to have.
+        space: Path -> what it is drawn from, in words.
+        select: Whether the best or the last epoch of a trial counts.
+        finished: Whether it ended.
+        trials: Those started, in that order.
+    """
+
+    dataset: str
+    label: str
+    fold: int | None
+    protocol: str
+    planned: int
+    space: Mapping[str, str]
+    select: str
+    finished: bool
+    trials: Sequence[TrialRecord]
+
+    @property
+    def best(self) -> TrialRecord | None:
+        """The trial with the best result so far."""
+        return best_of(self.trials)
+
+    def accuracies(self) -> list[float]:
+        """Returns the validation accuracy after each epoch spent, trial by trial; NaN where it cannot be chosen.
+
+        That is all of a failed trial, and all but the last epoch of one whose last epoch counts.
+        """
+        values: list[float] = []
+        for trial in self.trials:
+            own = [row[ACCURACY] for row in trial.rows]
+            if trial.status == "failed":
+                own = [math.nan] * len(own)
+            elif self.select == "last" and own:
+                own = [math.nan] * (len(own) - 1) + own[-1:]
+            values += own
+        return values
+
+
+def best_of(trials: Iterable[TrialRecord]) -> TrialRecord | None:
+    """Returns the trial with the best result, chosen as a search itself chooses; None where no trial has one."""
+    having = [trial for trial in trials if trial.objective is not None and trial.status != "failed"]
+    return max(having, key=lambda trial: (trial.objective or 0.0, -trial.objective_loss), default=None)
+
+
+@dataclass(frozen=True)
+class ExperimentRecord:
+    """A whole experiment.
+
+    Attributes:
+        folder: Where it lies.
+        stored: Its `experiment.json`: command, time, request.
+        searches: In the order of their names.
+        ranking: What was printed at its end; None if it did not come to that.
+        test_readings: How often it read test, by the ledger.
+    """
+
+    folder: Path
+    stored: Mapping[str, Any]
+    searches: Sequence[SearchRecord]
+    ranking: Mapping[str, Any] | None
+    test_readings: int
+
+    @property
+    def datasets(self) -> list[str]:
+        """Names of its data sets."""
+        return list(dict.fromkeys(search.dataset for search in self.searches))
+
+    def of_dataset(self, dataset: str) -> dict[str, list[SearchRecord]]:
+        """Returns a data set's searches: label -> one per fold."""
+        labels: dict[str, list[SearchRecord]] = {}
+        for search in self.searches:
+            if search.dataset == dataset:
+                labels.setdefault(search.label, []).append(search)
+        return labels
+
+    def card(self, dataset: str) -> tuple[str, bool] | None:
+        """Returns a data set's card, and whether it was made to show an effect; None where the data is not at hand."""
+        for table in self.ranking["rankings"] if self.ranking else ():
+            if table["dataset"] == dataset:
+                return table["card"], table["constructed"]
+        try:
+            prepared = PreparedDataset.open(Path(self.stored["request"]["data_dir"]) / dataset)
+        except EquipoiseError:
+            return None
+        return prepared.card, prepared.constructed
+
+
+def load_experiment(folder: Path) -> ExperimentRecord:
+    """Reads an experiment's folder.
+
+    Raises:
+        UsageError: It holds no experiment, or one of another release.
+        DataError: One of its files is damaged.
+    """
+    stored = read_json(folder / EXPERIMENT_FILE)
+    if not stored:
+        raise UsageError(_no_experiment(folder))
+    if stored["format_version"] != FORMAT_VERSION:
+        raise UsageError(f"{folder} was written by another release (format {stored['format_version']})")
+    plans = sorted([*folder.glob(f"*/{PLAN_FILE}"), *folder.glob(f"*/fold-*/{PLAN_FILE}")])
+    # At an address each final model has a ledger of its own.
+    own = [*folder.glob(f"*/final-*/{LEDGER_FILE}"), *folder.glob(f"*/fold-*/final-*/{LEDGER_FILE}")]
+    ledger = [entry for path in (folder.parent / LEDGER_FILE, *own) for entry in read_ledger(path)]
+    inside = [Path(entry["run_dir"]).is_relative_to(stored["folder"]) for entry in ledger]
+    searches = [load_search(path.parent) for path in plans]
+    return ExperimentRecord(folder, stored, searches, _stored(folder / RANKING_FILE), sum(inside))
+
+
+def _no_experiment(folder: Path) -> str:
+    known = sorted(path.parent.name for path in folder.glob(f"*/{EXPERIMENT_FILE}"))
+    if known:
+        return f"{folder} holds several experiments, not one: name one of them, as in {folder / known[0]}"
+    return f"{folder} holds no search ({EXPERIMENT_FILE} is missing): name the folder that rayjobs.tune printed"
+
+
+def load_search(folder: Path) -> SearchRecord:
+    """Reads a search's folder.
+
+    Raises:
+        DataError: One of its files is damaged.
+    """
+    plan, ended = _stored(folder / PLAN_FILE), _stored(folder / SEARCH_FILE)
+    name, _, fold = plan["name"].partition("/fold-")
+    # A label begins with its method's name, and the folder's name ends with the label.
+    start = name.rfind(f"-{plan['config']['method']['name']}")
+    trials = [_ended(folder, entry) for entry in ended["trials"]] if ended else _running(folder, plan["space"])
+    return SearchRecord(
+        dataset=name[:start],
+        label=name[start + 1 :],
+        fold=int(fold) if fold else None,
+        protocol=_protocol(folder, trials),
+        planned=plan["trials"],
+        space=plan["space"],
+        select=plan["config"]["trainer"]["select"],
+        finished=ended is not None,
+        trials=trials,
+    )
+
+
+def _stored(path: Path) -> Any:
+    """Returns a JSON file's content, None where there is no file; one that cannot be read is no missing one."""
+    content = read_json(path)
+    if content is None and path.exists():
+        raise DataError(f"{path} is damaged: the search can write it again (rayjobs.tune --resume)")
+    return content
+
+
+def _ended(folder: Path, entry: Mapping[str, Any]) -> TrialRecord:
+    kept = {key: entry[key] for key in ("name", "values", "status", "epochs", "objective", "objective_loss", "reason")}
+    return TrialRecord(**kept, rows=read_rows(folder / Path(entry["name"]).name))
+
+
+def _running(folder: Path, space: Mapping[str, str]) -> list[TrialRecord]:
+    """Reads the trials of a search that has not ended from their own folders."""
+    names = sorted(path.name for path in folder.glob("trial-*") if re.fullmatch(r"trial-\d+", path.name))
+    return [_running_trial(folder / name, space) for name in names]
+
+
+def _running_trial(run_dir: Path, space: Mapping[str, str]) -> TrialRecord:
+    progress, config = read_json(run_dir / PROGRESS_FILE) or {}, read_json(run_dir / CONFIG_FILE)
+    failed = (run_dir / FAILURE_FILE).exists()
+    status = "failed" if failed else "done" if (run_dir / RESULT_FILE).exists() else OPEN
+    return TrialRecord(
+        name=run_dir.name,
+        values={path: _at(config, path) for path in space} if config else {},
+        status=status,
+        epochs=int(progress.get(EPOCH, 0)),
+        objective=progress.get(OBJECTIVE),
+        objective_loss=float(progress.get("objective_loss", 0.0)),
+        reason=failure_reason(run_dir) if failed else "",
+        rows=read_rows(run_dir),
+    )
+
+
+def _protocol(folder: Path, trials: Sequence[TrialRecord]) -> str:
+    results = (read_json(folder / Path(trial.name).name / RESULT_FILE) for trial in trials)
+    return next((result["protocol"] for result in results if result), "")
+
+
+def _at(config: Mapping[str, Any], path: str) -> Any:
+    value: Any = config
+    for key in path.split("."):
+        value = value[key]
+    return value

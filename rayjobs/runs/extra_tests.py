@@ -1,0 +1,127 @@
+"""What `train` can test beside the data as they are: missing and noisy modalities, and each modality's contribution.
+
+Each evaluation reads test once more, and each is entered in the ledger under its condition's name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mmcore.data.spec import DatasetSpec
+from mmcore.errors import ConfigError
+from mmcore.evaluation.conditions import Condition, check_conditions
+from mmcore.evaluation.shapley import shapley_values, subsets
+from mmcore.training.trainer import Trainer
+from rayjobs.runs.test_ledger import Entry
+
+ACCURACY = "fused/accuracy"
+
+
+AS_STORED = Condition().name
+
+
+@dataclass(frozen=True)
+class Extra:
+    """What is to be tested beside the data as they are.
+
+    Attributes:
+        conditions: Missing and noisy modalities.
+        shapley: Whether each modality's contribution is wanted, which takes an evaluation for each subset of them.
+    """
+
+    conditions: tuple[Condition, ...] = ()
+    shapley: bool = False
+
+    def check(self, spec: DatasetSpec, modalities: Sequence[str]) -> None:
+        """Checks it against a data set and the modalities of the method.
+
+        Raises:
+            ConfigError: Lists shares and deviations out of range, modalities unknown or without noise.
+            UsageError: Contributions of too many modalities.
+        """
+        check_conditions(self.conditions, spec)
+        self.needed(modalities)
+
+    def needed(self, modalities: Sequence[str]) -> list[Condition]:
+        """Returns the conditions to test under, each once; the data as they are among them only if asked for."""
+        wanted = list(self.conditions)
+        if self.shapley:
+            proper = [subset for subset in subsets(modalities) if 0 < len(subset) < len(modalities)]
+            wanted += [Condition(only=subset) for subset in proper]
+        return list({condition.name: condition for condition in wanted}.values())
+
+    def unread(self, result: Mapping[str, Any], modalities: Sequence[str]) -> list[Condition]:
+        """Returns the conditions that a run's result does not have yet."""
+        return [condition for condition in self.needed(modalities) if condition.name not in result["conditions"]]
+
+    def is_read(self, result: Mapping[str, Any], modalities: Sequence[str]) -> bool:
+        """Tells whether a run's result has all that is asked for."""
+        return not self.unread(result, modalities) and not (self.shapley and result["shapley"] is None)
+
+
+NOTHING_MORE = Extra()
+
+
+def parse_conditions(missing: str | None, noise: Sequence[str]) -> tuple[Condition, ...]:
+    """Returns the conditions a command line asks for.
+
+    Args:
+        missing: Shares, `0,0.2,0.5`; one condition each.
+        noise: Deviations, `image=0.2,audio=0.5`; one condition each, its noises added together.
+
+    Raises:
+        ConfigError: Lists what is no number, or lacks its modality.
+    """
+    problems: list[str] = []
+    conditions = []
+    for text in missing.split(",") if missing is not None else ():
+        share = _number(text, f"--missing must be shares in [0, 1], as in 0,0.2,0.5, got {text.strip()!r}", problems)
+        conditions.append(Condition(missing=share))
+    for option in noise:
+        levels: dict[str, float] = {}
+        for part in option.split(","):
+            name, _, text = part.partition("=")
+            rule = f"--noise must be MODALITY=DEVIATION, as in image=0.2,audio=0.5, got {part.strip()!r}"
+            levels[name.strip()] = _number(text, rule, problems)
+        conditions.append(Condition(noise=levels))
+    if problems:
+        raise ConfigError(problems)
+    return tuple(conditions)
+
+
+def add_conditions(trainer: Trainer, extra: Extra, result: dict[str, Any], entry: Entry) -> None:
+    """Reads test under every condition a result does not have, and completes the result; on every rank.
+
+    Args:
+        trainer: With the weights to be tested.
+        extra: What is asked for.
+        result: With the metrics on the data as they are under `test`; what is added stands under `conditions` (name ->
+            metrics) and `shapley`.
+        entry: Enters a reading in the ledger.
+    """
+    modalities = trainer.method.model.modalities
+    found = result["conditions"]
+    found.setdefault(AS_STORED, {name: value for name, value in result["test"].items() if name != "epoch"})
+    for condition in extra.unread(result, modalities):
+        entry.record(condition.name)
+        found[condition.name] = trainer.evaluate("test", True, condition).metrics
+    if extra.shapley:
+        worth = {subset: found[Condition(only=subset).name][ACCURACY]
+                 for subset in subsets(modalities) if 0 < len(subset) < len(modalities)}  # fmt: skip
+        worth[()] = trainer.prior_accuracy("test")
+        worth[tuple(modalities)] = found[AS_STORED][ACCURACY]
+        result["shapley"] = {
+            "contributions": shapley_values(worth, modalities),
+            "none": worth[()],
+            "all": worth[tuple(modalities)],
+        }
+
+
+def _number(text: str, rule: str, problems: list[str]) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        problems.append(rule)
+        return 0.0

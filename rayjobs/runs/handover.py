@@ -1,0 +1,148 @@
+"""How a trial goes on from another one's checkpoint: what population-based training keeps in the trials' folders.
+
+    trial-002/snapshots/epoch-000007/   as the trial stood at that epoch: checkpoints (hard links) and its summary
+    trial-005/handed-over/              the same, put here by the driver, and the schedule; taken over at the next start
+    trial-005/schedule.json             the settings the weights in this folder were trained with, epoch by epoch
+
+A hand-over becomes visible by one rename and is taken over by steps that may be repeated: a kill between any two of
+them loses nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from mmcore.assembly.config import with_values
+from mmcore.config.schema import RunConfig
+from mmcore.errors import CheckpointError
+from rayjobs.results_layout import CHECKPOINTS, HANDED_OVER, PROGRESS_FILE, SCHEDULE_FILE, SNAPSHOTS
+from rayjobs.storage.files import read_json, write_json
+
+NUM_KEPT = 2
+"""Snapshots of a trial: a worker group may be an epoch ahead of what was decided on."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A part of a run with settings of its own.
+
+    Attributes:
+        epoch: Finished epochs when it begins.
+        values: Path -> searched value.
+        source: The trial whose weights it began with; "" for a run's own first ones.
+    """
+
+    epoch: int
+    values: dict[str, Any]
+    source: str = ""
+
+
+Schedule = tuple[Segment, ...]
+
+
+def read_schedule(run_dir: Path) -> Schedule:
+    """Returns a run's schedule; empty where its settings never changed."""
+    return parse_schedule(read_json(run_dir / SCHEDULE_FILE) or [])
+
+
+def parse_schedule(stored: Sequence[Mapping[str, Any]]) -> Schedule:
+    """Returns what `dump_schedule` returned."""
+    return tuple(Segment(**segment) for segment in stored)
+
+
+def dump_schedule(schedule: Schedule) -> list[dict[str, Any]]:
+    """Returns a schedule as plain values."""
+    return [asdict(segment) for segment in schedule]
+
+
+def parts_of(config: RunConfig, schedule: Schedule) -> list[tuple[RunConfig, int | None]]:
+    """Returns each part's configuration and the epoch it ends at (None: the last one); without a schedule the whole."""
+    if not schedule:
+        return [(config, None)]
+    ends = [*(segment.epoch for segment in schedule[1:]), None]
+    return [(with_values(config, segment.values), end) for segment, end in zip(schedule, ends, strict=True)]
+
+
+def keep_snapshot(run_dir: Path, epoch: int) -> None:
+    """Keeps a run as it stands at the end of an epoch, before it goes on; called by rank 0.
+
+    Raises:
+        CheckpointError: The run has checkpoints, but not that epoch's.
+    """
+    folder = run_dir / SNAPSHOTS / f"epoch-{epoch:06d}"
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    checkpoints = run_dir / CHECKPOINTS
+    if checkpoints.is_dir():
+        if not (checkpoints / folder.name).is_dir():
+            raise CheckpointError(f"{checkpoints} holds no {folder.name}: no other trial could go on from it")
+        for path in (checkpoints / folder.name, *checkpoints.glob("best-*")):
+            _link_tree(path, temporary / CHECKPOINTS / path.name)
+    shutil.copyfile(run_dir / PROGRESS_FILE, temporary / PROGRESS_FILE)
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.rename(folder)
+    for stale in sorted(folder.parent.glob("epoch-*"))[:-NUM_KEPT]:
+        shutil.rmtree(stale, ignore_errors=True)
+
+
+def drop_snapshots(folder: Path) -> None:
+    """Removes the snapshots of all trials in a search's folder: they keep deleted checkpoints on the disk."""
+    for path in folder.glob(f"*/{SNAPSHOTS}"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def hand_over(source: Path, target: Path, epoch: int, before: Mapping[str, Any], values: Mapping[str, Any]) -> None:
+    """Makes the run in `target` go on, when it starts the next time, from where `source` stood at an epoch.
+
+    Args:
+        source: Folder of the trial to go on from.
+        target: Folder of the trial whose own weights are given up.
+        epoch: At which the source's snapshot was taken.
+        before: The source's settings.
+        values: Those to go on with.
+    """
+    temporary = target / f".{HANDED_OVER}.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    _link_tree(source / SNAPSHOTS / f"epoch-{epoch:06d}", temporary)
+    so_far = read_schedule(source) or (Segment(0, dict(before)),)
+    schedule = (*so_far, Segment(epoch, dict(values), source.name))
+    write_json(temporary / SCHEDULE_FILE, dump_schedule(schedule))
+    shutil.rmtree(target / HANDED_OVER, ignore_errors=True)
+    temporary.rename(target / HANDED_OVER)
+
+
+def take_over(run_dir: Path) -> None:
+    """Puts what was handed over in the place of the run's own checkpoints; does nothing where there is none.
+
+    The seconds spent stay the run's own: they were spent, whatever became of the weights.
+    """
+    handed = run_dir / HANDED_OVER
+    if not handed.is_dir():
+        return
+    if (handed / CHECKPOINTS).is_dir():
+        shutil.rmtree(run_dir / CHECKPOINTS, ignore_errors=True)
+        (handed / CHECKPOINTS).rename(run_dir / CHECKPOINTS)
+    if theirs := read_json(handed / PROGRESS_FILE):
+        own = read_json(run_dir / PROGRESS_FILE) or {}
+        write_json(run_dir / PROGRESS_FILE, {**theirs, "device_seconds": own.get("device_seconds", 0.0)})
+    if (handed / SCHEDULE_FILE).is_file():
+        (handed / SCHEDULE_FILE).replace(run_dir / SCHEDULE_FILE)
+    shutil.rmtree(handed)
+
+
+def _link_tree(source: Path, target: Path) -> None:
+    """Copies a folder by hard links where the storage has them; checkpoints are replaced, never written again."""
+    shutil.copytree(source, target, copy_function=_link)
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)

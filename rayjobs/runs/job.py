@@ -1,0 +1,49 @@
+"""The job of one training run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from rayjobs.feeding.handle import DataHandle
+from rayjobs.runs.extra_tests import NOTHING_MORE, Extra
+from rayjobs.runs.handover import Schedule
+from rayjobs.storage.mirror import NO_MIRROR, Mirror
+
+if TYPE_CHECKING:
+    from mmcore.training.run_log import Reporter
+
+Body = Callable[["Job", "Reporter"], dict[str, Any]]
+"""`rayjobs.runs.worker.run`, or a stand-in of a test."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training run.
+
+    Attributes:
+        config: `RunConfig.to_dict()` of a complete configuration.
+        data: Where the samples come from.
+        run_dir: Folder of everything the run writes; seen by all workers, itself or by its twin.
+        test: Read test once at the end, from the selected epoch. For final models only.
+        command: What was typed, for the ledger.
+        extra: What is tested beside the data as they are.
+        alone: Modality -> validation accuracy of a reference trained on it alone, as far as known; for the readings.
+        schedule: Searched values that change at some epochs, of population-based training; `config` has the last ones.
+        snapshot_every: Epochs after which the run is kept for another trial to go on from; 0: never.
+        elastic: The fewest and the most workers of a group whose size may change; None: it is fixed.
+        mirror: Where the run's folder has its twin.
+    """
+
+    config: dict[str, Any]
+    data: DataHandle
+    run_dir: str
+    test: bool = False
+    command: str = ""
+    extra: Extra = NOTHING_MORE
+    alone: Mapping[str, float] = field(default_factory=dict)
+    schedule: Schedule = ()
+    snapshot_every: int = 0
+    elastic: tuple[int, int] | None = None
+    mirror: Mirror = NO_MIRROR

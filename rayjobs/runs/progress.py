@@ -1,0 +1,76 @@
+"""A run's progress as Tune sees it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from rayjobs.results_layout import PROGRESS_FILE as PROGRESS_FILE
+from rayjobs.runs.gauges import publish
+from rayjobs.runs.handover import keep_snapshot
+from rayjobs.storage.files import read_json, write_json
+
+EPOCH = "epoch"
+"""Count of finished epochs; the only clock that schedulers and stopping go by."""
+
+
+ACCURACY = "val/fused/accuracy"
+
+
+LOSS = "val/fused/loss"
+
+
+SPEED = "time/samples_per_s"
+
+
+OBJECTIVE = "objective"
+"""What a search maximises: validation accuracy of the epoch that would be tested (`trainer.select`)."""
+
+
+FATAL = "fatal"
+"""Set in the last report of a trial that would fail again however often it were tried."""
+
+
+class Progress:
+    """The running summary of one run, kept in its folder so that a restarted run goes on from it.
+
+    Args:
+        run_dir: The run's folder.
+        select: `trainer.select`: whether the best or the last epoch counts.
+        num_devices: Workers whose time is spent at once.
+        snapshot_every: Epochs after which the run is kept as it stands, for another trial to go on from; 0: never.
+    """
+
+    def __init__(self, run_dir: Path, select: str, num_devices: int, snapshot_every: int = 0):
+        self._path = run_dir / PROGRESS_FILE
+        self._snapshot_every = snapshot_every
+        self._select = select
+        self._num_devices = num_devices
+        self._started = time.monotonic()
+        self._summary: dict[str, float] = read_json(self._path) or {}
+        self._spent_before = self._summary.get("device_seconds", 0.0)
+
+    def update(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        """Returns the row with the summary in it; a row reported before (by a finished run) changes nothing."""
+        if metrics[EPOCH] > self._summary.get(EPOCH, 0):
+            self._advance(metrics)
+            write_json(self._path, self._summary)
+            self._publish(metrics)
+            if self._snapshot_every and metrics[EPOCH] % self._snapshot_every == 0:
+                keep_snapshot(self._path.parent, int(metrics[EPOCH]))
+        return {**metrics, **self._summary, EPOCH: int(metrics[EPOCH])}
+
+    def _advance(self, metrics: Mapping[str, float]) -> None:
+        accuracy = metrics[ACCURACY]
+        spent = (time.monotonic() - self._started) * self._num_devices
+        self._summary |= {EPOCH: metrics[EPOCH], "device_seconds": self._spent_before + spent}
+        if self._select == "last" or accuracy > self._summary.get(OBJECTIVE, float("-inf")):
+            loss = metrics.get(LOSS, 0.0)
+            self._summary |= {OBJECTIVE: accuracy, "objective_loss": loss, "objective_epoch": metrics[EPOCH]}
+
+    def _publish(self, metrics: Mapping[str, float]) -> None:
+        values = {name: self._summary[name] for name in (EPOCH, OBJECTIVE, "device_seconds")}
+        if SPEED in metrics:
+            values["samples_per_s"] = metrics[SPEED]
+        publish(self._path.parent, values)

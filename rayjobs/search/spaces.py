@@ -1,0 +1,175 @@
+"""What is searched: YAML files in `search_spaces/` -> one flat space per method, with the papers' settings first.
+
+    trials: 8                    # of every method
+    max_epochs: 24               # of a trial that is not stopped early
+    reduction_factor: 3          # of the trials that reach a rung, one in so many goes on
+    set: {trainer.batch_size: 64}                  # fixed, for every method
+    space: {optimizer.lr: {loguniform: [0.001, 0.1]}}    # searched, for every method
+    points: [{optimizer.lr: 0.01}]                 # tried first, by methods that name none of their own
+    methods:
+      iprm:                      # added to the above
+        space: {method.alpha: {uniform: [0.1, 0.99]}}
+        points: [{method.alpha: 0.8, optimizer.lr: 0.01}]
+        paper: {title: ..., published: ..., stated: {...}}    # for train --paper alone: PaperSettings
+
+Keys are paths in the run's configuration. One space per method: a conditional space over all methods would starve
+the one that looks bad early, and HyperOpt refuses points in nested choices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from annotated_types import Ge, Gt
+from pydantic import BaseModel, ConfigDict, Field
+
+from mmcore.config.sections import Section, parse_section
+from mmcore.errors import ConfigError, UsageError, unknown_name
+from mmcore.methods import METHODS
+from rayjobs.search.distributions import Distribution
+from rayjobs.search.reserved import refusals
+
+DEFAULT_FILE = "default.yaml"
+
+
+DEMO_FILE = "demo.yaml"
+
+
+class SharedSpace(Section):
+    """What a file says about one method, or about all of them."""
+
+    set: dict[str, Any] = Field(default={})
+    space: dict[str, Any] = Field(default={})
+    points: list[dict[str, Any]] = Field(default=[])
+
+
+class PaperSettings(Section):
+    """What a method's paper trained this data set with, for `train --paper`; a search does not look at it.
+
+    Attributes:
+        title: The paper.
+        published: Its own figures, as printed there.
+        stated: Path -> value the paper states.
+        code: Path -> value of the released code, where the paper is silent.
+        released: Path -> value of the released code where it is another than the paper's; of `--variant released`.
+        ours: Path -> (value, why), where neither says anything.
+    """
+
+    title: str
+    published: str
+    stated: dict[str, Any]
+    code: dict[str, Any] = Field(default={})
+    released: dict[str, Any] = Field(default={})
+    ours: dict[str, tuple[Any, str]] = Field(default={})
+
+
+class MethodSpace(SharedSpace):
+    """What a file says about one method."""
+
+    paper: PaperSettings | None = None
+
+
+class SpaceFile(SharedSpace):
+    """The content of a search-space file."""
+
+    trials: Annotated[int, Ge(1)]
+    max_epochs: Annotated[int, Ge(1)]
+    reduction_factor: Annotated[float, Gt(1)] = 3
+    grace_epochs: Annotated[int, Ge(1)] | None = None
+    methods: dict[str, Any] = Field(default={})
+
+
+class Space(BaseModel):
+    """A checked file: `SpaceFile` with its parts parsed."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True, frozen=True)
+
+    path: Path
+    file: SpaceFile
+    shared: dict[str, Distribution]
+    methods: dict[str, MethodSpace]
+    own: dict[str, dict[str, Distribution]]
+
+
+def space_file(dataset: str, given: Path | None = None, demo: bool = False, encoded: bool = False) -> Path:
+    """Returns the file to use: the one `given`, else that of demos for a demo, else the data set's own or the default.
+
+    On stored features of frozen encoders the data set's own is `<dataset>-encoded.yaml`.
+
+    Raises:
+        UsageError: The file given is not there.
+    """
+    if given is not None:
+        if not given.is_file():
+            raise UsageError(f"--space {given}: there is no such file")
+        return given
+    folder = spaces_folder()
+    own = folder / (DEMO_FILE if demo else f"{dataset}{'-encoded' if encoded else ''}.yaml")
+    return own if own.is_file() else folder / DEFAULT_FILE
+
+
+def spaces_folder() -> Path:
+    """Returns the folder of the search spaces that come with this package."""
+    installed = Path(str(resources.files("rayjobs"))) / "search_spaces"
+    # In a checkout the folder stands at the top, beside the package.
+    return installed if installed.is_dir() else installed.parent.parent / "search_spaces"
+
+
+def load_space(path: Path) -> Space:
+    """Reads and checks a file; paths are checked later, against each method's configuration.
+
+    Raises:
+        ConfigError: Lists every problem, each with the file's name.
+    """
+    try:
+        content = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ConfigError([f"{path} is not YAML: {error}"]) from None
+    if not isinstance(content, dict):
+        raise ConfigError([f"{path} must hold a mapping, got {type(content).__name__}"])
+    problems: list[str] = []
+    file = collect(problems, parse_section, SpaceFile, content, "")
+    shared = _distributions(_mapping(content.get("space")), "space", problems)
+    methods: dict[str, MethodSpace] = {}
+    for name, section in _mapping(content.get("methods")).items():
+        if name not in METHODS.names():
+            problems.append(f"methods: {unknown_name('method', name, METHODS.names())}")
+        methods[name] = collect(problems, parse_section, MethodSpace, section or {}, f"methods.{name}") or MethodSpace()
+    own = {name: _distributions(part.space, f"methods.{name}.space", problems) for name, part in methods.items()}
+    for where, part in {"": file, **{f"methods.{name}.": part for name, part in methods.items()}}.items():
+        problems += _reserved(part, where) if part else []
+    if problems:
+        raise ConfigError([f"{path.name}: {problem}" for problem in problems])
+    return Space(path=path, file=file, shared=shared, methods=methods, own=own)
+
+
+def _reserved(part: SharedSpace, where: str) -> list[str]:
+    """Returns what is to be said of paths that no search may set, in any of a section's parts."""
+    points = [path for point in part.points for path in point]
+    named = {"set": part.set, "space": part.space, "points": dict.fromkeys(points)}
+    return [problem for key, paths in named.items() for problem in refusals(paths, f"{where}{key}")]
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    """Returns a section as it is, or nothing where it is no mapping (which is a problem named elsewhere)."""
+    return value if isinstance(value, dict) else {}
+
+
+def _distributions(sections: Mapping[str, Any], where: str, problems: list[str]) -> dict[str, Distribution]:
+    found = {
+        path: collect(problems, Distribution.parse, section, f"{where}.{path}") for path, section in sections.items()
+    }
+    return {path: distribution for path, distribution in found.items() if distribution is not None}
+
+
+def collect(problems: list[str], function: Any, *arguments: Any) -> Any:
+    """Returns what `function` returns, or None with its problems added to the list."""
+    try:
+        return function(*arguments)
+    except ConfigError as error:
+        problems.extend(error.problems)
+        return None

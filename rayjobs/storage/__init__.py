@@ -1,0 +1,1 @@
+"""Files here and at an address: written whole, mirrored to object storage."""

@@ -1,0 +1,43 @@
+"""Files written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from mmcore.storage import patiently
+
+
+def write_text(path: Path, text: str, patient: bool = True) -> None:
+    """Writes `text` under a temporary name and renames it, so that a reader never sees a part of it.
+
+    Args:
+        path: The file.
+        text: Its new content.
+        patient: Wait, for some minutes, where storage is full or away.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+    def write() -> None:
+        temporary.write_text(text)
+        temporary.replace(path)
+
+    if patient:
+        patiently(write)
+    else:
+        write()
+
+
+def write_json(path: Path, value: Any, patient: bool = True) -> None:
+    """Writes `value` as JSON, whole or not at all; see `write_text`."""
+    write_text(path, json.dumps(value, indent=1) + "\n", patient)
+
+
+def read_json(path: Path) -> Any:
+    """Returns what stands in a JSON file, or None where there is none that can be read."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
