@@ -1,83 +1,92 @@
-"""The names of all files and folders of a results directory, in one place."""
+"""The names of all files and folders of a results directory, in one place.
+
+    results/
+      ledger.jsonl                     every reading of test
+      EXPERIMENT/
+        experiment.json                what was asked for; written first
+        ranking.json, report.html
+        tune-final/ and so on          Tune's own state of the final models
+        DATASET-METHOD[/fold-N]/
+          plan.json                    the search as it was begun
+          tune/, state-copy/           Tune's state, and an intact copy of it
+          rungs.json, search.json      ASHA's rungs; the finished search
+          trial-001/, final-1/         one run each, see below
+      train-DATASET-METHOD[/fold-N]/   of `train`
+        train.json
+        seed-0/                        one run
+
+    a run/
+      config.json, metrics.jsonl, progress.json, result.json, predictions.npz
+      checkpoints/epoch-000003/        checkpoint.pt, then manifest.json
+      failure.json, process-*.json, alive-*, placement_group, claim, train/    of its current attempt
+
+Where results lie on object storage, `manifest.json` and `result.json` are pushed last: who finds one of them may rely
+on what it speaks of.
+"""
 
 from __future__ import annotations
 
-TUNE_FOLDER = "tune"
-"""Where Tune keeps its own state, in the search's folder."""
+EXPERIMENT_FORMAT = 2
+"""Of what an interrupted experiment goes on from: Tune's pickled state, plans, suggestions."""
+READABLE_FORMATS = (1, EXPERIMENT_FORMAT)
+"""Of results, which reports read: those have not changed since the first."""
 
-
-GROUP_FILE = "placement_group"
-"""Names the placement group of a worker group that has started, for as long as it may stand."""
-
-
-CLAIM_FILE = "claim"
-"""Names a run's claim, for as long as it may stand."""
-
-
-SNAPSHOTS = "snapshots"
-
-
-HANDED_OVER = "handed-over"
-
-
-SCHEDULE_FILE = "schedule.json"
-
-
-CHECKPOINTS = "checkpoints"
-
-
-PROGRESS_FILE = "progress.json"
-"""The summary of a run, which it goes on from when it is started again."""
-
-
-CHECKPOINTS = "checkpoints"
-"""Folder of a run's checkpoints, which only the run itself needs."""
-
-
-MANIFEST_FILE = "manifest.json"
-"""`mmcore.training.checkpoint`'s, which would bring torch with it."""
-
-
-COPY_FOLDER = "state-copy"
-
+# An experiment
 
 EXPERIMENT_FILE = "experiment.json"
-
-
 RANKING_FILE = "ranking.json"
+PAGE_FILE = "report.html"
+LEDGER_FILE = "ledger.jsonl"
 
-
-FORMAT_VERSION = 1
-
-
-RUNGS_FILE = "rungs.json"
-
-
-SEARCH_FILE = "search.json"
-"""A finished search: every trial, and the best configuration."""
-
+# A search
 
 PLAN_FILE = "plan.json"
 """What a search was when it was started."""
+SEARCH_FILE = "search.json"
+"""A finished search: every trial, and the best configuration."""
+RUNGS_FILE = "rungs.json"
+TUNE_FOLDER = "tune"
+"""Where Tune keeps its own state, in the search's folder."""
+COPY_FOLDER = "state-copy"
+STATE_FILE = "state-copy.tar"
+"""The copy as one file, where results lie on object storage."""
 
+# The folder of a `train` command
+
+RUN_FILE = "train.json"
+
+# A run
+
+CONFIG_FILE = "config.json"
+PROGRESS_FILE = "progress.json"
+"""The summary of a run, which it goes on from when it is started again."""
+RESULT_FILE = "result.json"
+PREDICTIONS_FILE = "predictions.npz"
+SIZES_FILE = "group_sizes.json"
+"""Number of workers at each start of an elastic group."""
+CHECKPOINTS = "checkpoints"
+"""Folder of a run's checkpoints, which only the run itself needs."""
+MANIFEST_FILE = "manifest.json"
+"""`mmcore.training.checkpoint`'s, which would bring torch with it."""
+SNAPSHOTS = "snapshots"
+HANDED_OVER = "handed-over"
+SCHEDULE_FILE = "schedule.json"
+"""Of population-based training: weights kept for others, weights taken over, and the settings by epoch."""
+
+# An attempt at a run
 
 FAILURE_FILE = "failure.json"
 """Why a run failed; its newest attempt removes it."""
-
-
 PROCESS_FILES = "process-*.json"
-
-
 ALIVE_FILES = "alive-*"
+GROUP_FILE = "placement_group"
+"""Names the placement group of a worker group that has started, for as long as it may stand."""
+CLAIM_FILE = "claim"
+"""Names a run's claim on the cluster's room, for as long as it may stand."""
+TRAIN_FOLDER = "train"
+"""Ray Train's own notes in a run's folder, of no use to another attempt."""
 
-
-RESULT_FILE = "result.json"
-
-
-CONFIG_FILE = "config.json"
-
-
-PREDICTIONS_FILE = "predictions.npz"
-
-
-SIZES_FILE = "group_sizes.json"
+NOTES = (FAILURE_FILE, GROUP_FILE, CLAIM_FILE)
+"""Files an attempt at a run leaves for the next one to remove."""
+LAST_FILES = ((MANIFEST_FILE,), (RESULT_FILE,))
+"""Pushed to object storage when all others stand, in this order."""

@@ -197,7 +197,7 @@ def _train_group(
     with _progress(job, run_title(fold, seed)):
         run_group(job, shape, run)
     job.mirror.pull(Path(job.run_dir), without=(CHECKPOINTS,))
-    return read_json(Path(job.run_dir) / "result.json")
+    return read_json(Path(job.run_dir) / RESULT_FILE)
 
 
 def new_readings(run_dir: Path, told: set[tuple[Any, ...]]) -> list[tuple[int, dict[str, Any]]]:

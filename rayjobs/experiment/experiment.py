@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mmcore.errors import UsageError, suggest
 from rayjobs.experiment.request import Request
-from rayjobs.results_layout import EXPERIMENT_FILE, FORMAT_VERSION, RANKING_FILE
+from rayjobs.results_layout import EXPERIMENT_FILE, EXPERIMENT_FORMAT, RANKING_FILE
 from rayjobs.storage.addresses import reaching
 from rayjobs.storage.files import read_json, write_json
 from rayjobs.storage.mirror import NO_MIRROR, Mirror
@@ -51,7 +51,7 @@ def new_experiment(request: Request, output: Path, name: str | None, command: st
     write_json(
         folder / EXPERIMENT_FILE,
         {
-            "format_version": FORMAT_VERSION,
+            "format_version": EXPERIMENT_FORMAT,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "folder": str(folder.resolve()),
             "command": command,
@@ -65,7 +65,7 @@ def find_experiment(output: Path, name: str) -> Experiment:
     """Returns the experiment `name`.
 
     Raises:
-        UsageError: There is none of that name, it was written by another release, or it was moved.
+        UsageError: There is none of that name, it was begun by another release, or it was moved.
     """
     folder = output / name
     stored = read_json(folder / EXPERIMENT_FILE)
@@ -73,8 +73,11 @@ def find_experiment(output: Path, name: str) -> Experiment:
         known = sorted(path.parent.name for path in output.glob(f"*/{EXPERIMENT_FILE}"))
         there = suggest(name, known) if known else ": there is none yet"
         raise UsageError(f"no experiment '{name}' in {output}{there}")
-    if stored["format_version"] != FORMAT_VERSION:
-        raise UsageError(f"{folder} was written by another release (format {stored['format_version']})")
+    if stored["format_version"] != EXPERIMENT_FORMAT:
+        raise UsageError(
+            f"{folder} was begun by another release (experiment format {stored['format_version']}; this one goes on "
+            f"with {EXPERIMENT_FORMAT}): finish it with that one, or begin anew; rayjobs.report reads what it has"
+        )
     if Path(stored["folder"]) != folder.resolve():
         raise UsageError(
             f"{folder} was moved from {stored['folder']}; its searches can go on only there: move it back, or, for "

@@ -15,9 +15,9 @@ from mmcore.training.run_log import Row, read_rows
 from rayjobs.results_layout import (
     CONFIG_FILE,
     EXPERIMENT_FILE,
-    FORMAT_VERSION,
     PLAN_FILE,
     RANKING_FILE,
+    READABLE_FORMATS,
     RESULT_FILE,
     SEARCH_FILE,
 )
@@ -163,7 +163,7 @@ def load_experiment(folder: Path) -> ExperimentRecord:
     stored = read_json(folder / EXPERIMENT_FILE)
     if not stored:
         raise UsageError(_no_experiment(folder))
-    if stored["format_version"] != FORMAT_VERSION:
+    if stored["format_version"] not in READABLE_FORMATS:
         raise UsageError(f"{folder} was written by another release (format {stored['format_version']})")
     plans = sorted([*folder.glob(f"*/{PLAN_FILE}"), *folder.glob(f"*/fold-*/{PLAN_FILE}")])
     # At an address each final model has a ledger of its own.
