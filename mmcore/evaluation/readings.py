@@ -22,32 +22,16 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 Row = Mapping[str, float]
-
-
 COSINE_EVERY_STEPS = 100
 """Steps between two measurements of the cosine, at least: each costs one more backward pass, about half a step."""
-
-
 PATIENCE_EPOCHS = 3
 """Epochs a modality must have stood still, or been in a state, before that is said."""
-
-
 MIN_GAIN = 0.01
-
-
 MIN_DIFFERENCE = 0.05
-
-
 DEAD_NORM = 1e-12
-
-
 MIN_MOVEMENT = 0.02
 """Share of its initial weights' norm that something added must have moved by, or it is said to learn no more."""
-
-
 RATE = "train/lr"
-
-
 NUMBER_WORDS = ("two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
 

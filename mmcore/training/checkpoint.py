@@ -24,11 +24,7 @@ from mmcore.errors import CheckpointError
 from mmcore.storage import patiently
 
 FORMAT_VERSION = 1
-
-
 WEIGHTS_FILE = "checkpoint.pt"
-
-
 MANIFEST_FILE = "manifest.json"
 
 

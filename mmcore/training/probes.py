@@ -27,14 +27,8 @@ from mmcore import distributed
 from mmcore.batch import Batch
 
 LEARNING_RATE = 0.01
-
-
 BETAS = (0.9, 0.999)
-
-
 EPSILON = 1e-8
-
-
 MAX_WAITING = 16
 """Steps whose features are kept until the probes learn from them."""
 

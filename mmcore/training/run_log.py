@@ -17,11 +17,7 @@ from mmcore.methods.base import METHODS
 from mmcore.storage import patiently
 
 METRICS_FILE = "metrics.jsonl"
-
-
 Row = dict[str, float]
-
-
 READINGS = "readings"
 """Key, in a line of the file, of what the epoch says in words (`mmcore.evaluation.readings.Reading.to_dict`)."""
 

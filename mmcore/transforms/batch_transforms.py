@@ -57,11 +57,7 @@ def _ascending(pair: tuple[float, float]) -> tuple[float, float]:
 
 
 Size = Annotated[int, Ge(1)]
-
-
 Fraction = Annotated[float, Gt(0), Le(1)]
-
-
 Positive = Annotated[float, Gt(0)]
 
 
@@ -349,8 +345,6 @@ class _Tokens(_Transform):
 _SETTINGS: dict[str, type[Section]] = {
     "image": ImageTransform, "audio": SpectrogramTransform, "features": NoTransform, "tokens": NoTransform,
 }  # fmt: skip
-
-
 _TRANSFORMS: dict[str, Any] = {"image": _Image, "audio": _Spectrogram, "features": _Features, "tokens": _Tokens}
 
 

@@ -12,8 +12,6 @@ from torch import Tensor
 
 LOG_FLOOR = 1e-7
 """Added before every logarithm, as the field's preprocessing does."""
-
-
 KALDI_LOWEST_HZ, KALDI_PREEMPHASIS, KALDI_FLOOR = 20.0, 0.97, torch.finfo(torch.float32).eps
 """Kaldi's defaults: where the filters begin, what is taken off of the sample before, the least a logarithm is of."""
 

@@ -20,8 +20,6 @@ from mmcore.errors import ConfigError, EquipoiseError, UsageError
 from rayjobs.storage.addresses import check_address, is_address
 
 EXPONENT_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
-
-
 R = TypeVar("R")
 
 

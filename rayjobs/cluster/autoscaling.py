@@ -17,8 +17,6 @@ from rayjobs.cluster.resources import Node, TrialShape
 
 TIMEOUT_S = 900.0
 """A GPU machine of a cloud is there in 3 to 8 minutes, its container's images pulled; a spot market may have none."""
-
-
 POLL_S = 2.0
 
 

@@ -17,8 +17,6 @@ from rayjobs.cluster.resources import Node, nodes
 
 NUM_STARTS = 3
 """How often it is tried to start a local Ray on a machine too busy for it."""
-
-
 _ENVIRONMENT = {
     # A report of a worker group costs 0.03 s instead of 1 s, and a dead worker is seen in 0.2 s.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",

@@ -16,12 +16,8 @@ from rayjobs.search.spaces import spaces_folder
 from rayjobs.storage.addresses import is_address
 
 VERBS = ("prepare", "train", "tune", "predict", "report")
-
-
 MAX_BYTES = 100 * 2**20
 """What a job server takes; said before the upload, not after it."""
-
-
 CARRIED = ("--space", "--config")
 """Options that name a small file, which is taken along where it lies on this machine."""
 

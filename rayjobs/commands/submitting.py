@@ -28,11 +28,7 @@ if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
 POLL_S = 0.5
-
-
 READY_S = 60.0
-
-
 TOKEN_HELP = (
     "the cluster asks for a token: put the one of its head (there: ray get-auth-token) into RAY_AUTH_TOKEN, or into "
     "the file ~/.ray/auth_token"

@@ -21,17 +21,9 @@ from mmcore.methods.aug import scaled_interval
 from rayjobs.search.spaces import PaperSettings, load_space, spaces_folder
 
 STATED = "the paper"
-
-
 CODE = "the released code; not in the paper"
-
-
 RELEASED = "--variant released: the authors' code"
-
-
 NOT_STATED = "not stated; ours: "
-
-
 OF_REAL_DATA = ("model.encoders.", "dataset.options.", "dataset.transforms.", "trainer.eval_batch_size")
 
 

@@ -8,15 +8,13 @@ from mmcore.assembly.config import with_values
 from mmcore.config.schema import RunConfig
 from mmcore.data.spec import DATASETS
 from mmcore.errors import CheckpointError, UsageError
+from rayjobs.results_layout import RUN_FILE
 from rayjobs.runs.test_ledger import open_ledger
 from rayjobs.storage.addresses import reaching
 from rayjobs.storage.files import read_json, write_json
 from rayjobs.storage.mirror import Mirror
 
 Folds = tuple[int | None, ...]
-
-
-RUN_FILE = "train.json"
 
 
 def run_folder(folder: Path, fold: int | None) -> Path:

@@ -36,35 +36,19 @@ from rayjobs.feeding.cached import smallest_store_bytes
 
 READ_CPUS = 0.5
 """What one read task asks for; a trial that streams must leave this free."""
-
-
 SHUFFLE_BYTES = 128 * 2**20
 """Samples mixed with each other by a stream, in bytes; a read task holds as much."""
-
-
 BLOCK_BYTES = SHUFFLE_BYTES
 """The most a block of a stream holds, if that is more than one sample; in a small object store BLOCK_SHARE of it."""
-
-
 BLOCK_SHARE = 1 / 32
-
-
 STORE_SHARE = 0.15
 """Of the object store, what one stream may fill: up to three of a trial run at a time, each as if it were alone."""
-
-
 PREFETCH_SHARE = 0.25
 """The next streams start when this share of an epoch's steps is left."""
-
-
 NUM_PREFETCHED = 4
 """Batches formed ahead of the one in use."""
-
-
 END_S = 10.0
 """The most that is waited for a stream that still starts to end."""
-
-
 PATIENCE_S = 30.0
 """After this long without a first batch, a stream looks whether its read tasks can run at all."""
 

@@ -11,8 +11,6 @@ from mmcore.data.prepared.raw_check import length_summary, problem_summary
 from mmcore.data.split_report import SplitReport
 
 MAX_CLASSES = 12
-
-
 NUM_GROUPS_SHOWN = 3
 
 

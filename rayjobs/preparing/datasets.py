@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from mmcore.assembly.config import parse_dataset, with_named_frozen
 from mmcore.assembly.weights import missing_frozen
@@ -22,9 +22,6 @@ from mmcore.features.encoded_set import encode
 from mmcore.features.frozen import recipe_of
 from rayjobs.cli.terminal import progress_bar
 from rayjobs.preparing.raw_tasks import RayParts
-
-if TYPE_CHECKING:
-    pass
 
 
 def encode_one(parent: PreparedDataset, section: Mapping[str, Any], run: RunParts) -> PreparedDataset:

@@ -11,8 +11,6 @@ if TYPE_CHECKING:
     from rayjobs.experiment.experiment import Experiment
 
 MORE_SEEDS = 5
-
-
 DATA_DIR, OUTPUT = "data", "results"
 """What the commands take where nothing is said."""
 

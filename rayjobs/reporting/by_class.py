@@ -15,12 +15,8 @@ if TYPE_CHECKING:
 
 IMBALANCE = 2.0
 """From this ratio of the largest class to the smallest, in training, the classes are told one by one."""
-
-
 MAX_SHOWN = 40
 """Classes in a table; of more, those with the lowest accuracy."""
-
-
 Models = Sequence[Mapping[str, float]]
 """What each of some models has on test: `<head>/class_<i>/accuracy` among others."""
 

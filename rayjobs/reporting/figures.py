@@ -23,18 +23,12 @@ from rayjobs.reporting.records import TrialRecord
 from rayjobs.runs.progress import ACCURACY, EPOCH
 
 WIDTH_IN = 4.6
-
-
 DPI = 200
 
 
 # Okabe and Ito's colours, told apart by colour-blind readers too; yellow is left out, which white swallows.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-
-
 DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)))
-
-
 STYLE: Any = {
     "font.size": 9,
     "axes.spines.top": False,

@@ -20,8 +20,6 @@ from rayjobs.reporting.figures import Picture
 from rayjobs.reporting.records import OPEN, ExperimentRecord, SearchRecord, TrialRecord, best_of
 
 NO_CARD = "What the data is cannot be told: its prepared files are not at hand."
-
-
 RUNNING = (
     "This search has not ended: what follows is validation alone, on which the trials were chosen, and is no result. "
     "The ranking, on test, is made at its end. Make this report again to see more."

@@ -17,8 +17,7 @@ from rayjobs.reporting.by_class import by_class, is_imbalanced
 from rayjobs.reporting.comparison import all_folds, compare_folds, compare_seeds
 from rayjobs.reporting.finals import Final, Finals, accuracies_of, flattened, load_final, short_name
 from rayjobs.reporting.notes import budget_notes, chance_notes, dead_notes, elastic_notes, schedule_notes
-from rayjobs.results_layout import SEARCH_FILE
-from rayjobs.runs.test_ledger import LEDGER_FILE
+from rayjobs.results_layout import LEDGER_FILE, SEARCH_FILE
 from rayjobs.storage.files import read_json
 from rayjobs.trials.failures import failure_reason
 
@@ -28,11 +27,7 @@ if TYPE_CHECKING:
     from rayjobs.experiment.plan import Plan
 
 EQUAL_TRIALS = "Equal trials are not equal compute: compare epochs and device-seconds too."
-
-
 SEARCHED_ONCE = "Searched on fold 0 alone: its validation samples are among the test samples of another fold."
-
-
 NOT_SEARCHED: dict[str, Any] = {"trials": [], "best": None}
 
 

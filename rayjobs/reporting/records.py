@@ -15,6 +15,7 @@ from mmcore.training.run_log import Row, read_rows
 from rayjobs.results_layout import (
     CONFIG_FILE,
     EXPERIMENT_FILE,
+    LEDGER_FILE,
     PLAN_FILE,
     RANKING_FILE,
     READABLE_FORMATS,
@@ -23,7 +24,7 @@ from rayjobs.results_layout import (
 )
 from rayjobs.runs.progress import ACCURACY, EPOCH, OBJECTIVE
 from rayjobs.runs.reporters import PROGRESS_FILE
-from rayjobs.runs.test_ledger import LEDGER_FILE, read_ledger
+from rayjobs.runs.test_ledger import read_ledger
 from rayjobs.storage.files import read_json
 from rayjobs.trials.failures import failure_reason
 from rayjobs.trials.trial import FAILURE_FILE

@@ -23,8 +23,6 @@ from rayjobs.runs.extra_tests import ACCURACY, AS_STORED
 from rayjobs.storage.files import read_json
 
 Result = Mapping[str, Any]
-
-
 Units = Sequence[Sequence[Result]]
 """Results by what an interval is over: one list per fold, or lists of one per seed."""
 

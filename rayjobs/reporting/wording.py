@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 CLASSES_NOTE = "Classes are of unequal size, or weighted: the report has the accuracy of each."
-
-
 PROBE_NOTE = "* by a linear probe on its features, else by its own head"
 
 

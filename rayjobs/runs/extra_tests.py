@@ -17,8 +17,6 @@ from mmcore.training.trainer import Trainer
 from rayjobs.runs.test_ledger import Entry
 
 ACCURACY = "fused/accuracy"
-
-
 AS_STORED = Condition().name
 
 

@@ -10,16 +10,12 @@ import ray
 from ray.util.metrics import Gauge
 
 TAGS = ("experiment", "search", "trial")
-
-
 DESCRIPTIONS = {
     "epoch": "Finished epochs of a trial",
     "objective": "Validation accuracy of the epoch that would be tested",
     "samples_per_s": "Training samples of the last epoch, divided by its seconds, validation included",
     "device_seconds": "Seconds a trial's workers have spent, restarts included",
 }
-
-
 PREFIX = "equipoise_trial_"
 """Ray puts `ray_` before it."""
 

@@ -13,21 +13,11 @@ from rayjobs.storage.files import read_json, write_json
 
 EPOCH = "epoch"
 """Count of finished epochs; the only clock that schedulers and stopping go by."""
-
-
 ACCURACY = "val/fused/accuracy"
-
-
 LOSS = "val/fused/loss"
-
-
 SPEED = "time/samples_per_s"
-
-
 OBJECTIVE = "objective"
 """What a search maximises: validation accuracy of the epoch that would be tested (`trainer.select`)."""
-
-
 FATAL = "fatal"
 """Set in the last report of a trial that would fail again however often it were tried."""
 

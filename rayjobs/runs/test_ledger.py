@@ -17,8 +17,7 @@ from typing import Any
 
 from mmcore import distributed
 from mmcore.config.schema import RunConfig
-
-LEDGER_FILE = "ledger.jsonl"
+from rayjobs.results_layout import LEDGER_FILE
 
 
 def open_ledger(output: Path) -> Path:

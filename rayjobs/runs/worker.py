@@ -9,7 +9,7 @@ import math
 import time
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -30,9 +30,6 @@ from rayjobs.runs.job import Job
 from rayjobs.runs.result import group_sizes, result_of
 from rayjobs.runs.test_ledger import Entry
 from rayjobs.storage.files import read_json, write_json
-
-if TYPE_CHECKING:
-    pass
 
 
 def run(job: Job, reporter: Reporter) -> dict[str, Any]:

@@ -36,12 +36,8 @@ if TYPE_CHECKING:
 
 QUANTILE = 0.25
 """Share of the trials that give up their weights, and of those they go on from."""
-
-
 RESAMPLE = 0.25
 """How often a setting is drawn anew instead of changed a little."""
-
-
 FACTORS = (0.8, 1.25)
 
 

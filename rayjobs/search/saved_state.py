@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 SEARCHER_PATTERNS = ("searcher-state-*.pkl", "basic-variant-state-*.json")
 """HyperOpt's state, or that of a population's first settings."""
-
-
 STATE_PATTERNS = (
     "experiment_state-*.json",
     *SEARCHER_PATTERNS,

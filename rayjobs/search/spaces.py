@@ -34,8 +34,6 @@ from rayjobs.search.distributions import Distribution
 from rayjobs.search.reserved import refusals
 
 DEFAULT_FILE = "default.yaml"
-
-
 DEMO_FILE = "demo.yaml"
 
 

@@ -14,20 +14,14 @@ from typing import TYPE_CHECKING, Any
 from ray.tune import Callback
 
 from mmcore.storage import patiently
-from rayjobs.results_layout import CHECKPOINTS, COPY_FOLDER, RUNGS_FILE
+from rayjobs.results_layout import CHECKPOINTS, COPY_FOLDER, RUNGS_FILE, STATE_FILE
 from rayjobs.storage.mirror import Mirror
 
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial
 
-STATE_FILE = "state-copy.tar"
-"""The state as one object: of several, a kill could leave some of one step and some of the next."""
-
-
 EVERY_S = 1.0
 """Between two states sent; a step of a search takes milliseconds, an object some tens of them."""
-
-
 AGAIN_S = 10.0
 """Before storage that is away is asked again; the search goes on meanwhile."""
 

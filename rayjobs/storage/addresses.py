@@ -18,8 +18,6 @@ from rayjobs.storage.mirror import Mirror, own_folder
 from rayjobs.storage.object_store import LOCAL_SCHEME
 
 SCHEMES = ("s3", LOCAL_SCHEME)
-
-
 KEYS_HELP = (
     "keys come from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or ~/.aws, or the machine's role), another endpoint "
     "than Amazon's from AWS_ENDPOINT_URL, the region from AWS_REGION"

@@ -10,21 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mmcore.storage import patiently
-from rayjobs.results_layout import CHECKPOINTS, MANIFEST_FILE
+from rayjobs.results_layout import CHECKPOINTS, LAST_FILES, MANIFEST_FILE, NOTES, TRAIN_FOLDER
 from rayjobs.storage.mirror import Mirror, files_in
 from rayjobs.storage.object_store import as_storage_errors
-
-TRAIN_FOLDER = "train"
-"""Ray Train's own notes in a run's folder, of no use to another attempt."""
-
-
-LAST_FILES = ((MANIFEST_FILE,), ("result.json",))
-"""Pushed when all others stand: who finds one of them may rely on what it speaks of."""
-
-
-NOTES = ("failure.json", "placement_group", "claim")
-"""Files an attempt at a run leaves for the next one to remove."""
-
 
 PUSH_EVERY_S = 20.0
 """Between two pushes while an epoch runs: signs of life, checkpoints within the epoch."""

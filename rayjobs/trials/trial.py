@@ -16,13 +16,13 @@ from ray import tune
 from mmcore.assembly.config import parse_config, with_values
 from mmcore.config.sections import plain
 from rayjobs.cluster.resources import TrialShape, tune_resources
-from rayjobs.results_layout import FAILURE_FILE, HANDED_OVER, PROCESS_FILES, PROGRESS_FILE
+from rayjobs.results_layout import FAILURE_FILE, HANDED_OVER, NOTES, PROCESS_FILES, PROGRESS_FILE
 from rayjobs.runs.handover import read_schedule, take_over
 from rayjobs.runs.job import Body
 from rayjobs.runs.progress import FATAL
 from rayjobs.runs.reporters import TuneReporter
 from rayjobs.storage.files import read_json
-from rayjobs.storage.follower import NOTES, Follower, following
+from rayjobs.storage.follower import Follower, following
 from rayjobs.storage.mirror import NO_MIRROR, Mirror
 from rayjobs.trials.failures import is_fatal, record_failure
 from rayjobs.trials.watchdog import announce, end_workers

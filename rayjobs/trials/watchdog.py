@@ -30,12 +30,8 @@ if TYPE_CHECKING:
     from ray.tune.experiment import Trial
 
 DEFAULT_LIMIT_S = 600.0
-
-
 START_LIMIT_S = 600.0
 """At least so long for the first batch: processes start, libraries are loaded, a stream begins."""
-
-
 LOOK_EVERY_S = 1.0
 
 

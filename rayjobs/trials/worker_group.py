@@ -21,12 +21,12 @@ from ray.util.placement_group import get_current_placement_group
 
 from mmcore.errors import EquipoiseError
 from rayjobs.cluster.resources import TrialShape
-from rayjobs.results_layout import ALIVE_FILES, GROUP_FILE, PROCESS_FILES, SIZES_FILE
+from rayjobs.results_layout import ALIVE_FILES, GROUP_FILE, PROCESS_FILES, SIZES_FILE, TRAIN_FOLDER
 from rayjobs.runs.job import Body, Job
 from rayjobs.runs.reporters import TrainReporter
 from rayjobs.runs.result import group_sizes
 from rayjobs.storage.files import write_json
-from rayjobs.storage.follower import TRAIN_FOLDER, following
+from rayjobs.storage.follower import following
 from rayjobs.trials.failures import LostWorkers
 from rayjobs.trials.group_reports import forwarding
 from rayjobs.trials.group_room import give_back_room, note_claim

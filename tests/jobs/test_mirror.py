@@ -19,7 +19,7 @@ from mmcore import storage
 from mmcore.errors import UsageError
 from mmcore.predictor import read_state
 from mmcore.training.checkpoint import MANIFEST_FILE, CheckpointFolder
-from rayjobs import tune
+from rayjobs import results_layout, tune
 from rayjobs.commands.job_bundle import check_command
 from rayjobs.experiment.experiment import Experiment, at_address
 from rayjobs.experiment.request import Request
@@ -96,8 +96,8 @@ def state(epoch: int) -> dict[str, Any]:
 
 
 def test_the_files_it_knows_by_name_are_called_so() -> None:
-    assert follower.LAST_FILES == ((MANIFEST_FILE,), (RESULT_FILE,))
-    assert (FAILURE_FILE, GROUP_FILE, CLAIM_FILE) == follower.NOTES
+    assert results_layout.LAST_FILES == ((MANIFEST_FILE,), (RESULT_FILE,))
+    assert (FAILURE_FILE, GROUP_FILE, CLAIM_FILE) == results_layout.NOTES
 
 
 class TestARunAndItsTwin:

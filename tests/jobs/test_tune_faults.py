@@ -11,7 +11,7 @@ import pytest
 from driving import FAST, epochs_of, output_of, run_driver, start_driver, starts_of, trials_of, wait_for
 from ray.thirdparty_files import psutil  # ray brings it along
 
-from rayjobs.runs.test_ledger import LEDGER_FILE
+from rayjobs.results_layout import LEDGER_FILE
 from rayjobs.search.asha import read_rungs
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(1200)]
