@@ -31,3 +31,15 @@ def test_the_fault_table_names_its_tests() -> None:
 def test_every_file_a_document_links_to_exists(document: Path) -> None:
     targets = re.findall(r"\]\((?!https?:|#)([^)#]+)", document.read_text())
     assert all((document.parent / target).exists() for target in targets), targets
+
+
+@pytest.mark.parametrize(
+    "document",
+    [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))],
+    ids=lambda p: p.name,
+)
+def test_every_source_file_a_document_names_exists(document: Path) -> None:
+    named = set(re.findall(r"`([\w./]+\.py)(?:::\w+)?`", document.read_text()))
+    there = {path.relative_to(ROOT).as_posix() for top in ("mmcore", "rayjobs", "benchmarks", "tests")
+             for path in (ROOT / top).rglob("*.py")}  # fmt: skip
+    assert {name for name in named if not any(path == name or path.endswith(f"/{name}") for path in there)} == set()

@@ -354,6 +354,13 @@ def test_another_releases_search_is_refused(tmp_path: Path) -> None:
     assert "another release (format 99)" in done.output
 
 
+def test_results_of_the_first_format_are_read_still(tmp_path: Path) -> None:
+    experiment = write_experiment(tmp_path)
+    stored = json.loads((experiment / "experiment.json").read_text())
+    write(experiment / "experiment.json", stored | {"format_version": 1})
+    assert "ensemble" in page_of(experiment).text
+
+
 def test_an_installed_package_has_the_template() -> None:
     root = Path(__file__).parents[2]
     (pattern,) = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["rayjobs"]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -72,3 +73,11 @@ def test_names_and_protocol_are_checked() -> None:
         replace(REQUEST, methods=("iprn",)).check()
     with pytest.raises(UsageError, match="test split"):
         replace(REQUEST, protocol={"name": "paper"}).check()
+
+
+def test_an_experiment_of_another_format_is_not_gone_on_with(tmp_path: Path) -> None:
+    experiment = new_experiment(REQUEST, tmp_path, None, "")
+    path = experiment.folder / "experiment.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": 1}))
+    with pytest.raises(UsageError, match=r"experiment format 1; .* finish it with that one, or begin anew"):
+        find_experiment(tmp_path, experiment.name)
