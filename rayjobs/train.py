@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mmcore.assembly.config import parse_config
 from mmcore.config.schema import RunConfig
 from mmcore.config.sections import set_path
 from mmcore.errors import ConfigError, UsageError
@@ -115,7 +114,7 @@ class Ready:
 
 def _ready(arguments: dict[str, Any]) -> Ready:
     """Checks a command as far as it can be without its data, then prepares the data and checks the rest."""
-    from mmcore.assembly.config import complete_config, with_named_encoders
+    from mmcore.assembly.config import complete_config, parse_config, with_named_encoders
     from mmcore.assembly.objects import used_modalities
     from mmcore.assembly.weights import missing_weights
     from mmcore.data.prepared.prepare import HowToPrepare
