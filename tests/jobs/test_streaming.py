@@ -18,7 +18,7 @@ from mmcore.data.feeding.loader import TensorLoader, Uniforms
 from mmcore.data.prepared.store import PreparedDataset
 from mmcore.data.splits import Assignment
 from mmcore.errors import DataError, TrainingError
-from rayjobs.feeding import streaming
+from rayjobs.feeding import cached, streaming
 from rayjobs.feeding.cached import CachedData, materialise
 from rayjobs.feeding.streaming import StreamLoader
 
@@ -97,11 +97,11 @@ class TestMaterialise:
         assert shared
 
     def test_trials_read_the_store_without_a_copy(self, local_ray: None, prepared: PreparedDataset) -> None:
-        cached = materialise(prepared)
-        assert cached is not None
-        table, _ = ray.get(cached.content)
+        held = materialise(prepared)
+        assert held is not None
+        table, _ = ray.get(held.content)
         cached._resident.clear()
-        loader = cached.loader(prepared.assign(ProtocolConfig(name="group")), 32)
+        loader = held.loader(prepared.assign(ProtocolConfig(name="group")), 32)
         address = table.column("sound").chunk(0).buffers()[1].address
         assert loader._data.inputs["sound"].data_ptr() == address
 
