@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
-from fractions import Fraction
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +11,7 @@ import numpy as np
 import pytest
 from raw_files import save_picture
 from stored_media import store
+from written_clips import SIDE, all_frames, numbered, numbers_of, plain, textures, write
 
 from mmcore.assembly.config import complete_config, parse_config
 from mmcore.data.demo.clip_files import CODECS, DEMO_RATE_HZ, save_clip
@@ -23,18 +21,14 @@ from mmcore.data.media.window import read_window
 from mmcore.data.raw.description import read_description
 from mmcore.errors import ConfigError, DataError
 
-SIDE = 8
 UNEVEN_MS = [0, 100, 200, 1900, 2000, 5200, 5300, 9000]
+REORDERED_MS = [0, 40, 80, 300, 340, 900, 1000, 1100, 2500, 2540, 2580, 4000, 4040]
 SHOWN = {1: [0, 2, 4, 4, 4, 4, 6, 6, 6, 7]}
 """Frames a second -> which of the uneven clip's frames are shown."""
 CONTAINERS = {
     "a.mp4": "libx264", "a.mov": "libx264", "a.mkv": "libx264", "a.ts": "libx264", "a.flv": "flv", "a.avi": "mpeg4",
     "b.avi": "libx264", "a.webm": "libvpx", "a.mpg": "mpeg2video", "a.h264": "libx264", "a.mjpeg.avi": "mjpeg",
 }  # fmt: skip
-
-
-def plain(value: int) -> np.ndarray:
-    return np.full((32, 48, 3), value, dtype=np.uint8)
 
 
 def tone(seconds: float) -> np.ndarray:
@@ -105,64 +99,6 @@ def test_what_is_no_clip_or_lacks_a_track(tmp_path: Path) -> None:
         read_audio(tmp_path / "absent.mp4", 8000)
 
 
-def write(
-    path: Path,
-    pictures: Sequence[np.ndarray],
-    times_ms: Sequence[int],
-    codec: str = "libx264",
-    options: dict[str, str] | None = None,
-    container_options: dict[str, str] | None = None,
-) -> str:
-    """Writes a clip of 10 frames a second whose frames are shown from the given times on."""
-    by_number = codec != "libx264" or path.suffix == ".avi"  # whose times are numbers of frames
-    with av.open(str(path), "w", options=container_options or {}) as container:
-        video: Any = container.add_stream(codec, rate=10, options=options or {})
-        video.height, video.width = pictures[0].shape[:2]
-        video.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
-        video.codec_context.thread_count = 1
-        video.bit_rate = 4_000_000
-        if not by_number:
-            video.codec_context.time_base = Fraction(1, 1000)
-        for picture, time_ms in zip(pictures, times_ms, strict=True):
-            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
-            frame.pts = time_ms // 100 if by_number else time_ms
-            frame.time_base = Fraction(1, 10 if by_number else 1000)
-            container.mux(video.encode(frame))
-        container.mux(video.encode(None))
-    return path.name
-
-
-def numbered(number: int) -> list[np.ndarray]:
-    """Plain pictures, each of another grey."""
-    return [plain(20 + 220 * place // number) for place in range(number)]
-
-
-def numbers_of(array: np.ndarray, number: int) -> list[int]:
-    """Which of `numbered(number)` stored frames are."""
-    return [int(np.rint((frame.mean() - 20) * number / 220)) for frame in array]
-
-
-@lru_cache
-def textures(number: int, side: int = 48) -> list[np.ndarray]:
-    """A drifting pattern: frames that are made from others differ from each of them."""
-    y, x = np.mgrid[:side, :side]
-    layers = [np.sin(x / 5) * np.cos(y / 7), np.sin((x + y) / 9), np.cos(x / 3 - y / 4)]
-    return [
-        np.stack([np.roll(128 + 100 * layer, (place, 2 * place), (0, 1)) for layer in layers], -1).astype(np.uint8)
-        for place in range(number)
-    ]
-
-
-def all_frames(path: Path) -> list[np.ndarray]:
-    """Every frame, decoded one after another."""
-    with av.open(str(path)) as container:
-        return [
-            frame.reformat(SIDE, SIDE, "rgb24", interpolation="BILINEAR").to_ndarray().transpose(2, 0, 1)
-            for packet in container.demux(video=0)
-            for frame in packet.decode()
-        ]
-
-
 class TestTimes:
     def test_the_frame_shown_at_each_second(self, tmp_path: Path) -> None:
         name = write(tmp_path / "uneven.mp4", numbered(8), UNEVEN_MS)
@@ -198,6 +134,42 @@ class TestTimes:
         assert numbers_of(Frames("video", 2, SIDE).read(folder, "a.mp4").array, 50) == [0, 10]
         assert numbers_of(Frames("video", 3, SIDE, "spread").read(folder, "a.mp4").array, 50) == [10, 20, 30]
         assert numbers_of(Frames("video", 4, SIDE).read(folder, "uneven.mp4").array, 8) == SHOWN[1][:4]
+
+    @pytest.mark.parametrize("frames", [{"bf": "3"}, {"bf": "0"}])
+    @pytest.mark.parametrize("name", ["a.mp4", "a.mov", "a.mkv"])
+    def test_the_end_is_that_of_the_last_shown_frame(self, tmp_path: Path, name: str, frames: dict[str, str]) -> None:
+        """Frames that are decoded in another order than they are shown in last other times in mp4 than they state."""
+        write(tmp_path / name, textures(13), REORDERED_MS, options=frames)
+        with av.open(str(tmp_path / name)) as container:
+            shown_ms = [round(1000 * frame.time) for frame in container.decode(video=0) if frame.time is not None]
+        assert shown_ms == REORDERED_MS
+        everything = all_frames(tmp_path / name)
+        end_ms = 4100  # the last of them lasts 40 to 100 ms
+        for number in (1, 3, 5, 8):  # at whose middles no frame begins within 100 ms
+            middles_ms = (np.arange(number) + 0.5) * end_ms / number
+            expected = [max(place for place, at in enumerate(REORDERED_MS) if at <= time_ms) for time_ms in middles_ms]
+            read = Frames("m", number, SIDE, "uniform", per_second=None).read(RawFolder(tmp_path), name)
+            np.testing.assert_array_equal(read.array, np.stack([everything[place] for place in expected]))
+        (stored,) = store(tmp_path, name, kind="video", size=SIDE, frames=16, frames_per_second=1)
+        assert stored.length == 5
+        np.testing.assert_array_equal(stored.array[:5], np.stack([everything[place] for place in (0, 6, 7, 10, 11)]))
+
+    def test_a_last_frame_that_stays_keeps_its_length_where_times_are_shifted_alike(self, tmp_path: Path) -> None:
+        """At a steady rate the times of decoding are those of showing, later by as much: their end is the end."""
+        options = {"bf": "3", "x264-params": "b-adapt=0"}
+        write(tmp_path / "a.mp4", textures(20), range(0, 2000, 100), options=options)
+        ends = {}
+        for last_ms in (100, 3000):
+            with av.open(str(tmp_path / "a.mp4")) as source, av.open(str(tmp_path / "b.mp4"), "w") as target:
+                stream = target.add_stream_from_template(source.streams.video[0])
+                packets = [packet for packet in source.demux(video=0) if packet.size]
+                assert (packets[-1].pts or 0) < max(packet.pts or 0 for packet in packets)
+                packets[-1].duration = round(last_ms / 1000 / float(packets[-1].time_base or 1))
+                for packet in packets:
+                    packet.stream = stream
+                    target.mux(packet)
+            read_frames(tmp_path / "b.mp4", lambda timeline: ends.update({last_ms: timeline.end_s}) or [0], SIDE, 3)  # type: ignore[func-returns-value]  # noqa: B023
+        assert {last_ms: round(end_s, 3) for last_ms, end_s in ends.items()} == {100: 2.0, 3000: 4.9}
 
     def test_a_timeline(self) -> None:
         steady = Timeline([-0.2 + 0.1 * n for n in range(40)], last_s=0.1)

@@ -52,12 +52,14 @@ class PacketInfo(NamedTuple):
 
     Attributes:
         pts: When it is shown, in the stream's unit.
+        dts: When it is decoded.
         duration: For how long; 0: it does not say.
         is_start: Whether decoding can begin with it.
         is_shown: Whether it is shown at all.
     """
 
     pts: int | None
+    dts: int | None
     duration: int
     is_start: bool
     is_shown: bool
@@ -73,6 +75,8 @@ class Packets(NamedTuple):
         rate: Frames a second by the stream's own word.
         stated_s: How long the pictures go on by the file's own header; 0 if it does not say.
         tell_times: Whether their times are those at which frames are shown.
+        last_until_next: Whether their durations are the steps from one to the next that is decoded, as in MP4 and
+            MOV, and not how long they are shown.
     """
 
     infos: list[PacketInfo]
@@ -81,12 +85,26 @@ class Packets(NamedTuple):
     rate: float
     stated_s: float
     tell_times: bool
+    last_until_next: bool
 
     def timeline(self) -> tuple[Timeline, list[int]]:
         """Returns when frames are shown, and their times in the stream's unit."""
-        shown = sorted((info.pts, info.duration) for info in self.infos if info.is_shown and info.pts is not None)
-        times = [pts for pts, _ in shown]
-        return Timeline([pts * self.unit_s for pts in times], shown[-1][1] * self.unit_s, self.unit_s), times
+        shown = sorted((info for info in self.infos if info.is_shown), key=_time)
+        times = [_time(info) for info in shown]
+        last_s = self._duration(shown[-1]) * self.unit_s
+        return Timeline([pts * self.unit_s for pts in times], last_s, self.unit_s), times
+
+    def _duration(self, last: PacketInfo) -> int:
+        """Returns for how long the last shown frame is shown, in the stream's unit; 0: the packets do not say."""
+        if not self.last_until_next:
+            return last.duration
+        times = sorted(_time(info) for info in self.infos)
+        if _time(last) < times[-1]:  # what comes behind it is cut off by an edit list
+            return next(pts for pts in times if pts > _time(last)) - _time(last)
+        # Where every frame is shown as long after one is decoded, both end alike: with the last that is decoded.
+        shifts = [pts - (info.dts or 0) for pts, info in zip(times, self.infos, strict=True)]
+        is_steady = max(shifts) - min(shifts) <= np.median(np.diff(times)) / 2 if len(times) > 1 else True
+        return self.infos[-1].duration if is_steady else 0
 
 
 def read_frames(
@@ -163,6 +181,7 @@ def _read_packets(path: Path) -> Packets:
             float(stream.average_rate or GUESSED_RATE),
             _stated_seconds(container),
             bool(times) and None not in times and len(set(times)) == len(times) and not reordered_in_avi,
+            "mp4" in container.format.name,
         )
 
 
@@ -170,7 +189,7 @@ def _info(packet: Packet, codec: CodecContext) -> PacketInfo:
     # VP8 keeps frames that are never shown in packets of their own: a bit of the first byte says so.
     is_hidden = codec.name in ("vp8", "libvpx") and not memoryview(packet)[0] >> 4 & 1
     is_start = packet.is_keyframe and (codec.name != "h264" or _holds_idr(bytes(packet), codec.extradata))
-    return PacketInfo(packet.pts, packet.duration or 0, is_start, not (is_hidden or packet.is_discard))
+    return PacketInfo(packet.pts, packet.dts, packet.duration or 0, is_start, not (is_hidden or packet.is_discard))
 
 
 def _holds_idr(data: bytes, extradata: bytes | None) -> bool:
