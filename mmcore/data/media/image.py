@@ -5,7 +5,10 @@ Shape legend: C = 3 channels, H and W of the stored picture.
 
 from __future__ import annotations
 
+import re
 import struct
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,6 +33,8 @@ TURNS = {
     8: "ROTATE_90",
 }  # fmt: skip
 """EXIF's orientation -> what turns the picture upright; 1 is upright, others mean nothing."""
+CUT_OFF = re.compile("(Possibly c|C)orrupt EXIF|Tag (data|offset)")
+"""How Pillow's warnings begin of EXIF that is not all there."""
 
 
 @dataclass(frozen=True)
@@ -81,12 +86,13 @@ def read_image(path: Path, size: int, rules: PictureRules = DEFAULT_RULES) -> De
 
     notes: list[Note] = []
     try:
-        with Image.open(path) as picture:
+        # Pillow warns of large pictures up to its limit, and reads them, and of what is cut off.
+        with warnings.catch_warnings(record=True, action="always") as warned, Image.open(path) as picture:
             if min(picture.size) < MIN_SIDE:
                 raise DataError(f"{path} is {picture.width}x{picture.height} pixels: no picture")
             picture.draft("RGB", (size, size))  # lets the JPEG decoder leave out what resizing throws away
             values = values_of(path, picture)
-            turn = _turn(picture, notes)
+            turn = _turn(picture, warned, notes)
             if picture.format not in ("JPEG", "MPO") and getattr(picture, "is_animated", False):
                 notes.append(Note("the first of several pictures taken"))
             colours = _colours(path, picture, values, rules, notes)
@@ -101,15 +107,18 @@ def read_image(path: Path, size: int, rules: PictureRules = DEFAULT_RULES) -> De
     return Decoded(np.ascontiguousarray(pixels.transpose(2, 0, 1)), notes=tuple(notes))
 
 
-def _turn(picture: Image, notes: list[Note]) -> str | None:
-    """Returns what turns a picture upright, None if nothing does; notes it."""
+def _turn(picture: Image, warned: Sequence[warnings.WarningMessage], notes: list[Note]) -> str | None:
+    """Returns what turns a picture upright, None if nothing does; notes it, and EXIF that is damaged before it."""
     if picture.format == "JPEG" and "exif" not in picture.info and "xmp" not in picture.info:
         return None
     try:
-        turn = TURNS.get(picture.getexif().get(ORIENTATION, 1))
+        orientation = picture.getexif().get(ORIENTATION)
+        is_damaged = orientation is None and any(CUT_OFF.match(str(warning.message)) for warning in warned)
     except (SyntaxError, ValueError, KeyError, TypeError, EOFError, struct.error):
+        orientation, is_damaged = None, True
+    if is_damaged:
         notes.append(Note("damaged EXIF not regarded"))
-        return None
+    turn = TURNS.get(orientation or 1)
     if turn is not None:
         notes.append(Note("turned upright by EXIF orientation"))
     return None if picture.format == "TIFF" else turn  # Pillow turns TIFF by itself, and nothing else
@@ -117,6 +126,9 @@ def _turn(picture: Image, notes: list[Note]) -> str | None:
 
 def _colours(path: Path, picture: Image, values: Values, rules: PictureRules, notes: list[Note]) -> Image:
     """Returns the picture in mode RGB or L, 8 bits a colour."""
+    picture.load()  # only now some formats know their mode
+    if picture.mode == "La":  # colours that have been multiplied by their opacity
+        picture = picture.convert("LA")
     if not values.are_plain or rules.range is not None:
         picture = as_8_bits(path, picture, values, rules.range, notes)
     if not picture.has_transparency_data:
