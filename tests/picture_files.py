@@ -37,18 +37,22 @@ def save_png(path: Path, values: np.ndarray, colour: int, bits: int, key: Sequen
 
 def save_tiff(
     path: Path, values: np.ndarray, kind: str = "unsigned", photometric: int = 1, order: str = "<",
-    extra: Sequence[int] = (),
+    extra: Sequence[int] = (), by_plane: bool = False,
 ) -> str:  # fmt: skip
     """Writes an uncompressed TIFF file of any type of number; `photometric` 0 is white at 0.
 
     `extra` is what samples beside the colours are: 0 is nothing known, 1 opacity that colours are multiplied by, 2
-    opacity.
+    opacity. `by_plane`: all of the first colour, then all of the second.
     """
-    data = values.astype(values.dtype.newbyteorder(order)).tobytes()
     height, width, samples = (*values.shape, 1)[:3]
+    stored = np.moveaxis(values.reshape(height, width, samples), -1, 0) if by_plane else values
+    data = stored.astype(values.dtype.newbyteorder("<" if order == "<" else ">")).tobytes()
+    strips = samples if by_plane else 1
     bits = [8 * values.itemsize] * samples
-    tags = {256: [width], 257: [height], 258: bits, 259: [1], 262: [photometric], 273: [8], 277: [samples],
-            278: [height], 279: [len(data)], 338: extra, 339: [KINDS[kind]] * samples}  # fmt: skip
+    tags = {256: [width], 257: [height], 258: bits, 259: [1], 262: [photometric],
+            273: [8 + len(data) // strips * strip for strip in range(strips)], 277: [samples], 278: [height],
+            279: [len(data) // strips] * strips, 284: [1 + by_plane], 338: extra,
+            339: [KINDS[kind]] * samples}  # fmt: skip
     directory, behind = b"", b""
     tags = {tag: numbers for tag, numbers in tags.items() if numbers}
     end = 8 + len(data) + 2 + 12 * len(tags) + 4

@@ -150,10 +150,45 @@ class TestDepth:
         with pytest.raises(DataError, match=r"a.tif holds 2 values that are no finite numbers"):
             read_image(tmp_path / "a.tif", SIDE, PictureRules(range=(0, 1)))
 
-    def test_a_kind_of_tiff_that_is_not_read_is_told(self, tmp_path: Path) -> None:
-        save_tiff(tmp_path / "a.tif", RAMP, "float")
-        with pytest.raises(DataError, match=r"a.tif .*: a TIFF file of a kind Pillow does not know; save it as"):
+    def test_colours_plane_by_plane(self, tmp_path: Path) -> None:
+        """Pillow takes 16 bits of them for 8."""
+        colours = COLOURS16 // 257
+        save_tiff(tmp_path / "a.tif", colours.astype(np.uint8), photometric=2, by_plane=True)
+        np.testing.assert_array_equal(read_image(tmp_path / "a.tif", SIDE).array, np.moveaxis(colours, -1, 0))
+        save_tiff(tmp_path / "a.tif", COLOURS16, photometric=2, by_plane=True)
+        for wanted in (None, (0, 65535)):
+            with pytest.raises(DataError, match=r"a.tif holds colours of 16 bits plane by plane: save it as PNG"):
+                read_image(tmp_path / "a.tif", SIDE, PictureRules(wanted))
+
+    @pytest.mark.parametrize(
+        ("values", "kind", "message"),
+        [
+            (RAMP, "float", "of 64 bits: save it as 8- or 16-bit integers or 32-bit floats"),
+            (np.stack([RAMP16, RAMP16], axis=-1), "unsigned", "of 16, 16 bits: save it as PNG"),
+        ],
+    )
+    def test_a_kind_of_tiff_that_is_not_read_is_told(
+        self, tmp_path: Path, values: np.ndarray, kind: str, message: str
+    ) -> None:
+        save_tiff(tmp_path / "a.tif", values, kind, extra=[2] if values.ndim == 3 else [])
+        with pytest.raises(DataError, match=rf"a.tif .*: Pillow reads no TIFF file with pixels {message}"):
             read_image(tmp_path / "a.tif", SIDE)
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            (b"\xef\xbb\xbf\n<!DOCTYPE html>\n<html><body>404", r"it is text \('<!DOCTYPE html>'\), as a failed "),
+            (b'{"error": "not found"}', r"it is text \('{.*}'\), as a failed download leaves: get it again"),
+            (b"<?xml version='1.0'?>\n<svg xmlns='x'>", "it is an SVG drawing: save it as PNG"),
+            (b"\0\0\0\x18ftypheic\0\0\0\0mif1", "it is a HEIC picture: save it as JPEG or PNG"),
+            (b"%PDF-1.7\n\xe2\xe3", "it is a PDF: save it as PNG"),
+            (b"\0\1\2\3" * 99, "it is damaged, or of no format that Pillow reads: save it as JPEG or PNG"),
+        ],
+    )  # fmt: skip
+    def test_what_is_no_picture_is_told_and_what_to_do(self, tmp_path: Path, content: bytes, message: str) -> None:
+        (tmp_path / "a.png").write_bytes(content)
+        with pytest.raises(DataError, match=rf"a.png can not be read as a picture: {message}"):
+            read_image(tmp_path / "a.png", SIDE)
 
     def test_a_format_that_leaves_its_scale_open_is_refused(self, tmp_path: Path) -> None:
         """FITS: its 16 bits are signed, and what they count stands in keys that Pillow does not read."""

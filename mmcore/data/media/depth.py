@@ -28,8 +28,10 @@ NUMERIC_MODES = frozenset({"I", "F", "I;16", "I;16L", "I;16B", "I;16N"})
 NUMERIC_FORMATS = frozenset({"PNG", "TIFF", "PPM", "JPEG2000"})
 """Formats of which it is known here what the numbers in them mean."""
 PLAIN_FORMATS = frozenset({"JPEG", "MPO", "GIF", "WEBP", "BMP"})
-BITS, PHOTOMETRIC, EXTRA_SAMPLES, SAMPLE_FORMAT = 258, 262, 338, 339
+BITS, PHOTOMETRIC, PLANAR, EXTRA_SAMPLES, SAMPLE_FORMAT = 258, 262, 284, 338, 339
 """Tags of TIFF."""
+BY_PLANE = 2
+"""All of the first colour, then all of the second."""
 PREMULTIPLIED = 1
 """Of an extra sample: opacity, by which the colours have been multiplied."""
 WHITE_IS_ZERO, GREY, RGB = 0, 1, 2
@@ -68,7 +70,8 @@ def values_of(path: Path, picture: Image) -> Values:
     """Returns what the numbers of an opened picture are; to be called before its pixels are loaded.
 
     Raises:
-        DataError: It holds other than 8-bit colours, in a format that does not say what they mean.
+        DataError: It holds other than 8-bit colours, in a format that does not say what they mean, or in an order
+            that they are not read in.
     """
     if picture.format in PLAIN_FORMATS:
         return PLAIN
@@ -78,7 +81,7 @@ def values_of(path: Path, picture: Image) -> Values:
             "save it as PNG or TIFF"
         )
     if picture.format == "TIFF":
-        return _of_tiff(picture)
+        return _of_tiff(path, picture)
     if picture.format == "JPEG2000":
         return _of_jpeg2000(path, picture)
     tiles: Any = getattr(picture, "tile", [])  # how Pillow is going to unpack the pixels
@@ -92,9 +95,11 @@ def values_of(path: Path, picture: Image) -> Values:
     return PLAIN._replace(top=top)
 
 
-def _of_tiff(picture: Image) -> Values:
+def _of_tiff(path: Path, picture: Image) -> Values:
     tags = picture.tag_v2  # type: ignore[attr-defined]
     bits, photometric = max(tags.get(BITS, (1,))), tags.get(PHOTOMETRIC)
+    if bits > 8 and tags.get(PLANAR) == BY_PLANE and len(tags[BITS]) > 1:  # Pillow and OpenCV misread it
+        raise DataError(f"{path} holds colours of {bits} bits plane by plane: save it as PNG, or pixel by pixel")
     kind = {2: "signed", 3: "float"}.get(tags.get(SAMPLE_FORMAT, (1,))[0], "unsigned")
     grey = photometric in (WHITE_IS_ZERO, GREY)
     top = 2**bits - 1 if grey or bits > 8 else 255

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mmcore.data.media.depth import Range, Values, as_8_bits, scaled_key, values_of
+from mmcore.data.media.no_picture import what_is_not_read
 from mmcore.data.medium import Decoded, Medium, Note, RawFolder
 from mmcore.data.spec import Modality
 from mmcore.errors import DataError
@@ -101,7 +102,7 @@ def read_image(path: Path, size: int, rules: PictureRules = DEFAULT_RULES) -> De
                 resized = resized.transpose(Image.Transpose[turn])
             pixels = np.asarray(resized.convert("RGB"))
     except UnidentifiedImageError:
-        raise DataError(f"{path} can not be read as a picture{_what_is_not_read(path)}") from None
+        raise DataError(f"{path} can not be read as a picture: {what_is_not_read(path)}") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"{path} can not be read as a picture: {error}") from None
     return Decoded(np.ascontiguousarray(pixels.transpose(2, 0, 1)), notes=tuple(notes))
@@ -149,12 +150,3 @@ def _composed(picture: Image, background: tuple[int, int, int], notes: list[Note
     ground = Image.new("RGB", picture.size, background)
     ground.paste(picture.convert("RGB"), mask=alpha)
     return ground
-
-
-def _what_is_not_read(path: Path) -> str:
-    """Returns what to do about a file that is a picture, but of a kind that Pillow does not read."""
-    with path.open("rb") as file:
-        start = file.read(4)
-    if start in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
-        return ": a TIFF file of a kind Pillow does not know; save it as 8- or 16-bit integers or 32-bit floats"
-    return ""
