@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from pathlib import Path
 from typing import Any, Literal
 
@@ -112,10 +111,13 @@ class TestTimes:
         write(tmp_path / name, numbered(40), range(0, 4000, 100), CONTAINERS[name], options)
         column = {"kind": "video", "size": SIDE, "frames": 8}
         if name == "a.h264":  # says nothing of its times: FFmpeg guesses 25 frames a second
-            assert store(tmp_path, name, **column, frames_per_second=1)[0].length == 2
+            (stored,) = store(tmp_path, name, **column, frames_per_second=1)
+            assert stored.length == 2
+            assert "m at an assumed rate, since the stream holds no times" in stored.rules
             return
         (stored,) = store(tmp_path, name, **column, frames_per_second=1)
         assert numbers_of(stored.array[: stored.length], 40) == [0, 10, 20, 30]
+        assert stored.rules == ["m fewer frames than asked for"]
         (stored,) = store(tmp_path, name, **column, sample="uniform")
         assert numbers_of(stored.array, 40) == [2, 7, 12, 17, 22, 27, 32, 37]
 
@@ -183,6 +185,24 @@ class TestTimes:
         assert rounded.shown_at([0.0, 0.0333, 0.0667]) == [0, 1, 2]
         assert rounded.places().tolist() == [0, 1, 2, 3]
 
+    @pytest.mark.parametrize(("name", "codec"), [("a.mjpeg", "mjpeg"), ("a.h264", "libx264"), ("a.m1v", "mpeg1video")])
+    def test_a_rate_that_nobody_stated_is_noted(self, tmp_path: Path, name: str, codec: str) -> None:
+        """FFmpeg makes times for some of such streams by its guess, as if they were there; MPEG's state their rate."""
+        with av.open(str(tmp_path / name), "w") as container:
+            video: Any = container.add_stream(codec, rate=50)
+            video.height, video.width = 32, 48
+            video.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+            for picture in numbered(90):
+                container.mux(video.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            container.mux(video.encode(None))
+        decoded = Frames("m", 8, SIDE, "first", per_second=1).read(RawFolder(tmp_path), name)
+        notes = [str(note) for note in decoded.notes if "assumed" in str(note)]
+        if codec == "mpeg1video":
+            assert (decoded.length, notes) == (2, [])
+        else:
+            assert decoded.length == 4
+            assert notes == ["at an assumed rate, since the stream holds no times (25 frames a second)"]
+
 
 class TestSampling:
     @pytest.mark.parametrize(
@@ -249,46 +269,6 @@ class TestSampling:
             assert list(medium.files(names)) == [names[place] for place in expected]
             decoded = medium.read(RawFolder(tmp_path), names)
             assert decoded.array[:, 0, 0, 0].tolist() == [20 * place for place in expected]
-
-
-class TestOrientation:
-    @pytest.mark.parametrize(
-        ("matrix", "expected"),
-        [
-            ((1, 0, 0, 1), "rgbk"), ((-1, 0, 0, 1), "grkb"), ((1, 0, 0, -1), "bkrg"), ((-1, 0, 0, -1), "kbgr"),
-            ((0, 1, -1, 0), "brkg"), ((0, -1, 1, 0), "gkrb"), ((0, 1, 1, 0), "rbgk"), ((0, -1, -1, 0), "kgbr"),
-        ],
-    )  # fmt: skip
-    def test_the_display_matrix_is_applied(
-        self, tmp_path: Path, matrix: tuple[int, int, int, int], expected: str
-    ) -> None:
-        """A step to the right leads to the first pair, a step down to the second, each right and down."""
-        colours = {"r": (220, 0, 0), "g": (0, 220, 0), "b": (0, 0, 220), "k": (0, 0, 0)}
-        picture = np.zeros((64, 96, 3), np.uint8)
-        for place, letter in enumerate("rgbk"):
-            y, x = 32 * (place // 2), 48 * (place % 2)
-            picture[y : y + 32, x : x + 48] = colours[letter]
-        write(tmp_path / "a.mp4", [picture] * 10, range(0, 1000, 100))
-        content = bytearray((tmp_path / "a.mp4").read_bytes())
-        place = content.find(b"tkhd") + 44
-        a, b, c, d = (0x10000 * step for step in matrix)
-        content[place : place + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 0x40000000)
-        (tmp_path / "a.mp4").write_bytes(content)
-        (stored,) = store(tmp_path, "a.mp4", kind="video", size=SIDE, frames=3)
-        for frame in stored.array:
-            corners = [frame[:, y, x] for y in (1, 6) for x in (1, 6)]
-            found = "".join("rgbk"[int(corner.argmax())] if corner.max() > 100 else "k" for corner in corners)
-            assert found == expected
-        assert stored.rules == ([] if expected == "rgbk" else ["m turned upright by its display matrix"])
-
-    def test_what_is_turned_by_no_right_angle_is_refused(self, tmp_path: Path) -> None:
-        write(tmp_path / "a.mp4", [plain(50)] * 3, range(0, 300, 100))
-        content = bytearray((tmp_path / "a.mp4").read_bytes())
-        place = content.find(b"tkhd") + 44
-        content[place : place + 16] = struct.pack(">4i", 0x8000, 0xDDB4, 0, -0xDDB4)
-        (tmp_path / "a.mp4").write_bytes(content)
-        with pytest.raises(DataError, match=r"a.mp4 is turned by a display matrix of no right angle"):
-            store(tmp_path, "a.mp4", kind="video", size=SIDE)
 
 
 UNSTEADY_MS = np.cumsum(np.random.default_rng(0).choice([20, 30, 100, 400], size=120)).tolist()

@@ -35,16 +35,23 @@ GUESSED_RATE = 25.0
 """Frames a second of a stream that says nothing of its own times: FFmpeg's own guess."""
 IDR = 5
 """H.264's type of unit that begins anew."""
+NO_TIMES = 0x80
+"""FFmpeg's mark of formats that are streams alone (AVFMT_NOTIMESTAMPS)."""
+OWN_RATE = frozenset({"mpeg1video", "mpeg2video", "mpeg4"})
+"""Codecs whose streams state their rate: it is kept where no container gives times."""
 TURNED = Note("turned upright by its display matrix")
+COMPOSED = Note("composed on white")
+UNSEEN = Note("transparency not regarded")
+GUESSED = "at an assumed rate, since the stream holds no times"
 
 Choose = Callable[[Timeline], Sequence[int]]
 
 
 class Picture(NamedTuple):
-    """A decoded frame, (size, size, C) uint8, and whether it was turned."""
+    """A decoded frame, (size, size, C) uint8, and what was done to it."""
 
     array: np.ndarray
-    turned: bool
+    notes: list[Note]
 
 
 class PacketInfo(NamedTuple):
@@ -72,20 +79,24 @@ class Packets(NamedTuple):
         infos: Of all that hold something.
         held: They themselves, unless they are too many.
         unit_s: Of their times, seconds.
-        rate: Frames a second by the stream's own word.
+        rate: Frames a second.
+        rate_is_guessed: Whether they are FFmpeg's guess, and not the stream's own word.
         stated_s: How long the pictures go on by the file's own header; 0 if it does not say.
         tell_times: Whether their times are those at which frames are shown.
         last_until_next: Whether their durations are the steps from one to the next that is decoded, as in MP4 and
             MOV, and not how long they are shown.
+        notes: What is known so far that a person should know.
     """
 
     infos: list[PacketInfo]
     held: list[Packet] | None
     unit_s: float
     rate: float
+    rate_is_guessed: bool
     stated_s: float
     tell_times: bool
     last_until_next: bool
+    notes: list[Note]
 
     def timeline(self) -> tuple[Timeline, list[int]]:
         """Returns when frames are shown, and their times in the stream's unit."""
@@ -126,6 +137,7 @@ def read_frames(
         DataError: The clip is damaged, ends before its own stated end, or has no frame; the message names it.
     """
     packets = _read_packets(path)
+    notes = list(packets.notes)
     found: dict[int, Picture] | None = None
     if packets.tell_times:
         timeline, times = packets.timeline()
@@ -134,14 +146,14 @@ def read_frames(
         wanted = [times[number] for number in choose(timeline)]
         found = _decode_wanted(path, packets, frozenset(wanted), size, PIXELS[channels])
     if found is None or not found.keys() >= set(wanted):  # a packet that makes no frame: what is shown is not known yet
-        timeline = _decoded_timeline(path, packets)
+        timeline = _decoded_timeline(path, packets, notes)
         if check_end:
             _check_end(path, packets, timeline.end_s, timeline)
         wanted = list(choose(timeline))
         found = _decode_numbers(path, packets, frozenset(wanted), size, PIXELS[channels])
     pictures = [found[key] for key in wanted]
     array = np.stack([picture.array for picture in pictures]).transpose(0, 3, 1, 2)
-    return np.ascontiguousarray(array), [TURNED] if any(picture.turned for picture in pictures) else []
+    return np.ascontiguousarray(array), list(dict.fromkeys([*notes, *(note for one in pictures for note in one.notes)]))
 
 
 def _check_end(path: Path, packets: Packets, last_s: float, timeline: Timeline) -> None:
@@ -173,16 +185,27 @@ def _read_packets(path: Path) -> Packets:
             if num_bytes > HELD_BYTES:
                 held = None
         times = [info.pts for info in infos if info.is_shown]
+        is_timeless = bool(container.format.flags & NO_TIMES)
+        rate = float(stream.average_rate or GUESSED_RATE)
+        notes = [_guessed(rate)] if is_timeless and codec.name not in OWN_RATE else []
+        if stream.metadata.get("alpha_mode") == "1":  # a second picture in WebM that FFmpeg's decoders leave out
+            notes.append(UNSEEN)
         reordered_in_avi = container.format.name == "avi" and codec.has_b_frames
         return Packets(
             infos,
             held,
             float(stream.time_base or 0),
-            float(stream.average_rate or GUESSED_RATE),
+            rate,
+            is_timeless or not stream.average_rate,
             _stated_seconds(container),
             bool(times) and None not in times and len(set(times)) == len(times) and not reordered_in_avi,
             "mp4" in container.format.name,
+            notes,
         )
+
+
+def _guessed(rate: float) -> Note:
+    return Note(GUESSED, f"({rate:.10g} frames a second)")
 
 
 def _info(packet: Packet, codec: CodecContext) -> PacketInfo:
@@ -265,8 +288,8 @@ def _time(info: PacketInfo) -> int:
     return info.pts or 0
 
 
-def _decoded_timeline(path: Path, packets: Packets) -> Timeline:
-    """Decodes all of a clip for the times of its frames alone."""
+def _decoded_timeline(path: Path, packets: Packets, notes: list[Note]) -> Timeline:
+    """Decodes all of a clip for the times of its frames alone; notes a rate that nobody stated."""
     times: list[int | None] = []
     with _damage_named(path):
         for _, frame in _all_frames(path, packets):
@@ -275,6 +298,8 @@ def _decoded_timeline(path: Path, packets: Packets) -> Timeline:
         raise DataError(f"{path} holds no pictures")
     known = sorted(time for time in times if time is not None)
     if len(set(known)) < len(times):  # no times, or not one for each
+        if packets.rate_is_guessed and _guessed(packets.rate) not in notes:
+            notes.append(_guessed(packets.rate))
         return Timeline(np.arange(len(times)) / packets.rate)
     return Timeline([time * packets.unit_s for time in known], unit_s=packets.unit_s)
 
@@ -316,18 +341,31 @@ def _picture(path: Path, frame: VideoFrame, size: int, pixels: str) -> Picture:
     """Returns a frame resized as a whole, then turned as its file says: a square's sides are alike."""
     from av.sidedata.sidedata import Type
 
-    array = frame.reformat(size, size, pixels, interpolation="BILINEAR").to_ndarray().reshape(size, size, -1)
     side_data: Any = frame.side_data  # PyAV's types know names alone for keys
     data = side_data.get(Type.DISPLAYMATRIX)
+    frame, notes = _opaque(frame)
+    array = frame.reformat(size, size, pixels, interpolation="BILINEAR").to_ndarray().reshape(size, size, -1)
     if data is None:
-        return Picture(array, False)
+        return Picture(array, notes)
     # Where a step to the right and a step down lead, each to the right and down.
     (a, b), (c, d) = np.frombuffer(bytes(data), dtype=np.int32).reshape(3, 3)[:2, :2].tolist()
     if a and d and not (b or c):
-        return Picture(array[:: _sign(d), :: _sign(a)], a < 0 or d < 0)
+        return Picture(array[:: _sign(d), :: _sign(a)], [*notes, TURNED] if a < 0 or d < 0 else notes)
     if b and c and not (a or d):
-        return Picture(array.swapaxes(0, 1)[:: _sign(b), :: _sign(c)], True)
+        return Picture(array.swapaxes(0, 1)[:: _sign(b), :: _sign(c)], [*notes, TURNED])
     raise DataError(f"{path} is turned by a display matrix of no right angle: save its pictures upright")
+
+
+def _opaque(frame: VideoFrame) -> tuple[VideoFrame, list[Note]]:
+    """Returns a frame on white where it is transparent, and notes it."""
+    if not (frame.format.has_palette or any(component.is_alpha for component in frame.format.components)):
+        return frame, []
+    pixels = frame.to_ndarray(format="rgba")
+    colours, alpha = pixels[..., :3].astype(np.uint32), pixels[..., 3:].astype(np.uint32)
+    if alpha.min() == 255:
+        return frame, []
+    composed = (colours * alpha + 255 * (255 - alpha) + 127) // 255
+    return type(frame).from_ndarray(composed.astype(np.uint8), format="rgb24"), [COMPOSED]
 
 
 def _sign(number: int) -> int:
