@@ -22,7 +22,7 @@ from mmcore.data.medium import Note, decoding_errors
 from mmcore.errors import DataError
 
 if TYPE_CHECKING:
-    from av import CodecContext, Packet, VideoFrame
+    from av import CodecContext, Packet, VideoCodecContext, VideoFrame
     from av.container import InputContainer
 
 CLIP_SUFFIXES = frozenset({".mp4", ".avi", ".flv", ".webm", ".mkv", ".mov"})
@@ -39,9 +39,10 @@ NO_TIMES = 0x80
 """FFmpeg's mark of formats that are streams alone (AVFMT_NOTIMESTAMPS)."""
 OWN_RATE = frozenset({"mpeg1video", "mpeg2video", "mpeg4"})
 """Codecs whose streams state their rate: it is kept where no container gives times."""
+SEES_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
+"""Codec -> the decoder that reads the opacity that WebM keeps beside a picture; FFmpeg's own leave it out."""
 TURNED = Note("turned upright by its display matrix")
 COMPOSED = Note("composed on white")
-UNSEEN = Note("transparency not regarded")
 GUESSED = "at an assumed rate, since the stream holds no times"
 
 Choose = Callable[[Timeline], Sequence[int]]
@@ -85,6 +86,7 @@ class Packets(NamedTuple):
         tell_times: Whether their times are those at which frames are shown.
         last_until_next: Whether their durations are the steps from one to the next that is decoded, as in MP4 and
             MOV, and not how long they are shown.
+        decoder: What decodes them, where the stream's own would leave something out.
         notes: What is known so far that a person should know.
     """
 
@@ -96,6 +98,7 @@ class Packets(NamedTuple):
     stated_s: float
     tell_times: bool
     last_until_next: bool
+    decoder: str | None
     notes: list[Note]
 
     def timeline(self) -> tuple[Timeline, list[int]]:
@@ -188,8 +191,7 @@ def _read_packets(path: Path) -> Packets:
         is_timeless = bool(container.format.flags & NO_TIMES)
         rate = float(stream.average_rate or GUESSED_RATE)
         notes = [_guessed(rate)] if is_timeless and codec.name not in OWN_RATE else []
-        if stream.metadata.get("alpha_mode") == "1":  # a second picture in WebM that FFmpeg's decoders leave out
-            notes.append(UNSEEN)
+        has_alpha = stream.metadata.get("alpha_mode") == "1"
         reordered_in_avi = container.format.name == "avi" and codec.has_b_frames
         return Packets(
             infos,
@@ -200,6 +202,7 @@ def _read_packets(path: Path) -> Packets:
             _stated_seconds(container),
             bool(times) and None not in times and len(set(times)) == len(times) and not reordered_in_avi,
             "mp4" in container.format.name,
+            SEES_ALPHA.get(codec.name) if has_alpha else None,
             notes,
         )
 
@@ -244,6 +247,7 @@ def _decode_wanted(path: Path, packets: Packets, wanted: frozenset[int], size: i
     """Returns time -> frame of the wanted times, of those that decoding gives."""
     found: dict[int, Picture] = {}
     runs = _runs(packets.infos, wanted)
+    codec: VideoCodecContext | None = None
     with _damage_named(path):
         for number, packet in enumerate(_again(path, packets)):
             if not runs:
@@ -251,9 +255,9 @@ def _decode_wanted(path: Path, packets: Packets, wanted: frozenset[int], size: i
             start, stop = runs[0]
             if number < start:
                 continue
-            codec = packet.stream.codec_context
+            codec = codec or _decoder(packets, packet.stream.codec_context)
             codec.skip_frame = "DEFAULT" if packet.pts in wanted else "NONREF"
-            frames = _decoded(path, number, packet)
+            frames = _decoded(path, number, packet, codec)
             if number == stop:
                 frames += codec.decode(None)
                 codec.flush_buffers()
@@ -319,10 +323,10 @@ def _decode_numbers(path: Path, packets: Packets, wanted: frozenset[int], size: 
 def _all_frames(path: Path, packets: Packets) -> Iterator[tuple[int, VideoFrame]]:
     """Yields a clip's frames and their numbers."""
     with _pictures(path) as container:
-        codec = container.streams.video[0].codec_context
+        codec = _decoder(packets, container.streams.video[0].codec_context)
         number = 0
         for packet in container.demux(video=0):
-            for frame in _decoded(path, number, packet) if packet.size else []:
+            for frame in _decoded(path, number, packet, codec) if packet.size else []:
                 yield number, frame
                 number += 1
         for frame in codec.decode(None):
@@ -330,11 +334,22 @@ def _all_frames(path: Path, packets: Packets) -> Iterator[tuple[int, VideoFrame]
             number += 1
 
 
-def _decoded(path: Path, number: int, packet: Packet) -> list[VideoFrame]:
+def _decoder(packets: Packets, codec: VideoCodecContext) -> VideoCodecContext:
+    """Returns what decodes a clip: the stream's own `codec`, or a new one."""
+    import av
+
+    if packets.decoder is None:
+        return codec
+    decoder: Any = av.CodecContext.create(packets.decoder, "r")
+    decoder.extradata = codec.extradata
+    return decoder
+
+
+def _decoded(path: Path, number: int, packet: Packet, codec: VideoCodecContext) -> list[VideoFrame]:
     """Decodes a packet; one whose data are cut off is refused, since decoders patch it with what came before."""
     if packet.is_corrupt:
         raise DataError(f"{path} is truncated in frame {number}")
-    return packet.decode()
+    return codec.decode(packet)
 
 
 def _picture(path: Path, frame: VideoFrame, size: int, pixels: str) -> Picture:
