@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import struct
-import zlib
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from picture_files import save_png, save_tiff
 from PIL import Image
 from raw_files import save_picture
 from stored_media import store
@@ -25,44 +24,6 @@ RAMP = np.tile(np.linspace(0, 1, SIDE), (SIDE, 1))
 RAMP16 = np.rint(RAMP * 65535).astype(np.uint16)
 RAMP8 = np.rint(RAMP * 255).astype(np.uint8)
 COLOURS16 = np.stack([RAMP16, RAMP16[:, ::-1], RAMP16 // 2], axis=-1)
-KINDS = {"unsigned": 1, "signed": 2, "float": 3}
-
-
-def save_png(path: Path, values: np.ndarray, colour: int, bits: int, key: Sequence[int] = ()) -> str:
-    """Writes what Pillow does not: `colour` is PNG's type, `key` the transparent value."""
-
-    def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
-    height, width = values.shape[:2]
-    flat = values.reshape(height, -1)
-    if bits == 16:
-        lines = [row.astype(">u2").tobytes() for row in flat]
-    else:
-        per_byte = 8 // bits
-        shifts = 8 - bits * (1 + np.arange(per_byte))
-        lines = [(row.reshape(-1, per_byte).astype(int) << shifts).sum(axis=1).astype(np.uint8).tobytes()
-                 for row in flat]  # fmt: skip
-    parts = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0))
-    parts += chunk(b"tRNS", struct.pack(f">{len(key)}H", *key)) if key else b""
-    parts += chunk(b"IDAT", zlib.compress(b"".join(b"\0" + line for line in lines))) + chunk(b"IEND", b"")
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + parts)
-    return path.name
-
-
-def save_tiff(path: Path, values: np.ndarray, kind: str = "unsigned", photometric: int = 1, order: str = "<") -> str:
-    """Writes an uncompressed TIFF file of any type of number; `photometric` 0 is white at 0."""
-    data = values.astype(values.dtype.newbyteorder(order)).tobytes()
-    height, width = values.shape
-    tags = {256: width, 257: height, 258: 8 * values.itemsize, 259: 1, 262: photometric, 273: 8, 277: 1, 278: height,
-            279: len(data), 339: KINDS[kind]}  # fmt: skip
-    directory = struct.pack(order + "H", len(tags))
-    for tag, value in tags.items():
-        directory += struct.pack(order + ("HHIHH" if value < 65536 else "HHII"), tag, 3 if value < 65536 else 4, 1,
-                                 *((value, 0) if value < 65536 else (value,)))  # fmt: skip
-    start = struct.pack(order + "2sHI", b"II" if order == "<" else b"MM", 42, 8 + len(data))
-    path.write_bytes(start + data + directory + b"\0\0\0\0")
-    return path.name
 
 
 def save_pgm(path: Path, values: np.ndarray, top: int) -> str:
@@ -171,6 +132,17 @@ class TestDepth:
         (stored,) = store(tmp_path, name, kind="image", size=SIDE, range=list(scale))
         np.testing.assert_allclose(stored.array[0], RAMP8, atol=1)
 
+    def test_what_has_no_sixteen_bits_to_be_read_is_refused_without_noise(
+        self, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        """OpenCV, too, says on the terminal what it can not read."""
+        colours = np.stack([65535 - RAMP16] * 3 + [np.zeros_like(RAMP16)], axis=-1)
+        save_tiff(tmp_path / "a.tif", colours, photometric=5)
+        np.testing.assert_allclose(read(tmp_path / "a.tif"), RAMP8[0], atol=1)
+        with pytest.raises(DataError, match=r"a.tif holds more than 8 bits a colour \(TIFF, CMYK\).*save it as PNG"):
+            read_image(tmp_path / "a.tif", SIDE, PictureRules(range=(0, 65535)))
+        assert capfd.readouterr() == ("", "")
+
     def test_numbers_that_are_none_are_damage(self, tmp_path: Path) -> None:
         values = RAMP.astype(np.float32)
         values[0, :2] = np.nan, np.inf
@@ -178,10 +150,45 @@ class TestDepth:
         with pytest.raises(DataError, match=r"a.tif holds 2 values that are no finite numbers"):
             read_image(tmp_path / "a.tif", SIDE, PictureRules(range=(0, 1)))
 
-    def test_a_kind_of_tiff_that_is_not_read_is_told(self, tmp_path: Path) -> None:
-        save_tiff(tmp_path / "a.tif", RAMP, "float")
-        with pytest.raises(DataError, match=r"a.tif .*: a TIFF file of a kind Pillow does not know; save it as"):
+    def test_colours_plane_by_plane(self, tmp_path: Path) -> None:
+        """Pillow takes 16 bits of them for 8."""
+        colours = COLOURS16 // 257
+        save_tiff(tmp_path / "a.tif", colours.astype(np.uint8), photometric=2, by_plane=True)
+        np.testing.assert_array_equal(read_image(tmp_path / "a.tif", SIDE).array, np.moveaxis(colours, -1, 0))
+        save_tiff(tmp_path / "a.tif", COLOURS16, photometric=2, by_plane=True)
+        for wanted in (None, (0, 65535)):
+            with pytest.raises(DataError, match=r"a.tif holds colours of 16 bits plane by plane: save it as PNG"):
+                read_image(tmp_path / "a.tif", SIDE, PictureRules(wanted))
+
+    @pytest.mark.parametrize(
+        ("values", "kind", "message"),
+        [
+            (RAMP, "float", "of 64 bits: save it as 8- or 16-bit integers or 32-bit floats"),
+            (np.stack([RAMP16, RAMP16], axis=-1), "unsigned", "of 16, 16 bits: save it as PNG"),
+        ],
+    )
+    def test_a_kind_of_tiff_that_is_not_read_is_told(
+        self, tmp_path: Path, values: np.ndarray, kind: str, message: str
+    ) -> None:
+        save_tiff(tmp_path / "a.tif", values, kind, extra=[2] if values.ndim == 3 else [])
+        with pytest.raises(DataError, match=rf"a.tif .*: Pillow reads no TIFF file with pixels {message}"):
             read_image(tmp_path / "a.tif", SIDE)
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            (b"\xef\xbb\xbf\n<!DOCTYPE html>\n<html><body>404", r"it is text \('<!DOCTYPE html>'\), as a failed "),
+            (b'{"error": "not found"}', r"it is text \('{.*}'\), as a failed download leaves: get it again"),
+            (b"<?xml version='1.0'?>\n<svg xmlns='x'>", "it is an SVG drawing: save it as PNG"),
+            (b"\0\0\0\x18ftypheic\0\0\0\0mif1", "it is a HEIC picture: save it as JPEG or PNG"),
+            (b"%PDF-1.7\n\xe2\xe3", "it is a PDF: save it as PNG"),
+            (b"\0\1\2\3" * 99, "it is damaged, or of no format that Pillow reads: save it as JPEG or PNG"),
+        ],
+    )  # fmt: skip
+    def test_what_is_no_picture_is_told_and_what_to_do(self, tmp_path: Path, content: bytes, message: str) -> None:
+        (tmp_path / "a.png").write_bytes(content)
+        with pytest.raises(DataError, match=rf"a.png can not be read as a picture: {message}"):
+            read_image(tmp_path / "a.png", SIDE)
 
     def test_a_format_that_leaves_its_scale_open_is_refused(self, tmp_path: Path) -> None:
         """FITS: its 16 bits are signed, and what they count stands in keys that Pillow does not read."""
@@ -249,6 +256,21 @@ class TestOrientation:
         decoded = read_image(tmp_path / "a.png", SIDE)
         assert quarters(decoded.array)[0] == [2, 0, 0]
         assert [str(note) for note in decoded.notes] == ["damaged EXIF not regarded"]
+
+    def test_exif_that_is_cut_off_is_noted_unless_it_says_how_to_turn(
+        self, tmp_path: Path, recwarn: pytest.WarningsRecorder
+    ) -> None:
+        """Pillow warns on the terminal, and reads what is there."""
+        turn, lost = struct.pack("<HHIHH", 0x0112, 3, 1, 3, 0), struct.pack("<HHII", 0x010F, 2, 99, 5000)
+        exif = b"Exif\0\0II*\0\x08\0\0\0"
+        stored = [b"\x01\0" + lost + b"\0" * 4, b"\x02\0" + turn + lost + b"\0" * 4, b"\x05\0" + lost]
+        for number, content in enumerate(stored):
+            for suffix in ("png", "jpg"):
+                Image.fromarray(PARTS).save(tmp_path / f"{number}.{suffix}", exif=exif + content)
+                decoded = read_image(tmp_path / f"{number}.{suffix}", SIDE)
+                note = "turned upright by EXIF orientation" if number == 1 else "damaged EXIF not regarded"
+                assert [str(note) for note in decoded.notes] == [note], (number, suffix)
+        assert len(recwarn) == 0
 
 
 class TestTransparency:
@@ -325,6 +347,36 @@ class TestTransparency:
         assert array[:4].tolist() == [255] * 4
         np.testing.assert_allclose(array[4:], RAMP8[0, 4:], atol=1)
 
+    @pytest.mark.parametrize("order", ["<", ">"])
+    @pytest.mark.parametrize("with_range", [False, True])
+    @pytest.mark.parametrize(("extra", "is_premultiplied", "is_seen_through"), [
+        ([0], False, False), ([1], True, True), ([2], False, True), ([], False, True),
+    ])  # fmt: skip
+    def test_a_fourth_sample_of_sixteen_bits_is_what_its_file_says(
+        self, tmp_path: Path, order: str, with_range: bool, extra: list[int], is_premultiplied: bool,
+        is_seen_through: bool,
+    ) -> None:  # fmt: skip
+        alpha = np.rint(RAMP16.T / 5 + 13107)
+        colours = np.rint(COLOURS16 * (alpha / 65535)[..., None]) if is_premultiplied else COLOURS16
+        samples = np.concatenate([colours, alpha[..., None]], axis=-1).astype(np.uint16)
+        save_tiff(tmp_path / "a.tif", samples, photometric=2, order=order, extra=extra)
+        decoded = read_image(tmp_path / "a.tif", SIDE, PictureRules((0, 65535) if with_range else None))
+        share = (alpha / 65535)[..., None] if is_seen_through else 1.0
+        expected = COLOURS16 / 257 * share + 255 * (1 - share)
+        np.testing.assert_allclose(decoded.array, np.moveaxis(expected, -1, 0), atol=2)
+        assert ("composed on white" in [note.rule for note in decoded.notes]) == is_seen_through
+
+    @pytest.mark.parametrize("extra", [0, 1, 2])
+    def test_grey_of_eight_bits_with_another_sample(self, tmp_path: Path, extra: int) -> None:
+        alpha = np.rint(RAMP8.T / 5 + 51)
+        grey = np.rint(RAMP8 * alpha / 255) if extra == 1 else RAMP8
+        save_tiff(tmp_path / "a.tif", np.stack([grey, alpha], axis=-1).astype(np.uint8), extra=[extra])
+        share = alpha / 255 if extra else 1.0
+        expected = RAMP8 * share + 255 * (1 - share)
+        for wanted in (None, (0, 255)):
+            array = read_image(tmp_path / "a.tif", SIDE, PictureRules(wanted)).array
+            np.testing.assert_allclose(array, np.broadcast_to(expected, array.shape), atol=2)
+
 
 class TestKinds:
     def test_the_first_of_several_is_noted(self, tmp_path: Path) -> None:
@@ -334,6 +386,21 @@ class TestKinds:
             decoded = read_image(tmp_path / f"a.{suffix}", SIDE)
             assert decoded.array[0].min() > 240
             assert [str(note) for note in decoded.notes] == ["the first of several pictures taken"]
+
+    def test_a_large_picture_is_read_without_a_word(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+    ) -> None:
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 600)  # of 864; Pillow refuses from twice as many on
+        Image.fromarray(PARTS).save(tmp_path / "a.png")
+        assert quarters(read_image(tmp_path / "a.png", SIDE).array)[0] == [2, 0, 0]
+        assert len(recwarn) == 0
+
+    def test_a_format_that_knows_its_mode_late(self, tmp_path: Path) -> None:
+        """Icons for macOS are opened as if they had an alpha channel."""
+        Image.fromarray(PARTS).resize((128, 128)).save(tmp_path / "a.icns")
+        decoded = read_image(tmp_path / "a.icns", SIDE)
+        assert quarters(decoded.array) == [[2, 0, 0], [0, 2, 0], [0, 0, 2], [0, 0, 0]]
+        assert decoded.notes == ()
 
     @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "CMYK", "YCbCr", "LAB"])
     def test_every_mode_of_eight_bits_is_read_as_it_looks(self, tmp_path: Path, mode: str) -> None:

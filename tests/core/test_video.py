@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Sequence
-from fractions import Fraction
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +10,7 @@ import numpy as np
 import pytest
 from raw_files import save_picture
 from stored_media import store
+from written_clips import SIDE, all_frames, numbered, numbers_of, plain, textures, write
 
 from mmcore.assembly.config import complete_config, parse_config
 from mmcore.data.demo.clip_files import CODECS, DEMO_RATE_HZ, save_clip
@@ -23,18 +20,14 @@ from mmcore.data.media.window import read_window
 from mmcore.data.raw.description import read_description
 from mmcore.errors import ConfigError, DataError
 
-SIDE = 8
 UNEVEN_MS = [0, 100, 200, 1900, 2000, 5200, 5300, 9000]
+REORDERED_MS = [0, 40, 80, 300, 340, 900, 1000, 1100, 2500, 2540, 2580, 4000, 4040]
 SHOWN = {1: [0, 2, 4, 4, 4, 4, 6, 6, 6, 7]}
 """Frames a second -> which of the uneven clip's frames are shown."""
 CONTAINERS = {
     "a.mp4": "libx264", "a.mov": "libx264", "a.mkv": "libx264", "a.ts": "libx264", "a.flv": "flv", "a.avi": "mpeg4",
     "b.avi": "libx264", "a.webm": "libvpx", "a.mpg": "mpeg2video", "a.h264": "libx264", "a.mjpeg.avi": "mjpeg",
 }  # fmt: skip
-
-
-def plain(value: int) -> np.ndarray:
-    return np.full((32, 48, 3), value, dtype=np.uint8)
 
 
 def tone(seconds: float) -> np.ndarray:
@@ -105,64 +98,6 @@ def test_what_is_no_clip_or_lacks_a_track(tmp_path: Path) -> None:
         read_audio(tmp_path / "absent.mp4", 8000)
 
 
-def write(
-    path: Path,
-    pictures: Sequence[np.ndarray],
-    times_ms: Sequence[int],
-    codec: str = "libx264",
-    options: dict[str, str] | None = None,
-    container_options: dict[str, str] | None = None,
-) -> str:
-    """Writes a clip of 10 frames a second whose frames are shown from the given times on."""
-    by_number = codec != "libx264" or path.suffix == ".avi"  # whose times are numbers of frames
-    with av.open(str(path), "w", options=container_options or {}) as container:
-        video: Any = container.add_stream(codec, rate=10, options=options or {})
-        video.height, video.width = pictures[0].shape[:2]
-        video.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
-        video.codec_context.thread_count = 1
-        video.bit_rate = 4_000_000
-        if not by_number:
-            video.codec_context.time_base = Fraction(1, 1000)
-        for picture, time_ms in zip(pictures, times_ms, strict=True):
-            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
-            frame.pts = time_ms // 100 if by_number else time_ms
-            frame.time_base = Fraction(1, 10 if by_number else 1000)
-            container.mux(video.encode(frame))
-        container.mux(video.encode(None))
-    return path.name
-
-
-def numbered(number: int) -> list[np.ndarray]:
-    """Plain pictures, each of another grey."""
-    return [plain(20 + 220 * place // number) for place in range(number)]
-
-
-def numbers_of(array: np.ndarray, number: int) -> list[int]:
-    """Which of `numbered(number)` stored frames are."""
-    return [int(np.rint((frame.mean() - 20) * number / 220)) for frame in array]
-
-
-@lru_cache
-def textures(number: int, side: int = 48) -> list[np.ndarray]:
-    """A drifting pattern: frames that are made from others differ from each of them."""
-    y, x = np.mgrid[:side, :side]
-    layers = [np.sin(x / 5) * np.cos(y / 7), np.sin((x + y) / 9), np.cos(x / 3 - y / 4)]
-    return [
-        np.stack([np.roll(128 + 100 * layer, (place, 2 * place), (0, 1)) for layer in layers], -1).astype(np.uint8)
-        for place in range(number)
-    ]
-
-
-def all_frames(path: Path) -> list[np.ndarray]:
-    """Every frame, decoded one after another."""
-    with av.open(str(path)) as container:
-        return [
-            frame.reformat(SIDE, SIDE, "rgb24", interpolation="BILINEAR").to_ndarray().transpose(2, 0, 1)
-            for packet in container.demux(video=0)
-            for frame in packet.decode()
-        ]
-
-
 class TestTimes:
     def test_the_frame_shown_at_each_second(self, tmp_path: Path) -> None:
         name = write(tmp_path / "uneven.mp4", numbered(8), UNEVEN_MS)
@@ -176,10 +111,13 @@ class TestTimes:
         write(tmp_path / name, numbered(40), range(0, 4000, 100), CONTAINERS[name], options)
         column = {"kind": "video", "size": SIDE, "frames": 8}
         if name == "a.h264":  # says nothing of its times: FFmpeg guesses 25 frames a second
-            assert store(tmp_path, name, **column, frames_per_second=1)[0].length == 2
+            (stored,) = store(tmp_path, name, **column, frames_per_second=1)
+            assert stored.length == 2
+            assert "m at an assumed rate, since the stream holds no times" in stored.rules
             return
         (stored,) = store(tmp_path, name, **column, frames_per_second=1)
         assert numbers_of(stored.array[: stored.length], 40) == [0, 10, 20, 30]
+        assert stored.rules == ["m fewer frames than asked for"]
         (stored,) = store(tmp_path, name, **column, sample="uniform")
         assert numbers_of(stored.array, 40) == [2, 7, 12, 17, 22, 27, 32, 37]
 
@@ -199,6 +137,42 @@ class TestTimes:
         assert numbers_of(Frames("video", 3, SIDE, "spread").read(folder, "a.mp4").array, 50) == [10, 20, 30]
         assert numbers_of(Frames("video", 4, SIDE).read(folder, "uneven.mp4").array, 8) == SHOWN[1][:4]
 
+    @pytest.mark.parametrize("frames", [{"bf": "3"}, {"bf": "0"}])
+    @pytest.mark.parametrize("name", ["a.mp4", "a.mov", "a.mkv"])
+    def test_the_end_is_that_of_the_last_shown_frame(self, tmp_path: Path, name: str, frames: dict[str, str]) -> None:
+        """Frames that are decoded in another order than they are shown in last other times in mp4 than they state."""
+        write(tmp_path / name, textures(13), REORDERED_MS, options=frames)
+        with av.open(str(tmp_path / name)) as container:
+            shown_ms = [round(1000 * frame.time) for frame in container.decode(video=0) if frame.time is not None]
+        assert shown_ms == REORDERED_MS
+        everything = all_frames(tmp_path / name)
+        end_ms = 4100  # the last of them lasts 40 to 100 ms
+        for number in (1, 3, 5, 8):  # at whose middles no frame begins within 100 ms
+            middles_ms = (np.arange(number) + 0.5) * end_ms / number
+            expected = [max(place for place, at in enumerate(REORDERED_MS) if at <= time_ms) for time_ms in middles_ms]
+            read = Frames("m", number, SIDE, "uniform", per_second=None).read(RawFolder(tmp_path), name)
+            np.testing.assert_array_equal(read.array, np.stack([everything[place] for place in expected]))
+        (stored,) = store(tmp_path, name, kind="video", size=SIDE, frames=16, frames_per_second=1)
+        assert stored.length == 5
+        np.testing.assert_array_equal(stored.array[:5], np.stack([everything[place] for place in (0, 6, 7, 10, 11)]))
+
+    def test_a_last_frame_that_stays_keeps_its_length_where_times_are_shifted_alike(self, tmp_path: Path) -> None:
+        """At a steady rate the times of decoding are those of showing, later by as much: their end is the end."""
+        options = {"bf": "3", "x264-params": "b-adapt=0"}
+        write(tmp_path / "a.mp4", textures(20), range(0, 2000, 100), options=options)
+        ends = {}
+        for last_ms in (100, 3000):
+            with av.open(str(tmp_path / "a.mp4")) as source, av.open(str(tmp_path / "b.mp4"), "w") as target:
+                stream = target.add_stream_from_template(source.streams.video[0])
+                packets = [packet for packet in source.demux(video=0) if packet.size]
+                assert (packets[-1].pts or 0) < max(packet.pts or 0 for packet in packets)
+                packets[-1].duration = round(last_ms / 1000 / float(packets[-1].time_base or 1))
+                for packet in packets:
+                    packet.stream = stream
+                    target.mux(packet)
+            read_frames(tmp_path / "b.mp4", lambda timeline: ends.update({last_ms: timeline.end_s}) or [0], SIDE, 3)  # type: ignore[func-returns-value]  # noqa: B023
+        assert {last_ms: round(end_s, 3) for last_ms, end_s in ends.items()} == {100: 2.0, 3000: 4.9}
+
     def test_a_timeline(self) -> None:
         steady = Timeline([-0.2 + 0.1 * n for n in range(40)], last_s=0.1)
         assert steady.at_rate(1) == [0, 10, 20, 30]
@@ -210,6 +184,24 @@ class TestTimes:
         rounded = Timeline([0.033, 0.066, 0.1, 0.133], last_s=0.033, unit_s=0.001)
         assert rounded.shown_at([0.0, 0.0333, 0.0667]) == [0, 1, 2]
         assert rounded.places().tolist() == [0, 1, 2, 3]
+
+    @pytest.mark.parametrize(("name", "codec"), [("a.mjpeg", "mjpeg"), ("a.h264", "libx264"), ("a.m1v", "mpeg1video")])
+    def test_a_rate_that_nobody_stated_is_noted(self, tmp_path: Path, name: str, codec: str) -> None:
+        """FFmpeg makes times for some of such streams by its guess, as if they were there; MPEG's state their rate."""
+        with av.open(str(tmp_path / name), "w") as container:
+            video: Any = container.add_stream(codec, rate=50)
+            video.height, video.width = 32, 48
+            video.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+            for picture in numbered(90):
+                container.mux(video.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            container.mux(video.encode(None))
+        decoded = Frames("m", 8, SIDE, "first", per_second=1).read(RawFolder(tmp_path), name)
+        notes = [str(note) for note in decoded.notes if "assumed" in str(note)]
+        if codec == "mpeg1video":
+            assert (decoded.length, notes) == (2, [])
+        else:
+            assert decoded.length == 4
+            assert notes == ["at an assumed rate, since the stream holds no times (25 frames a second)"]
 
 
 class TestSampling:
@@ -277,46 +269,6 @@ class TestSampling:
             assert list(medium.files(names)) == [names[place] for place in expected]
             decoded = medium.read(RawFolder(tmp_path), names)
             assert decoded.array[:, 0, 0, 0].tolist() == [20 * place for place in expected]
-
-
-class TestOrientation:
-    @pytest.mark.parametrize(
-        ("matrix", "expected"),
-        [
-            ((1, 0, 0, 1), "rgbk"), ((-1, 0, 0, 1), "grkb"), ((1, 0, 0, -1), "bkrg"), ((-1, 0, 0, -1), "kbgr"),
-            ((0, 1, -1, 0), "brkg"), ((0, -1, 1, 0), "gkrb"), ((0, 1, 1, 0), "rbgk"), ((0, -1, -1, 0), "kgbr"),
-        ],
-    )  # fmt: skip
-    def test_the_display_matrix_is_applied(
-        self, tmp_path: Path, matrix: tuple[int, int, int, int], expected: str
-    ) -> None:
-        """A step to the right leads to the first pair, a step down to the second, each right and down."""
-        colours = {"r": (220, 0, 0), "g": (0, 220, 0), "b": (0, 0, 220), "k": (0, 0, 0)}
-        picture = np.zeros((64, 96, 3), np.uint8)
-        for place, letter in enumerate("rgbk"):
-            y, x = 32 * (place // 2), 48 * (place % 2)
-            picture[y : y + 32, x : x + 48] = colours[letter]
-        write(tmp_path / "a.mp4", [picture] * 10, range(0, 1000, 100))
-        content = bytearray((tmp_path / "a.mp4").read_bytes())
-        place = content.find(b"tkhd") + 44
-        a, b, c, d = (0x10000 * step for step in matrix)
-        content[place : place + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 0x40000000)
-        (tmp_path / "a.mp4").write_bytes(content)
-        (stored,) = store(tmp_path, "a.mp4", kind="video", size=SIDE, frames=3)
-        for frame in stored.array:
-            corners = [frame[:, y, x] for y in (1, 6) for x in (1, 6)]
-            found = "".join("rgbk"[int(corner.argmax())] if corner.max() > 100 else "k" for corner in corners)
-            assert found == expected
-        assert stored.rules == ([] if expected == "rgbk" else ["m turned upright by its display matrix"])
-
-    def test_what_is_turned_by_no_right_angle_is_refused(self, tmp_path: Path) -> None:
-        write(tmp_path / "a.mp4", [plain(50)] * 3, range(0, 300, 100))
-        content = bytearray((tmp_path / "a.mp4").read_bytes())
-        place = content.find(b"tkhd") + 44
-        content[place : place + 16] = struct.pack(">4i", 0x8000, 0xDDB4, 0, -0xDDB4)
-        (tmp_path / "a.mp4").write_bytes(content)
-        with pytest.raises(DataError, match=r"a.mp4 is turned by a display matrix of no right angle"):
-            store(tmp_path, "a.mp4", kind="video", size=SIDE)
 
 
 UNSTEADY_MS = np.cumsum(np.random.default_rng(0).choice([20, 30, 100, 400], size=120)).tolist()

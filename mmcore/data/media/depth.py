@@ -28,8 +28,12 @@ NUMERIC_MODES = frozenset({"I", "F", "I;16", "I;16L", "I;16B", "I;16N"})
 NUMERIC_FORMATS = frozenset({"PNG", "TIFF", "PPM", "JPEG2000"})
 """Formats of which it is known here what the numbers in them mean."""
 PLAIN_FORMATS = frozenset({"JPEG", "MPO", "GIF", "WEBP", "BMP"})
-BITS, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339
+BITS, PHOTOMETRIC, PLANAR, EXTRA_SAMPLES, SAMPLE_FORMAT = 258, 262, 284, 338, 339
 """Tags of TIFF."""
+BY_PLANE = 2
+"""All of the first colour, then all of the second."""
+PREMULTIPLIED = 1
+"""Of an extra sample: opacity, by which the colours have been multiplied."""
 WHITE_IS_ZERO, GREY, RGB = 0, 1, 2
 JPEG2000_START, JPEG2000_BITS = b"\xff\x4f\xff\x51", 42
 """What a codestream begins with, and where, counted from there, the first component's sign and bits stand."""
@@ -66,7 +70,8 @@ def values_of(path: Path, picture: Image) -> Values:
     """Returns what the numbers of an opened picture are; to be called before its pixels are loaded.
 
     Raises:
-        DataError: It holds other than 8-bit colours, in a format that does not say what they mean.
+        DataError: It holds other than 8-bit colours, in a format that does not say what they mean, or in an order
+            that they are not read in.
     """
     if picture.format in PLAIN_FORMATS:
         return PLAIN
@@ -76,7 +81,7 @@ def values_of(path: Path, picture: Image) -> Values:
             "save it as PNG or TIFF"
         )
     if picture.format == "TIFF":
-        return _of_tiff(picture)
+        return _of_tiff(path, picture)
     if picture.format == "JPEG2000":
         return _of_jpeg2000(path, picture)
     tiles: Any = getattr(picture, "tile", [])  # how Pillow is going to unpack the pixels
@@ -90,9 +95,11 @@ def values_of(path: Path, picture: Image) -> Values:
     return PLAIN._replace(top=top)
 
 
-def _of_tiff(picture: Image) -> Values:
+def _of_tiff(path: Path, picture: Image) -> Values:
     tags = picture.tag_v2  # type: ignore[attr-defined]
     bits, photometric = max(tags.get(BITS, (1,))), tags.get(PHOTOMETRIC)
+    if bits > 8 and tags.get(PLANAR) == BY_PLANE and len(tags[BITS]) > 1:  # Pillow and OpenCV misread it
+        raise DataError(f"{path} holds colours of {bits} bits plane by plane: save it as PNG, or pixel by pixel")
     kind = {2: "signed", 3: "float"}.get(tags.get(SAMPLE_FORMAT, (1,))[0], "unsigned")
     grey = photometric in (WHITE_IS_ZERO, GREY)
     top = 2**bits - 1 if grey or bits > 8 else 255
@@ -262,16 +269,40 @@ def _words(values: Values) -> str:
 def _all_bits(path: Path, picture: Image) -> np.ndarray:
     """Returns 16-bit colours, (H, W, 3 or 4) uint16, by OpenCV: Pillow keeps the upper byte of each.
 
+    Of TIFF, OpenCV gives a fourth sample as it stands; Pillow knows what it means.
+
     Raises:
         DataError: OpenCV does not read them in this format.
     """
-    import cv2
-
-    found = cv2.imread(str(path), cv2.IMREAD_UNCHANGED) if picture.format in ("PNG", "TIFF") else None
+    can_be_read = picture.format in ("PNG", "TIFF") and picture.mode in ("RGB", "RGBA")
+    found = _by_opencv(path) if can_be_read else None
     if found is None or found.dtype != np.uint16 or found.ndim != 3 or found.shape[2] not in (3, 4):
         raise DataError(
             f"{path} holds more than 8 bits a colour ({picture.format}, {picture.mode}), of which 8 can be read: "
             "to give a range, save it as PNG"
         )
-    order = [2, 1, 0, 3][: found.shape[2]]
-    return np.ascontiguousarray(found[..., order])
+    samples = np.ascontiguousarray(found[..., [2, 1, 0, 3][: found.shape[2]]])
+    if picture.format == "PNG" or samples.shape[2] == 3:
+        return samples
+    if picture.mode == "RGB":  # nobody knows what the fourth is
+        return samples[..., :3]
+    tags: Any = picture.tag_v2  # type: ignore[attr-defined]
+    return _unmultiplied(samples) if tags.get(EXTRA_SAMPLES) == (PREMULTIPLIED,) else samples
+
+
+def _by_opencv(path: Path) -> np.ndarray | None:
+    """Returns what OpenCV makes of a picture's file, None if it does not read it; and does not say so itself."""
+    import cv2
+
+    level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    try:
+        return cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    finally:
+        cv2.utils.logging.setLogLevel(level)
+
+
+def _unmultiplied(samples: np.ndarray) -> np.ndarray:
+    """Returns colours, (H, W, 4), that had been multiplied by their opacity, as they were before."""
+    alpha = samples[..., 3:]
+    colours = np.rint(samples[..., :3] * (65535 / np.maximum(alpha, 1)))
+    return np.concatenate([np.minimum(colours, 65535).astype(np.uint16), alpha], axis=-1)

@@ -5,7 +5,10 @@ Shape legend: C = 3 channels, H and W of the stored picture.
 
 from __future__ import annotations
 
+import re
 import struct
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mmcore.data.media.depth import Range, Values, as_8_bits, scaled_key, values_of
+from mmcore.data.media.no_picture import what_is_not_read
 from mmcore.data.medium import Decoded, Medium, Note, RawFolder
 from mmcore.data.spec import Modality
 from mmcore.errors import DataError
@@ -30,6 +34,8 @@ TURNS = {
     8: "ROTATE_90",
 }  # fmt: skip
 """EXIF's orientation -> what turns the picture upright; 1 is upright, others mean nothing."""
+CUT_OFF = re.compile("(Possibly c|C)orrupt EXIF|Tag (data|offset)")
+"""How Pillow's warnings begin of EXIF that is not all there."""
 
 
 @dataclass(frozen=True)
@@ -81,12 +87,13 @@ def read_image(path: Path, size: int, rules: PictureRules = DEFAULT_RULES) -> De
 
     notes: list[Note] = []
     try:
-        with Image.open(path) as picture:
+        # Pillow warns of large pictures up to its limit, and reads them, and of what is cut off.
+        with warnings.catch_warnings(record=True, action="always") as warned, Image.open(path) as picture:
             if min(picture.size) < MIN_SIDE:
                 raise DataError(f"{path} is {picture.width}x{picture.height} pixels: no picture")
             picture.draft("RGB", (size, size))  # lets the JPEG decoder leave out what resizing throws away
             values = values_of(path, picture)
-            turn = _turn(picture, notes)
+            turn = _turn(picture, warned, notes)
             if picture.format not in ("JPEG", "MPO") and getattr(picture, "is_animated", False):
                 notes.append(Note("the first of several pictures taken"))
             colours = _colours(path, picture, values, rules, notes)
@@ -95,21 +102,24 @@ def read_image(path: Path, size: int, rules: PictureRules = DEFAULT_RULES) -> De
                 resized = resized.transpose(Image.Transpose[turn])
             pixels = np.asarray(resized.convert("RGB"))
     except UnidentifiedImageError:
-        raise DataError(f"{path} can not be read as a picture{_what_is_not_read(path)}") from None
+        raise DataError(f"{path} can not be read as a picture: {what_is_not_read(path)}") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"{path} can not be read as a picture: {error}") from None
     return Decoded(np.ascontiguousarray(pixels.transpose(2, 0, 1)), notes=tuple(notes))
 
 
-def _turn(picture: Image, notes: list[Note]) -> str | None:
-    """Returns what turns a picture upright, None if nothing does; notes it."""
+def _turn(picture: Image, warned: Sequence[warnings.WarningMessage], notes: list[Note]) -> str | None:
+    """Returns what turns a picture upright, None if nothing does; notes it, and EXIF that is damaged before it."""
     if picture.format == "JPEG" and "exif" not in picture.info and "xmp" not in picture.info:
         return None
     try:
-        turn = TURNS.get(picture.getexif().get(ORIENTATION, 1))
+        orientation = picture.getexif().get(ORIENTATION)
+        is_damaged = orientation is None and any(CUT_OFF.match(str(warning.message)) for warning in warned)
     except (SyntaxError, ValueError, KeyError, TypeError, EOFError, struct.error):
+        orientation, is_damaged = None, True
+    if is_damaged:
         notes.append(Note("damaged EXIF not regarded"))
-        return None
+    turn = TURNS.get(orientation or 1)
     if turn is not None:
         notes.append(Note("turned upright by EXIF orientation"))
     return None if picture.format == "TIFF" else turn  # Pillow turns TIFF by itself, and nothing else
@@ -117,6 +127,9 @@ def _turn(picture: Image, notes: list[Note]) -> str | None:
 
 def _colours(path: Path, picture: Image, values: Values, rules: PictureRules, notes: list[Note]) -> Image:
     """Returns the picture in mode RGB or L, 8 bits a colour."""
+    picture.load()  # only now some formats know their mode
+    if picture.mode == "La":  # colours that have been multiplied by their opacity
+        picture = picture.convert("LA")
     if not values.are_plain or rules.range is not None:
         picture = as_8_bits(path, picture, values, rules.range, notes)
     if not picture.has_transparency_data:
@@ -137,12 +150,3 @@ def _composed(picture: Image, background: tuple[int, int, int], notes: list[Note
     ground = Image.new("RGB", picture.size, background)
     ground.paste(picture.convert("RGB"), mask=alpha)
     return ground
-
-
-def _what_is_not_read(path: Path) -> str:
-    """Returns what to do about a file that is a picture, but of a kind that Pillow does not read."""
-    with path.open("rb") as file:
-        start = file.read(4)
-    if start in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
-        return ": a TIFF file of a kind Pillow does not know; save it as 8- or 16-bit integers or 32-bit floats"
-    return ""

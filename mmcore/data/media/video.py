@@ -22,7 +22,7 @@ from mmcore.data.medium import Note, decoding_errors
 from mmcore.errors import DataError
 
 if TYPE_CHECKING:
-    from av import CodecContext, Packet, VideoFrame
+    from av import CodecContext, Packet, VideoCodecContext, VideoFrame
     from av.container import InputContainer
 
 CLIP_SUFFIXES = frozenset({".mp4", ".avi", ".flv", ".webm", ".mkv", ".mov"})
@@ -35,16 +35,24 @@ GUESSED_RATE = 25.0
 """Frames a second of a stream that says nothing of its own times: FFmpeg's own guess."""
 IDR = 5
 """H.264's type of unit that begins anew."""
+NO_TIMES = 0x80
+"""FFmpeg's mark of formats that are streams alone (AVFMT_NOTIMESTAMPS)."""
+OWN_RATE = frozenset({"mpeg1video", "mpeg2video", "mpeg4"})
+"""Codecs whose streams state their rate: it is kept where no container gives times."""
+SEES_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
+"""Codec -> the decoder that reads the opacity that WebM keeps beside a picture; FFmpeg's own leave it out."""
 TURNED = Note("turned upright by its display matrix")
+COMPOSED = Note("composed on white")
+GUESSED = "at an assumed rate, since the stream holds no times"
 
 Choose = Callable[[Timeline], Sequence[int]]
 
 
 class Picture(NamedTuple):
-    """A decoded frame, (size, size, C) uint8, and whether it was turned."""
+    """A decoded frame, (size, size, C) uint8, and what was done to it."""
 
     array: np.ndarray
-    turned: bool
+    notes: list[Note]
 
 
 class PacketInfo(NamedTuple):
@@ -52,12 +60,14 @@ class PacketInfo(NamedTuple):
 
     Attributes:
         pts: When it is shown, in the stream's unit.
+        dts: When it is decoded.
         duration: For how long; 0: it does not say.
         is_start: Whether decoding can begin with it.
         is_shown: Whether it is shown at all.
     """
 
     pts: int | None
+    dts: int | None
     duration: int
     is_start: bool
     is_shown: bool
@@ -70,23 +80,45 @@ class Packets(NamedTuple):
         infos: Of all that hold something.
         held: They themselves, unless they are too many.
         unit_s: Of their times, seconds.
-        rate: Frames a second by the stream's own word.
+        rate: Frames a second.
+        rate_is_guessed: Whether they are FFmpeg's guess, and not the stream's own word.
         stated_s: How long the pictures go on by the file's own header; 0 if it does not say.
         tell_times: Whether their times are those at which frames are shown.
+        last_until_next: Whether their durations are the steps from one to the next that is decoded, as in MP4 and
+            MOV, and not how long they are shown.
+        decoder: What decodes them, where the stream's own would leave something out.
+        notes: What is known so far that a person should know.
     """
 
     infos: list[PacketInfo]
     held: list[Packet] | None
     unit_s: float
     rate: float
+    rate_is_guessed: bool
     stated_s: float
     tell_times: bool
+    last_until_next: bool
+    decoder: str | None
+    notes: list[Note]
 
     def timeline(self) -> tuple[Timeline, list[int]]:
         """Returns when frames are shown, and their times in the stream's unit."""
-        shown = sorted((info.pts, info.duration) for info in self.infos if info.is_shown and info.pts is not None)
-        times = [pts for pts, _ in shown]
-        return Timeline([pts * self.unit_s for pts in times], shown[-1][1] * self.unit_s, self.unit_s), times
+        shown = sorted((info for info in self.infos if info.is_shown), key=_time)
+        times = [_time(info) for info in shown]
+        last_s = self._duration(shown[-1]) * self.unit_s
+        return Timeline([pts * self.unit_s for pts in times], last_s, self.unit_s), times
+
+    def _duration(self, last: PacketInfo) -> int:
+        """Returns for how long the last shown frame is shown, in the stream's unit; 0: the packets do not say."""
+        if not self.last_until_next:
+            return last.duration
+        times = sorted(_time(info) for info in self.infos)
+        if _time(last) < times[-1]:  # what comes behind it is cut off by an edit list
+            return next(pts for pts in times if pts > _time(last)) - _time(last)
+        # Where every frame is shown as long after one is decoded, both end alike: with the last that is decoded.
+        shifts = [pts - (info.dts or 0) for pts, info in zip(times, self.infos, strict=True)]
+        is_steady = max(shifts) - min(shifts) <= np.median(np.diff(times)) / 2 if len(times) > 1 else True
+        return self.infos[-1].duration if is_steady else 0
 
 
 def read_frames(
@@ -108,6 +140,7 @@ def read_frames(
         DataError: The clip is damaged, ends before its own stated end, or has no frame; the message names it.
     """
     packets = _read_packets(path)
+    notes = list(packets.notes)
     found: dict[int, Picture] | None = None
     if packets.tell_times:
         timeline, times = packets.timeline()
@@ -116,14 +149,14 @@ def read_frames(
         wanted = [times[number] for number in choose(timeline)]
         found = _decode_wanted(path, packets, frozenset(wanted), size, PIXELS[channels])
     if found is None or not found.keys() >= set(wanted):  # a packet that makes no frame: what is shown is not known yet
-        timeline = _decoded_timeline(path, packets)
+        timeline = _decoded_timeline(path, packets, notes)
         if check_end:
             _check_end(path, packets, timeline.end_s, timeline)
         wanted = list(choose(timeline))
         found = _decode_numbers(path, packets, frozenset(wanted), size, PIXELS[channels])
     pictures = [found[key] for key in wanted]
     array = np.stack([picture.array for picture in pictures]).transpose(0, 3, 1, 2)
-    return np.ascontiguousarray(array), [TURNED] if any(picture.turned for picture in pictures) else []
+    return np.ascontiguousarray(array), list(dict.fromkeys([*notes, *(note for one in pictures for note in one.notes)]))
 
 
 def _check_end(path: Path, packets: Packets, last_s: float, timeline: Timeline) -> None:
@@ -155,22 +188,34 @@ def _read_packets(path: Path) -> Packets:
             if num_bytes > HELD_BYTES:
                 held = None
         times = [info.pts for info in infos if info.is_shown]
+        is_timeless = bool(container.format.flags & NO_TIMES)
+        rate = float(stream.average_rate or GUESSED_RATE)
+        notes = [_guessed(rate)] if is_timeless and codec.name not in OWN_RATE else []
+        has_alpha = stream.metadata.get("alpha_mode") == "1"
         reordered_in_avi = container.format.name == "avi" and codec.has_b_frames
         return Packets(
             infos,
             held,
             float(stream.time_base or 0),
-            float(stream.average_rate or GUESSED_RATE),
+            rate,
+            is_timeless or not stream.average_rate,
             _stated_seconds(container),
             bool(times) and None not in times and len(set(times)) == len(times) and not reordered_in_avi,
+            "mp4" in container.format.name,
+            SEES_ALPHA.get(codec.name) if has_alpha else None,
+            notes,
         )
+
+
+def _guessed(rate: float) -> Note:
+    return Note(GUESSED, f"({rate:.10g} frames a second)")
 
 
 def _info(packet: Packet, codec: CodecContext) -> PacketInfo:
     # VP8 keeps frames that are never shown in packets of their own: a bit of the first byte says so.
     is_hidden = codec.name in ("vp8", "libvpx") and not memoryview(packet)[0] >> 4 & 1
     is_start = packet.is_keyframe and (codec.name != "h264" or _holds_idr(bytes(packet), codec.extradata))
-    return PacketInfo(packet.pts, packet.duration or 0, is_start, not (is_hidden or packet.is_discard))
+    return PacketInfo(packet.pts, packet.dts, packet.duration or 0, is_start, not (is_hidden or packet.is_discard))
 
 
 def _holds_idr(data: bytes, extradata: bytes | None) -> bool:
@@ -202,6 +247,7 @@ def _decode_wanted(path: Path, packets: Packets, wanted: frozenset[int], size: i
     """Returns time -> frame of the wanted times, of those that decoding gives."""
     found: dict[int, Picture] = {}
     runs = _runs(packets.infos, wanted)
+    codec: VideoCodecContext | None = None
     with _damage_named(path):
         for number, packet in enumerate(_again(path, packets)):
             if not runs:
@@ -209,9 +255,9 @@ def _decode_wanted(path: Path, packets: Packets, wanted: frozenset[int], size: i
             start, stop = runs[0]
             if number < start:
                 continue
-            codec = packet.stream.codec_context
+            codec = codec or _decoder(packets, packet.stream.codec_context)
             codec.skip_frame = "DEFAULT" if packet.pts in wanted else "NONREF"
-            frames = _decoded(path, number, packet)
+            frames = _decoded(path, number, packet, codec)
             if number == stop:
                 frames += codec.decode(None)
                 codec.flush_buffers()
@@ -246,8 +292,8 @@ def _time(info: PacketInfo) -> int:
     return info.pts or 0
 
 
-def _decoded_timeline(path: Path, packets: Packets) -> Timeline:
-    """Decodes all of a clip for the times of its frames alone."""
+def _decoded_timeline(path: Path, packets: Packets, notes: list[Note]) -> Timeline:
+    """Decodes all of a clip for the times of its frames alone; notes a rate that nobody stated."""
     times: list[int | None] = []
     with _damage_named(path):
         for _, frame in _all_frames(path, packets):
@@ -256,6 +302,8 @@ def _decoded_timeline(path: Path, packets: Packets) -> Timeline:
         raise DataError(f"{path} holds no pictures")
     known = sorted(time for time in times if time is not None)
     if len(set(known)) < len(times):  # no times, or not one for each
+        if packets.rate_is_guessed and _guessed(packets.rate) not in notes:
+            notes.append(_guessed(packets.rate))
         return Timeline(np.arange(len(times)) / packets.rate)
     return Timeline([time * packets.unit_s for time in known], unit_s=packets.unit_s)
 
@@ -275,10 +323,10 @@ def _decode_numbers(path: Path, packets: Packets, wanted: frozenset[int], size: 
 def _all_frames(path: Path, packets: Packets) -> Iterator[tuple[int, VideoFrame]]:
     """Yields a clip's frames and their numbers."""
     with _pictures(path) as container:
-        codec = container.streams.video[0].codec_context
+        codec = _decoder(packets, container.streams.video[0].codec_context)
         number = 0
         for packet in container.demux(video=0):
-            for frame in _decoded(path, number, packet) if packet.size else []:
+            for frame in _decoded(path, number, packet, codec) if packet.size else []:
                 yield number, frame
                 number += 1
         for frame in codec.decode(None):
@@ -286,29 +334,53 @@ def _all_frames(path: Path, packets: Packets) -> Iterator[tuple[int, VideoFrame]
             number += 1
 
 
-def _decoded(path: Path, number: int, packet: Packet) -> list[VideoFrame]:
+def _decoder(packets: Packets, codec: VideoCodecContext) -> VideoCodecContext:
+    """Returns what decodes a clip: the stream's own `codec`, or a new one."""
+    import av
+
+    if packets.decoder is None:
+        return codec
+    decoder: Any = av.CodecContext.create(packets.decoder, "r")
+    decoder.extradata = codec.extradata
+    return decoder
+
+
+def _decoded(path: Path, number: int, packet: Packet, codec: VideoCodecContext) -> list[VideoFrame]:
     """Decodes a packet; one whose data are cut off is refused, since decoders patch it with what came before."""
     if packet.is_corrupt:
         raise DataError(f"{path} is truncated in frame {number}")
-    return packet.decode()
+    return codec.decode(packet)
 
 
 def _picture(path: Path, frame: VideoFrame, size: int, pixels: str) -> Picture:
     """Returns a frame resized as a whole, then turned as its file says: a square's sides are alike."""
     from av.sidedata.sidedata import Type
 
-    array = frame.reformat(size, size, pixels, interpolation="BILINEAR").to_ndarray().reshape(size, size, -1)
     side_data: Any = frame.side_data  # PyAV's types know names alone for keys
     data = side_data.get(Type.DISPLAYMATRIX)
+    frame, notes = _opaque(frame)
+    array = frame.reformat(size, size, pixels, interpolation="BILINEAR").to_ndarray().reshape(size, size, -1)
     if data is None:
-        return Picture(array, False)
+        return Picture(array, notes)
     # Where a step to the right and a step down lead, each to the right and down.
     (a, b), (c, d) = np.frombuffer(bytes(data), dtype=np.int32).reshape(3, 3)[:2, :2].tolist()
     if a and d and not (b or c):
-        return Picture(array[:: _sign(d), :: _sign(a)], a < 0 or d < 0)
+        return Picture(array[:: _sign(d), :: _sign(a)], [*notes, TURNED] if a < 0 or d < 0 else notes)
     if b and c and not (a or d):
-        return Picture(array.swapaxes(0, 1)[:: _sign(b), :: _sign(c)], True)
+        return Picture(array.swapaxes(0, 1)[:: _sign(b), :: _sign(c)], [*notes, TURNED])
     raise DataError(f"{path} is turned by a display matrix of no right angle: save its pictures upright")
+
+
+def _opaque(frame: VideoFrame) -> tuple[VideoFrame, list[Note]]:
+    """Returns a frame on white where it is transparent, and notes it."""
+    if not (frame.format.has_palette or any(component.is_alpha for component in frame.format.components)):
+        return frame, []
+    pixels = frame.to_ndarray(format="rgba")
+    colours, alpha = pixels[..., :3].astype(np.uint32), pixels[..., 3:].astype(np.uint32)
+    if alpha.min() == 255:
+        return frame, []
+    composed = (colours * alpha + 255 * (255 - alpha) + 127) // 255
+    return type(frame).from_ndarray(composed.astype(np.uint8), format="rgb24"), [COMPOSED]
 
 
 def _sign(number: int) -> int:
