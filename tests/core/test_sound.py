@@ -275,6 +275,34 @@ class TestMp3:
         (tmp_path / "b.mp3").write_bytes(picture + content + b"TAG" + bytes(125))
         assert (read_audio(tmp_path / "b.mp3", 44100) == whole).all()
 
+    @pytest.mark.parametrize(
+        "tag",
+        [
+            b"TAG" + b" " * 125,
+            b"ID3\4\0\0\0\0\0\x0a" + bytes(10),
+            b"ID3\4\0\x10\0\0\0\x0a" + bytes(10) + b"3DI\4\0\x10\0\0\0\x0a",
+            b"APETAGEX\xd0\7\0\0\x28\0\0\0\1\0\0\0\0\0\0\xa0" + bytes(8 + 40),
+            b"LYRICSBEGINwords000020LYRICS200TAG" + b" " * 125,
+        ],
+        ids=["ID3v1", "ID3v2", "ID3v2 with a footer", "APE", "Lyrics3"],
+    )
+    def test_files_joined_with_a_tag_between_are_all_read(self, tmp_path: Path, tag: bytes) -> None:
+        first, second = mp3(tmp_path / "a.mp3", 1.0), mp3(tmp_path / "b.mp3", 2.0)
+        (tmp_path / "c.mp3").write_bytes(first + tag + second + tag)
+        sound = read_sound(tmp_path / "c.mp3", 44100)
+        assert error(sound.wave[:44100], tone(44100, 1)) < LOSSY
+        assert error(sound.wave[44100:], tone(44100, 2)) < LOSSY
+        assert len(sound.wave) == 3 * 44100
+        assert [str(note) for note in sound.notes] == [
+            "consists of several files, all of which are read (2 with tags between them)"
+        ]
+
+    def test_files_of_two_rates_joined_are_refused(self, tmp_path: Path) -> None:
+        content = mp3(tmp_path / "a.mp3") + b"TAG" + b" " * 125 + mp3(tmp_path / "b.mp3", rate_hz=48000)
+        (tmp_path / "c.mp3").write_bytes(content)
+        with pytest.raises(DataError, match="several files of 44100 Hz, 1 channels and 48000 Hz, 1 channels"):
+            read_audio(tmp_path / "c.mp3", 44100)
+
     def test_more_frames_than_its_header_says_are_read_and_noted(self, tmp_path: Path) -> None:
         content = mp3(tmp_path / "a.mp3")
         (tmp_path / "b.mp3").write_bytes(content + content[content.find(b"\xff\xfb", 4) :])
