@@ -132,7 +132,14 @@ def _decoded(source: Source) -> Samples:
     else:
         by_soundfile = None if finding.needs_av else _by_soundfile(source, finding)
         samples = by_soundfile or read_track(source.path)
-    return samples._replace(notes=(*finding.notes, *samples.notes))
+    return samples._replace(notes=(*finding.notes, *_beyond(finding, samples), *samples.notes))
+
+
+def _beyond(finding: Finding, samples: Samples) -> tuple[Note, ...]:
+    number, stated = len(samples.data), finding.stated_samples
+    if not 0 < stated < number:
+        return ()
+    return (Note("read beyond the length its header states", f"({number} samples, not {stated})"),)
 
 
 def _plain(source: Source, plain: Plain) -> Samples:

@@ -84,8 +84,8 @@ def read_mp3(path: Path, data: bytes) -> Samples | None:
     if len(forms) > 1:
         shown = " and ".join(f"{rate} Hz, {channels} channels" for rate, channels in sorted(forms))
         raise DataError(f"{path} consists of several files of {shown}: cut it where they meet, or convert it to one")
-    notes = (Note("consists of several files, all of which are read", f"({len(parts)} with tags between them)"),)
-    notes += tuple(note for part in parts for note in part.notes)
+    note = Note("consists of several files, all of which are read", f"({len(parts)} with tags between them)")
+    notes = (note, *(note for part in parts for note in part.notes))
     return Samples(np.concatenate([part.data for part in parts]), parts[0].rate_hz, notes)
 
 
