@@ -90,6 +90,26 @@ class TestFormats:
         (tmp_path / "c.flac").write_bytes(content)
         assert (read_audio(tmp_path / "c.flac", RATE_HZ) == PCM).all()
 
+    @pytest.mark.parametrize("kind", ["WAV", "AIFF", "FLAC", "AU", "CAF"])
+    def test_a_tag_in_front_of_any_format(self, tmp_path: Path, kind: str) -> None:
+        soundfile.write(tmp_path / "a", PCM, RATE_HZ, format=kind)
+        for size in (10, 8192):
+            tag = b"ID3\4\0\0\0\0" + bytes([size >> 7, size & 127]) + bytes(size)
+            (tmp_path / "b").write_bytes(tag + (tmp_path / "a").read_bytes())
+            assert (read_audio(tmp_path / "b", RATE_HZ) == PCM).all()
+            (tmp_path / "c").write_bytes((tmp_path / "b").read_bytes()[:-400])
+            with pytest.raises(DataError, match=r"c (is truncated|is damaged)"):
+                read_audio(tmp_path / "c", RATE_HZ)
+
+    @pytest.mark.parametrize(
+        ("name", "codec"), [("a.m4a", "alac"), ("a.mp2", "mp2"), ("a.ac3", "ac3"), ("a.aac", "aac")]
+    )
+    def test_a_tag_in_front_of_what_pyav_reads(self, tmp_path: Path, name: str, codec: str) -> None:
+        path = save_by_av(tmp_path / name, codec, tone(44100), 44100)
+        whole = read_audio(path, 44100)
+        path.write_bytes(b"ID3\4\0\0\0\0\0\x0a" + bytes(10) + path.read_bytes())
+        assert np.array_equal(read_audio(path, 44100), whole)
+
     def test_m4a_named_wav(self, tmp_path: Path) -> None:
         save_by_av(tmp_path / "a.m4a", "alac", tone(), RATE_HZ).rename(tmp_path / "a.wav")
         assert error(read_audio(tmp_path / "a.wav", RATE_HZ), tone()) < EXACT
@@ -336,6 +356,14 @@ class TestTracks:
         (note,) = sound.notes
         assert note.rule == "silence put where the sound track has a gap"
         assert float(note.detail.strip("( s)")) == pytest.approx(40 * packet / rate_hz, abs=0.03)
+
+    def test_a_gap_in_ogg(self, tmp_path: Path) -> None:
+        path = save_by_av(tmp_path / "a.ogg", "libopus", tone(48000, 4), 48000, left_out=range(50, 100))
+        sound = read_sound(path, 48000)
+        assert len(sound.wave) == pytest.approx(4 * 48000, abs=2 * 960)
+        assert not sound.wave[52 * 960 : 98 * 960].any()
+        assert np.abs(sound.wave[110 * 960 : 120 * 960]).max() > 15000
+        assert [note.rule for note in sound.notes] == ["silence put where the sound track has a gap"]
 
     def test_sound_that_begins_behind_the_pictures_lies_at_its_time(self, tmp_path: Path) -> None:
         path = save_by_av(tmp_path / "a.mkv", "pcm_s16le", tone(), RATE_HZ, pictures=20, late=8000)

@@ -68,6 +68,16 @@ class TestJoined:
         assert np.array_equal(read_audio(tmp_path / "d.flac", RATE_HZ), PCM[:9000])
         assert rules_of(tmp_path / "d.flac") == [SECOND]
 
+    @pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
+    @pytest.mark.parametrize("rate_hz", [16000, 48000])
+    def test_ogg_files_are_all_read_exactly(self, tmp_path: Path, subtype: str, rate_hz: int) -> None:
+        soundfile.write(tmp_path / "a", tone(rate_hz, amplitude=0.3), rate_hz, format="OGG", subtype=subtype)
+        soundfile.write(tmp_path / "b", tone(rate_hz, 3, amplitude=0.3), rate_hz, format="OGG", subtype=subtype)
+        (tmp_path / "c").write_bytes((tmp_path / "a").read_bytes() * 2 + (tmp_path / "b").read_bytes())
+        first, second = read_audio(tmp_path / "a", rate_hz), read_audio(tmp_path / "b", rate_hz)
+        assert (len(first), len(second)) == (rate_hz, 3 * rate_hz)
+        assert np.array_equal(read_audio(tmp_path / "c", rate_hz), np.concatenate([first, first, second]))
+
     def test_recordings_from_a_pipe(self, tmp_path: Path) -> None:
         path = wave_file(tmp_path / "a.wav", form(), chunk(b"data", PCM.tobytes(), 0xFFFFFFFF), stated=0xFFFFFFFF)
         assert rules_of(path) == []

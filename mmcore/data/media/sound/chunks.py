@@ -35,6 +35,18 @@ class Source:
         self.file.seek(place)
         return self.file.read(number)
 
+    def part(self, begin: int, stop: int) -> Source:
+        """Returns what lies from one place to another as if it were a file."""
+        content = self.at(begin, stop - begin)
+        return Source(self.path, BytesIO(content), content[:HEAD], len(content))
+
+    def to_open(self) -> str | BytesIO:
+        """Returns what FFmpeg opens."""
+        if isinstance(self.file, FileIO):
+            return str(self.path)
+        self.file.seek(0)
+        return self.file
+
     def truncated(self, stated: int) -> DataError:
         """Returns the error for a file that should have `stated` bytes."""
         return DataError(f"{self.path} is truncated: {self.size} bytes, its header says {stated}; fetch it anew")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Literal, NamedTuple
 
 from mmcore.data.media.sound import flac
@@ -68,6 +69,7 @@ class Finding(NamedTuple):
         repaired: The file with a header that soundfile reads rightly; None: its own will do.
         needs_av: Whether soundfile would read it wrongly.
         plain: Set if the samples need no decoder.
+        links: Begin and end of each of the files in a row of which this one consists, if they are several.
         stated_samples: By the header; 0: not looked at. A decoder may give more.
     """
 
@@ -75,6 +77,7 @@ class Finding(NamedTuple):
     repaired: bytes | None = None
     needs_av: bool = False
     plain: Plain | None = None
+    links: tuple[tuple[int, int], ...] = ()
     stated_samples: int = 0
 
 
@@ -215,11 +218,27 @@ def _look_at_ogg(source: Source) -> Finding:
     table = tail[place + 27 : place + 27 + (header[26] if len(header) == 27 else 0)]
     if place < 0 or len(header) < 27 or len(table) < header[26] or place + 27 + len(table) + sum(table) > len(tail):
         raise DataError(f"{source.path} is truncated: its last Ogg page is not whole; fetch it anew")
+    links = _links(source)
+    if len(links) > 1:
+        return Finding(links=links)
     if not header[5] & LAST_PAGE:
         return Finding((Note("may be cut off", "(its last Ogg page is not marked as such)"),), needs_av=True)
-    # soundfile reads the first of several streams in a row alone.
-    beginnings = source.at(0, source.size).count(OGG_PAGE + bytes([FIRST_PAGE]))
-    return Finding(needs_av=beginnings > 1)
+    return Finding()
+
+
+def _links(source: Source) -> tuple[tuple[int, int], ...]:
+    """Returns where each of the Ogg files in a row begins and ends: with the first pages of all of its streams.
+
+    Of several, libsndfile reads the first alone, and FFmpeg loses some of the others.
+    """
+    content = source.at(0, source.size)
+    begins, place, behind = [], 0, -1
+    while (place := content.find(OGG_PAGE + bytes([FIRST_PAGE]), place)) >= 0:
+        if place != behind:
+            begins.append(place)
+        table = content[place + 27 : place + 27 + content[place + 26]]
+        place = behind = place + 27 + len(table) + sum(table)
+    return tuple(pairwise([*begins, source.size]))
 
 
 def _look_at_nist(source: Source) -> Finding:

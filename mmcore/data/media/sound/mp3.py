@@ -10,9 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from mmcore.data.media.sound.samples import Samples, joined
+from mmcore.data.media.sound.samples import Samples, chained, joined
 from mmcore.data.medium import Note
 from mmcore.errors import DataError
 
@@ -79,14 +77,9 @@ def read_mp3(path: Path, data: bytes) -> Samples | None:
     streams = _find(path, data)
     if len(streams) < 2:
         return _decoded(path, data, streams[0]) if streams else None
-    parts = [_decoded(path, data, stream) for stream in streams]
-    forms = {(part.rate_hz, part.data.shape[1]) for part in parts}
-    if len(forms) > 1:
-        shown = " and ".join(f"{rate} Hz, {channels} channels" for rate, channels in sorted(forms))
-        raise DataError(f"{path} consists of several files of {shown}: cut it where they meet, or convert it to one")
-    note = Note("consists of several files, all of which are read", f"({len(parts)} with tags between them)")
-    notes = (note, *(note for part in parts for note in part.notes))
-    return Samples(np.concatenate([part.data for part in parts]), parts[0].rate_hz, notes)
+    samples = chained(path, [_decoded(path, data, stream) for stream in streams])
+    note = Note("consists of several files, all of which are read", f"({len(streams)} with tags between them)")
+    return samples._replace(notes=(note, *samples.notes))
 
 
 def _decoded(path: Path, data: bytes, stream: _Stream) -> Samples:

@@ -6,6 +6,7 @@ Shape legend: T samples, C channels.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,10 +40,14 @@ STATE_LENGTH = frozenset({"mov", "matroska", "flv", "avi", "asf", "wav", "w64", 
 """Formats whose headers say how long they are; of the others FFmpeg guesses."""
 
 
-def read_track(path: Path) -> Samples:
+def read_track(path: Path, content: str | BytesIO) -> Samples:
     """Decodes the first sound track of a file, whatever format it has.
 
     A gap in its time stamps is filled with silence, and so is the time by which it begins behind the pictures.
+
+    Args:
+        path: The file, for messages.
+        content: Its path, or what of it is to be decoded.
 
     Raises:
         DataError: The file is of no known format, damaged or truncated; the message names it.
@@ -51,7 +56,7 @@ def read_track(path: Path) -> Samples:
     import av
 
     try:
-        with av.open(str(path)) as container:
+        with av.open(content, "r") as container:
             return _read(path, container)
     except av.InvalidDataError:
         advice = "it is damaged, or of no format known here; fetch it anew, or convert it to flac"
