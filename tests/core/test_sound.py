@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -231,6 +232,32 @@ class TestHeaders:
         assert len(read_audio(path, RATE_HZ)) == RATE_HZ - 1
         assert notes_of(path) == ["ends within a sample (1 bytes left out)"]
 
+    @pytest.mark.parametrize(
+        ("tag", "channels", "align", "bits"), [(1, 1, 4, 16), (1, 2, 2, 16), (1, 1, 4, 8), (3, 1, 8, 32), (1, 1, 4, 24)]
+    )
+    def test_blocks_that_contradict_the_samples_are_refused(
+        self, tmp_path: Path, tag: int, channels: int, align: int, bits: int
+    ) -> None:
+        fmt = chunk(b"fmt ", struct.pack("<HHIIHH", tag, channels, RATE_HZ, RATE_HZ * align, align, bits))
+        path = wave_file(tmp_path / "a.wav", fmt, chunk(b"data", PCM.tobytes() * 2))
+        said = f"{channels} channels of {bits} bits, but {align} bytes for the samples of one moment"
+        with pytest.raises(DataError, match=f"a.wav is damaged: its header says {said}"):
+            read_audio(path, RATE_HZ)
+
+    @pytest.mark.parametrize(("align", "bits", "width"), [(0, 16, 2), (2, 12, 2), (3, 20, 3), (3, 24, 3)])
+    def test_blocks_that_fit_the_samples(self, tmp_path: Path, align: int, bits: int, width: int) -> None:
+        fmt = chunk(b"fmt ", struct.pack("<HHIIHH", 1, 1, RATE_HZ, RATE_HZ * align, align, bits))
+        wide = (PCM.astype("<i4") << 16).view(np.uint8).reshape(-1, 4)[:, 4 - width :]
+        path = wave_file(tmp_path / "a.wav", fmt, chunk(b"data", wide.tobytes()))
+        assert (read_audio(path, RATE_HZ) == PCM).all()
+
+    @pytest.mark.parametrize(("channels", "rate_hz"), [(0, RATE_HZ), (1, 0)])
+    def test_no_channels_or_no_rate(self, tmp_path: Path, channels: int, rate_hz: int) -> None:
+        fmt = chunk(b"fmt ", struct.pack("<HHIIHH", 1, channels, rate_hz, rate_hz * 2, 2, 16))
+        path = wave_file(tmp_path / "a.wav", fmt, chunk(b"data", PCM.tobytes()))
+        with pytest.raises(DataError, match=f"its header says {channels} channels and {rate_hz} samples a second"):
+            read_audio(path, RATE_HZ)
+
     def test_two_data_chunks_are_refused(self, tmp_path: Path) -> None:
         path = wave_file(tmp_path / "a.wav", form(), *[chunk(b"data", PCM.tobytes())] * 2)
         with pytest.raises(DataError, match="2 data chunks"):
@@ -397,6 +424,11 @@ class TestTracks:
         with pytest.raises(DataError, match="it is a picture") as caught:
             read_audio(tmp_path / "a.png", RATE_HZ)
         assert type(caught.value) is DataError
+
+    def test_samples_without_a_header_are_no_picture(self, tmp_path: Path) -> None:
+        (tmp_path / "a.raw").write_bytes(PCM.tobytes())  # FFmpeg takes it for one, by its name
+        with pytest.raises(DataError, match=r"of no format known here, or has no header; .*convert it to flac"):
+            read_audio(tmp_path / "a.raw", RATE_HZ)
 
     def test_a_text_is_no_clip_without_sound(self, tmp_path: Path) -> None:
         (tmp_path / "a.srt").write_text("1\n00:00:01,000 --> 00:00:04,000\nWords\n\n" * 9)  # FFmpeg knows subtitles

@@ -25,6 +25,10 @@ PLAIN_TAGS = frozenset({1, 3, 6, 7, 0xFFFE})
 """Format tags of wav files whose blocks are the samples of one moment."""
 
 
+NUMBER_TAGS = frozenset({1, 3, 0xFFFE})
+"""Those of plain numbers: whole, floating, and either with a longer header."""
+
+
 MPEG_TAGS = frozenset({0x50, 0x55})
 
 
@@ -163,15 +167,26 @@ def _look_at_wave(source: Source) -> Finding:
         raise source.truncated(data.begin + stated)
     content = source.at(form.begin, 16)
     tag, channels, align, bits = (int.from_bytes(content[place : place + 2], order) for place in (0, 2, 12, 14))
+    rate_hz = int.from_bytes(content[4:8], order)
+    _refuse_contradictions(source, channels, rate_hz, align, bits if tag in NUMBER_TAGS else 0)
     number = there if is_unknown else stated
     cut = number % align if align and tag in PLAIN_TAGS else 0
     notes = (*_wave_notes(cut, 0 if is_unknown else source.size - end), *(second_file(source) if is_unknown else ()))
-    rate_hz = int.from_bytes(content[4:8], order)
-    if tag == 1 and bits == 16 and align == 2 * channels > 0 and rate_hz:
+    if tag == 1 and bits == 16 and align == 2 * channels:
         return Finding(notes, plain=Plain(data.begin, number - cut, channels, rate_hz, order))
     is_confusing = stated == 0 or not _are_in_place(chunks, form, data)
     repaired = _rewritten(source, form, data, number, order) if is_confusing and number else None
     return Finding(notes, repaired, needs_av=tag in MPEG_TAGS)
+
+
+def _refuse_contradictions(source: Source, channels: int, rate_hz: int, align: int, bits: int) -> None:
+    """Refuses a wav header with which the samples could be taken in two ways; `bits` is 0 of a coded sound."""
+    if not channels or not rate_hz:
+        said = f"{channels} channels and {rate_hz} samples a second"
+        raise DataError(f"{source.path} is damaged: its header says {said}; write its header anew")
+    if bits and align not in (0, channels * -(-bits // 8)):
+        said = f"{channels} channels of {bits} bits, but {align} bytes for the samples of one moment"
+        raise DataError(f"{source.path} is damaged: its header says {said}; write its header anew")
 
 
 def _not_cut(source: Source, order: Literal["little", "big"]) -> Finding:
