@@ -11,6 +11,7 @@ import soundfile
 from sound_files import RATE_HZ, as_int16, chunk, form, save_by_av, tone, wave_file
 
 from mmcore.data.media import read_audio, read_sound
+from mmcore.data.media.sound.chunks import BLOCK
 
 PCM = as_int16(tone())
 LEFT_OUT, SECOND = "left out what is behind the length its header states", "a second file begins within it"
@@ -48,6 +49,17 @@ class TestJoined:
         (tmp_path / "b").write_bytes(content * 2)
         assert SECOND not in rules_of(tmp_path / "a")
         assert f"{SECOND} (at byte {len(content)})" in [str(note) for note in read_sound(tmp_path / "b", RATE_HZ).notes]
+
+    def test_a_second_beginning_across_the_blocks_of_the_search(self, tmp_path: Path) -> None:
+        header, own = 2048, 8
+        for begin in (BLOCK + own - 4, BLOCK + own - 8, BLOCK + own, 2 * BLOCK + own - 2):
+            wave = np.resize(PCM, (begin - header) // 2)
+            soundfile.write(tmp_path / "a", wave, RATE_HZ, format="PAF", subtype="PCM_16")
+            content = (tmp_path / "a").read_bytes()
+            (tmp_path / "b").write_bytes(content * 2)
+            assert len(content) == begin
+            assert str(read_sound(tmp_path / "b", RATE_HZ).notes[0]) == f"{SECOND} (at byte {begin})"
+            assert rules_of(tmp_path / "a") == []
 
     @pytest.mark.parametrize(
         ("name", "codec"), [("a.m4a", "aac"), ("a.mov", "pcm_s16le"), ("a.flv", "aac"), ("a.tta", "tta")]

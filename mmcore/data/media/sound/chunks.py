@@ -14,6 +14,10 @@ HEAD = 4096
 """Bytes that are read at once: nearly always the whole header."""
 
 
+BLOCK = 2**18
+"""Bytes that are searched at once."""
+
+
 KNOWN = frozenset(
     {b"fmt ", b"data", b"fact", b"LIST", b"bext", b"cue ", b"id3 ", b"COMM", b"SSND", b"BODY", b"MARK", b"INST"}
 )
@@ -34,6 +38,15 @@ class Source:
             return self.head[place : place + number]
         self.file.seek(place)
         return self.file.read(number)
+
+    def find(self, wanted: bytes, place: int) -> int:
+        """Returns where some bytes lie, from a place on; -1 if nowhere. Large clips are not held in memory for it."""
+        while place < self.size:
+            block = self.at(place, BLOCK + len(wanted) - 1)
+            if block.rfind(wanted) >= 0:  # takes half the time of `find`
+                return place + block.find(wanted)
+            place += BLOCK
+        return -1
 
     def part(self, begin: int, stop: int) -> Source:
         """Returns what lies from one place to another as if it were a file."""

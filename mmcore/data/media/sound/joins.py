@@ -39,7 +39,7 @@ def _second_beginning(source: Source) -> int:
         for beginning in beginnings:
             if source.head.startswith(beginning, at):
                 own = source.head[at : at + max(FEWEST_BYTES, len(beginning))]
-                return max(0, source.at(0, source.size).find(own, at + len(own)) - at)
+                return max(0, source.find(own, at + len(own)) - at)
     return 0
 
 
