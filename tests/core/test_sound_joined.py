@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from sound_files import RATE_HZ, as_int16, chunk, form, save_by_av, tone, wave_f
 
 from mmcore.data.media import read_audio, read_sound
 from mmcore.data.media.sound.chunks import BLOCK
+from mmcore.errors import DataError
 
 PCM = as_int16(tone())
 LEFT_OUT, SECOND = "left out what is behind the length its header states", "a second file begins within it"
@@ -153,3 +155,17 @@ class TestStatesLess:
         (tmp_path / "a.w64").write_bytes((tmp_path / "a.w64").read_bytes() + fact)
         assert np.array_equal(read_audio(tmp_path / "a.w64", RATE_HZ), PCM)
         assert rules_of(tmp_path / "a.w64") == []
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")  # what soundfile would print
+@pytest.mark.parametrize("kind", ["FLAC", "AIFF", "W64", "AU"])
+def test_damaged_files_behind_a_tag_are_refused_without_a_print(tmp_path: Path, kind: str) -> None:
+    rng = np.random.default_rng(0)
+    soundfile.write(tmp_path / "a", PCM[:2000], RATE_HZ, format=kind)
+    content = (tmp_path / "a").read_bytes()
+    for number in range(60):
+        damaged = bytearray(content[: number if 4 < number < 30 else None])
+        damaged[int(rng.integers(4, min(len(damaged), 80)))] = int(rng.integers(256))
+        (tmp_path / "b").write_bytes(b"ID3\4\0\0\0\0\0\x0a" + bytes(10) + damaged)
+        with contextlib.suppress(DataError):
+            read_audio(tmp_path / "b", RATE_HZ)

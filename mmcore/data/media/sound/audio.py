@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mmcore.data.media.sound.chunks import HEAD, Source
+from mmcore.data.media.sound.chunks import HEAD, Content, Source
 from mmcore.data.media.sound.headers import Finding, Plain, look_at
 from mmcore.data.media.sound.mp3 import after_front_tags, is_mpeg, read_mp3
 from mmcore.data.media.sound.samples import FULL_SCALE, Samples, chained
@@ -167,7 +167,7 @@ def _by_soundfile(source: Source, finding: Finding) -> Samples | None:
 
     source.file.seek(0)
     file_or_number = source.file.fileno() if isinstance(source.file, io.FileIO) else source.file
-    content: Any = io.BytesIO(finding.repaired) if finding.repaired else file_or_number
+    content: Any = Content(finding.repaired) if finding.repaired else file_or_number
     try:
         file = soundfile.SoundFile(content, closefd=False)
     except soundfile.SoundFileError:

@@ -23,6 +23,17 @@ KNOWN = frozenset(
 )
 
 
+class Content(BytesIO):
+    """Bytes as a file, for libsndfile: what it seeks in damaged files, soundfile would print as an error."""
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        """Goes to a place; one in front of the file is left alone, which libsndfile notices by itself."""
+        try:
+            return super().seek(offset, whence)
+        except ValueError:
+            return self.tell()
+
+
 @dataclass
 class Source:
     """A file's bytes by place, of which the first are read already."""
@@ -51,7 +62,7 @@ class Source:
     def part(self, begin: int, stop: int) -> Source:
         """Returns what lies from one place to another as if it were a file."""
         content = self.at(begin, stop - begin)
-        return Source(self.path, BytesIO(content), content[:HEAD], len(content))
+        return Source(self.path, Content(content), content[:HEAD], len(content))
 
     def to_open(self) -> str | BytesIO:
         """Returns what FFmpeg opens."""

@@ -9,6 +9,9 @@ from mmcore.data.media.sound.chunks import Source
 BEGINNING = b"fLaC\0\0\0\x22"
 
 
+HEADER_BYTES = 42
+
+
 SIZES = {1: 8, 2: 12, 4: 16, 5: 20, 6: 24, 7: 32}
 """Code in a frame's header -> bits of a sample; others take those of the file."""
 
@@ -28,6 +31,8 @@ def goes_on(source: Source) -> bool:
     Frames begin with 15 bits and a checksum of 8; that other bytes look like one happens once in some 10,000 files.
     """
     head = source.head
+    if len(head) < HEADER_BYTES:
+        return False
     stated, block = stated_samples(source), int.from_bytes(head[10:12], "big")
     channels, bits = (head[20] >> 1 & 7) + 1, ((head[20] & 1) << 4 | head[21] >> 4) + 1
     largest_frame = block * channels * (bits + 1) // 8 + 64
