@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +90,26 @@ class TestFormats:
         content[22:26] = bytes(4)  # the number of samples, as a writer to a pipe leaves it
         (tmp_path / "c.flac").write_bytes(content)
         assert (read_audio(tmp_path / "c.flac", RATE_HZ) == PCM).all()
+
+    @pytest.mark.parametrize("kind", ["WAV", "AIFF", "FLAC", "AU", "CAF"])
+    def test_a_tag_in_front_of_any_format(self, tmp_path: Path, kind: str) -> None:
+        soundfile.write(tmp_path / "a", PCM, RATE_HZ, format=kind)
+        for size in (10, 8192):
+            tag = b"ID3\4\0\0\0\0" + bytes([size >> 7, size & 127]) + bytes(size)
+            (tmp_path / "b").write_bytes(tag + (tmp_path / "a").read_bytes())
+            assert (read_audio(tmp_path / "b", RATE_HZ) == PCM).all()
+            (tmp_path / "c").write_bytes((tmp_path / "b").read_bytes()[:-400])
+            with pytest.raises(DataError, match=r"c (is truncated|is damaged)"):
+                read_audio(tmp_path / "c", RATE_HZ)
+
+    @pytest.mark.parametrize(
+        ("name", "codec"), [("a.m4a", "alac"), ("a.mp2", "mp2"), ("a.ac3", "ac3"), ("a.aac", "aac")]
+    )
+    def test_a_tag_in_front_of_what_pyav_reads(self, tmp_path: Path, name: str, codec: str) -> None:
+        path = save_by_av(tmp_path / name, codec, tone(44100), 44100)
+        whole = read_audio(path, 44100)
+        path.write_bytes(b"ID3\4\0\0\0\0\0\x0a" + bytes(10) + path.read_bytes())
+        assert np.array_equal(read_audio(path, 44100), whole)
 
     def test_m4a_named_wav(self, tmp_path: Path) -> None:
         save_by_av(tmp_path / "a.m4a", "alac", tone(), RATE_HZ).rename(tmp_path / "a.wav")
@@ -211,6 +232,32 @@ class TestHeaders:
         assert len(read_audio(path, RATE_HZ)) == RATE_HZ - 1
         assert notes_of(path) == ["ends within a sample (1 bytes left out)"]
 
+    @pytest.mark.parametrize(
+        ("tag", "channels", "align", "bits"), [(1, 1, 4, 16), (1, 2, 2, 16), (1, 1, 4, 8), (3, 1, 8, 32), (1, 1, 4, 24)]
+    )
+    def test_blocks_that_contradict_the_samples_are_refused(
+        self, tmp_path: Path, tag: int, channels: int, align: int, bits: int
+    ) -> None:
+        fmt = chunk(b"fmt ", struct.pack("<HHIIHH", tag, channels, RATE_HZ, RATE_HZ * align, align, bits))
+        path = wave_file(tmp_path / "a.wav", fmt, chunk(b"data", PCM.tobytes() * 2))
+        said = f"{channels} channels of {bits} bits, but {align} bytes for the samples of one moment"
+        with pytest.raises(DataError, match=f"a.wav is damaged: its header says {said}"):
+            read_audio(path, RATE_HZ)
+
+    @pytest.mark.parametrize(("align", "bits", "width"), [(0, 16, 2), (2, 12, 2), (3, 20, 3), (3, 24, 3)])
+    def test_blocks_that_fit_the_samples(self, tmp_path: Path, align: int, bits: int, width: int) -> None:
+        fmt = chunk(b"fmt ", struct.pack("<HHIIHH", 1, 1, RATE_HZ, RATE_HZ * align, align, bits))
+        wide = (PCM.astype("<i4") << 16).view(np.uint8).reshape(-1, 4)[:, 4 - width :]
+        path = wave_file(tmp_path / "a.wav", fmt, chunk(b"data", wide.tobytes()))
+        assert (read_audio(path, RATE_HZ) == PCM).all()
+
+    @pytest.mark.parametrize(("channels", "rate_hz"), [(0, RATE_HZ), (1, 0)])
+    def test_no_channels_or_no_rate(self, tmp_path: Path, channels: int, rate_hz: int) -> None:
+        fmt = chunk(b"fmt ", struct.pack("<HHIIHH", 1, channels, rate_hz, rate_hz * 2, 2, 16))
+        path = wave_file(tmp_path / "a.wav", fmt, chunk(b"data", PCM.tobytes()))
+        with pytest.raises(DataError, match=f"its header says {channels} channels and {rate_hz} samples a second"):
+            read_audio(path, RATE_HZ)
+
     def test_two_data_chunks_are_refused(self, tmp_path: Path) -> None:
         path = wave_file(tmp_path / "a.wav", form(), *[chunk(b"data", PCM.tobytes())] * 2)
         with pytest.raises(DataError, match="2 data chunks"):
@@ -275,6 +322,34 @@ class TestMp3:
         (tmp_path / "b.mp3").write_bytes(picture + content + b"TAG" + bytes(125))
         assert (read_audio(tmp_path / "b.mp3", 44100) == whole).all()
 
+    @pytest.mark.parametrize(
+        "tag",
+        [
+            b"TAG" + b" " * 125,
+            b"ID3\4\0\0\0\0\0\x0a" + bytes(10),
+            b"ID3\4\0\x10\0\0\0\x0a" + bytes(10) + b"3DI\4\0\x10\0\0\0\x0a",
+            b"APETAGEX\xd0\7\0\0\x28\0\0\0\1\0\0\0\0\0\0\xa0" + bytes(8 + 40),
+            b"LYRICSBEGINwords000020LYRICS200TAG" + b" " * 125,
+        ],
+        ids=["ID3v1", "ID3v2", "ID3v2 with a footer", "APE", "Lyrics3"],
+    )
+    def test_files_joined_with_a_tag_between_are_all_read(self, tmp_path: Path, tag: bytes) -> None:
+        first, second = mp3(tmp_path / "a.mp3", 1.0), mp3(tmp_path / "b.mp3", 2.0)
+        (tmp_path / "c.mp3").write_bytes(first + tag + second + tag)
+        sound = read_sound(tmp_path / "c.mp3", 44100)
+        assert error(sound.wave[:44100], tone(44100, 1)) < LOSSY
+        assert error(sound.wave[44100:], tone(44100, 2)) < LOSSY
+        assert len(sound.wave) == 3 * 44100
+        assert [str(note) for note in sound.notes] == [
+            "consists of several files, all of which are read (2 with tags between them)"
+        ]
+
+    def test_files_of_two_rates_joined_are_refused(self, tmp_path: Path) -> None:
+        content = mp3(tmp_path / "a.mp3") + b"TAG" + b" " * 125 + mp3(tmp_path / "b.mp3", rate_hz=48000)
+        (tmp_path / "c.mp3").write_bytes(content)
+        with pytest.raises(DataError, match="several files of 44100 Hz, 1 channels and 48000 Hz, 1 channels"):
+            read_audio(tmp_path / "c.mp3", 44100)
+
     def test_more_frames_than_its_header_says_are_read_and_noted(self, tmp_path: Path) -> None:
         content = mp3(tmp_path / "a.mp3")
         (tmp_path / "b.mp3").write_bytes(content + content[content.find(b"\xff\xfb", 4) :])
@@ -309,6 +384,14 @@ class TestTracks:
         assert note.rule == "silence put where the sound track has a gap"
         assert float(note.detail.strip("( s)")) == pytest.approx(40 * packet / rate_hz, abs=0.03)
 
+    def test_a_gap_in_ogg(self, tmp_path: Path) -> None:
+        path = save_by_av(tmp_path / "a.ogg", "libopus", tone(48000, 4), 48000, left_out=range(50, 100))
+        sound = read_sound(path, 48000)
+        assert len(sound.wave) == pytest.approx(4 * 48000, abs=2 * 960)
+        assert not sound.wave[52 * 960 : 98 * 960].any()
+        assert np.abs(sound.wave[110 * 960 : 120 * 960]).max() > 15000
+        assert [note.rule for note in sound.notes] == ["silence put where the sound track has a gap"]
+
     def test_sound_that_begins_behind_the_pictures_lies_at_its_time(self, tmp_path: Path) -> None:
         path = save_by_av(tmp_path / "a.mkv", "pcm_s16le", tone(), RATE_HZ, pictures=20, late=8000)
         sound = read_sound(path, RATE_HZ)
@@ -341,6 +424,11 @@ class TestTracks:
         with pytest.raises(DataError, match="it is a picture") as caught:
             read_audio(tmp_path / "a.png", RATE_HZ)
         assert type(caught.value) is DataError
+
+    def test_samples_without_a_header_are_no_picture(self, tmp_path: Path) -> None:
+        (tmp_path / "a.raw").write_bytes(PCM.tobytes())  # FFmpeg takes it for one, by its name
+        with pytest.raises(DataError, match=r"of no format known here, or has no header; .*convert it to flac"):
+            read_audio(tmp_path / "a.raw", RATE_HZ)
 
     def test_a_text_is_no_clip_without_sound(self, tmp_path: Path) -> None:
         (tmp_path / "a.srt").write_text("1\n00:00:01,000 --> 00:00:04,000\nWords\n\n" * 9)  # FFmpeg knows subtitles

@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mmcore.data.media.sound.chunks import HEAD, Source
+from mmcore.data.media.sound.chunks import HEAD, Content, Source
 from mmcore.data.media.sound.headers import Finding, Plain, look_at
-from mmcore.data.media.sound.mp3 import is_mpeg, read_mp3
-from mmcore.data.media.sound.samples import FULL_SCALE, Samples
+from mmcore.data.media.sound.mp3 import after_front_tags, is_mpeg, read_mp3
+from mmcore.data.media.sound.samples import FULL_SCALE, Samples, chained
 from mmcore.data.media.sound.track import read_track
 from mmcore.data.medium import CROPPED, POINTER_BEGINNING, Decoded, Medium, Note, RawFolder, padded, pointer_message
 from mmcore.data.spec import Modality
@@ -125,14 +125,33 @@ def read_samples(path: Path) -> Samples:
 
 def _decoded(source: Source) -> Samples:
     if is_mpeg(source.head):
-        return read_mp3(source.path, source.at(0, source.size)) or read_track(source.path)
+        return _mpeg(source)
     finding = look_at(source)
+    if finding.links:
+        return chained(source.path, [_decoded(source.part(*link)) for link in finding.links])
     if finding.plain is not None:
         samples = _plain(source, finding.plain)
     else:
         by_soundfile = None if finding.needs_av else _by_soundfile(source, finding)
-        samples = by_soundfile or read_track(source.path)
-    return samples._replace(notes=(*finding.notes, *samples.notes))
+        samples = by_soundfile or read_track(source.path, source.to_open())
+    return samples._replace(notes=(*finding.notes, *_beyond(finding, samples), *samples.notes))
+
+
+def _mpeg(source: Source) -> Samples:
+    """Decodes MPEG audio, or what lies behind ID3 tags; of other files few decoders expect one in front."""
+    content = source.at(0, source.size)
+    start = after_front_tags(content)
+    samples = read_mp3(source.path, content)
+    if samples is None and 0 < start < source.size:
+        return _decoded(source.part(start, source.size))
+    return samples or read_track(source.path, source.to_open())
+
+
+def _beyond(finding: Finding, samples: Samples) -> tuple[Note, ...]:
+    number, stated = len(samples.data), finding.stated_samples
+    if not 0 < stated < number:
+        return ()
+    return (Note("read beyond the length its header states", f"({number} samples, not {stated})"),)
 
 
 def _plain(source: Source, plain: Plain) -> Samples:
@@ -143,11 +162,12 @@ def _plain(source: Source, plain: Plain) -> Samples:
 
 
 def _by_soundfile(source: Source, finding: Finding) -> Samples | None:
-    """Returns what libsndfile reads, or None if it does not know the format or the length."""
+    """Returns what libsndfile reads, or None if it does not know the format or the length, or passes over gaps."""
     import soundfile
 
     source.file.seek(0)
-    content: Any = io.BytesIO(finding.repaired) if finding.repaired else source.file.fileno()
+    file_or_number = source.file.fileno() if isinstance(source.file, io.FileIO) else source.file
+    content: Any = Content(finding.repaired) if finding.repaired else file_or_number
     try:
         file = soundfile.SoundFile(content, closefd=False)
     except soundfile.SoundFileError:
@@ -160,6 +180,8 @@ def _by_soundfile(source: Source, finding: Finding) -> Samples | None:
             data = file.read(file.frames, dtype=dtype, always_2d=True)
         except (soundfile.SoundFileError, OSError) as error:
             raise DataError(f"{source.path} is damaged: {error}; fetch it anew") from None
+        if len(data) < file.frames and file.format == "OGG":
+            return None  # its time stamps leave gaps, which FFmpeg's decoders tell
         if len(data) < file.frames:
             raise DataError(
                 f"{source.path} is truncated: {len(data)} samples, its header says {file.frames}; fetch it anew"

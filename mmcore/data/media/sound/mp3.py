@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mmcore.data.media.sound.samples import Samples, joined
+from mmcore.data.media.sound.samples import Samples, chained, joined
 from mmcore.data.medium import Note
 from mmcore.errors import DataError
 
@@ -25,6 +25,14 @@ RATES_HZ = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000
 
 DECODER_DELAY = 529
 """Samples by which every layer III decoder is late."""
+
+
+FEWEST_FRAMES = 3
+"""In a row; what looks like fewer, behind other bytes, may be chance."""
+
+
+V1_BYTES, LONG_V1_BYTES = 128, 227
+"""Of an ID3v1 tag, and of the longer one that may lie in front of it."""
 
 
 class _Stream(NamedTuple):
@@ -51,7 +59,7 @@ class _Stream(NamedTuple):
 
 def is_mpeg(data: bytes) -> bool:
     """Returns whether a file that begins so is MPEG audio of any layer, or has an ID3 tag in front of what it is."""
-    start = _after_tags(data)
+    start = after_front_tags(data)
     header = data[start : start + 2]
     return start > 0 or (len(header) == 2 and header[0] == 0xFF and header[1] & 0xE0 == 0xE0 and header[1] & 6 != 0)
 
@@ -66,11 +74,17 @@ def read_mp3(path: Path, data: bytes) -> Samples | None:
     Raises:
         DataError: It ends within a frame or before its stated end, or something in it is no frame.
     """
+    streams = _find(path, data)
+    if len(streams) < 2:
+        return _decoded(path, data, streams[0]) if streams else None
+    samples = chained(path, [_decoded(path, data, stream) for stream in streams])
+    note = Note("consists of several files, all of which are read", f"({len(streams)} with tags between them)")
+    return samples._replace(notes=(note, *samples.notes))
+
+
+def _decoded(path: Path, data: bytes, stream: _Stream) -> Samples:
     import av
 
-    stream = _find(path, data)
-    if stream is None:
-        return None
     decoder: Any = av.CodecContext.create("mp3float", "r")
     decoder.thread_count = 1
     try:
@@ -93,48 +107,83 @@ def _trimmed(samples: Samples, stream: _Stream) -> Samples:
     return samples._replace(data=samples.data[stream.delay : len(samples.data) - stream.padding])
 
 
-def _find(path: Path, data: bytes) -> _Stream | None:
-    start = _after_tags(data)
-    stop, count = _walk(data, start)
+def _find(path: Path, data: bytes) -> list[_Stream]:
+    """Returns the streams of a file: several if others were joined to it, each with its tags."""
+    spans: list[tuple[int, int, int]] = []
+    place = after_front_tags(data)
+    while True:
+        stop, count = _walk(data, place)
+        if count == 0 or (spans and count < FEWEST_FRAMES):
+            break
+        if stop > len(data):
+            raise DataError(f"{path} is truncated: its last MP3 frame lacks {stop - len(data)} bytes; fetch it anew")
+        spans.append((place, stop, count))
+        place = _after_tags(data, stop)
+        if place == stop:
+            break
+    notes = _junk_notes(path, data, place) if spans else ()
+    streams = [_stream(path, data, *span) for span in spans]
+    return [*streams[:-1], *(stream._replace(notes=notes) for stream in streams[-1:])]
+
+
+def _junk_notes(path: Path, data: bytes, place: int) -> tuple[Note, ...]:
+    rest = data[place:]
+    if not rest.strip(b"\0"):
+        return ()
+    if _has_frames(rest):
+        raise DataError(f"{path} is damaged: what is at byte {place} is no MP3 frame; fetch it anew")
+    return (Note("left out what is behind the last MP3 frame", f"({len(rest)} bytes)"),)
+
+
+def _stream(path: Path, data: bytes, start: int, stop: int, count: int) -> _Stream:
     first = _frame_length(data[start : start + 3])
-    if stop > len(data):
-        raise DataError(f"{path} is truncated: its last MP3 frame lacks {stop - len(data)} bytes; fetch it anew")
-    if count == 0:
-        return None
-    rest = data[stop:]
-    notes: tuple[Note, ...] = ()
-    if not _is_tag(rest):
-        if _has_frames(rest):
-            raise DataError(f"{path} is damaged: what is at byte {stop} is no MP3 frame; fetch it anew")
-        notes = (Note("left out what is behind the last MP3 frame", f"({len(rest)} bytes)"),)
     tag = _encoder_header(data[start : start + first])
     if tag is None:
-        return _Stream(start, stop, count, None, 0, 0, notes)
+        return _Stream(start, stop, count, None, 0, 0, ())
     stated, delay, padding = tag
     if stated is not None and count < stated:  # some encoders count their header as a frame
         raise DataError(f"{path} is truncated: {count - 1} MP3 frames, its header says {stated}; fetch it anew")
-    return _Stream(start + first, stop, count - 1, stated, delay, padding, notes)
+    return _Stream(start + first, stop, count - 1, stated, delay, padding, ())
 
 
-def _after_tags(data: bytes) -> int:
-    """Returns where the ID3 tags in front end."""
+def after_front_tags(data: bytes) -> int:
+    """Returns where the ID3 tags end that a file begins with; it may be beyond `data`."""
     start = 0
     while data[start : start + 3] == b"ID3":
-        size = data[start + 6 : start + 10]
-        start += 10 + (size[0] << 21 | size[1] << 14 | size[2] << 7 | size[3]) if len(size) == 4 else len(data)
+        start += _tag_bytes(data, start)
     return start
 
 
-def _is_tag(rest: bytes) -> bool:
-    """Returns whether what is behind the last frame is nothing, padding, or a tag: ID3v1, APE, Lyrics3."""
-    return not rest.strip(b"\0") or rest.startswith((b"TAG", b"APETAGEX", b"LYRICSBEGIN", b"ID3"))
+def _after_tags(data: bytes, place: int) -> int:
+    """Returns where the whole tags end that begin at a place: ID3 of both kinds, APE, Lyrics3."""
+    while (length := _tag_bytes(data, place)) and place + length <= len(data):
+        place += length
+    return place
+
+
+def _tag_bytes(data: bytes, place: int) -> int:
+    """Returns the length of the tag at a place; 0 if there is none."""
+    head = data[place : place + 32]
+    if head.startswith(b"ID3"):
+        size = head[6:10]
+        footer = 10 * (head[5] >> 4 & 1) if len(size) == 4 else 0
+        return 10 + (size[0] << 21 | size[1] << 14 | size[2] << 7 | size[3]) + footer if len(size) == 4 else len(data)
+    if head.startswith(b"TAG"):
+        return LONG_V1_BYTES if head.startswith(b"TAG+") else V1_BYTES
+    if head.startswith(b"APETAGEX"):
+        is_header = len(head) == 32 and head[23] & 0x20
+        return 32 + (int.from_bytes(head[12:16], "little") if is_header else 0)
+    if head.startswith(b"LYRICSBEGIN"):
+        ends = [at + 9 for end in (b"LYRICS200", b"LYRICSEND") if (at := data.find(end, place)) >= 0]
+        return min(ends) - place if ends else len(data)
+    return 0
 
 
 def _has_frames(data: bytes) -> bool:
     """Returns whether three frames in a row lie somewhere in bytes that begin with none."""
     place = data.find(b"\xff")
     while place >= 0:
-        if _walk(data[place : place + 8192], place=0)[1] >= 3:
+        if _walk(data[place : place + 8192], place=0)[1] >= FEWEST_FRAMES:
             return True
         place = data.find(b"\xff", place + 1)
     return False

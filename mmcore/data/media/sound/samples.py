@@ -49,6 +49,20 @@ def joined(path: Path, frames: Sequence[AudioFrame]) -> Samples:
     return Samples(_scaled(_array(frames)), frames[0].sample_rate)
 
 
+def chained(path: Path, parts: Sequence[Samples]) -> Samples:
+    """Returns the sound of files of which one consists, one behind the other.
+
+    Raises:
+        DataError: Rate or channels change on the way.
+    """
+    forms = {(part.rate_hz, part.data.shape[1]) for part in parts}
+    if len(forms) > 1:
+        shown = " and ".join(f"{rate} Hz, {channels} channels" for rate, channels in sorted(forms))
+        raise DataError(f"{path} consists of several files of {shown}: cut it where they meet, or convert it to one")
+    notes = tuple(note for part in parts for note in part.notes)
+    return Samples(np.concatenate([part.data for part in parts]), parts[0].rate_hz, notes)
+
+
 def _array(frames: Sequence[Any]) -> np.ndarray:
     """Returns (T, C) of the frames' own sample type; of planar frames a view of (C, T)."""
     form, channels = frames[0].format, frames[0].layout.nb_channels

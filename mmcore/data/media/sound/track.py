@@ -6,6 +6,7 @@ Shape legend: T samples, C channels.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,14 +36,25 @@ MOST_MISSING_S, MOST_MISSING_WITH_PICTURES_S = 0.25, 2.0
 """By which sound may end before its stated end; that of clips may have been cut with the pictures."""
 
 
+UNKNOWN = "it is damaged, of no format known here, or has no header; fetch it anew, or convert it to flac"
+
+
+PICTURES = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "ICO")
+"""Pillow's names of formats that begin with something of their own; FFmpeg takes some for pictures by their names."""
+
+
 STATE_LENGTH = frozenset({"mov", "matroska", "flv", "avi", "asf", "wav", "w64", "caf", "tta", "ape", "flac"})
 """Formats whose headers say how long they are; of the others FFmpeg guesses."""
 
 
-def read_track(path: Path) -> Samples:
+def read_track(path: Path, content: str | BytesIO) -> Samples:
     """Decodes the first sound track of a file, whatever format it has.
 
     A gap in its time stamps is filled with silence, and so is the time by which it begins behind the pictures.
+
+    Args:
+        path: The file, for messages.
+        content: Its path, or what of it is to be decoded.
 
     Raises:
         DataError: The file is of no known format, damaged or truncated; the message names it.
@@ -51,11 +63,10 @@ def read_track(path: Path) -> Samples:
     import av
 
     try:
-        with av.open(str(path)) as container:
+        with av.open(content, "r") as container:
             return _read(path, container)
     except av.InvalidDataError:
-        advice = "it is damaged, or of no format known here; fetch it anew, or convert it to flac"
-        raise DataError(f"{path} can not be read as audio: {advice}") from None
+        raise DataError(f"{path} can not be read as audio: {UNKNOWN}") from None
     except decoding_errors() as error:
         raise DataError(f"{path} can not be read as audio: {getattr(error, 'strerror', None) or error}") from None
 
@@ -63,7 +74,7 @@ def read_track(path: Path) -> Samples:
 def _read(path: Path, container: InputContainer) -> Samples:
     tracks = container.streams.audio
     if container.format.name.startswith("image2") or container.format.name.endswith("_pipe"):
-        raise DataError(f"{path} can not be read as audio: it is a picture")
+        raise DataError(f"{path} can not be read as audio: {'it is a picture' if _is_picture(path) else UNKNOWN}")
     frames = _decoded(path, container, tracks[0]) if tracks else []
     if not frames:
         kind = MissingMedium if _pictures(container) else DataError  # no clip: damage, or no sound file at all
@@ -76,6 +87,16 @@ def _read(path: Path, container: InputContainer) -> Samples:
         filled_s = sum(gap for gap, _ in runs) / samples.rate_hz
         notes.append(Note("silence put where the sound track has a gap", f"({filled_s:.2f} s)"))
     return samples._replace(notes=tuple(notes))
+
+
+def _is_picture(path: Path) -> bool:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path, formats=PICTURES):
+            return True
+    except UnidentifiedImageError:
+        return False
 
 
 def _decoded(path: Path, container: InputContainer, track: AudioStream) -> list[AudioFrame]:
