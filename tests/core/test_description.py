@@ -127,6 +127,18 @@ class TestProblems:
             "got none in 0 rows; 2 other rows have none (first: t.csv:2: the row has 3 fields, not 2)"
         )
 
+    def test_one_class_is_left_and_its_rows_alone_are_counted(self, tmp_path: Path) -> None:
+        (problem,) = problems_of(tmp_path, f"{BASE}leave_out: [dog]\n", "y,a\ncat,1\ncat,2\ndog,3\ndog,4\ndog,5\n")
+        assert problem == "column 'y' of t.csv must have 2 classes or more, got cat in 2 rows"
+
+    def test_one_number_in_two_notations_is_no_two_classes(self, tmp_path: Path) -> None:
+        table = "y,a\n1,1\n1.0,2\n2,3\n"
+        (problem,) = problems_of(tmp_path, BASE, table)
+        assert "holds the labels '1' and '1.0', one number in two notations: write it in one, or list both" in problem
+        listed = ["1", "1.0", "2"]
+        assert described(tmp_path, f"{BASE}classes: [1, 1.0, 2]\n", table)["classes"] == listed
+        assert described(tmp_path, BASE, "y,a\n1,1\n01,2\n1,1\n01,2\n")["classes"] == ["01", "1"]  # codes
+
     def test_delimiters_by_name_and_by_sign(self, tmp_path: Path) -> None:
         for said, mark in (("tab", "\t"), ('"\\t"', "\t"), ("'\\t'", "\t"), ("';'", ";"), ("'|'", "|")):
             found = described(tmp_path, f"{BASE}delimiter: {said}\n", f"y{mark}a\nno{mark}1\nyes{mark}2\n")
@@ -141,11 +153,10 @@ class TestProblems:
         with pytest.raises(UsageError, match=r"no column 'y' \(label\)"):
             read_description(path)
 
-    @pytest.mark.parametrize("name", ["None", "nan", "<NA>"])
+    @pytest.mark.parametrize("name", ["None", "nan", "<NA>", "NA", "N/A", "null"])
     def test_a_label_that_looks_like_none_is_a_class_by_word_alone(self, tmp_path: Path, name: str) -> None:
         table = f"y,a\ncat,1\n{name},2\ndog,3\n"
-        (problem,) = problems_of(tmp_path, BASE, table)
-        assert f"holds '{name}', as programs write a missing label: leave these rows out" in problem
+        assert described(tmp_path, BASE, table)["classes"] == ["cat", "dog"]  # its row is a bad one
         assert described(tmp_path, f"{BASE}leave_out: [{name}]", table)["classes"] == ["cat", "dog"]
         assert described(tmp_path, f"{BASE}classes: [cat, dog, {name}]", table)["classes"] == ["cat", "dog", name]
 

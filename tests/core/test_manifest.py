@@ -362,6 +362,9 @@ class TestStored:
             ("id", ..., "column 'id' (id) has no value"), ("id", "", "column 'id' (id) has no value"),
             ("g", None, "column 'g' (group) has no value"), ("g", "", "column 'g' (group) has no value"),
             ("g", {"x": 1}, "column 'g' (group) must hold a text or a number"),
+            ("g", "nan", "column 'g' (group) holds 'nan', as programs write a missing value: empty the cell, or"),
+            ("id", "<NA>", "column 'id' (id) holds '<NA>'"), ("part", "NaN", "column 'part' (split) holds 'NaN', as"),
+            ("y", "N/A", "column 'y' (label) holds 'N/A', as programs write a missing value: empty the cell, or list"),
             ("a", [1], "column 'a' must hold numbers, got [1]"), ("a", False, "'a' must hold numbers, got False"),
             ("a", "1_0", "column 'a' must hold numbers"), ("a", "1,5", "write decimals with a point"),
             ("a", 1e39, "column 'a' must hold numbers that float32 can tell, got 1e+39"),
@@ -385,7 +388,7 @@ class TestStored:
         assert skipped["sample_id"] == "t.jsonl:4"
         assert reason in skipped["reason"]
         assert prepared.spec.classes == ("no", "yes")
-        assert not {"", "None"} & set(prepared.index["group"].to_pylist())
+        assert not {"", "None", "nan"} & set(prepared.index["group"].to_pylist())
 
     def test_a_number_stays_what_was_written(self, tmp_path: Path, rows: list[dict[str, Any]]) -> None:
         rows[0]["a"], rows[1]["a"], rows[2]["a"] = " 1e-3 ", 3e38, 1e-44

@@ -27,7 +27,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from mmcore.config.sections import Section, parse_section
 from mmcore.data.media import AudioFile, Cells, Frames, ImageFile, Medium, PictureRules, Series, Text
 from mmcore.data.media.numbers import LARGEST, SMALLEST
-from mmcore.data.raw.cells import name_in
+from mmcore.data.raw.cells import name_in, one_number_twice
 from mmcore.data.raw.delimited import repeated
 from mmcore.data.raw.plain_yaml import read_yaml
 from mmcore.data.raw.tables import Table, read_table
@@ -43,9 +43,6 @@ NAMES = (
     ("modalities", "*", "column"), ("modalities", "*", "columns", "*"),
 )  # fmt: skip
 """Where a description holds names, which stay what was written: `no` is no truth value there."""
-
-
-LIKE_NOTHING = frozenset({"nan", "NaN", "NaT", "None", "null", "NULL", "<NA>"})
 
 
 UNKNOWN_CLASSES = ["?", "??"]
@@ -296,18 +293,18 @@ def label_values(table: Table, column: str, left_out: Sequence[str] = ()) -> lis
     Raises:
         UsageError: Its values are no classes, or a class that is to be left out is not there.
     """
-    found_labels, faults = _labels(table, column)
+    found_labels, faults = _labels(table, column, left_out)
     labels = Counter(found_labels)
     for name in left_out:
         if name not in labels:
             raise UsageError(f"leave_out: no row of {table.path.name} has the label '{name}'{suggest(name, labels)}")
-    for name in sorted(LIKE_NOTHING & set(labels) - set(left_out)):
+    labels = Counter({name: number for name, number in labels.items() if name not in left_out})
+    num_rows, found = labels.total(), sorted(labels)
+    if twice := one_number_twice(found):
         raise UsageError(
-            f"column '{column}' of {table.path.name} holds '{name}', as programs write a missing label: leave these "
-            f"rows out (leave_out: [{name}]), or list it under classes: if it is one"
+            f"column '{column}' of {table.path.name} holds the labels '{twice[0]}' and '{twice[1]}', one number in two "
+            "notations: write it in one, or list both under classes: if they are two"
         )
-    num_rows = sum(labels.values())
-    found = sorted(set(labels) - set(left_out))
     if any(_is_fraction(label) for label in found) or len(found) > max(2, MAX_CLASSES_PER_SAMPLE * num_rows):
         raise UsageError(
             f"column '{column}' of {table.path.name} has {len(found)} different values in {num_rows} rows (first: "
@@ -323,14 +320,14 @@ def label_values(table: Table, column: str, left_out: Sequence[str] = ()) -> lis
     return found
 
 
-def _labels(table: Table, column: str) -> tuple[list[str], list[str]]:
-    """Returns the labels of the rows that have one, and why the others have none."""
+def _labels(table: Table, column: str, known: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Returns the labels of the rows that have one, and why the others have none; for `known`, see `name_in`."""
     labels, faults = [], []
     for place, record in table.rows({column}):
         try:
             if isinstance(record, str):
                 raise DataError(record)
-            labels.append(name_in(record, column, "label"))
+            labels.append(name_in(record, column, "label", known))
         except DataError as error:
             faults.append(f"{place}: {error}")
     return labels, faults
@@ -376,7 +373,7 @@ def _class_problems(values: dict[str, Any], table: Table | None) -> list[str]:
         except UsageError as error:
             values["classes"] = UNKNOWN_CLASSES
             problems.append(str(error))
-    elif missing := set(left_out) - set(_labels(table, label)[0] if left_out else ()):
+    elif missing := set(left_out) - set(_labels(table, label, left_out)[0] if left_out else ()):
         problems += [f"leave_out: no row of {table.path.name} has the label '{name}'" for name in sorted(missing)]
     return problems
 
