@@ -172,7 +172,7 @@ class TestTable:
         with (folder / "samples.csv").open("a") as file:
             file.write("\nyes,old,2,s,train\nyes,nan,2,s,train\nyes,,,s,train\n")
         path = describe(folder, split="part")
-        with pytest.raises(DataError, match=r"3 of 15 samples can not be used \(3 bad row\)"):
+        with pytest.raises(DataError, match=r"3 of 15 samples can not be used \(3 bad rows\)"):
             make(path, tmp_path / "data")
         prepared = make(path, tmp_path / "data", on_missing="skip")
         reasons = {entry["sample_id"]: entry["reason"] for entry in prepared.metadata["skipped"]}
@@ -444,7 +444,7 @@ class TestStored:
         self, tmp_path: Path, rows: list[dict[str, Any]]
     ) -> None:
         path = self.described(tmp_path, rows, classes=["No", "Yes"])
-        message = r"my: not one of the 12 rows becomes a sample: 12 bad row \(first: t.jsonl:1: unknown class 'no'"
+        message = r"my: not one of the 12 rows becomes a sample: 12 bad rows \(first: t.jsonl:1: unknown class 'no'"
         with pytest.raises(UsageError, match=message) as raised:
             make(path, tmp_path / "data")
         assert "files" not in str(raised.value)
