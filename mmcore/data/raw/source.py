@@ -130,6 +130,10 @@ class RawSource(DatasetSource):
             notes += [_noted(entry.sample_id, modality.name, note) for note in decoded.notes]
         return sample, notes
 
+    def columns_to_fill(self, entries: Sequence[Entry]) -> dict[str, np.ndarray]:
+        """Returns "'column' (modality)" -> which entries have a number there, of filled columns."""
+        return {}
+
     def rules(self, index: Index) -> SplitRules:
         """Returns the split rules; the default protocol is the one that keeps groups apart."""
         default = default_protocol(index_table(index.entries), index.published)

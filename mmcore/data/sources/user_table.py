@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 from pydantic import BaseModel
 
 from mmcore.data.media import Cells, Medium, RawFolder, Series
@@ -149,6 +150,16 @@ class Manifest(RawSource):
             name: column.encoder or dict(DEFAULT_ENCODERS[column.kind])
             for name, column in self.options.modalities.items()
         }
+
+    def columns_to_fill(self, entries: Sequence[Entry]) -> dict[str, np.ndarray]:
+        """Returns "'column' (modality)" -> which entries have a number there, of filled columns."""
+        found: dict[str, np.ndarray] = {}
+        for name, column in self.options.modalities.items():
+            if isinstance(column, TabularColumns) and isinstance(column.fill, str):
+                rows = [entry.media[name] or [None] * len(column.columns) for entry in entries]
+                is_known = np.array([[number is not None for number in row] for row in rows])
+                found |= {f"'{one}' ({name})": is_known[:, place] for place, one in enumerate(column.columns)}
+        return found
 
     def _rows(self, to_train: bool) -> Iterator[Row]:
         """Yields the rows of the manifest, if it has every column that is needed."""
