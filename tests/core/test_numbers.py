@@ -35,7 +35,7 @@ def test_text_by_stated_rules(tmp_path: Path, text: str) -> None:
         ("x;y\n1,5;2,5\n", "it holds commas and semicolons"),
         ("1,5\t2,5\n", "it holds commas and tabs"),
         ("0,1\n3,4\n", "may be numbers, or the names pandas gives columns; say header: true or header: false"),
-        ("1,2\n\n3\n", "line 3 has 1 fields, not 2 as the first"),
+        ("1,2\n\n3\n", "line 3 must have as many fields as the first, 2, got 1"),
         ("1,\n3,4\n", "line 1 has an empty field"),
         ("x,1\n3,4\n", "line 1: 'x' is no number"),
         ("time,value\n# units\ns,V\n1,2\n", "line 3: 's' is no number"),
@@ -142,6 +142,7 @@ def test_numbers_float32_rounds(tmp_path: Path) -> None:
     assert series(tmp_path / "a.npy") == np.array([[3.4e38, 0], [0, -0.1]], np.float32).tolist()
     notes = Series("s", 4, 2).read(RawFolder(tmp_path), "a.npy").notes
     assert notes == (Note("numbers became 0", "1 of 4, nearer to 0 than float32's 1e-45"),)
+    assert not Series("s", 1, 1).decode([1.0, 1e-60]).notes[:-1]  # it is cut off, which alone is noted
     np.save(tmp_path / "b.npy", np.zeros((2, 2)))
     assert not Series("s", 4, 2).read(RawFolder(tmp_path), "b.npy").notes
     assert series(tmp_path / "b.npy") == [[0, 0], [0, 0]]

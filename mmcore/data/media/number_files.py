@@ -132,7 +132,7 @@ def _first_fault(lines: Sequence[Line], mark: str | None) -> str:
     for number, text in lines:
         fields = text.split(mark)
         if len(fields) != width:
-            return f"line {number} has {len(fields)} fields, not {width} as the first"
+            return f"line {number} must have as many fields as the first, {width}, got {len(fields)}"
         wrong = next((field.strip() for field in fields if not _is_number(field) or "_" in field), None)
         if wrong is not None:
             return f"line {number}: '{wrong}' is no number" if wrong else f"line {number} has an empty field"

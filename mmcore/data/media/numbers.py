@@ -65,13 +65,12 @@ class Series(Medium):
             array = array[:, None]
         if array.ndim != 2 or array.shape[1] != self._channels or not len(array):
             raise DataError(f"{what} must be of shape (steps, {self._channels}), got {array.shape}")
-        stored = stored_numbers(array, what)
+        stored = stored_numbers(array, what)[: self._length]
         notes = []
-        if num_lost := int(((array != 0) & (stored == 0)).sum()):
-            notes.append(Note(ROUNDED, f"{num_lost} of {array.size}, nearer to 0 than float32's {SMALLEST:.1g}"))
+        if num_lost := int(((array[: self._length] != 0) & (stored == 0)).sum()):
+            notes.append(Note(ROUNDED, f"{num_lost} of {stored.size}, nearer to 0 than float32's {SMALLEST:.1g}"))
         if len(array) > self._length:
             notes.append(Note(CROPPED, f"to {self._length} of {len(array)} steps"))
-        stored = stored[: self._length]
         return Decoded(padded(stored, self._length), len(stored), tuple(notes))
 
 
