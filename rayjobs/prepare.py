@@ -130,7 +130,8 @@ def summary(prepared: PreparedDataset) -> dict[str, Any]:
 
 def split_of(prepared: PreparedDataset) -> SplitReport:
     """Returns the split that training will use."""
-    return report_split(prepared.index, prepared.rules, prepared.spec.classes, prepared.name)
+    known = prepared.columns_to_fill()
+    return report_split(prepared.index, prepared.rules, prepared.spec.classes, prepared.name, known)
 
 
 def left_out_by_kind(prepared: PreparedDataset) -> dict[str, int]:

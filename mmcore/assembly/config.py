@@ -8,8 +8,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from mmcore.config.problems import describe_problems
 from mmcore.config.schema import DatasetConfig, RunConfig, unreachable_floor
-from mmcore.config.sections import describe_problems, get_path, json_plain, parse_section, set_path
+from mmcore.config.sections import get_path, json_plain, parse_section, set_path
 from mmcore.data.spec import DATASETS, DatasetSource
 from mmcore.errors import ConfigError, UsageError, unknown_name
 from mmcore.features.frozen import recipe_of

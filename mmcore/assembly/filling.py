@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mmcore.config.schema import ProtocolConfig
 from mmcore.data.prepared.store import PreparedDataset
-from mmcore.errors import DataError
+from mmcore.data.split_report import check_filled
 from mmcore.layers.filling import Filling
 from mmcore.model import MultimodalModel
 
@@ -17,12 +17,11 @@ def fit_fillings(model: MultimodalModel, prepared: PreparedDataset, protocol: Pr
     Raises:
         DataError: A column of theirs is empty.
     """
+    if not model.fillings:
+        return
+    train = prepared.assign(protocol).train
+    check_filled(prepared.columns_to_fill(), train, prepared.name)
     for name, filling in model.fillings.items():
         assert isinstance(filling, Filling)
         rows, present = prepared.read_modality(name)
-        train = prepared.assign(protocol).train
-        chosen = rows[train] if present is None else rows[train][present[train]]
-        try:
-            filling.fit(chosen)
-        except DataError as error:
-            raise DataError(f"{name}: {error}") from None
+        filling.fit(rows[train] if present is None else rows[train][present[train]])

@@ -5,8 +5,9 @@ The check of raw files and `prepare`'s summary both print it, made by the code t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -81,7 +82,32 @@ class SplitReport:
         return shared or ["no group lies on both sides of a boundary"]
 
 
-def report_split(index: pa.Table, rules: SplitRules, classes: Sequence[str], name: str) -> SplitReport:
+def check_filled(known: Mapping[str, np.ndarray], train: np.ndarray, name: str) -> None:
+    """Checks that the training samples have the numbers that are to be filled in elsewhere.
+
+    Args:
+        known: "'column' (modality)" -> which rows of the index have a number there.
+        train: Rows that train.
+        name: The data set, for messages.
+
+    Raises:
+        DataError: In some column no training sample has one.
+    """
+    empty = [column for column, is_known in known.items() if not is_known[train].any()]
+    if empty:
+        raise DataError(
+            f"{name}: no training sample has a number in column {', '.join(empty)}, so fill: mean or median has "
+            "nothing to go by: give a number (fill: 0), or leave the column out"
+        )
+
+
+def report_split(
+    index: pa.Table,
+    rules: SplitRules,
+    classes: Sequence[str],
+    name: str,
+    known: Mapping[str, np.ndarray] = MappingProxyType({}),
+) -> SplitReport:
     """Returns what the default protocol makes of a data set.
 
     Args:
@@ -89,12 +115,14 @@ def report_split(index: pa.Table, rules: SplitRules, classes: Sequence[str], nam
         rules: What the data set says about its splits.
         classes: Their names.
         name: The data set, for messages.
+        known: See `check_filled`.
     """
     labels, groups = index["label"].to_numpy(), index["group"].to_numpy()
     has_groups = hold_several(groups, index["source"].to_numpy())
     one_class = _one_class(np.bincount(labels, minlength=len(classes)), classes)
     try:
         assignment = assign(index, rules, ProtocolConfig(), name)
+        check_filled(known, assignment.train, name)
     except (UsageError, DataError) as error:
         return SplitReport(rules.default_protocol, refused=str(error), has_groups=has_groups, warnings=one_class)
     counts = {split: np.bincount(labels[assignment.rows(split)], minlength=len(classes)) for split in SPLITS}

@@ -238,6 +238,7 @@ def _cut_by_group(groups: Sequence[str], labels: Sequence[int], seed: int) -> li
     """Cuts validation from train, of two groups at least, in whole groups.
 
     They are taken in hash order, each if that brings the classes, all in all, nearer to their shares; at least one is.
+    None of more than half of the samples is.
     """
     sizes: dict[str, Counter[int]] = {}
     for group, label in zip(groups, labels, strict=True):
@@ -248,7 +249,7 @@ def _cut_by_group(groups: Sequence[str], labels: Sequence[int], seed: int) -> li
     def gain(group: str) -> int:
         return sum(abs(missing[label]) - abs(missing[label] - 100 * n) for label, n in sizes[group].items())
 
-    ordered = _hash_order(sizes, seed)
+    ordered = _hash_order(sizes.keys() - _more_than_half(Counter(groups)), seed)
     nearest = max(ordered, key=gain)
     chosen = set()
     for group in ordered:
@@ -309,11 +310,14 @@ def _check_enough_groups(sizes: Counter[str], name: str, protocol: str = "group"
 
 
 def _hashed_groups(sizes: Counter[str], seed: int, name: str) -> dict[str, str]:
-    """Fills test, then val, up to their share of the samples (one group at least), in hash order; the rest trains."""
+    """Fills test, then val, up to their share of the samples (one group at least), in hash order; the rest trains.
+
+    A group of more than half of the samples trains, whatever its place.
+    """
     _check_enough_groups(sizes, name)
-    chosen: dict[str, str] = {}
-    waiting = _hash_order(sizes, seed)
-    for split, num_reserved in (("test", 2), ("val", 1)):
+    chosen = dict.fromkeys(_more_than_half(sizes), "train")
+    waiting = _hash_order(sizes.keys() - chosen.keys(), seed)
+    for split, num_reserved in (("test", 2 - len(chosen)), ("val", 1 - len(chosen))):
         share = FRACTIONS[split] * sizes.total()
         filled = 0
         # Whole groups, as many as come nearest to the share; each later split keeps at least one.
@@ -322,6 +326,11 @@ def _hashed_groups(sizes: Counter[str], seed: int, name: str) -> dict[str, str]:
             chosen[group] = split
             filled += sizes[group]
     return chosen | dict.fromkeys(waiting, "train")
+
+
+def _more_than_half(sizes: Counter[str]) -> set[str]:
+    """Returns the group, if there is one, that holds more than half of the samples."""
+    return {group for group, size in sizes.items() if 2 * size > sizes.total()}
 
 
 def _balanced_folds(sizes: Counter[str], folds: int, seed: int) -> dict[str, int]:

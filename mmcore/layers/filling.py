@@ -8,17 +8,11 @@ Shape legend: B samples, N numbers of a sample.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from mmcore.data.spec import Fill
-from mmcore.errors import DataError
-
-if TYPE_CHECKING:
-    pass
 
 
 class Filling(nn.Module):
@@ -41,13 +35,6 @@ class Filling(nn.Module):
         return torch.where(x.isnan(), self.values.to(x.dtype), x)
 
     def fit(self, rows: np.ndarray) -> None:
-        """Takes mean or median of each column of (B, N), over what is not NaN.
-
-        Raises:
-            DataError: A column has nothing else.
-        """
-        empty = np.flatnonzero(np.isnan(rows).all(axis=0))
-        if len(empty):
-            raise DataError(f"fill: {self.rule}: not one training sample has number {empty[0]} of those to be filled")
+        """Takes mean or median of each column of (B, N), over what is not NaN; no column may hold nothing else."""
         found = (np.nanmean if self.rule == "mean" else np.nanmedian)(rows.astype(np.float64), axis=0)
         self.values.copy_(torch.from_numpy(found))

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mmcore.data.prepared.raw_check import length_summary, problem_summary
+from mmcore.data.raw.index import counted
 from mmcore.data.split_report import SplitReport
 
 MAX_CLASSES = 12
@@ -32,7 +33,7 @@ def print_report(report: dict[str, Any]) -> None:
     if report["left_out"]:
         console.print(left_out_line(report["left_out"]))
     for kind, (number, first) in problem_summary(report).items():
-        console.print(f"{number} {kind}:")
+        console.print(f"{counted(number, kind)}:")
         for problem in first:
             console.print(f"  {problem['sample_id']}: {problem['reason']}")
         if number > len(first):
@@ -87,9 +88,10 @@ def _print_leaks(console: Console, report: dict[str, Any]) -> None:
     for pair, groups in report["shared_groups"].items():
         one, other = pair.split("/")
         first = ", ".join(groups[:NUM_GROUPS_SHOWN])
+        shared = "1 group is" if len(groups) == 1 else f"{len(groups):,} groups are"
         console.print(
-            f"LEAK: {len(groups):,} groups are in {one} and in {other} of the published split (first: {first}); "
-            f"{one} has {report['groups'][one]:,} groups, {other} {report['groups'][other]:,}"
+            f"LEAK: {shared} in {one} and in {other} of the published split (first: {first}); groups: "
+            f"{report['groups'][one]:,} in {one}, {report['groups'][other]:,} in {other}"
         )
 
 

@@ -8,8 +8,11 @@ from typing import Any
 import pytest
 from raw_files import save_text
 
+from mmcore.data.prepared.columns import INDEX_COLUMNS
 from mmcore.data.raw.description import read_description
+from mmcore.data.raw.modality_names import modality_name
 from mmcore.errors import ConfigError, UsageError
+from mmcore.methods.base import FUSED
 
 BASE = "manifest: t.csv\nlabel: y\nmodalities:\n  facts: {kind: tabular, columns: [a]}\n"
 
@@ -96,23 +99,86 @@ class TestProblems:
             "t.csv has no column 'mood' (label); it has y, a", "t.csv has no column 'who' (group)",
             "t.csv has no column 'height' (facts)", "class 'yes' is in classes and in leave_out",
             "classes: 'no' is listed twice", "classes: ' b' is empty or has blanks around it",
-            "my.yaml.modalities.facts.tabular.fill must be", "got 'most'",
+            "my.yaml.modalities.facts.fill must be", "got 'most'",
         ):  # fmt: skip
             assert part in found
 
     @pytest.mark.parametrize(
         ("line", "message"),
         [
-            ("delimiter: ab", "my.yaml.delimiter must be one character (or tab), got 'ab'"),
+            ("delimiter: '::'", "my.yaml.delimiter must be one character (or tab), got '::'"),
             ("delimiter: '\"'", "my.yaml.delimiter must be one character (or tab)"),
             ("quoting: yes", "my.yaml.quoting must be 'csv' or 'none', got 'yes'"),
-            ("classes: [a, ]", "my.yaml.classes must be"),
+            ("classes: [a, ]", "my.yaml.classes must be a list of 2 entries or more, got ['a']"),
+            ("name: a/b", "my.yaml.name must be a letter or digit, then letters, digits, '.', '_' or '-', got 'a/b'"),
             ("classes: [a, '']", "classes: '' "),
             ("fill: true", "unknown key 'my.yaml.fill'"),
         ],
     )
     def test_wrong_values(self, tmp_path: Path, line: str, message: str) -> None:
-        assert message in "\n".join(problems_of(tmp_path, f"{BASE}{line}\n"))
+        assert message in (found := "\n".join(problems_of(tmp_path, f"{BASE}{line}\n")))
+        assert found.count(", got ") <= 1
+
+    @pytest.mark.parametrize(
+        ("section", "problem"),
+        [
+            ("kind: table", ".kind must be one of audio, image, video, text, series, tabular, got 'table'"),
+            ("kind: [audio]", ".kind must be one of audio, image, video, text, series, tabular, got ['audio']"),
+            ("column: a", ".kind is required: one of audio, image, video, text, series, tabular"),
+            ("kind: tabular, columns: a", ".columns must be a list, got 'a'"),
+            ("kind: tabular, columns: []", ".columns must be a list of 1 entry or more, got []"),
+            ("kind: image, column: a, range: [0, 1, 2]", ".range must be a list of 2, got [0, 1, 2]"),
+            ("kind: image, column: a, range: [0]", ".range must be a list of 2, got [0]"),
+            ("kind: image, column: a, size: 1000000", ".size must be in [2, 4096], got 1000000"),
+            ("kind: video, column: a, frames: 3, frames_per_second: 1.0e+9",
+             ".frames_per_second must be in (0, 1000], got 1000000000.0"),
+            ("kind: video, column: a, frames_per_second: 5",
+             ": frames is required beside frames_per_second: the most frames that are stored of a clip"),
+            ("kind: video, column: a, frames: 30000, size: 256",
+             ": a stored sample must take 1 GiB at most, got 5.5 GiB; make frames or size smaller"),
+            ("kind: audio, column: a, seconds: 1.0e-8",
+             ": a stored sample must hold something, got nothing; make seconds or sample_rate_hz larger"),
+            ("kind: audio, column: a, seconds: 1.0e-5, sample_rate_hz: 40000",
+             ": a stored sample must hold something, got nothing; make seconds or sample_rate_hz larger"),
+            ("kind: audio, column: a, sample_rate_hz: 100000000000",
+             ".sample_rate_hz must be in [1000, 768000], got 100000000000"),
+            ("kind: audio, column: a, seconds: 80000",
+             ": a stored sample must take 1 GiB at most, got 2.4 GiB; make seconds or sample_rate_hz smaller"),
+            ("kind: series, column: a, length: 1000000, channels: 1000",
+             ": a stored sample must take 1 GiB at most, got 3.7 GiB; make length or channels smaller"),
+            ("kind: text, column: a, max_tokens: 1000000", ".max_tokens must be in [4, 100000], got 1000000"),
+        ],
+    )  # fmt: skip
+    def test_a_wrong_modality_is_told_in_words(self, tmp_path: Path, section: str, problem: str) -> None:
+        content = f"manifest: t.csv\nlabel: y\nmodalities:\n  f: {{{section}}}\n"  # one problem, one sentence
+        assert problems_of(tmp_path, content) == [f"my.yaml.modalities.f{problem}"]
+
+    def test_an_unknown_key_of_a_modality_gets_a_suggestion(self, tmp_path: Path) -> None:
+        (problem,) = problems_of(tmp_path, BASE.replace("columns: [a]", "columns: [a], filll: 0"))
+        assert problem.startswith("unknown key 'my.yaml.modalities.facts.filll': did you mean 'fill'? known: columns, ")
+
+    def test_no_modality_and_classes_left_out_by_a_word(self, tmp_path: Path) -> None:
+        assert problems_of(tmp_path, "manifest: t.csv\nlabel: y\nmodalities: {}\n") == [
+            "my.yaml.modalities must be a mapping of 1 entry or more, got {}"
+        ]
+        assert problems_of(tmp_path, f"{BASE}leave_out: u\n") == ["my.yaml.leave_out must be a list, got 'u'"]
+
+    @pytest.mark.parametrize(
+        "name", ["label", "sample_id", "group", "source", "replicate", "split", "Fused", "mixed", "f__present", "f.g",
+                 "a/b", "a b", "", "_a", "1a", "é", "values", "training", "type", "x__"],
+    )  # fmt: skip
+    def test_names_that_no_modality_may_have(self, tmp_path: Path, name: str) -> None:
+        content = f"manifest: t.csv\nlabel: y\nmodalities:\n  '{name}': {{kind: tabular, columns: [a]}}\n"
+        (problem,) = problems_of(tmp_path, content)
+        assert problem.startswith(f"my.yaml.modalities.{name}: a modality's name must be a letter, then letters")
+        assert problem.endswith(f", got '{name}'; rename it")
+
+    def test_every_column_of_prepared_files_is_no_name(self) -> None:
+        for name in (*INDEX_COLUMNS, FUSED):
+            with pytest.raises(ValueError, match="a modality's name must be"):
+                modality_name(name)
+        for name in ("audio", "text", "rgb-flow", "f_1", "labels", "no"):
+            assert modality_name(name) == name
 
     @pytest.mark.parametrize("fill", ["true", "1e39", ".nan", "[1]", "max"])
     def test_wrong_fillings(self, tmp_path: Path, fill: str) -> None:
@@ -126,6 +192,18 @@ class TestProblems:
         assert problem.endswith(
             "got none in 0 rows; 2 other rows have none (first: t.csv:2: the row has 3 fields, not 2)"
         )
+
+    def test_one_class_is_left_and_its_rows_alone_are_counted(self, tmp_path: Path) -> None:
+        (problem,) = problems_of(tmp_path, f"{BASE}leave_out: [dog]\n", "y,a\ncat,1\ncat,2\ndog,3\ndog,4\ndog,5\n")
+        assert problem == "column 'y' of t.csv must have 2 classes or more, got cat in 2 rows"
+
+    def test_one_number_in_two_notations_is_no_two_classes(self, tmp_path: Path) -> None:
+        table = "y,a\n1,1\n1.0,2\n2,3\n"
+        (problem,) = problems_of(tmp_path, BASE, table)
+        assert "holds the labels '1' and '1.0', one number in two notations: write it in one, or list both" in problem
+        listed = ["1", "1.0", "2"]
+        assert described(tmp_path, f"{BASE}classes: [1, 1.0, 2]\n", table)["classes"] == listed
+        assert described(tmp_path, BASE, "y,a\n1,1\n01,2\n1,1\n01,2\n")["classes"] == ["01", "1"]  # codes
 
     def test_delimiters_by_name_and_by_sign(self, tmp_path: Path) -> None:
         for said, mark in (("tab", "\t"), ('"\\t"', "\t"), ("'\\t'", "\t"), ("';'", ";"), ("'|'", "|")):
@@ -141,11 +219,10 @@ class TestProblems:
         with pytest.raises(UsageError, match=r"no column 'y' \(label\)"):
             read_description(path)
 
-    @pytest.mark.parametrize("name", ["None", "nan", "<NA>"])
+    @pytest.mark.parametrize("name", ["None", "nan", "<NA>", "NA", "N/A", "null"])
     def test_a_label_that_looks_like_none_is_a_class_by_word_alone(self, tmp_path: Path, name: str) -> None:
         table = f"y,a\ncat,1\n{name},2\ndog,3\n"
-        (problem,) = problems_of(tmp_path, BASE, table)
-        assert f"holds '{name}', as programs write a missing label: leave these rows out" in problem
+        assert described(tmp_path, BASE, table)["classes"] == ["cat", "dog"]  # its row is a bad one
         assert described(tmp_path, f"{BASE}leave_out: [{name}]", table)["classes"] == ["cat", "dog"]
         assert described(tmp_path, f"{BASE}classes: [cat, dog, {name}]", table)["classes"] == ["cat", "dog", name]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,13 @@ from mmcore.assembly.filling import fit_fillings
 from mmcore.assembly.objects import build_method
 from mmcore.batch import Batch
 from mmcore.config.schema import ProtocolConfig, RunConfig
+from mmcore.data.media import RawFolder
 from mmcore.data.prepared.columns import to_batch
 from mmcore.data.prepared.prepare import prepare
+from mmcore.data.prepared.raw_check import examine
 from mmcore.data.prepared.store import PreparedDataset
-from mmcore.data.raw.description import read_description
+from mmcore.data.raw.description import ManifestConfig, read_description
+from mmcore.data.sources.user_table import Manifest
 from mmcore.errors import DataError
 
 
@@ -113,9 +117,26 @@ def test_rows_without_any_number_are_missing_where_that_is_allowed(tmp_path: Pat
     assert model.fillings["facts"].values.tolist() == pytest.approx(known.mean(axis=0).tolist())
 
 
-def test_a_column_that_is_empty_in_training(tmp_path: Path) -> None:
+def test_a_column_that_is_empty_in_training_is_named_before_and_by_it(tmp_path: Path) -> None:
     prepared, config = make(tmp_path, "median")
     method = build_method(config, prepared.spec)
-    rows = np.full((3, 2), np.nan, np.float32)
-    with pytest.raises(DataError, match="fill: median: not one training sample has number 0"):
-        method.model.fillings["facts"].fit(rows)  # type: ignore[operator]
+    fit_fillings(method.model, prepared, ProtocolConfig())
+    text = (tmp_path / "t.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in text]
+    rows = [{**row, "a": None} if row["part"] == "train" else row for row in rows]
+    save_text(tmp_path / "t.jsonl", "\n".join(map(json.dumps, rows)))
+    options = read_description(tmp_path / "my.yaml")
+    source = Manifest(ManifestConfig.model_validate(options))
+    split = examine(source, RawFolder(tmp_path))["split"]
+    reason = "my: no training sample has a number in column 'a' (facts), so fill: mean or median has nothing to go by"
+    assert split["refused"].startswith(reason)
+    prepared = prepare("manifest", options, options["root"], tmp_path / "data")
+    with pytest.raises(DataError, match=re.escape(reason)):
+        fit_fillings(method.model, prepared, ProtocolConfig())
+    fit_fillings(method.model, prepared, ProtocolConfig(name="cv", folds=4))  # others train there
+
+
+def test_rows_that_lack_the_modality_are_no_numbers(tmp_path: Path) -> None:
+    prepared, _ = make(tmp_path, "mean", columns=["a"], may_be_missing=True)
+    (is_known,) = prepared.columns_to_fill().values()
+    assert is_known.sum() == 30

@@ -172,7 +172,7 @@ class TestTable:
         with (folder / "samples.csv").open("a") as file:
             file.write("\nyes,old,2,s,train\nyes,nan,2,s,train\nyes,,,s,train\n")
         path = describe(folder, split="part")
-        with pytest.raises(DataError, match=r"3 of 15 samples can not be used \(3 bad row\)"):
+        with pytest.raises(DataError, match=r"3 of 15 samples can not be used \(3 bad rows\)"):
             make(path, tmp_path / "data")
         prepared = make(path, tmp_path / "data", on_missing="skip")
         reasons = {entry["sample_id"]: entry["reason"] for entry in prepared.metadata["skipped"]}
@@ -362,6 +362,9 @@ class TestStored:
             ("id", ..., "column 'id' (id) has no value"), ("id", "", "column 'id' (id) has no value"),
             ("g", None, "column 'g' (group) has no value"), ("g", "", "column 'g' (group) has no value"),
             ("g", {"x": 1}, "column 'g' (group) must hold a text or a number"),
+            ("g", "nan", "column 'g' (group) holds 'nan', as programs write a missing value: empty the cell, or"),
+            ("id", "<NA>", "column 'id' (id) holds '<NA>'"), ("part", "NaN", "column 'part' (split) holds 'NaN', as"),
+            ("y", "N/A", "column 'y' (label) holds 'N/A', as programs write a missing value: empty the cell, or list"),
             ("a", [1], "column 'a' must hold numbers, got [1]"), ("a", False, "'a' must hold numbers, got False"),
             ("a", "1_0", "column 'a' must hold numbers"), ("a", "1,5", "write decimals with a point"),
             ("a", 1e39, "column 'a' must hold numbers that float32 can tell, got 1e+39"),
@@ -385,7 +388,7 @@ class TestStored:
         assert skipped["sample_id"] == "t.jsonl:4"
         assert reason in skipped["reason"]
         assert prepared.spec.classes == ("no", "yes")
-        assert not {"", "None"} & set(prepared.index["group"].to_pylist())
+        assert not {"", "None", "nan"} & set(prepared.index["group"].to_pylist())
 
     def test_a_number_stays_what_was_written(self, tmp_path: Path, rows: list[dict[str, Any]]) -> None:
         rows[0]["a"], rows[1]["a"], rows[2]["a"] = " 1e-3 ", 3e38, 1e-44
@@ -441,7 +444,7 @@ class TestStored:
         self, tmp_path: Path, rows: list[dict[str, Any]]
     ) -> None:
         path = self.described(tmp_path, rows, classes=["No", "Yes"])
-        message = r"my: not one of the 12 rows becomes a sample: 12 bad row \(first: t.jsonl:1: unknown class 'no'"
+        message = r"my: not one of the 12 rows becomes a sample: 12 bad rows \(first: t.jsonl:1: unknown class 'no'"
         with pytest.raises(UsageError, match=message) as raised:
             make(path, tmp_path / "data")
         assert "files" not in str(raised.value)

@@ -19,7 +19,7 @@ from mmcore.data.prepared.part_files import run_here
 from mmcore.data.prepared.prepare import HowToPrepare, prepare
 from mmcore.data.prepared.raw_parts import Part, PartWriter
 from mmcore.data.prepared.store import PreparedDataset
-from mmcore.data.raw.index import Entry, Index
+from mmcore.data.raw.index import Entry, Index, counted
 from mmcore.data.raw.source import RawConfig, RawSource, index_table
 from mmcore.data.spec import DATASETS
 from mmcore.errors import DataError, UsageError
@@ -324,3 +324,10 @@ def test_lists_that_are_not_whole_are_not_prepared(tmp_path: Path) -> None:
 
     with pytest.raises(UsageError, match=r"partial: there is no train list beside test.csv\."):
         HalfListed(RawConfig()).index(RawFolder(tmp_path))
+
+
+def test_problems_are_counted_in_words() -> None:
+    numbers = [(1, "bad row"), (12, "bad row"), (2, "conflict"), (3, "duplicate"), (2, "missing"), (2, "a note")]
+    assert [counted(*number) for number in numbers] == [
+        "1 bad row", "12 bad rows", "2 conflicts", "3 duplicates", "2 missing", "2 a note",
+    ]  # fmt: skip

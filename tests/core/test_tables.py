@@ -94,10 +94,24 @@ class TestDelimited:
         with pytest.raises(UsageError, match=rf"a.csv: line {line}: .*{what}.*quoting: none"):
             rows_of(path)
 
+    @pytest.mark.parametrize("blanks", [(1, 2, 3, 4), (2,), (4,)])
+    def test_rows_with_blanks_after_delimiters_are_not_swallowed_either(
+        self, tmp_path: Path, blanks: tuple[int, ...]
+    ) -> None:
+        def line(*cells: str) -> str:
+            return ",".join(" " * (number in blanks) + cell for number, cell in enumerate(cells))
+
+        rows = [line({3: '"hello', 7: 'bye"'}.get(n, "k"), f"r{n}", "cd"[n % 2], str(n), "0") for n in range(12)]
+        path = save_text(tmp_path / "a.csv", "\n".join([line("n", "id", "y", "a", "b"), *rows]))
+        with pytest.raises(UsageError, match=r"line 5: a quoted cell goes on to line 9 and seems to hold whole rows"):
+            rows_of(path)
+
     def test_a_letter_over_several_lines_is_no_swallowed_row(self, tmp_path: Path) -> None:
         letter = "Dear Ann,\nyes, I came, saw, and left.\n\nYours,\nBen"
         path = save_text(tmp_path / "a.csv", f'id,txt\nr1,"{letter}"\n')
         assert cells_of(path) == [["r1", letter]]
+        some = f'id,txt\nr0, one blank\nr1,"{letter}\nso, so"\nr2,x\nr3,y\n'
+        assert cells_of(save_text(tmp_path / "c.csv", some))[1] == ["r1", f"{letter}\nso, so"]
         listed = "a\nb,c\nd"  # may be rows: only whoever wrote it knows
         path = save_text(tmp_path / "b.csv", f'id,txt\nr1,"{listed}"\n')
         with pytest.raises(UsageError, match=r"line 2: .* say quoting: csv if the cell is meant so"):

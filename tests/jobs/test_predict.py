@@ -65,7 +65,7 @@ def test_rows_without_labels(trained: Path, tmp_path: Path) -> None:
                  "--out", tmp_path / "p.parquet"]  # fmt: skip
     failed = run(predict, *arguments)
     assert failed.exit_code == 1
-    assert "2 of 4 samples can not be used (2 bad row)" in failed.stderr
+    assert "2 of 4 samples can not be used (2 bad rows)" in failed.stderr
     assert not (tmp_path / "p.parquet").exists()
     result = run(predict, *arguments, "--on-missing", "skip", "--json")
     assert result.exit_code == 0, result.output

@@ -109,7 +109,7 @@ def test_speakers_whose_published_split_has_no_validation(tmp_path: Path) -> Non
 
 @pytest.mark.slow
 def test_training_uses_the_split_that_was_shown(tmp_path: Path) -> None:
-    path = describe(tmp_path, 60, lambda n: {"group": f"speaker{n // 5}" if n < 40 else f"one{n}"}, "group")
+    path = describe(tmp_path, 60, lambda n: {"group": f"speaker{n // 5}" if n < 40 else f"alone {n}"}, "group")
     assert_same_split(path, tmp_path / "data", ["no group lies on both sides of a boundary"])
     shown = json.loads(run(prepare, path, "--check", "--json").stdout)["split"]
     folders = ["--data-dir", tmp_path / "data", "--output", tmp_path / "results"]
@@ -119,7 +119,9 @@ def test_training_uses_the_split_that_was_shown(tmp_path: Path) -> None:
     assert trained.exit_code == 0, trained.output
     (result,) = json.loads(trained.stdout)["results"]
     assert result["protocol"] == shown["line"] == "group (seed 0)"
-    assert sum(shown["groups"].values()) == 8 + 20
+    assert (
+        shown["groups"]["train"] + shown["groups"]["val"] + shown["groups"]["test"] == 8 + 20
+    )  # the others stand alone
 
 
 def test_no_test_split_is_said_before_training(tmp_path: Path) -> None:
@@ -197,3 +199,12 @@ def test_a_leak_that_is_only_among_damaged_samples_is_none(tmp_path: Path) -> No
     assert check["left_out"] == prepared["left_out"] == {"damaged": 1}
     assert check["split"] == prepared["split"]
     assert prepared["default_protocol"] == "holdout"
+
+
+def test_one_group_on_both_sides_is_one(tmp_path: Path) -> None:
+    def row(n: int) -> dict[str, str]:
+        return {"group": f"s{n // 4}", "split": "train" if n < 14 else "val" if n < 20 else "test"}
+
+    output = run(prepare, describe(tmp_path, 32, row, "group", "split"), "--check").stdout
+    line = "LEAK: 1 group is in train and in val of the published split (first: s3); groups: 4 in train, 2 in val"
+    assert f"\n{line}\n" in output

@@ -18,6 +18,8 @@ from mmcore.errors import DataError
 
 LARGEST, SMALLEST = float(np.finfo(np.float32).max), float(np.finfo(np.float32).smallest_subnormal)
 """Magnitudes float32 can hold."""
+ROUNDED = "numbers became 0"
+"""The rule of the note on numbers that float32 can not tell from 0."""
 
 
 class Series(Medium):
@@ -63,11 +65,13 @@ class Series(Medium):
             array = array[:, None]
         if array.ndim != 2 or array.shape[1] != self._channels or not len(array):
             raise DataError(f"{what} must be of shape (steps, {self._channels}), got {array.shape}")
-        stored = stored_numbers(array, what)
-        is_longer = len(array) > self._length
-        notes = (Note(CROPPED, f"to {self._length} of {len(array)} steps"),) if is_longer else ()
-        stored = stored[: self._length]
-        return Decoded(padded(stored, self._length), len(stored), notes)
+        stored = stored_numbers(array, what)[: self._length]
+        notes = []
+        if num_lost := int(((array[: self._length] != 0) & (stored == 0)).sum()):
+            notes.append(Note(ROUNDED, f"{num_lost} of {stored.size}, nearer to 0 than float32's {SMALLEST:.1g}"))
+        if len(array) > self._length:
+            notes.append(Note(CROPPED, f"to {self._length} of {len(array)} steps"))
+        return Decoded(padded(stored, self._length), len(stored), tuple(notes))
 
 
 class Cells(Medium):
@@ -103,7 +107,8 @@ class Cells(Medium):
 def stored_numbers(array: np.ndarray, what: str) -> np.ndarray:
     """Returns numbers as float32.
 
-    Numbers nearer to 0 than float32 can tell become 0, as in any rounding, unless nothing else is left of them.
+    Numbers nearer to 0 than float32 can tell become 0, as in any rounding (`Series` notes them), unless nothing else is
+    left of them.
 
     Raises:
         DataError: Some are not finite, too large for float32, or all of them too small.
@@ -144,6 +149,7 @@ def _shown(value: object) -> str:
 
 
 def _as_numbers(values: Sequence[object]) -> np.ndarray:
+    _check_steps(values)
     try:
         array = np.array(values)
         if array.size and array.dtype.kind not in "iuf":
@@ -151,3 +157,16 @@ def _as_numbers(values: Sequence[object]) -> np.ndarray:
         return array.astype(np.float64)
     except (TypeError, ValueError, OverflowError):
         raise DataError(f"the series must hold numbers, got {_shown(values)}") from None
+
+
+def _check_steps(values: Sequence[object]) -> None:
+    """Refuses truth values, which NumPy takes for numbers, and steps of uneven length, which it gives no place of."""
+    widths = [len(step) if isinstance(step, list) else None for step in values]
+    for number, (step, width) in enumerate(zip(values, widths, strict=True), start=1):
+        if any(isinstance(cell, bool) for cell in (step if isinstance(step, list) else [step])):
+            raise DataError(f"the series must hold numbers, got {_shown(step)} as step {number}")
+        if width != widths[0]:
+            raise DataError(
+                f"each step of the series must hold as many numbers as the first, {_shown(values[0])}, got "
+                f"{_shown(step)} as step {number}"
+            )

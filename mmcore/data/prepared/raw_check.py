@@ -128,7 +128,8 @@ def _split(source: RawSource, index: Index) -> SplitReport | None:
     """Returns what training will use of the samples of an index that is complete."""
     if index.absent or not index.entries:
         return None
-    return report_split(index_table(index.entries), source.rules(index), source.classes, source.name)
+    known = source.columns_to_fill(index.entries)
+    return report_split(index_table(index.entries), source.rules(index), source.classes, source.name, known)
 
 
 def _by_split(index: Index, entries: Sequence[Entry]) -> dict[str, list[Entry]]:

@@ -166,6 +166,21 @@ class PreparedDataset:
         arrays = columns_to_arrays(table, spec)
         return arrays.inputs[name], arrays.present.get(name)
 
+    def columns_to_fill(self) -> dict[str, np.ndarray]:
+        """Returns "'column' (modality)" -> which rows have a number there (N,), of filled columns.
+
+        A column that the description does not name is called by its number.
+        """
+        found: dict[str, np.ndarray] = {}
+        for modality in self.spec.modalities:
+            if modality.fill is not None:
+                numbers, present = self.read_modality(modality.name)
+                is_known = ~np.isnan(numbers) & (True if present is None else present[:, None])
+                section = (self.options.get("modalities") or {}).get(modality.name, {})
+                names = section.get("columns") or range(is_known.shape[1])
+                found |= {f"'{one}' ({modality.name})": is_known[:, place] for place, one in enumerate(names)}
+        return found
+
     @property
     def encoded(self) -> Mapping[str, Mapping[str, Any]]:
         """Modality -> how its features were made by a frozen encoder; empty where encoders are trained on all."""

@@ -7,7 +7,7 @@ import io
 import itertools
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -115,11 +115,14 @@ def _parsed(path: Path, text: str, delimiter: str, is_sure: bool) -> Rows:
     reader = csv.reader(_kept(io.StringIO(text, newline=""), lines), delimiter=delimiter, strict=True)
     has_blanks = not is_sure and f"{delimiter} {QUOTE}" in text
     first, num_columns = 1, 0
+    spaced: frozenset[int] | None = None
     try:
         for fields in reader:
             num_columns = num_columns or len(fields)
             if len(lines) > 1 and not is_sure:
-                _check_span(path, first, lines, delimiter, len(fields), num_columns)
+                spaced = _spaced_columns(text, delimiter, num_columns) if spaced is None else spaced
+                whole = [_is_like_a_row(line, delimiter, num_columns, spaced) for line in lines]
+                _check_span(path, first, whole, len(fields) == num_columns)
             if has_blanks:
                 _check_blanks(path, first, fields)
             yield first, fields
@@ -155,23 +158,28 @@ def _broken_quote(path: Path, first: int, last: int, error: str) -> UsageError:
     )
 
 
-def _check_span(
-    path: Path, first: int, lines: Sequence[str], delimiter: str, num_fields: int, num_columns: int
-) -> None:
-    """Refuses a quoted cell over several lines that seems to have swallowed rows: by a lone quote on either side."""
-    whole = [_is_like_a_row(line, delimiter, num_columns) for line in lines]
-    if num_fields != num_columns or any(whole[1:-1]) or (whole[0] and whole[-1]):
+def _check_span(path: Path, first: int, whole: Sequence[bool], is_complete: bool) -> None:
+    """Refuses a quoted cell over several lines that seems to have swallowed rows: by a lone quote on either side.
+
+    Args:
+        path: The file.
+        first: The line the row begins in.
+        whole: Of each of its lines, whether it is like a row.
+        is_complete: Whether the row has as many fields as the header.
+    """
+    if not is_complete or any(whole[1:-1]) or (whole[0] and whole[-1]):
         raise UsageError(
-            f"{path}: line {first}: a quoted cell goes on to line {first + len(lines) - 1} and seems to hold whole "
+            f"{path}: line {first}: a quoted cell goes on to line {first + len(whole) - 1} and seems to hold whole "
             "rows. Close the quote; or say quoting: csv if the cell is meant so, quoting: none if quotes are part of "
             "the text"
         )
 
 
-def _is_like_a_row(line: str, delimiter: str, num_columns: int) -> bool:
+def _is_like_a_row(line: str, delimiter: str, num_columns: int, spaced: Collection[int]) -> bool:
     """Tells whether a line has as many fields as a row.
 
-    A delimiter before a blank is taken for punctuation; so is one at the end, as of a verse, where there are few.
+    A delimiter before a blank is taken for punctuation, unless rows of this table are written so in that column; so is
+    one at the end, as of a verse, where there are few.
     """
     line = line.rstrip("\r\n")
     try:
@@ -180,7 +188,20 @@ def _is_like_a_row(line: str, delimiter: str, num_columns: int) -> bool:
         fields = line.split(delimiter)  # a quote opens or ends here
     if len(fields) != num_columns or num_columns == 1 or (num_columns <= FEW_COLUMNS and not fields[-1]):
         return False
-    return not any(cell[:1].isspace() for cell in fields[1:])
+    return not any(cell[:1].isspace() for number, cell in enumerate(fields) if number and number not in spaced)
+
+
+def _spaced_columns(text: str, delimiter: str, num_columns: int) -> frozenset[int]:
+    """Returns the columns in which most cells begin with a blank, of the rows that stand in one line."""
+    blanks: Counter[int] = Counter()
+    num_rows = num_lines = 0
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    for fields in reader:
+        if reader.line_num == num_lines + 1 and len(fields) == num_columns:
+            num_rows += 1
+            blanks.update(number for number, cell in enumerate(fields) if cell[:1].isspace())
+        num_lines = reader.line_num
+    return frozenset(number for number, times in blanks.items() if 2 * times > num_rows)
 
 
 def _hint(text: str, line: int, num_columns: int) -> str:

@@ -15,20 +15,23 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from annotated_types import Ge, Gt, Le, MinLen
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from mmcore.config.problems import told
 from mmcore.config.sections import Section, parse_section
 from mmcore.data.media import AudioFile, Cells, Frames, ImageFile, Medium, PictureRules, Series, Text
 from mmcore.data.media.numbers import LARGEST, SMALLEST
-from mmcore.data.raw.cells import name_in
+from mmcore.data.raw.cells import name_in, one_number_twice
 from mmcore.data.raw.delimited import repeated
+from mmcore.data.raw.modality_names import modality_name
 from mmcore.data.raw.plain_yaml import read_yaml
 from mmcore.data.raw.tables import Table, read_table
 from mmcore.data.spec import DATASETS, Fill
@@ -45,9 +48,6 @@ NAMES = (
 """Where a description holds names, which stay what was written: `no` is no truth value there."""
 
 
-LIKE_NOTHING = frozenset({"nan", "NaN", "NaT", "None", "null", "NULL", "<NA>"})
-
-
 UNKNOWN_CLASSES = ["?", "??"]
 """While the reason why they can not be told is among the problems: without them, another problem would be told."""
 
@@ -58,21 +58,37 @@ TAB_NAMES = {"tab": "\t", "\\t": "\t"}
 OPTIONAL_NAMES = (("split",), ("group",), ("id",), ("delimiter",), ("quoting",), ("modalities", "*", "key"))
 
 
+LARGEST_SAMPLE = 2**30
+"""Bytes of one stored sample of a modality."""
+
+
 class _Modality(Section):
     """What every kind has: whether samples may lack it, and what replaces the kind's encoder and transform."""
 
+    sized_by: ClassVar[str]
     may_be_missing: bool = False
     encoder: dict[str, Any] = Field(default={}, description="`name` and its settings; none: the kind's own")
     transform: dict[str, Any] = Field(default={}, description="settings of its transform on the device")
+
+    @model_validator(mode="after")
+    def _can_be_stored(self) -> Self:
+        num_bytes = medium_of("", self).modality.num_bytes
+        if num_bytes > LARGEST_SAMPLE:
+            size = f"{num_bytes / 2**30:,.1f} GiB"
+            raise told(f"a stored sample must take 1 GiB at most, got {size}; make {self.sized_by} smaller")
+        if not num_bytes:
+            raise told(f"a stored sample must hold something, got nothing; make {self.sized_by} larger")
+        return self
 
 
 class AudioColumn(_Modality):
     """Paths of sound files, or of clips with sound."""
 
+    sized_by = "seconds or sample_rate_hz"
     kind: Literal["audio"]
     column: str
-    sample_rate_hz: Annotated[int, Ge(1000)] = 16000
-    seconds: Annotated[float, Gt(0)] = 10.0
+    sample_rate_hz: Annotated[int, Ge(1000), Le(768_000)] = 16000
+    seconds: Annotated[float, Gt(0), Le(86_400)] = 10.0
 
 
 def _as_colour(value: Any) -> Any:
@@ -102,9 +118,10 @@ Colour = Annotated[tuple[Byte, Byte, Byte], BeforeValidator(_as_colour)]
 class ImageColumn(_Modality):
     """Paths of pictures."""
 
+    sized_by = "size"
     kind: Literal["image"]
     column: str
-    size: Annotated[int, Ge(2)] = 128
+    size: Annotated[int, Ge(2), Le(4096)] = 128
     range: Annotated[tuple[float, float], AfterValidator(_ascending)] | None = Field(
         default=None, description="[low, high]: the files' values that become black and white; none: by their bit depth"
     )
@@ -114,11 +131,12 @@ class ImageColumn(_Modality):
 class VideoColumn(_Modality):
     """Paths of clips."""
 
+    sized_by = "frames or size"
     kind: Literal["video"]
     column: str
-    size: Annotated[int, Ge(2)] = 128
-    frames: Annotated[int, Ge(1)] = 3
-    frames_per_second: Annotated[float, Gt(0)] | None = Field(
+    size: Annotated[int, Ge(2), Le(4096)] = 128
+    frames: Annotated[int, Ge(1), Le(100_000)] = 3
+    frames_per_second: Annotated[float, Gt(0), Le(1000)] | None = Field(
         default=None, description="choose among the frames shown at this rate; none: among all of the clip"
     )
     sample: Literal["uniform", "consecutive"] = Field(
@@ -129,25 +147,27 @@ class VideoColumn(_Modality):
     @model_validator(mode="after")
     def _rate_needs_a_number(self) -> VideoColumn:
         if self.frames_per_second is not None and "frames" not in self.model_fields_set:
-            raise ValueError("frames beside frames_per_second: the most frames that are stored of a clip")
+            raise told("frames is required beside frames_per_second: the most frames that are stored of a clip")
         return self
 
 
 class TextColumn(_Modality):
     """Texts."""
 
+    sized_by = "max_tokens"
     kind: Literal["text"]
     column: str
-    max_tokens: Annotated[int, Ge(4)] = 128
+    max_tokens: Annotated[int, Ge(4), Le(100_000)] = 128
 
 
 class SeriesColumn(_Modality):
     """Paths of .npy, .npz or .csv files of numbers; in JSONL and Parquet also lists."""
 
+    sized_by = "length or channels"
     kind: Literal["series"]
     column: str
-    length: Annotated[int, Ge(1)]
-    channels: Annotated[int, Ge(1)] = 1
+    length: Annotated[int, Ge(1), Le(10**9)]
+    channels: Annotated[int, Ge(1), Le(10**6)] = 1
     key: str | None = Field(default=None, description="which array of a .npz file; none: it has but one")
     header: bool | None = Field(
         default=None, description="whether the first line of a .csv names the channels; none: if no field is a number"
@@ -169,6 +189,7 @@ def _fill(value: Any) -> Any:
 class TabularColumns(_Modality):
     """Numbers in several columns."""
 
+    sized_by = "columns"
     kind: Literal["tabular"]
     columns: Annotated[list[str], MinLen(1)]
     fill: Annotated[Fill | float | None, BeforeValidator(_fill)] = Field(
@@ -184,14 +205,20 @@ Column = Annotated[
 def _delimiter(text: str) -> str:
     text = TAB_NAMES.get(text, text)
     if len(text) != 1 or text in '"\r\n':
-        raise ValueError(f"one character (or tab), got {text!r}")
+        raise ValueError("one character (or tab)")
     return text
+
+
+def _folder_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise ValueError("a letter or digit, then letters, digits, '.', '_' or '-'")
+    return name
 
 
 class ManifestConfig(Section):
     """A YAML file's content, with absolute paths and every default filled in."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    name: Annotated[str, AfterValidator(_folder_name)]
     manifest: str
     delimiter: Annotated[str, AfterValidator(_delimiter)] | None = Field(
         default=None, description="of a text table: one character, or tab; none: the comma of .csv, the tab of .tsv"
@@ -206,7 +233,7 @@ class ManifestConfig(Section):
     split: str | None = None
     group: str | None = None
     id: str | None = None
-    modalities: Annotated[dict[str, Column], MinLen(1)]
+    modalities: Annotated[dict[Annotated[str, AfterValidator(modality_name)], Column], MinLen(1)]
 
 
 def medium_of(name: str, column: Any) -> Medium:
@@ -296,18 +323,18 @@ def label_values(table: Table, column: str, left_out: Sequence[str] = ()) -> lis
     Raises:
         UsageError: Its values are no classes, or a class that is to be left out is not there.
     """
-    found_labels, faults = _labels(table, column)
+    found_labels, faults = _labels(table, column, left_out)
     labels = Counter(found_labels)
     for name in left_out:
         if name not in labels:
             raise UsageError(f"leave_out: no row of {table.path.name} has the label '{name}'{suggest(name, labels)}")
-    for name in sorted(LIKE_NOTHING & set(labels) - set(left_out)):
+    labels = Counter({name: number for name, number in labels.items() if name not in left_out})
+    num_rows, found = labels.total(), sorted(labels)
+    if twice := one_number_twice(found):
         raise UsageError(
-            f"column '{column}' of {table.path.name} holds '{name}', as programs write a missing label: leave these "
-            f"rows out (leave_out: [{name}]), or list it under classes: if it is one"
+            f"column '{column}' of {table.path.name} holds the labels '{twice[0]}' and '{twice[1]}', one number in two "
+            "notations: write it in one, or list both under classes: if they are two"
         )
-    num_rows = sum(labels.values())
-    found = sorted(set(labels) - set(left_out))
     if any(_is_fraction(label) for label in found) or len(found) > max(2, MAX_CLASSES_PER_SAMPLE * num_rows):
         raise UsageError(
             f"column '{column}' of {table.path.name} has {len(found)} different values in {num_rows} rows (first: "
@@ -323,14 +350,14 @@ def label_values(table: Table, column: str, left_out: Sequence[str] = ()) -> lis
     return found
 
 
-def _labels(table: Table, column: str) -> tuple[list[str], list[str]]:
-    """Returns the labels of the rows that have one, and why the others have none."""
+def _labels(table: Table, column: str, known: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Returns the labels of the rows that have one, and why the others have none; for `known`, see `name_in`."""
     labels, faults = [], []
     for place, record in table.rows({column}):
         try:
             if isinstance(record, str):
                 raise DataError(record)
-            labels.append(name_in(record, column, "label"))
+            labels.append(name_in(record, column, "label", known))
         except DataError as error:
             faults.append(f"{place}: {error}")
     return labels, faults
@@ -360,6 +387,7 @@ def _class_problems(values: dict[str, Any], table: Table | None) -> list[str]:
     """Fills in classes that are not listed; returns what is wrong with those to be used and left out."""
     listed, left_out, label = values.get("classes"), values.get("leave_out") or [], values.get("label")
     if not isinstance(left_out, list) or (listed is not None and not isinstance(listed, list)):
+        values.setdefault("classes", UNKNOWN_CLASSES)
         return []  # told by their types
     known, left_out = ([name for name in names if isinstance(name, str)] for names in (listed or [], left_out))
     both = sorted(set(left_out) & set(known))
@@ -376,7 +404,7 @@ def _class_problems(values: dict[str, Any], table: Table | None) -> list[str]:
         except UsageError as error:
             values["classes"] = UNKNOWN_CLASSES
             problems.append(str(error))
-    elif missing := set(left_out) - set(_labels(table, label)[0] if left_out else ()):
+    elif missing := set(left_out) - set(_labels(table, label, left_out)[0] if left_out else ()):
         problems += [f"leave_out: no row of {table.path.name} has the label '{name}'" for name in sorted(missing)]
     return problems
 

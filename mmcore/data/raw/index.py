@@ -27,6 +27,9 @@ LOST = frozenset({MISSING, DAMAGED})
 BY_RULE = frozenset({FILTERED, DUPLICATE}) | STAYS_IN
 
 
+PLURALS = {BAD_ROW: "bad rows", CONFLICT: "conflicts", DUPLICATE: "duplicates"}
+
+
 NUM_SHOWN = 5
 
 
@@ -138,6 +141,11 @@ class Index:
         return [problem for problem in self.problems if problem.is_fault]
 
 
+def counted(number: int, kind: str) -> str:
+    """Returns a number of problems of one kind in words: "1 bad row", "12 bad rows", "2 missing"."""
+    return f"{number} {kind if number == 1 else PLURALS.get(kind, kind)}"
+
+
 def check_faults(name: str, problems: Sequence[Problem], num_entries: int, on_missing: str) -> None:
     """Refuses faulty raw files unless they were to be left out.
 
@@ -156,7 +164,7 @@ def check_faults(name: str, problems: Sequence[Problem], num_entries: int, on_mi
     shown = [f"  {problem.sample_id}: {problem.kind}: {problem.reason}" for problem in faults[:NUM_SHOWN]]
     if len(faults) > NUM_SHOWN:
         shown.append(f"  and {len(faults) - NUM_SHOWN} more; prepare --check lists them")
-    kinds = ", ".join(f"{number} {kind}" for kind, number in Counter(p.kind for p in faults).most_common())
+    kinds = ", ".join(counted(number, kind) for kind, number in Counter(p.kind for p in faults).most_common())
     advice = "pass --on-missing skip to leave them out" if num_entries else "not one sample is left"
     total = num_entries + len(faults)
     raise DataError(

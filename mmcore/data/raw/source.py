@@ -21,7 +21,7 @@ from pydantic import BaseModel, Field
 
 from mmcore.config.sections import Section
 from mmcore.data.media import CROPPED, POINTER_ADVICE, Decoded, Medium, MissingMedium, Note, RawFolder
-from mmcore.data.raw.index import DAMAGED, MISSING, NOTED, Entry, Index, Problem
+from mmcore.data.raw.index import DAMAGED, MISSING, NOTED, Entry, Index, Problem, counted
 from mmcore.data.spec import FORMAT_VERSION, DatasetSource, DatasetSpec, Modality, Sample, SplitRules
 from mmcore.data.splits import default_protocol
 from mmcore.errors import UsageError
@@ -130,6 +130,10 @@ class RawSource(DatasetSource):
             notes += [_noted(entry.sample_id, modality.name, note) for note in decoded.notes]
         return sample, notes
 
+    def columns_to_fill(self, entries: Sequence[Entry]) -> dict[str, np.ndarray]:
+        """Returns "'column' (modality)" -> which entries have a number there, of filled columns."""
+        return {}
+
     def rules(self, index: Index) -> SplitRules:
         """Returns the split rules; the default protocol is the one that keeps groups apart."""
         default = default_protocol(index_table(index.entries), index.published)
@@ -236,7 +240,7 @@ def no_media(source: RawSource, index: Index, folder: RawFolder) -> UsageError:
     if set(kinds) <= {MISSING}:
         what = f"not one of the {len(lost)} samples listed has its files in {folder.root}{first}. {source.raw_help}"
     else:
-        counts = ", ".join(f"{number} {kind}" for kind, number in kinds.most_common())
+        counts = ", ".join(counted(number, kind) for kind, number in kinds.most_common())
         what = f"not one of the {len(lost)} rows becomes a sample: {counts}{first}"
         what += f". The files were looked for in {folder.root}" if MISSING in kinds else ""
     return UsageError(f"{source.name}: {what}")

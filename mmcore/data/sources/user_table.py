@@ -7,10 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 from pydantic import BaseModel
 
 from mmcore.data.media import Cells, Medium, RawFolder, Series
-from mmcore.data.raw.cells import is_empty, name_in, text_in
+from mmcore.data.raw.cells import is_empty, name_in, one_number_twice, text_in
 from mmcore.data.raw.description import (
     DEFAULT_ENCODERS,
     ManifestConfig,
@@ -48,6 +49,7 @@ class Manifest(RawSource):
         super().__init__(options)
         self.name = options.name
         self.classes = tuple(options.classes)
+        self._known = {*options.classes, *options.leave_out}
         self._root = Path(options.root)
         self._media = {name: medium_of(name, column) for name, column in options.modalities.items()}
 
@@ -89,6 +91,11 @@ class Manifest(RawSource):
             else:
                 entries.append(entry)
                 places.append(place)
+        if twice := one_number_twice(entry.group for entry in entries):
+            raise UsageError(
+                f"column '{options.group}' (group) of {path.name} holds '{twice[0]}' and '{twice[1]}', one number in "
+                "two notations, which would be two groups: write it in one, or rename them if they are two"
+            )
         if options.split is None:
             keys = [entry.group or entry.sample_id for entry in entries]
             splits = hashed_split(keys, [entry.label for entry in entries])
@@ -144,6 +151,16 @@ class Manifest(RawSource):
             for name, column in self.options.modalities.items()
         }
 
+    def columns_to_fill(self, entries: Sequence[Entry]) -> dict[str, np.ndarray]:
+        """Returns "'column' (modality)" -> which entries have a number there, of filled columns."""
+        found: dict[str, np.ndarray] = {}
+        for name, column in self.options.modalities.items():
+            if isinstance(column, TabularColumns) and isinstance(column.fill, str):
+                rows = [entry.media[name] or [None] * len(column.columns) for entry in entries]
+                is_known = np.array([[number is not None for number in row] for row in rows])
+                found |= {f"'{one}' ({name})": is_known[:, place] for place, one in enumerate(column.columns)}
+        return found
+
     def _rows(self, to_train: bool) -> Iterator[Row]:
         """Yields the rows of the manifest, if it has every column that is needed."""
         options = self.options
@@ -164,7 +181,7 @@ class Manifest(RawSource):
             if said not in SPLIT_NAMES:
                 raise DataError(f"column '{options.split}' must be train, val or test, got '{said}'")
             split = SPLIT_NAMES[said]
-        name = name_in(record, options.label, "label")
+        name = name_in(record, options.label, "label", self._known)
         if name in options.leave_out:
             raise _LeftOutError(split, f"class '{name}' is left out (leave_out)")
         label = class_index(name, options.classes)
