@@ -4,7 +4,6 @@ import base64
 import json
 import math
 import shutil
-import tomllib
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -359,9 +358,3 @@ def test_results_of_the_first_format_are_read_still(tmp_path: Path) -> None:
     stored = json.loads((experiment / "experiment.json").read_text())
     write(experiment / "experiment.json", stored | {"format_version": 1})
     assert "ensemble" in page_of(experiment).text
-
-
-def test_an_installed_package_has_the_template() -> None:
-    root = Path(__file__).parents[2]
-    (pattern,) = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["rayjobs"]
-    assert [path.name for path in (root / "rayjobs").glob(pattern)] == ["report.html"]
