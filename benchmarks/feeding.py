@@ -1,6 +1,6 @@
 """One epoch (training and validation) fed by Ray ÷ the same epoch from tensors in memory.
 
-- `rows`: the data set in Ray's object store, as with `--cache auto` where it fits. First epoch: in a process that has
+- `cached`: the data set in Ray's object store, as with `--cache auto` where it fits. First epoch: in a process that has
   not seen the data; the second epoch's bar is 1.1.
 - `streamed`: by Ray Data from the files, as with `--cache off`. First epoch: with the start of the stream; the second
   one's stream was started while the first epoch trained.
@@ -51,7 +51,7 @@ class Feeder:
         """Returns a loader over tensors read into this process."""
         return TensorLoader.from_prepared(self.prepared, self.assignment, self.config.trainer.batch_size)
 
-    def rows(self, rows: cached.CachedData) -> TensorLoader:
+    def cached(self, rows: cached.CachedData) -> TensorLoader:
         """Returns a loader over the object store."""
         return rows.loader(self.assignment, self.config.trainer.batch_size)
 
