@@ -12,8 +12,7 @@ set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"
-"$folder/venv/bin/pip" install --quiet pillow==12.1.0 numpy==2.3.5 opencv-python-headless==4.12.0.88 tifffile==2025.10.16 2>/dev/null ||
-    "$folder/venv/bin/pip" install --quiet pillow==12.1.0 'numpy<2.3' opencv-python-headless==4.12.0.88 tifffile==2025.10.16
+"$folder/venv/bin/pip" install --quiet pillow==12.1.0 numpy==2.2.6 opencv-python-headless==4.12.0.88 tifffile==2025.10.16
 cd "$folder"
 venv/bin/python - <<'PY'
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Where this project touches what Ray keeps to itself."""
+"""Tune's controller, of which Ray keeps to itself what is changed here: how often a search's state is saved."""
 
 from __future__ import annotations
 

@@ -1,12 +1,9 @@
-"""The names of metrics, in one place: nothing else builds or parses `val/<modality>/accuracy`."""
+"""Reads the names of metrics: `val/<modality>/accuracy`, `val/<modality>/probe_accuracy`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
-
-FUSED_KEY = "fused"
-"""Stands where a modality's name would, for the multimodal prediction."""
 
 
 def own_accuracies(row: Mapping[str, Any], probes: bool = True) -> dict[str, float]:
@@ -20,6 +17,6 @@ def own_accuracies(row: Mapping[str, Any], probes: bool = True) -> dict[str, flo
     for metric in ("probe_accuracy", "accuracy") if probes else ("accuracy",):  # what comes later counts
         for key, value in row.items():
             parts = key.split("/")
-            if len(parts) == 3 and parts[0] == "val" and parts[1] != FUSED_KEY and parts[2] == metric:
+            if len(parts) == 3 and parts[0] == "val" and parts[1] != "fused" and parts[2] == metric:
                 found[parts[1]] = value
     return found
