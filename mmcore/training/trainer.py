@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from mmcore import distributed, seeding
@@ -352,7 +353,7 @@ class Trainer:
         self.reporter.report(row)
 
     def _check_lineage(self, stored: dict[str, Any]) -> None:
-        if stored not in [config.to_dict() for config in self._lineage]:
+        if completed(stored) not in [config.to_dict() for config in self._lineage]:
             check_same_config(stored, self.config)
 
     def _check_agreement(self, state: dict[str, Any] | None) -> None:
@@ -371,9 +372,20 @@ def load_model(method: Method, state: dict[str, Any]) -> None:
     method.load_state_dict(state["method"])
 
 
+def completed(stored: dict[str, Any]) -> dict[str, Any]:
+    """Returns a stored configuration with the settings that came after it.
+
+    The default of a new setting is what was done before there was a choice.
+    """
+    try:
+        return RunConfig.model_validate(stored).to_dict()
+    except ValidationError:
+        return stored  # a setting of then is gone: the caller names it as a difference
+
+
 def check_same_config(stored: dict[str, Any], config: RunConfig) -> None:
     """Raises a CheckpointError that lists the keys in which a checkpoint's configuration differs."""
-    old, new = flatten(stored), flatten(config.to_dict())
+    old, new = flatten(completed(stored)), flatten(config.to_dict())
     different = [
         f"{key} = {old.get(key)!r} there, {new.get(key)!r} here"
         for key in sorted(old.keys() | new.keys())

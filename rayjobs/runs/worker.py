@@ -22,7 +22,7 @@ from mmcore.data.prepared.store import PreparedDataset
 from mmcore.evaluation.conditions import Condition
 from mmcore.features.encoded_set import check_encoding
 from mmcore.training.run_log import Reporter, Row
-from mmcore.training.trainer import Trainer
+from mmcore.training.trainer import Trainer, completed
 from rayjobs.results_layout import CONFIG_FILE, PREDICTIONS_FILE, PROGRESS_FILE, RESULT_FILE
 from rayjobs.runs.extra_tests import add_conditions
 from rayjobs.runs.handover import dump_schedule, parts_of
@@ -43,7 +43,7 @@ def run(job: Job, reporter: Reporter) -> dict[str, Any]:
     config, run_dir = parse_config(job.config), Path(job.run_dir)
     result = read_json(run_dir / RESULT_FILE)
     prepared = job.data.prepared()
-    if result and result["config"] == config.to_dict() and (result["test"] is not None or not job.test):
+    if result and completed(result["config"]) == config.to_dict() and (result["test"] is not None or not job.test):
         reporter.report(result["last"])
         if not job.test or job.extra.is_read(result, used_modalities(config, prepared.spec)):
             return result
