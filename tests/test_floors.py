@@ -16,7 +16,15 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 FLOORS = [
-    ["mmcore.errors", "mmcore.seeding", "mmcore.distributed", "mmcore.batch", "mmcore.storage", "mmcore.analysis"],
+    [
+        "mmcore.errors",
+        "mmcore.seeding",
+        "mmcore.distributed",
+        "mmcore.batch",
+        "mmcore.storage",
+        "mmcore.analysis",
+        "mmcore.metric_names",
+    ],
     ["mmcore.registry", "mmcore.config"],
     ["mmcore.data"],
     ["mmcore.data.media.sound", "mmcore.layers", "mmcore.transforms"],

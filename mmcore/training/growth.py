@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmcore import metric_names
 from mmcore.errors import CheckpointError
 
 
@@ -48,7 +49,7 @@ class Growth:
     def moved(self) -> dict[str, Tensor]:
         """Returns ‖w - w0‖ / ‖w0‖ over all parameters of each addition, scalars on the device.
 
-        The name is `<group>/added_<i>/moved`, i counting from 1 in each group.
+        They are counted from 1 in each group.
         """
         found: dict[str, Tensor] = {}
         counts: dict[str, int] = {}
@@ -57,7 +58,7 @@ class Growth:
             way = _norm(torch._foreach_sub(list(grown.parameters), list(grown.initial)))
             start = _norm(grown.initial)
             # 0, not NaN, where something was added as zeros and stayed there
-            name = f"{grown.group}/added_{counts[grown.group]}/moved"
+            name = metric_names.moved(grown.group, counts[grown.group])
             found[name] = way / start.clamp(min=torch.finfo(start.dtype).tiny)
         return found
 

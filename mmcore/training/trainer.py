@@ -17,7 +17,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from mmcore import distributed, seeding
+from mmcore import distributed, metric_names, seeding
 from mmcore.batch import Batch
 from mmcore.config.schema import RunConfig
 from mmcore.data.feeding.loader import Loader
@@ -34,7 +34,7 @@ from mmcore.training.probes import Probes
 from mmcore.training.run_log import PlainReporter, Reporter, Row, RunLog, flatten
 from mmcore.transforms.batch_transforms import BatchTransforms
 
-MONITOR = "val/fused/accuracy"
+MONITOR = metric_names.VAL_ACCURACY
 """The metric by which the best epoch is picked: never one of the test split."""
 
 
@@ -196,20 +196,24 @@ class Trainer:
         """
         progress, epoch = self.progress, self.progress.epoch
         self.engine.check_finite()
-        row: Row = {"epoch": epoch + 1, "train/lr": self.engine.learning_rate, **self._training_values()}
+        row: Row = {
+            "epoch": epoch + 1,
+            metric_names.LEARNING_RATE: self.engine.learning_rate,
+            **self._training_values(),
+        }
         evaluation = self.evaluate("val", full=False)
-        row |= {f"val/{name}": value for name, value in evaluation.metrics.items()}
-        row["time/epoch_s"] = time.perf_counter() - start
-        row["time/samples_per_s"] = self.loader.num_samples("train") / row["time/epoch_s"]
+        row |= {metric_names.val(name): value for name, value in evaluation.metrics.items()}
+        row[metric_names.EPOCH_SECONDS] = time.perf_counter() - start
+        row[metric_names.SAMPLES_PER_SECOND] = self.loader.num_samples("train") / row[metric_names.EPOCH_SECONDS]
         progress.epoch, progress.step_in_epoch, progress.last_row = epoch + 1, 0, row
         progress.totals, progress.counts, progress.num_samples = {}, {}, 0
         progress.history.append(kept(row, self.method.context.modalities))
         self.engine.cosines.values = {}
-        progress.seconds += row["time/epoch_s"]
+        progress.seconds += row[metric_names.EPOCH_SECONDS]
         if not progress.best_row or row[MONITOR] > progress.best_row[MONITOR]:
             progress.best_row = row
             self._save_best()
-        self.engine.end_epoch(epoch, row["val/fused/loss"])
+        self.engine.end_epoch(epoch, row[metric_names.VAL_LOSS])
         self.method.end_epoch(EpochStats(epoch, row), self.engine)
         self._save_resume_point(mid_epoch=False)
         self._report(row)
@@ -305,12 +309,12 @@ class Trainer:
         distributed.all_reduce_sum([packed])
         sums, counts, num_samples = packed.split([len(totals), len(totals), 1])
         means = zip(progress.totals, sums / counts, strict=True)
-        values = {f"train/{name}/loss": mean for name, mean in means}
-        values["train/total/loss"] = sums.sum() / num_samples[0]
-        values |= {f"train/{name}/gradient_norm": norm for name, norm in self.engine.gradient_norms.items()}
-        values |= {f"train/{name}": value for name, value in self.engine.growth.moved().items()}
-        values |= {f"method/{name}": value for name, value in self.method.diagnostics().items()}
-        cosines = {f"train/encoder/{name}/cosine": value for name, value in self.engine.cosines.values.items()}
+        values = {metric_names.train_loss(name): mean for name, mean in means}
+        values[metric_names.train_loss("total")] = sums.sum() / num_samples[0]
+        values |= {metric_names.gradient_norm(name): norm for name, norm in self.engine.gradient_norms.items()}
+        values |= self.engine.growth.moved()
+        values |= {metric_names.of_method(name): value for name, value in self.method.diagnostics().items()}
+        cosines = {metric_names.gradient_cosine(name): value for name, value in self.engine.cosines.values.items()}
         numbers = torch.stack([value.double() for value in [*values.values(), *cosines.values()]]).tolist()
         row = dict(zip([*values, *cosines], numbers, strict=True))
         return {name: value for name, value in row.items() if name not in cosines or not math.isnan(value)}

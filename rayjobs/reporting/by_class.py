@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmcore.analysis.intervals import mean_interval
+from mmcore.metric_names import of_class, of_head
 
 if TYPE_CHECKING:
     from mmcore.data.prepared.store import PreparedDataset
     from mmcore.data.splits import Assignment
+
 
 IMBALANCE = 2.0
 """From this ratio of the largest class to the smallest, in training, the classes are told one by one."""
@@ -40,7 +42,7 @@ def by_class(
     for number, name in enumerate(prepared.spec.classes):
         accuracy = {}
         for heading, (head, models) in columns.items():
-            key = f"{head}/class_{number}/accuracy"
+            key = of_head(head, of_class(number))
             values = [model[key] for model in models if key in model]
             if values:
                 accuracy[heading] = mean_interval(values)[0]

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from mmcore.errors import DataError
+from mmcore.metric_names import FUSED_ACCURACY
 from rayjobs.results_layout import PREDICTIONS_FILE, RESULT_FILE
 from rayjobs.storage.files import read_json
 
@@ -73,7 +74,7 @@ def load_final(run_dir: Path) -> Final | None:
 
 def accuracies_of(finals: Sequence[Final]) -> list[float]:
     """Returns the fused test accuracy of each model."""
-    return [final.metrics["fused/accuracy"] for final in finals]
+    return [final.metrics[FUSED_ACCURACY] for final in finals]
 
 
 def flattened(folds: Sequence[Sequence[Any]]) -> list[Any]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from mmcore.data.prepared.store import PreparedDataset
 from mmcore.errors import DataError, EquipoiseError, UsageError
+from mmcore.metric_names import VAL_ACCURACY
 from mmcore.training.run_log import Row, read_rows
 from rayjobs.results_layout import (
     CONFIG_FILE,
@@ -22,7 +23,7 @@ from rayjobs.results_layout import (
     RESULT_FILE,
     SEARCH_FILE,
 )
-from rayjobs.runs.progress import ACCURACY, EPOCH, OBJECTIVE
+from rayjobs.runs.progress import EPOCH, OBJECTIVE
 from rayjobs.runs.reporters import PROGRESS_FILE
 from rayjobs.runs.test_ledger import read_ledger
 from rayjobs.storage.files import read_json
@@ -96,7 +97,7 @@ class SearchRecord:
         """
         values: list[float] = []
         for trial in self.trials:
-            own = [row[ACCURACY] for row in trial.rows]
+            own = [row[VAL_ACCURACY] for row in trial.rows]
             if trial.status == "failed":
                 own = [math.nan] * len(own)
             elif self.select == "last" and own:

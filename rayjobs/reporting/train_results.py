@@ -15,11 +15,22 @@ from rich.table import Table
 from mmcore.analysis.intervals import MIN_SEEDS, mean_interval
 from mmcore.assembly.config import parse_config
 from mmcore.data.prepared.store import PreparedDataset
+from mmcore.metric_names import (
+    ACCURACY,
+    CALIBRATION_ERROR,
+    FUSED,
+    FUSED_ACCURACY,
+    MACRO_F1,
+    MEAN_AVERAGE_PRECISION,
+    PROBE_ACCURACY,
+    of_head,
+    own_metrics,
+)
 from rayjobs.experiment.train_folder import Folds, run_folder, run_title
 from rayjobs.reporting.by_class import by_class, cells, is_imbalanced, shown
 from rayjobs.reporting.comparison import OVER_FOLDS, all_folds, fold_difference
 from rayjobs.results_layout import RESULT_FILE
-from rayjobs.runs.extra_tests import ACCURACY, AS_STORED
+from rayjobs.runs.extra_tests import AS_STORED
 from rayjobs.storage.files import read_json
 
 Result = Mapping[str, Any]
@@ -38,8 +49,8 @@ def compare_folds(results: Sequence[Result], reference: Path, folds: Folds) -> d
     others = [
         [read_json(path) for path in sorted(run_folder(reference, fold).glob(f"*/{RESULT_FILE}"))] for fold in folds
     ]
-    own = [[result["test"][ACCURACY] for result in unit] for unit in _units(results)]
-    base = [[result["test"][ACCURACY] for result in unit] for unit in others]
+    own = [[result["test"][FUSED_ACCURACY] for result in unit] for unit in _units(results)]
+    base = [[result["test"][FUSED_ACCURACY] for result in unit] for unit in others]
     names = {"method": others[0][0]["config"]["method"]["name"], "folder": str(reference)}
     return {**names, **fold_difference(own, base)}
 
@@ -112,7 +123,7 @@ def _print_classes(results: Sequence[Result], prepared: PreparedDataset, console
     """Prints each class's accuracy, by the fused prediction and each head, where classes are of unequal size."""
     first = parse_config(results[0]["config"])
     tests = [result["test"] for result in results]
-    heads = [key.partition("/")[0] for key in tests[0] if key.endswith("/accuracy") and key.count("/") == 1]
+    heads = [FUSED, *own_metrics(tests[0], probes=False)]
     rows = by_class(prepared, prepared.assign(first.protocol), {head: (head, tests) for head in heads})
     if first.trainer.class_weights == "none" and not is_imbalanced(rows):
         return
@@ -148,14 +159,15 @@ def _difference_line(difference: Mapping[str, Any]) -> str:
 
 def _metrics(test: Mapping[str, float]) -> dict[str, str]:
     """Returns heading -> metric: the fused ones, then each modality's accuracy by its own head and by a probe."""
-    names = {"accuracy": "fused/accuracy", "macro-F1": "fused/macro_f1", "mAP": "fused/map"}
-    names["calibration error"] = "fused/ece"
-    for key in test:
-        head, _, metric = key.rpartition("/")
-        if metric == "accuracy" and head != "fused" and "/" not in head:
-            names[f"{head} alone, own head"] = key
-        elif metric == "probe_accuracy":
-            names[f"{head} alone, probe"] = key
+    headings = {
+        "accuracy": ACCURACY,
+        "macro-F1": MACRO_F1,
+        "mAP": MEAN_AVERAGE_PRECISION,
+        "calibration error": CALIBRATION_ERROR,
+    }
+    names = {heading: of_head(FUSED, metric) for heading, metric in headings.items()}
+    for by, metric in (("own head", ACCURACY), ("probe", PROBE_ACCURACY)):
+        names |= {f"{name} alone, {by}": of_head(name, metric) for name in own_metrics(test)}
     return {name: key for name, key in names.items() if key in test}
 
 
@@ -165,9 +177,9 @@ def _print_extra(results: Sequence[Result], units: Units, console: Console) -> N
     names = [name for name in results[0]["conditions"] if name in in_all - {AS_STORED} and not name.startswith("only ")]
     if names:
         table = _extra_table("fused accuracy on test, in percent", "change")
-        clean = _percent(units, "conditions", AS_STORED, ACCURACY)
+        clean = _percent(units, "conditions", AS_STORED, FUSED_ACCURACY)
         for name in [AS_STORED, *names]:
-            values = _percent(units, "conditions", name, ACCURACY)
+            values = _percent(units, "conditions", name, FUSED_ACCURACY)
             change = mean_interval([a - b for a, b in zip(values, clean, strict=True)])[0]
             table.add_row(name, *_mean(values), "" if name == AS_STORED else f"{change:+.1f}")
         console.print(table)
