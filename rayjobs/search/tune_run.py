@@ -31,8 +31,9 @@ from rayjobs.search.searches import Search
 from rayjobs.search.suggestions import Suggestions
 from rayjobs.trials.failures import FailureRules, failure_reason
 from rayjobs.trials.group_room import RoomKeeper
+from rayjobs.trials.hang_limits import DEFAULT_LIMIT_S
 from rayjobs.trials.trial import GivenRuns, Runs, SearchRuns, make_trainable, trial_name
-from rayjobs.trials.watchdog import DEFAULT_LIMIT_S, Watchdog
+from rayjobs.trials.watchdog import Watchdog
 
 
 @dataclass(frozen=True)
