@@ -149,20 +149,24 @@ def _run(
 
 def _choosing(search: Search, folder: Path, concurrent: int) -> dict[str, Any]:
     """Returns what chooses a search's trials, and which of them go on, as Tune's settings."""
-    space = {path: distribution.to_tune() for path, distribution in search.space.items()}
     if search.scheduler == "pbt":
         changes = {path: search.space[path] for path in search.changeable}
         seed = population_seed(search)
         population = Population(
-            folder, changes, search.trials, search.max_epochs, search.grace_epochs, concurrent, seed
+            folder,
+            changes,
+            size=search.trials,
+            max_epochs=search.max_epochs,
+            interval=search.grace_epochs,
+            concurrent=concurrent,
+            seed=seed,
         )
         return {
-            "config": space,
             "search_alg": Founders(population, search.space, search.points, seed),
             "scheduler": population,
         }
     return {
-        "config": space,
+        "config": {path: distribution.to_tune() for path, distribution in search.space.items()},
         "search_alg": _searcher(search),
         "scheduler": _scheduler(search, folder / RUNGS_FILE),
         "max_concurrent_trials": concurrent,
