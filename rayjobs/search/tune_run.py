@@ -8,17 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ray.tune.tune as tune_loop
 from ray import tune
 from ray.tune import Callback
-from ray.tune.execution import class_cache
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from mmcore.config.sections import plain
 from mmcore.seeding import derive_seed
-from rayjobs import ray_internals
 from rayjobs.cluster.resources import TrialShape
+from rayjobs.ray_internals.controller import keys_kept, thrifty_saving
+from rayjobs.ray_internals.environment import pending_trials
 from rayjobs.results_layout import RUNGS_FILE, TUNE_FOLDER
 from rayjobs.runs.handover import dump_schedule, read_schedule
 from rayjobs.runs.job import Body
@@ -126,10 +125,7 @@ def _run(
         rules.append(RoomKeeper(run_dir))
     if execution.hang_limit_s:
         rules.append(Watchdog(execution.hang_limit_s, run_dir, runs.mirror, in_groups))
-    # Ray would write the values into a log of each node. Every process has its own environment's anyway.
-    class_cache.ENV_VARS_TO_PROPAGATE -= {name for name in class_cache.ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")}
-    tune_loop.TuneController = ray_internals.ThriftyController  # type: ignore[misc]  # it takes no other way
-    with warnings.catch_warnings():
+    with keys_kept(), thrifty_saving(), pending_trials(execution.concurrent), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         analysis = tune.run(
             make_trainable(runs, execution.shape, execution.body),
