@@ -19,6 +19,10 @@ REST = 4
 """A fifth of the time, at most, goes into saving."""
 
 
+OF_THIS_RUN = frozenset({"_statuses", "_not_before", "_max_pending_trials"})
+"""Not of a search's state: a restored one may start as many trials at once as its new machine has room for."""
+
+
 class ThriftyController(TuneController):
     """Tune's controller, but it saves its state when a trial began, ended or came to wait, and else every second.
 
@@ -42,7 +46,10 @@ class ThriftyController(TuneController):
         self._not_before = max(self._not_before, start + took + REST * took)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in super().__getstate__().items() if key not in {"_statuses", "_not_before"}}
+        return {key: value for key, value in super().__getstate__().items() if key not in OF_THIS_RUN}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__({key: value for key, value in state.items() if key not in OF_THIS_RUN})
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ray.tune.search import ConcurrencyLimiter
 from ray.tune.search.hyperopt import HyperOptSearch
 
 from rayjobs.search.distributions import Distribution, decoded, encoded
@@ -32,3 +33,11 @@ class Suggestions(HyperOptSearch):
         """Returns the next trial's values by path."""
         codes = super().suggest(trial_id)
         return decoded(codes, self._distributions) if isinstance(codes, dict) else codes
+
+
+class Limited(ConcurrencyLimiter):
+    """Suggests no more trials than run at once: in a restored search the number of its new run, not the saved one."""
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Restores what `get_state` returned, but for the number."""
+        super().set_state({key: value for key, value in state.items() if key != "max_concurrent"})

@@ -27,7 +27,7 @@ from rayjobs.search.asha import RestorableASHA
 from rayjobs.search.outcome import Outcome
 from rayjobs.search.population import Founders, Population, population_seed
 from rayjobs.search.searches import Search
-from rayjobs.search.suggestions import Suggestions
+from rayjobs.search.suggestions import Limited, Suggestions
 from rayjobs.trials.failures import FailureRules, failure_reason
 from rayjobs.trials.group_room import RoomKeeper
 from rayjobs.trials.hang_limits import DEFAULT_LIMIT_S
@@ -161,11 +161,13 @@ def _choosing(search: Search, folder: Path, concurrent: int) -> dict[str, Any]:
             "search_alg": Founders(population, search.space, search.points, seed),
             "scheduler": population,
         }
+    searcher = _searcher(search)
     return {
         "config": {path: distribution.to_tune() for path, distribution in search.space.items()},
-        "search_alg": _searcher(search),
+        "search_alg": Limited(searcher, concurrent)
+        if searcher
+        else None,  # None: one trial, of which there is nothing to choose
         "scheduler": _scheduler(search, folder / RUNGS_FILE),
-        "max_concurrent_trials": concurrent,
     }
 
 

@@ -97,6 +97,24 @@ def test_an_interrupted_search_goes_on(tmp_path: Path, number: signal.Signals) -
 
 
 @pytest.mark.slow
+def test_a_search_resumed_on_more_places_fills_them(tmp_path: Path) -> None:
+    one = ["1" if word == "2" and FAST[at - 1] == "--concurrent" else word for at, word in enumerate(FAST)]
+    plan = {f"digits-iprm/trial-00{number}": {"hold_at": 3} for number in (1, 2, 3)}
+    process = start_driver(tmp_path, *one, plan=plan)
+    first, second, third = (tmp_path / SEARCH / f"trial-00{number}" for number in (1, 2, 3))
+    wait_for(lambda: epochs_of(first) == 2, process)
+    process.send_signal(signal.SIGINT)
+    output_of(process)
+    again = start_driver(tmp_path, "--resume", "digits-iprm", "--concurrent", "2", "--cpus", "2", plan=plan)
+    try:
+        wait_for(lambda: epochs_of(second) == 2, again)
+        assert not third.exists()
+    finally:
+        again.send_signal(signal.SIGINT)
+        output_of(again)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["none", "state", "searcher"])
 def test_a_killed_driver_loses_no_finished_trial_and_keeps_its_rungs(tmp_path: Path, damage: str) -> None:
     folder = tmp_path / SEARCH
