@@ -74,7 +74,7 @@ class Growth:
             CheckpointError: It tells of parameters the method has not.
         """
         if unknown := [name for entry in state for name in entry["parameters"] if name not in parameters]:
-            raise CheckpointError(f"the checkpoint's growth knows parameters the model has not: {unknown[:3]}")
+            raise CheckpointError(f"the checkpoint's growth names parameters the model lacks: {unknown[:3]}")
         self._grown = []
         for entry in state:
             own = [parameters[name] for name in entry["parameters"]]

@@ -152,7 +152,7 @@ class BatchTransforms(nn.Module):
         return isinstance(section, ImageTransform) and section.augments
 
     @torch.no_grad()
-    def forward(self, batch: Batch, training: bool) -> Batch:
+    def forward(self, batch: Batch, *, training: bool) -> Batch:
         """Returns the batch as encoders take it.
 
         Args:

@@ -339,7 +339,7 @@ class TestTransforms:
                 for m in spec.modalities
             }
             batch = Batch(inputs, torch.empty(2, device="meta"), uniforms=torch.empty(2, NUM_UNIFORMS, device="meta"))
-            cut = transforms(batch, training).inputs
+            cut = transforms(batch, training=training).inputs
             assert [tuple(x.shape) for x in cut.values()] == [(2, frames, c, 224, 224) for c in (3, 2, 1)]
 
     def test_other_sizes_are_cut_by_the_same_shares(self) -> None:
