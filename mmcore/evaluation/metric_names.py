@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 
-def own_accuracies(row: Mapping[str, Any], probes: bool = True) -> dict[str, float]:
+def own_accuracies(row: Mapping[str, Any], *, probes: bool = True) -> dict[str, float]:
     """Returns modality -> validation accuracy in an epoch's row, by its own head, else by its linear probe.
 
     Args:

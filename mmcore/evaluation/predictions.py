@@ -81,7 +81,7 @@ class Collector:
             self._present.setdefault(name, []).append(mask)
         self._labels.append(batch.labels)
 
-    def finish(self, full: bool) -> Evaluation:
+    def finish(self, *, full: bool) -> Evaluation:
         """Returns the evaluation over all ranks; every rank must call it.
 
         Args:
@@ -96,9 +96,9 @@ class Collector:
         for name, values in logits.items():
             mask = present.get(name.removesuffix(PROBE))
             if mask is None:
-                metrics |= _metrics(name, values, labels, full)
+                metrics |= _metrics(name, values, labels, full=full)
             elif mask.any():
-                metrics |= _metrics(name, values[mask], labels[mask], full)
+                metrics |= _metrics(name, values[mask], labels[mask], full=full)
         return Evaluation(metrics, logits, labels, present)
 
 
@@ -117,9 +117,9 @@ def _gather(parts: Mapping[str, list[Tensor]], empty: Tensor) -> dict[str, Tenso
     return {name: distributed.gather_rows(torch.cat(parts[name]) if parts else empty).cpu() for name in names}
 
 
-def _metrics(name: str, logits: Tensor, labels: Tensor, full: bool) -> dict[str, float]:
+def _metrics(name: str, logits: Tensor, labels: Tensor, *, full: bool) -> dict[str, float]:
     if name.endswith(PROBE):
         return {f"{name}_accuracy": float((logits.argmax(dim=1) == labels).double().mean())}
-    found = evaluate_logits(logits, labels, logits.shape[1], full)
+    found = evaluate_logits(logits, labels, logits.shape[1], full=full)
     metrics = {f"{name}/loss": float(F.cross_entropy(logits, labels))}
     return metrics | {f"{name}/{metric}": float(value) for metric, value in found.items()}

@@ -243,7 +243,7 @@ class Trainer:
                 logits = self.method.predict(batch)
             collector.add(batch, {**logits, **self._probe_logits()})
             self._heartbeat.beat()
-        return collector.finish(full)
+        return collector.finish(full=full)
 
     def prior_accuracy(self, split: str) -> float:
         """Returns a split's accuracy when every answer is training's most frequent class (of several, the first)."""
