@@ -47,7 +47,7 @@ class Batch:
         """Samples that count: B, or 0 for a placeholder."""
         return 0 if self.is_placeholder else len(self.labels)
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
         """Returns this batch with every tensor on `device`."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 

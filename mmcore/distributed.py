@@ -125,7 +125,7 @@ def _in_buckets(tensors: Sequence[Tensor], start: Callable[[Tensor], Any]) -> No
         started.append((bucket, flat, start(flat)))
     for bucket, flat, work in started:
         work.wait()
-        parts = flat.split([tensor.numel() for tensor in bucket])
+        parts = flat.split_with_sizes([tensor.numel() for tensor in bucket])
         for tensor, part in zip(bucket, parts, strict=True):
             tensor.copy_(part.view(tensor.shape))
 

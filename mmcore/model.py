@@ -91,6 +91,7 @@ class MultimodalModel(nn.Module):
 def build_model(
     spec: DatasetSpec,
     encoder_sections: Mapping[str, Mapping[str, Any]],
+    *,
     equal_features: bool,
     projection_dim: int | None = None,
     modalities: Sequence[str] | None = None,

@@ -147,7 +147,7 @@ def _frozen_encoders(config: RunConfig, spec: DatasetSpec, device: torch.device)
     return encoders
 
 
-def _options_for(trained: Any, data: Path) -> ManifestConfig:
+def _options_for(trained: ManifestConfig, data: Path) -> ManifestConfig:
     """Returns the checkpoint's options over another table; whatever decides a sample's content stays.
 
     Raises:

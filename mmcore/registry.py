@@ -70,10 +70,11 @@ class Registry(Generic[T]):
 
     def _load_plugin(self, point: EntryPoint) -> type[T]:
         try:
-            return point.load()
+            loaded: type[T] = point.load()
         except Exception as error:
             package = point.dist.name if point.dist else "an installed package"
             raise UsageError(
                 f"the {self.kind} '{point.name}' of {package} cannot be loaded from {point.value} "
                 f"({type(error).__name__}: {error}): mend or uninstall that package"
             ) from error
+        return loaded

@@ -63,7 +63,7 @@ def main(**flags: Any) -> None:
         return
     how = HowToPrepare(flags["split_dir"], flags["vocab"], flags["on_missing"], run)
     with progress_bar(f"preparing {dataset}") as progress:
-        prepared = prepare(dataset, values, raw_dir, flags["data_dir"], progress, how)
+        prepared = prepare(dataset, values, raw_dir, flags["data_dir"], progress=progress, how=how)
     prepared = encode_one(prepared, section, RayEncoders(flags["address"], flags["cpus"]))
     if flags["as_json"]:
         print_json(summary(prepared))

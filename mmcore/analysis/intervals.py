@@ -100,7 +100,8 @@ def _resampled_means(
     # arrays small where every sample is a cluster of its own.
     kinds, multiplicity = np.unique(np.stack([sums, sizes]), axis=1, return_counts=True)
     draws = generator.multinomial(len(sums), multiplicity / len(sums), size=num_resamples)
-    return (draws @ kinds[0]) / (draws @ kinds[1])
+    means: NDArray[np.float64] = (draws @ kinds[0]) / (draws @ kinds[1])
+    return means
 
 
 def seed_share(sums: NDArray[Any], sizes: NDArray[Any]) -> float:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mmcore.config.problems import describe_problems
 from mmcore.errors import ConfigError
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
 class Section(BaseModel):
@@ -39,7 +41,7 @@ def get_path(data: Mapping[str, Any], path: str) -> Any:
     return value
 
 
-def parse_section(model: type[BaseModel], values: Mapping[str, Any], path: str) -> BaseModel:
+def parse_section(model: type[ModelT], values: Mapping[str, Any], path: str) -> ModelT:
     """Validates one section, for example a plug-in's own `Config`.
 
     Args:

@@ -49,7 +49,7 @@ class Assignment:
         """Returns the row numbers of "train", "val" or "test"."""
         if split not in SPLITS:
             raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
-        return getattr(self, split)
+        return {"train": self.train, "val": self.val, "test": self.test}[split]
 
 
 def hashed_split(
@@ -77,7 +77,7 @@ def hashed_split(
     return [chosen.get(key, "train") for key in keys]
 
 
-def default_protocol(index: pa.Table, published: bool) -> Literal["group", "holdout"]:
+def default_protocol(index: pa.Table, *, published: bool) -> Literal["group", "holdout"]:
     """Returns the protocol under which no group lies on both sides of a boundary.
 
     `group` where groups of several sources are there and either lie on both sides of the published split, or no split

@@ -109,7 +109,7 @@ class ImageEncoder(Encoder):
     def encode_steps(self, x: Tensor) -> Tensor:
         """Returns features (B, T, D) of frames (B, T, C, H, W)."""
         pictures = x.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-        return self.encode_images(pictures).unflatten(0, x.shape[:2])
+        return torch.unflatten(self.encode_images(pictures), 0, x.shape[:2])
 
 
 def mean_over_frames(features: Tensor, lengths: Tensor | None) -> Tensor:

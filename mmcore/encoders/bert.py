@@ -77,7 +77,7 @@ class Bert(Encoder):
             valid = torch.arange(x.shape[1], device=x.device) < lengths.clamp(min=1)[:, None]
         # Four axes are taken as they are; of two, transformers asks whether all are valid, and waits for the device.
         mask = valid[:, None, None, :].expand(-1, 1, x.shape[1], -1)
-        states = self.network(input_ids=x.long(), attention_mask=mask).last_hidden_state
+        states: Tensor = self.network(input_ids=x.long(), attention_mask=mask).last_hidden_state
         if self._pooling == "cls":
             return states[:, 0]
         total = torch.where(valid[:, :, None], states, 0).sum(dim=1)
@@ -96,7 +96,8 @@ def _pretrained(config: BertConfig) -> BertModel:
     from transformers import BertModel
 
     settings = {"add_pooling_layer": False, **_dropout(config)}
-    return from_transformers(BertModel, "BERT", config.weights, PRETRAINING_HEADS, settings)
+    network: BertModel = from_transformers(BertModel, "BERT", config.weights, PRETRAINING_HEADS, settings)
+    return network
 
 
 def _dropout(config: BertConfig) -> dict[str, Any]:

@@ -105,11 +105,12 @@ class CavMae(ImageEncoder):
                 f"{self._grid[1] * side}: set n_mels (of sound) or size (of pictures) in "
                 f"dataset.transforms.{self._name}"
             )
-        positions = self.positions.unflatten(1, self._grid)[:, :rows, :columns].flatten(1, 2)
+        positions = torch.unflatten(self.positions, 1, self._grid)[:, :rows, :columns].flatten(1, 2)
         tokens = self.patch_embed(x).flatten(2).transpose(1, 2) + positions + self.branch
         for layer in self.layers:
             tokens = layer(tokens)
-        return self.norm(tokens).mean(dim=1)
+        normed: Tensor = self.norm(tokens)
+        return normed.mean(dim=1)
 
     def _fits(self, rows: int, columns: int) -> bool:
         """Tells whether there are positions for so many patches: with weights all of them, but sound may be shorter."""

@@ -85,7 +85,8 @@ class Clip(ImageEncoder):
 
     def encode_images(self, x: Tensor) -> Tensor:
         """Returns features (N, D) of pictures (N, C, H, W)."""
-        return self.network(pixel_values=x, interpolate_pos_encoding=True).image_embeds
+        features: Tensor = self.network(pixel_values=x, interpolate_pos_encoding=True).image_embeds
+        return features
 
     def _encode_text(self, x: Tensor, lengths: Tensor | None) -> Tensor:
         """Returns the projected state of each text's last token; a text without tokens counts as one of one.
@@ -98,7 +99,8 @@ class Clip(ImageEncoder):
         if lengths is not None:
             last = lengths.clamp(min=1) - 1
         ends = states.gather(1, last[:, None, None].expand(-1, 1, states.shape[2]))[:, 0]
-        return self.network.text_projection(ends)
+        features: Tensor = self.network.text_projection(ends)
+        return features
 
 
 def _text(config: ClipConfig, modality: Modality) -> Any:

@@ -132,9 +132,10 @@ class M3ae(ImageEncoder):
         if not rows * columns:
             raise UsageError(f"m3ae takes pictures of at least {self._patch} pixels a side, got {tuple(x.shape[-2:])}")
         x = x[..., : rows * self._patch, : columns * self._patch]
-        patches = x.unflatten(3, (columns, self._patch)).unflatten(2, (rows, self._patch))  # (N, C, r, p, c, p)
+        patches = torch.unflatten(torch.unflatten(x, 3, (columns, self._patch)), 2, (rows, self._patch))
         positions = grid_positions(rows, columns, self.num_features, x.device)
-        return self._encode(self.embedding(patches.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)), positions, None)
+        flat = patches.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)  # from (N, C, r, p, c, p) to (N, r c, p p C)
+        return self._encode(self.embedding(flat), positions, None)
 
     def _encode_text(self, x: Tensor, lengths: Tensor | None) -> Tensor:
         if lengths is None:
@@ -154,13 +155,13 @@ class M3ae(ImageEncoder):
         padding = None if valid is None else F.pad(~valid, (1, 0), value=False)
         for layer in self.layers:
             tokens = layer(tokens, src_key_padding_mask=padding)
-        tokens = self.norm(tokens)
+        normed: Tensor = self.norm(tokens)
         if self._config.pooling == "cls":
-            return tokens[:, 0]
+            return normed[:, 0]
         if padding is None or self._config.pooling == "all":
-            return tokens.mean(dim=1)
-        total = torch.where(padding[:, :, None], 0, tokens).sum(dim=1)
-        return total / (~padding).sum(dim=1, keepdim=True).to(tokens.dtype)
+            return normed.mean(dim=1)
+        total = torch.where(padding[:, :, None], 0, normed).sum(dim=1)
+        return total / (~padding).sum(dim=1, keepdim=True).to(normed.dtype)
 
 
 def published_name(name: str, kind: str) -> str:

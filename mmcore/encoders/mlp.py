@@ -45,7 +45,8 @@ class MLP(Encoder):
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Returns features (B, D) of cells (B, N)."""
-        return self.network(x)
+        features: Tensor = self.network(x)
+        return features
 
 
 class SeriesConfig(Section):

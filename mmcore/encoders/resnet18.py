@@ -50,7 +50,8 @@ class ResNet18(ImageEncoder):
 
     def encode_images(self, x: Tensor) -> Tensor:
         """Returns features (N, D) of pictures (N, C, H, W)."""
-        return self.network(x)
+        features: Tensor = self.network(x)
+        return features
 
 
 def without_last_stages(network: ResNet) -> None:

@@ -68,10 +68,11 @@ class ResNet50(ImageEncoder):
 
     def encode_images(self, x: Tensor) -> Tensor:
         """Returns features (N, D) of pictures (N, C, H, W)."""
-        return self.network(x)
+        features: Tensor = self.network(x)
+        return features
 
 
-def _stem(first: nn.Conv2d, channels: int, keep: bool) -> nn.Conv2d:
+def _stem(first: nn.Conv2d, channels: int, *, keep: bool) -> nn.Conv2d:
     """Returns a first convolution of other channels, from `first`'s kernels or as torchvision starts it."""
     stem = nn.Conv2d(channels, first.out_channels, kernel_size=7, stride=2, padding=3, bias=False)
     if not keep:

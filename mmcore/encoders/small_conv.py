@@ -45,7 +45,8 @@ class SmallConv(ImageEncoder):
 
     def encode_images(self, x: Tensor) -> Tensor:
         """Returns features (N, D), all at least 0, of pictures (N, C, H, W)."""
-        return self.blocks(x).mean(dim=(2, 3))
+        maps: Tensor = self.blocks(x)
+        return maps.mean(dim=(2, 3))
 
 
 def conv_block(in_channels: int, out_channels: int) -> nn.Sequential:

@@ -84,8 +84,8 @@ def from_transformers(
     """
     from transformers.utils import logging
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # transformers has no types for these
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     check_folder(weights, name)
     try:
         network, info = network_class.from_pretrained(
@@ -185,9 +185,10 @@ def torchvision_state(network_name: str, weights: str) -> Mapping[str, Any]:
     if weights not in published:
         return read_state(Path(weights))
     try:
-        return published[weights].get_state_dict(progress=False, check_hash=True)
+        state: Mapping[str, Any] = published[weights].get_state_dict(progress=False, check_hash=True)
     except (OSError, RuntimeError) as error:
         raise UsageError(
             f"the weights '{weights}' of torchvision's {network_name} could not be downloaded ({error}): give the "
             f"path of {published[weights].url}, downloaded elsewhere, or 'random'"
         ) from None
+    return state

@@ -16,7 +16,7 @@ NUM_CALIBRATION_BINS = 15
 
 
 @torch.no_grad()
-def evaluate_logits(logits: Tensor, labels: Tensor, num_classes: int, full: bool = True) -> dict[str, float]:
+def evaluate_logits(logits: Tensor, labels: Tensor, num_classes: int, *, full: bool = True) -> dict[str, float]:
     """Returns the metrics of one prediction; the device is waited for once.
 
     Args:

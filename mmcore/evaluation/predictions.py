@@ -82,7 +82,7 @@ class Collector:
             self._present.setdefault(name, []).append(mask)
         self._labels.append(batch.labels)
 
-    def finish(self, full: bool) -> Evaluation:
+    def finish(self, *, full: bool) -> Evaluation:
         """Returns the evaluation over all ranks; every rank must call it.
 
         Args:
@@ -97,9 +97,9 @@ class Collector:
         for name, values in logits.items():
             mask = present.get(name.removesuffix(PROBE))
             if mask is None:
-                metrics |= _metrics(name, values, labels, full)
+                metrics |= _metrics(name, values, labels, full=full)
             elif mask.any():
-                metrics |= _metrics(name, values[mask], labels[mask], full)
+                metrics |= _metrics(name, values[mask], labels[mask], full=full)
         return Evaluation(metrics, logits, labels, present)
 
 
@@ -118,11 +118,10 @@ def _gather(parts: Mapping[str, list[Tensor]], empty: Tensor) -> dict[str, Tenso
     return {name: distributed.gather_rows(torch.cat(parts[name]) if parts else empty).cpu() for name in names}
 
 
-def _metrics(name: str, logits: Tensor, labels: Tensor, full: bool) -> dict[str, float]:
+def _metrics(name: str, logits: Tensor, labels: Tensor, *, full: bool) -> dict[str, float]:
     if name.endswith(PROBE):
-        return {
-            of_head(name.removesuffix(PROBE), PROBE_ACCURACY): float((logits.argmax(dim=1) == labels).double().mean())
-        }
-    found = evaluate_logits(logits, labels, logits.shape[1], full)
+        right = (logits.argmax(dim=1) == labels).double().mean()
+        return {of_head(name.removesuffix(PROBE), PROBE_ACCURACY): float(right)}
+    found = evaluate_logits(logits, labels, logits.shape[1], full=full)
     metrics = {of_head(name, LOSS): float(F.cross_entropy(logits, labels))}
     return metrics | {of_head(name, metric): float(value) for metric, value in found.items()}

@@ -78,7 +78,7 @@ class Recipe:
         return "none: features of each frame" if self.keeps_steps(modality) else "mean over the valid frames"
 
     def _name(self, modality: Modality) -> str:
-        return self.sections[modality.name]["name"]
+        return str(self.sections[modality.name]["name"])
 
 
 def recipe_of(dataset: DatasetConfig, spec: DatasetSpec) -> Recipe:
@@ -146,7 +146,7 @@ class FrozenEncoders:
         self.batch_size = max(1, NUM_PICTURES[self._device.type] // max(frames, default=1))
 
     @torch.no_grad()
-    def __call__(self, batch: Batch, plain_only: bool = False) -> Batch:
+    def __call__(self, batch: Batch, *, plain_only: bool = False) -> Batch:
         """Returns samples with features in the place of what was encoded, on the device; the rest stays where it was.
 
         Args:
@@ -280,7 +280,7 @@ def _frozen(recipe: Recipe, modality: Modality) -> Encoder:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(SEED, "encoder", modality.name))
         encoder = build_encoder(recipe.sections[modality.name], modality, "dataset.encode")
-    return encoder.eval().requires_grad_(False)
+    return encoder.eval().requires_grad_(requires_grad=False)
 
 
 def _transforms_of(recipe: Recipe) -> BatchTransforms:

@@ -45,7 +45,7 @@ class SynchronisedBatchNorm(_BatchNorm):
     def _over_all_ranks(self, x: Tensor) -> Tensor:
         # As torch's: statistics and arithmetic in at least float32 whatever the type of x.
         values = x.to(torch.promote_types(x.dtype, torch.float32))
-        samples, mean, variance = _statistics(values.detach(), self.counted)
+        samples, mean, variance = _statistics(values.detach(), counted=self.counted)
         is_alone = samples <= 1
         self._update_running(mean, variance, samples * _positions(x), is_alone)
         if self.running_mean is not None and self.running_var is not None:  # see `without_statistics`
@@ -105,7 +105,7 @@ def convert(model: nn.Module) -> nn.Module:
 
 
 @contextmanager
-def without_statistics(model: nn.Module, counted: bool) -> Iterator[None]:
+def without_statistics(model: nn.Module, *, counted: bool) -> Iterator[None]:
     """While samples pass that have no batch statistics of their own: one sample alone, or a stand-in.
 
     Batch norms of this worker alone normalise by their running statistics, which stay as they are. (One value
@@ -137,7 +137,7 @@ class _Normalise(torch.autograd.Function):
     """Normalises by statistics that all ranks' samples share, and follows what depends on them back to each sample."""
 
     @staticmethod
-    def forward(
+    def forward(  # noqa: PLR0917  # `apply` hands them over by position
         ctx: Any,
         x: Tensor,
         weight: Tensor | None,
@@ -169,7 +169,7 @@ class _Normalise(torch.autograd.Function):
         gradient = gradients[0]
         # Sums over this rank's samples: of the gradient times the normalised x, and of the gradient.
         _, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
-            gradient, x, weight, mean, variance, None, None, False, ctx.eps, [False, True, True]
+            gradient, x, weight, mean, variance, None, None, train=False, eps=ctx.eps, output_mask=[False, True, True]
         )
         of_x = None
         if ctx.needs_input_grad[0]:
@@ -196,7 +196,7 @@ def _positions(x: Tensor) -> int:
     return math.prod(x.shape[2:])
 
 
-def _statistics(x: Tensor, counted: bool) -> tuple[Tensor, Tensor, Tensor]:
+def _statistics(x: Tensor, *, counted: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Returns of all ranks' samples their number (), mean (C,) and variance (C,).
 
     From each rank's own, in one message: differences of squares would lose all digits of a large mean.
@@ -210,7 +210,7 @@ def _statistics(x: Tensor, counted: bool) -> tuple[Tensor, Tensor, Tensor]:
     variance = (x - _over_channels(mean, x)).square_().mean(dims)  # var_mean takes several times as long on a CPU
     # full, not tensor, which would wait for the device.
     own = torch.cat([mean, variance, x.new_full((1,), float(counted * len(x)))])
-    means, variances, numbers = all_gather(own).split([len(mean), len(mean), 1], dim=1)
+    means, variances, numbers = all_gather(own).split_with_sizes([len(mean), len(mean), 1], dim=1)
     samples = numbers.sum()
     weights = numbers / samples
     mean = (weights * means).sum(0)

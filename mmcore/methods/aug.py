@@ -1,23 +1,24 @@
-"""AUG: classifiers are added to the modality that lags behind, as in boosting.
+"""AUG: adds classifiers to the modality that lags behind, as boosting does.
 
 Paper: "AUG", NeurIPS 2025 (arXiv 2502.20120), equations (2)-(6), §3.3 and Algorithm 1. Released code:
 github njustkmg/NeurIPS25-AUG at 841d079, first drop 966dbf5 (read for facts; nothing of it is here).
 
-Every modality has n classifiers on its encoder: Layer 1 (D -> 256) of its own, ReLU, Layer 2 (256 -> K) shared by all
-classifiers of all modalities. The newest learns what the others leave: ε; the sum of all and the sum without the
-newest learn the label: ε_all, ε_pre. Every t_N epochs the modality whose training score falls behind the strongest's
-gets one more. The modalities meet in Layer 2 only; there is no fused loss.
+Every modality has n classifiers on its encoder. Each has a Layer 1 (D -> 256) of its own and a ReLU; Layer 2
+(256 -> K) is shared by all classifiers of all modalities. A modality's loss has three terms: the newest classifier
+learns what the older ones leave over (ε), and both the sum of all and the sum without the newest learn the label
+(ε_all, ε_pre). Every t_N epochs, a modality whose training score has fallen behind the strongest's gets one more
+classifier. The modalities meet in Layer 2 only; there is no fused loss.
 
 Rulings and deviations (each with a test in tests/core/methods/test_aug.py):
-  1. One classifier: a single cross-entropy (C1); the letter of Eq. 5 would count it twice.
-  2. Logits are summed and softmaxed once (C2): a sum of probabilities exceeds 1.
-  3. Residual term (1 - λ p_y)·CE of the newest, p_y detached, from the sum of the others (C3); the paper's residual
-     label can turn negative, then the loss has no lower bound.
+  1. A modality with one classifier has one cross-entropy (C1); Eq. 5 taken literally would count it twice.
+  2. Logits are summed, then one softmax (C2): a sum of probabilities would exceed 1.
+  3. The residual term is (1 - λ p_y)·CE of the newest, with p_y from the sum of the others, detached (C3). The paper's
+     residual label can turn negative, and the loss then has no lower bound.
   4. Score: mean over the epoch's training samples of softmax(sum of logits)_y (C4).
   5. Growth: the weakest grows if s_strong > σ·s_weak + τ (C5); the paper's text leaves no dead zone, its Algorithm 1
      grows the wrong modality.
-  6. Checked every t_N epochs, after evaluation (C6), never after the last epoch, where a new head could not learn.
-  7. Added classifiers are trained (C7); in the released code they are not in the optimizer.
+  6. Growth is checked every t_N epochs after evaluation (C6), but not after the last epoch: that head would not learn.
+  7. Added classifiers are trained (C7); the released code leaves them out of the optimizer.
   8. One step on the sum over the modalities (C8).
   9. Inference: mean of the modalities' logits (C10).
 
@@ -50,26 +51,25 @@ class AugConfig(Section):
     """Settings of AUG; defaults follow the paper (spec rulings C1-C11).
 
     Attributes:
-        residual_weight: λ of the residual label, in [0, 1]; 0: the newest learns the plain label.
-        check_every_epochs: t_N, in epochs of the paper's schedule.
-        schedule_epochs: Length of that schedule; t_N is scaled to the run's `trainer.max_epochs`.
-        sigma: σ, factor on the weak score before it is compared.
-        tau: τ, the dead zone.
+        residual_weight: λ of the residual label, in [0, 1]; 0: the newest classifier learns the plain label.
+        check_every_epochs: t_N, counted in epochs of the paper's schedule.
+        schedule_epochs: Length of the paper's schedule; t_N is scaled from it to the run's `trainer.max_epochs`.
+        sigma: σ, factor on the weak score before the comparison.
+        tau: τ, by how much the strong score must exceed σ times the weak one.
         hidden: H, width between Layer 1 and Layer 2.
-        max_classifiers: Most classifiers of one modality; none: no cap.
-        first_loss: With one classifier: `single` cross-entropy or `double` (Eq. 5 to the letter).
-        residual: `soft` (1 - λ p_y), or `literal`, 1 - λ Σ_j p_jy clamped at 0.
-        score: What is compared: `confidence`, or `entropy` or `loss`, of which the largest is the weakest.
-        growth: `difference` (§3.3), `ratio` (App. C.7, released: s_strong / s_weak > σ + τ), or `share` (first code
-            drop: every modality under 2/7 of the sum).
-        check_first_epoch: Also after the first epoch (released).
-        added_classifiers: `trained`; `frozen` at Xavier-normal weights and no bias (released); or `none`: a modality
-            that would grow has its one cross-entropy weighted as three terms instead (control: is it the weight?).
-        initial_classifiers: n at the start (control: all heads from the start, with `max_classifiers` the same).
-        update: One step on the `joint` loss, or `alternating`, a step per modality (released).
-        second_layer: `shared` by the modalities or `private` to each (control).
-        fusion_weights: Modality -> weight of its logits at inference; divided by their sum, which must not be 0. None:
-            the mean.
+        max_classifiers: Largest number of classifiers per modality; none: no limit.
+        first_loss: Loss of a modality with one classifier: `single` cross-entropy, or `double` (Eq. 5 literally).
+        residual: Factor of the residual term: `soft`, 1 - λ p_y; or `literal`, 1 - λ Σ_j p_jy, at least 0.
+        score: What is compared: `confidence` (smallest = weakest), `entropy` or `loss` (largest = weakest).
+        growth: Which modality grows: `difference` (§3.3); `ratio` (App. C.7, released: s_strong / s_weak > σ + τ); or
+            `share` (first code drop: every modality with less than 2/7 of the scores' sum).
+        check_first_epoch: Whether to check after the first epoch too (released).
+        added_classifiers: `trained`; `frozen` at Xavier-normal weights without bias (released); or `none`, a control: a
+            modality that would grow has its cross-entropy weighted like the three terms instead.
+        initial_classifiers: n at the start; with an equal `max_classifiers` a control that has all heads at once.
+        update: `joint`, one step on the summed loss; or `alternating`, one step per modality (released).
+        second_layer: `shared` by the modalities, or `private` to each (control).
+        fusion_weights: Modality -> weight of its logits at inference; scaled to sum to 1, so not all 0. None: equal.
     """
 
     residual_weight: Annotated[float, Ge(0), Le(1)] = 0.5
@@ -93,12 +93,14 @@ class AugConfig(Section):
 
 def scaled_interval(check_every_epochs: int, schedule_epochs: int, max_epochs: int) -> int:
     """Returns t_N in epochs of this run: scaled with its length, at least 1, at most a quarter of it."""
+    # At most a quarter, so that a short run checks three times too.
     scaled = round(check_every_epochs * max_epochs / schedule_epochs)
     return max(1, min(scaled, max_epochs // 4))
 
 
 def residual_factor(previous_logits: Tensor, labels: Tensor, weight: float) -> Tensor:
     """Returns 1 - λ p_y per sample, (B,), with p the softmax of the summed logits (B, K) of the older classifiers."""
+    # Detached: the older classifiers must not lower their own confidence to make the newest's loss smaller.
     probability = full_precision(previous_logits.detach()).softmax(dim=1).gather(1, labels[:, None])[:, 0]
     return 1 - weight * probability
 
@@ -111,13 +113,13 @@ def literal_residual_factor(each_logits: Tensor, labels: Tensor, weight: float) 
 
 
 def sample_scores(logits: Tensor, labels: Tensor, score: str) -> Tensor:
-    """Returns what is averaged to a modality's score, (B,): confidence in the label, entropy, or loss."""
+    """Returns each sample's score, (B,): confidence in the label, entropy, or loss; a modality's is their mean."""
     logits = full_precision(logits.detach())
     if score == "confidence":
         return logits.softmax(dim=1).gather(1, labels[:, None])[:, 0]
     if score == "loss":
         return F.cross_entropy(logits, labels, reduction="none")
-    log_probabilities = logits.log_softmax(dim=1)
+    log_probabilities = logits.log_softmax(dim=1)  # the logarithm of an underflowed probability would be -∞
     return -(log_probabilities.exp() * log_probabilities).sum(dim=1)
 
 
@@ -125,16 +127,17 @@ def modalities_to_grow(scores: Sequence[float], config: AugConfig) -> list[int]:
     """Returns the indices of the modalities that get a classifier (§3.3; `AugConfig.growth`).
 
     Args:
-        scores: One per modality, means over the epoch.
-        config: The rule, σ, τ, and whether a large score is strong (confidence) or weak (entropy, loss).
+        scores: Each modality's mean over the epoch.
+        config: Which rule, σ, τ, and whether a large score is strong (confidence) or weak (entropy, loss).
     """
     if config.growth == "share":
         return [index for index, score in enumerate(scores) if score < 2 / 7 * sum(scores)]
+    # Entropy and loss need no rule of their own: their largest is the weakest, and all are positive.
     high, low = max(scores), min(scores)
     weakest = scores.index(low if config.score == "confidence" else high)
     grows = high > config.sigma * low + config.tau
     if config.growth == "ratio":
-        grows = high > (config.sigma + config.tau) * low
+        grows = high > (config.sigma + config.tau) * low  # multiplied: a score of 0 must not be divided by
     return [weakest] if grows else []
 
 
@@ -142,14 +145,14 @@ def modalities_to_grow(scores: Sequence[float], config: AugConfig) -> list[int]:
 class Aug(Method):
     """AUG for any number of modalities.
 
-    Class weights multiply each sample's three terms alike, the residual one too: w_y (1 - λ p_y) CE; scores, by which
-    modalities grow, have none.
+    Class weights multiply all three terms of a sample's loss, the residual one too: w_y (1 - λ p_y) CE. The scores that
+    decide growth are unweighted.
 
-    A modality's loss and score are means over the samples that have it; the fused logits are the (weighted) mean over
-    the modalities a sample has.
+    Missing modalities: a modality's loss and score are means over the samples that have it; a sample's fused logits are
+    the (weighted) mean over the modalities it has.
 
-    State (buffers): per modality, the sum of its training scores in this epoch, the samples behind it, and (with
-    `added_classifiers: none`) whether its loss is weighted.
+    State (buffers): per modality, the sum of its training scores in this epoch, the number of samples in that sum, and
+    (with `added_classifiers: none`) whether its loss is weighted.
     """
 
     Config = AugConfig
@@ -187,10 +190,10 @@ class Aug(Method):
 
     @classmethod
     def variants(cls, modalities: Sequence[str]) -> dict[str, dict[str, Any]]:
-        """Returns the released code's choices, and the controls that show what does the work.
+        """Returns the released code's choices, and controls that show which part of the method helps.
 
-        The released weights of the modalities' logits are for audio and video, and for three modalities; for two
-        without audio nothing is released, and the mean stays.
+        Released weights of the logits exist for audio with another modality, and for three modalities. For two
+        modalities without audio the plain mean stays.
         """
         released: dict[str, Any] = {
             "method.growth": "ratio",
@@ -218,7 +221,7 @@ class Aug(Method):
         return ("joint",) if self.config.update == "joint" else self.context.modalities
 
     def phase_parameters(self, phase: str) -> list[nn.Parameter]:
-        """Returns all parameters, or those the phase's modality predicts with."""
+        """Returns all parameters, or those with which the phase's modality predicts."""
         if phase == "joint":
             return super().phase_parameters(phase)
         groups = self.parameter_groups()
@@ -226,15 +229,16 @@ class Aug(Method):
         return [*own, *self._second_layer(phase).parameters()]
 
     def losses(self, batch: Batch, phase: str, engine: Step) -> dict[str, Tensor]:
-        """Returns each modality's loss, equation (5); in an alternating phase, of that modality alone."""
+        """Returns each modality's loss, equation (5); in an alternating phase only that modality's."""
         names = self.context.modalities if phase == "joint" else (phase,)
         features = self.model.encode(batch, names)
         masks = {name: batch.has(name) for name in names}
+        # Known without looking at the device: a modality that is never missing has no mask.
         is_complete = all(mask is None for mask in masks.values())
         losses, scores = {}, {}
         for name in names:
             hidden = self._hidden(name, features[name])
-            everything, losses[name] = self._losses(name, hidden, batch.labels, engine, is_complete)
+            everything, losses[name] = self._losses(name, hidden, batch.labels, engine, average=is_complete)
             scores[name] = sample_scores(everything, batch.labels, self.config.score)
         self._add_scores(scores, masks, engine)
         return losses if is_complete else engine.means(losses, masks)
@@ -249,7 +253,7 @@ class Aug(Method):
         return {FUSED: mean_logits(logits, batch, self.config.fusion_weights), **logits}
 
     def diagnostics(self) -> dict[str, Tensor]:
-        """Returns each modality's classifier count and score so far in this epoch, and strongest ÷ weakest score."""
+        """Returns each modality's number of classifiers and mean score in this epoch, and largest ÷ smallest score."""
         scores = self.score_sum / self.score_count
         values = {f"score/{name}": scores[index] for index, name in enumerate(self.context.modalities)}
         for name in self.context.modalities:
@@ -261,6 +265,7 @@ class Aug(Method):
         num_done = stats.epoch + 1
         is_due = num_done % self.interval == 0 or (self.config.check_first_epoch and stats.epoch == 0)
         if is_due and num_done < self.context.max_epochs:
+            # The one read from the device; scores are sums over all ranks, so every rank decides alike.
             for index in modalities_to_grow((self.score_sum / self.score_count).tolist(), self.config):
                 self._add_classifier(self.context.modalities[index], engine)
         self.score_sum.zero_()
@@ -289,30 +294,35 @@ class Aug(Method):
     def _hidden(self, name: str, features: Tensor) -> Tensor:
         """Returns the hidden units of all classifiers of a modality, (B, n, H), by one matrix product."""
         layers = cast(list[nn.Linear], list(self._layers(name)))
-        if len(layers) == 1:
-            return layers[0](features).relu()[:, None]
+        if len(layers) == 1:  # as strong modalities stay: joining one layer's weights would only copy them
+            single: Tensor = layers[0](features)
+            return single.relu()[:, None]
         weight = torch.cat([layer.weight for layer in layers])
         bias = torch.cat([layer.bias for layer in layers])
-        return F.linear(features, weight, bias).relu().unflatten(1, (len(layers), -1))
+        return torch.unflatten(F.linear(features, weight, bias).relu(), 1, (len(layers), -1))
 
     def _summed_logits(self, name: str, hidden: Tensor) -> Tensor:
-        """Returns the sum of the classifiers' logits, (B, K): Layer 2 of their summed hidden units, n biases."""
+        """Returns the sum of the classifiers' logits, (B, K)."""
         layer, count = self._second_layer(name), hidden.shape[1]
         if count == 1:
-            return layer(hidden.squeeze(1))
+            logits: Tensor = layer(hidden.squeeze(1))
+            return logits
+        # Layer 2 is linear: of n summed inputs it gives n summed outputs, but for the bias, which then counts n times.
         return F.linear(hidden.sum(dim=1), layer.weight, count * layer.bias)
 
-    def _losses(self, name: str, hidden: Tensor, labels: Tensor, engine: Step, average: bool) -> tuple[Tensor, Tensor]:
-        """Returns a modality's summed logits (B, K) and each sample's loss (B,), or their mean."""
+    def _losses(
+        self, name: str, hidden: Tensor, labels: Tensor, engine: Step, *, average: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Returns a modality's summed logits (B, K), and its samples' losses (B,) or, with `average`, their mean."""
         count = hidden.shape[1]
         if count == 1:
             logits = self._summed_logits(name, hidden)
             if self.config.added_classifiers == "none":
                 loss = self._loss_weight(name, logits, labels) * cross_entropy(logits, labels, engine, average=False)
                 return logits, loss.mean() if average else loss
-            loss = cross_entropy(logits, labels, engine, average)
+            loss = cross_entropy(logits, labels, engine, average=average)
             return logits, 2 * loss if self.config.first_loss == "double" else loss
-        older, last = hidden.split([count - 1, 1], dim=1)
+        older, last = hidden.split_with_sizes([count - 1, 1], dim=1)
         previous, newest = self._summed_logits(name, older), self._summed_logits(name, last)
         if self.config.residual == "soft":
             factor = residual_factor(previous, labels, self.config.residual_weight)
@@ -320,18 +330,19 @@ class Aug(Method):
             factor = literal_residual_factor(self._second_layer(name)(older), labels, self.config.residual_weight)
         residual = factor * cross_entropy(newest, labels, engine, average=False)
         everything = previous + newest
-        loss = cross_entropy(everything, labels, engine, average)
-        loss = loss + cross_entropy(previous, labels, engine, average)
+        loss = cross_entropy(everything, labels, engine, average=average)
+        loss = loss + cross_entropy(previous, labels, engine, average=average)
         return everything, loss + (residual.mean() if average else residual)
 
     def _loss_weight(self, name: str, logits: Tensor, labels: Tensor) -> Tensor:
-        """Returns the weight of each sample's only loss term, (B,): 1; of a modality that lags, 2 + (1 - λ p_y)."""
+        """Returns the weight of each sample's one loss term, (B,): 1, or 2 + (1 - λ p_y) for a modality that lags."""
         factor = 1 + residual_factor(logits, labels, self.config.residual_weight)
         return 1 + self.boosted[self.context.modalities.index(name)] * factor
 
     @torch.no_grad()
     def _add_scores(self, scores: dict[str, Tensor], masks: dict[str, Tensor | None], engine: Step) -> None:
         """Adds the batch's scores of some modalities (neighbours, in their order) to the epoch's sums."""
+        # Always all modalities, or one in an alternating phase: so a slice does, where indices would be a copy.
         start = self.context.modalities.index(next(iter(scores)))
         rows = slice(start, start + len(scores))
         each = torch.stack(list(scores.values()))
@@ -352,6 +363,7 @@ class Aug(Method):
         if self.config.max_classifiers is not None and len(layers) >= self.config.max_classifiers:
             return
         layer = self._new_layer(name)
+        # From the engine's own generator, whose state is in the checkpoint: a resumed run adds the same classifier.
         initialise = _initialise if self.config.added_classifiers == "trained" else _initialise_frozen
         initialise(layer, engine.generator("growth"))
         layers.append(layer)

@@ -1,8 +1,8 @@
 """The interface of a balancing method.
 
-A method owns its heads and its fusion, and holds the model whose encoders they stand on. Its state is buffers,
-so that a checkpoint holds it. It never touches device, rank, precision or the optimizer: what it needs of
-those is the engine's, of which it sees a `Step`.
+A method owns its heads and its fusion, and holds the model whose encoders feed them. Its state is kept in buffers,
+so that checkpoints contain it. It never touches device, rank, precision or the optimizer: those belong to the engine,
+of which it sees a `Step`.
 
 Shape legend: B samples of this rank's shard, K classes, D features, M modalities.
 """
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 
 
 class Need(Enum):
-    """What a method asks of the model it is given."""
+    """What a method requires of its model."""
 
     EQUAL_FEATURES = auto()
-    """Features of all modalities have one size D; they are projected where the encoders' differ."""
+    """Features of all modalities have the same size D; they are projected where the encoders' sizes differ."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Context:
 
 @dataclass(frozen=True)
 class EpochStats:
-    """What a method is told at the end of an epoch (after evaluation).
+    """What a method learns at the end of an epoch, after evaluation.
 
     Attributes:
         epoch: Index from 0.
@@ -82,12 +82,12 @@ class Method(nn.Module):
 
     @classmethod
     def needs(cls, config: Any) -> frozenset[Need]:
-        """Returns what the model must provide under `config`."""
+        """Returns what the model must provide with these settings."""
         return frozenset()
 
     @classmethod
     def used_modalities(cls, config: Any, modalities: Sequence[str]) -> tuple[str, ...]:
-        """Returns the modalities the model must encode under `config`: all, unless the method says otherwise.
+        """Returns the modalities the model must encode with these settings: all, unless a method overrides it.
 
         Raises:
             ConfigError: `config` names a modality the data set does not have.
@@ -96,7 +96,7 @@ class Method(nn.Module):
 
     @classmethod
     def rows(cls, modalities: Sequence[str]) -> dict[str, dict[str, Any]]:
-        """Returns what a comparison runs for this method: suffix of the row's name -> settings of `Config`."""
+        """Returns the rows a comparison has for this method: suffix of the row's name -> settings of `Config`."""
         return {"": {}}
 
     @classmethod
@@ -108,33 +108,35 @@ class Method(nn.Module):
         return {}
 
     def losses(self, batch: Batch, phase: str, engine: Step) -> dict[str, Tensor]:
-        """Returns the phase's loss terms, each a mean over this rank's samples; they are summed."""
+        """Returns the phase's loss terms, each a mean over this rank's samples; the engine adds them up."""
         raise NotImplementedError
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
-        """Returns logits (B, K): `FUSED`, and each modality that has a head of its own.
+        """Returns logits (B, K) by name: `FUSED`, and each modality that has a head of its own.
 
-        Where `batch.present` says that a sample lacks a modality, the fused logits must not depend on what is stored
-        for it; how that is done stands in each method's docstring. Logits of the modality itself, and the fused ones
-        of a sample that has none of the method's modalities, are not looked at (see `Trainer.evaluate`), but finite.
+        Where `batch.present` says that a sample lacks a modality, the fused logits must not depend on the values
+        stored for it; each method's docstring says how. Two kinds of logits are never evaluated (see
+        `Trainer.evaluate`) but must be finite: a missing modality's own, and the fused ones of a sample that has none
+        of the method's modalities.
         """
         raise NotImplementedError
 
     def phases(self) -> tuple[str, ...]:
-        """Returns the sub-steps of one step, each with its own backward and optimizer step."""
+        """Returns the phases of one step, each with its own backward pass and optimizer step."""
         return ("joint",)
 
     def phase_parameters(self, phase: str) -> list[nn.Parameter]:
-        """Returns the parameters a phase updates; they have a gradient on every rank, zeros where none came."""
+        """Returns the parameters a phase updates; each has a gradient on every rank, zeros if the loss gave none."""
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
     def adjust_gradients(self, batch: Batch, phase: str, engine: Step) -> None:
-        """Changes gradients, unscaled and averaged over ranks, before clipping and the step."""
+        """Changes gradients before clipping and the step; they are averaged over ranks and unscaled."""
 
     def train_step(self, batch: Batch, engine: Step) -> dict[str, Tensor]:
         """Does one step; returns the loss terms, detached, on the device.
 
-        Where several backward passes make one gradient, `engine.backward` is given the phase in the last alone.
+        A method that overrides this and lets several backward passes make one gradient gives `engine.backward` the
+        phase in the last pass only.
         """
         logged: dict[str, Tensor] = {}
         for phase in self.phases():
@@ -153,14 +155,14 @@ class Method(nn.Module):
         return {}
 
     def end_epoch(self, stats: EpochStats, engine: Step) -> None:
-        """Updates what changes by the epoch; `engine.grow(module, group)` adds parameters."""
+        """Updates what changes from epoch to epoch; `engine.grow(module, group)` adds parameters."""
 
     def structure(self) -> dict[str, Any]:
-        """Returns, as JSON values, what must be built before a checkpoint's weights fit (see `rebuild`)."""
+        """Returns, as JSON values, which modules were added since the start; a checkpoint keeps it for `rebuild`."""
         return {}
 
     def rebuild(self, structure: dict[str, Any]) -> None:
-        """Builds the modules a checkpoint's `structure` tells of, with values that the weights then replace."""
+        """Builds the modules that a checkpoint's `structure` lists; its weights are loaded into them afterwards."""
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """Returns every trainable parameter of model and method by group.
@@ -171,6 +173,7 @@ class Method(nn.Module):
         groups = dict(self.model.parameter_groups())
         heads = {modality: list(module.parameters()) for modality, module in self.head_modules().items()}
         groups |= {f"head/{modality}": parameters for modality, parameters in heads.items()}
+        # By identity: a parameter's == compares values, element by element.
         taken = {id(parameter) for parameters in groups.values() for parameter in parameters}
         groups["fusion"] = [parameter for parameter in self.parameters() if id(parameter) not in taken]
         trainable = {name: [p for p in parameters if p.requires_grad] for name, parameters in groups.items()}
@@ -204,12 +207,12 @@ def cross_entropies(
     return engine.means(losses, masks)
 
 
-def cross_entropy(logits: Tensor, labels: Tensor, engine: Step, average: bool = True) -> Tensor:
+def cross_entropy(logits: Tensor, labels: Tensor, engine: Step, *, average: bool = True) -> Tensor:
     """Returns the samples' cross-entropies of logits (B, K), each times its class's weight: their mean, or (B,).
 
-    Every training loss goes through here: this is where `trainer.class_weights` enters
-    (`mmcore.training.class_weights`). The mean divides by B, not by the weights' sum, or it would depend on what else
-    is in the batch.
+    Every training loss goes through here, so this is where `trainer.class_weights` enters
+    (`mmcore.training.class_weights`). The mean divides by B, not by the sum of weights: with the latter a sample's
+    loss would depend on the other samples of its batch.
     """
     if engine.class_weights is None:
         return F.cross_entropy(logits, labels, reduction="mean" if average else "none")

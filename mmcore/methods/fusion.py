@@ -32,7 +32,8 @@ class Concat(nn.Module):
 
     def forward(self, features: Features) -> Tensor:
         """Returns logits (B, K)."""
-        return self.head(torch.cat(list(features.values()), dim=1))
+        logits: Tensor = self.head(torch.cat(list(features.values()), dim=1))
+        return logits
 
 
 class Sum(nn.Module):
@@ -70,7 +71,8 @@ class Weight(nn.Module):
     def forward(self, features: Features) -> Tensor:
         """Returns logits (B, K)."""
         stacked = torch.stack(list(features.values()))
-        return self.head((feature_attention(stacked) * stacked).sum(dim=0))
+        logits: Tensor = self.head((feature_attention(stacked) * stacked).sum(dim=0))
+        return logits
 
 
 class Film(nn.Module):
@@ -86,7 +88,8 @@ class Film(nn.Module):
         """Returns logits (B, K)."""
         *conditions, last = features.values()
         scale, shift = self.condition(torch.cat(conditions, dim=1)).chunk(2, dim=1)
-        return self.head(scale * last + shift)
+        logits: Tensor = self.head(scale * last + shift)
+        return logits
 
 
 class Gated(nn.Module):
@@ -103,7 +106,8 @@ class Gated(nn.Module):
         *gates, last = [self.projections[name](values) for name, values in features.items()]
         for gate in gates:
             last = torch.sigmoid(gate) * last
-        return self.head(last)
+        logits: Tensor = self.head(last)
+        return logits
 
 
 FUSIONS: dict[FusionName, type[nn.Module]] = {

@@ -3,22 +3,24 @@
 Paper: "IPRM", IJCAI 2025, pp. 3552-3560, equations (1)-(4) and Algorithm 1. Released code:
 github njustkmg/IJCAI25-IPRM at 0bb457f (read for facts; nothing of it is here).
 
-Each step runs the encoders once and the mixed head twice. The probing pass, without gradients, mixes the normalised
-features with the running weight λ_t and measures how far each modality's own prediction is from the mixed one. The
-rebalanced pass mixes with λ̂_t, the share that follows from these divergences: the modality *nearer* to the mixed
-prediction gets the larger weight. It may look the wrong way round for a rebalancing method; paper and code agree on it.
+Each step runs the encoders once and the mixed head twice:
+  - probing pass, without gradients: mixes the normalised features with the running weight λ_t, and measures how far
+    each modality's own prediction is from the mixed one;
+  - rebalanced pass: mixes with λ̂_t, which follows from these divergences, and learns.
+The modality *nearer* to the mixed prediction gets the larger weight. This may look the wrong way round for a
+rebalancing method, but paper and code agree on it.
 
 Rulings and deviations (each with a test in tests/core/methods/test_iprm.py):
-  1. θ by atan2 and a fixed path near θ = π, since the paper's arccos is NaN or worthless in float32 there.
+  1. θ is computed by atan2, and near θ = π the path is a fixed one: the paper's arccos is NaN or imprecise there.
   2. Features are normalised as z / sqrt(‖z‖² + 1e-8): a zero feature has a bounded gradient.
   3. Divergences are clamped at 0; if both are 0, λ̂ = 1/2 (C14).
-  4. λ at inference is λ_T, the last probed value (C12); the logits are the sum of the modalities' own heads and the
-     mean of the mixed heads (C13), as in the released code; the paper gives none.
+  4. λ at inference is λ_T, the last probed value (C12); the fused logits are the sum of the modalities' own heads
+     plus the mean of the mixed heads (C13). Both as in the released code; the paper states neither.
   5. More than two modalities: one mixed head per pair, cross-entropies summed (C15, the paper's Tri-CLS).
   6. Every modality has its own head (C16); the released code sends the third through the second's.
-  7. Learning rate on plateau of the validation loss (C17), a matter of the run's schedule.
-  8. A step in micro-batches is one t: each mixes with its own λ̂, all are probed with λ_t, and equation (4) is applied
-     once, to the ω of the divergences of all their samples.
+  7. The learning rate falls when the validation loss stops falling (C17); that is the run's schedule, not done here.
+  8. A step of several micro-batches is one t: all are probed with λ_t, each is mixed with its own λ̂, and equation (4)
+     is applied once, to the ω that follows from the divergences of all their samples.
 
 Shape legend: B samples, K classes, D features, M modalities, P pairs of modalities.
 """
@@ -61,7 +63,7 @@ Path = Callable[[Tensor], Tensor]
 NORM_EPSILON = 1e-8
 SMALL_ANGLE = 1e-4
 SMALL_DIVERGENCE = 1e-7
-"""Above float32's rounding of a divergence, about 1e-8: a share of less would be noise."""
+"""Below this a sum of divergences counts as 0: float32 rounds one by about 1e-8, so shares of less are noise."""
 
 
 class IprmConfig(Section):
@@ -96,13 +98,13 @@ def normalise(features: Tensor) -> Tensor:
 
 
 class Arc(NamedTuple):
-    """The way from one unit vector to another along the sphere, computed once for several points on it.
+    """Great-circle arc between two unit vectors, computed once for both passes' points on it.
 
     Attributes:
-        first: (..., D), where λ = 1.
-        second: (..., D), where λ = 0; between opposite vectors the point half-way.
-        angle: (..., 1), θ between them, at least `SMALL_ANGLE`.
-        is_half_circle: (..., 1), where the vectors are opposite.
+        first: (..., D), the end where λ = 1.
+        second: (..., D), the end where λ = 0; between opposite vectors the point half-way instead.
+        angle: (..., 1), θ between `first` and `second`, at least `SMALL_ANGLE`.
+        is_half_circle: (..., 1) bool, whether the vectors are opposite.
     """
 
     first: Tensor
@@ -114,7 +116,7 @@ class Arc(NamedTuple):
 def great_circle(first: Tensor, second: Tensor) -> Arc:
     """Returns the arc between unit vectors (..., D).
 
-    Opposite vectors have no unique one: theirs goes through a fixed direction orthogonal to `first`.
+    Between opposite vectors every direction is as short; the arc then goes by a fixed one, orthogonal to `first`.
     """
     # atan2 keeps its precision at both ends, where arccos of a rounded dot product is NaN or a step function.
     difference = torch.linalg.vector_norm(first - second, dim=-1, keepdim=True)
@@ -128,7 +130,7 @@ def great_circle(first: Tensor, second: Tensor) -> Arc:
 
 def point_on(arc: Arc, weight: Tensor) -> Tensor:
     """Returns sin(λθ)/sin θ · x̄ + sin((1-λ)θ)/sin θ · ȳ, (..., D), for a share λ of the arc's first end."""
-    # A half circle's arc is its first half: the other half of its way lies beyond that arc's end.
+    # The arc of a half circle is its first quarter turn; λ < 1/2 then means a point beyond the arc's end.
     weight = torch.where(arc.is_half_circle, 2 * weight - 1, weight)
     sine = torch.sin(arc.angle)
     first_share, second_share = torch.sin(weight * arc.angle) / sine, torch.sin((1 - weight) * arc.angle) / sine
@@ -177,17 +179,19 @@ def divergences(logits: Tensor, mixed_logits: Tensor) -> Tensor:
 
 
 def mean_divergence(logits: Tensor, mixed_logits: Tensor) -> Tensor:
-    """Returns the mean over samples of KL(p ‖ p̄), (...), not under 0 (a rounded one can be); see `divergences`."""
+    """Returns the mean over samples of KL(p ‖ p̄), (...), at least 0; see `divergences`."""
+    # Rounding can make a divergence slightly negative, and a share of it more than 1.
     return divergences(logits, mixed_logits).mean(dim=-1).clamp(min=0)
 
 
 def rebalanced_weight(first_divergence: Tensor, second_divergence: Tensor) -> Tensor:
-    """Returns ω, the first modality's share, equations (2) and (3): the *other's* part of both divergences.
+    """Returns ω, the first modality's share in [0, 1], equations (2) and (3); 1/2 where both divergences are 0.
 
-    In [0, 1]; 1/2 where both are 0.
+    It is the *other* modality's part of the summed divergences: the nearer modality gets more.
     """
     total = first_divergence + second_divergence
     is_zero = total < SMALL_DIVERGENCE
+    # Replaced before dividing: torch.where keeps a NaN of the other branch out of its value, not out of its gradient.
     share = second_divergence / torch.where(is_zero, 1.0, total)
     return torch.where(is_zero, 0.5, share).clamp(0, 1)
 
@@ -201,15 +205,15 @@ def running_weight(old: Tensor, share: Tensor, alpha: float) -> Tensor:
 class Iprm(Method):
     """IPRM for any number of modalities.
 
-    A modality's own loss is a mean over the samples that have it; divergences, and with them λ, and the mixed loss of a
-    pair are over the samples that have both (a step without any leaves λ as it is). The fused logits sum the heads of
-    the modalities a sample has and the mean of the mixed heads of its complete pairs; where no pair is complete, and
-    the `mixed` heads alone would predict, its modalities' own heads do.
+    Missing modalities: a modality's own loss is a mean over the samples that have it. A pair's mixed loss and its
+    divergences, and so λ, use the samples that have both; a step without any leaves λ unchanged. A sample's fused
+    logits are the sum of its modalities' own heads plus the mean of the mixed heads of its complete pairs. With
+    `predict: mixed`, a sample without a complete pair is predicted by its modalities' own heads.
 
-    Class weights enter the cross-entropies alone, the modalities' and the pairs': divergences, and with them λ, measure
-    how predictions differ, not what a sample counts for.
+    Class weights enter only the cross-entropies, of modalities and pairs. Divergences, and so λ, are unweighted: they
+    measure how predictions differ, not how much a sample counts.
 
-    State (buffers): per pair, λ of the last step's probing, λ for the next, the last step's two divergences.
+    State (buffers): per pair, λ that the last step probed with, λ for the next step, the last step's two divergences.
     """
 
     Config = IprmConfig
@@ -230,13 +234,14 @@ class Iprm(Method):
         self.register_buffer("weight", torch.full((len(self.pairs),), start))
         self.register_buffer("next_weight", torch.full((len(self.pairs),), start))
         self.register_buffer("divergence", torch.zeros(len(self.pairs), 2))
-        # Of the running step, so no state: which pairs it mixes, and their summed divergences and samples so far.
+        # Both belong to the running step, and checkpoints lie between steps, so they are no buffers: the pairs it
+        # mixes, and their summed divergences and sample counts so far.
         self._rows = slice(None)
         self._totals = torch.zeros(0)
 
     @classmethod
     def needs(cls, config: IprmConfig) -> frozenset[Need]:
-        """Returns equal feature sizes: two vectors on one sphere."""
+        """Returns equal feature sizes, since both vectors lie on one sphere."""
         return frozenset({Need.EQUAL_FEATURES})
 
     @classmethod
@@ -251,14 +256,16 @@ class Iprm(Method):
         }
 
     def losses(self, batch: Batch, phase: str, engine: Step) -> dict[str, Tensor]:
-        """Returns each modality's cross-entropy and that of the mixed prediction of each pair.
+        """Returns the cross-entropy of each modality and of each pair's mixed prediction.
 
-        With `pair_heads: single`, of one pair drawn for the step, the same on every rank.
+        With `pair_heads: single` there is one pair only, drawn for the step, the same on every rank.
         """
         features = self.model.encode(batch)
         logits = {name: self._own_head(name)(values) for name, values in features.items()}
+        # In float32 at least: bfloat16's two to three digits would show in the angle.
         directions = {name: normalise(full_precision(values)) for name, values in features.items()}
         terms = unimodal_losses(logits, batch, engine)
+        # Drawn once a step, not per micro-batch: equation (4) must see one pair's divergences.
         if self.config.pair_heads == "single" and engine.is_first_part:
             drawn = int(torch.randint(len(self.pairs), (), generator=engine.generator("pairs")))
             self._rows = slice(drawn, drawn + 1)
@@ -300,6 +307,7 @@ class Iprm(Method):
         """Returns the fused logits (B, K) from the modalities' own and those of each pair (P, B, K)."""
         complete = [batch.has(*pair) for pair in self.pairs]
         if all(mask is None for mask in complete):
+            # The usual case, without masks: a masked mean would cost every batch several small operations.
             mean = mixed.mean(dim=0)
             return mean if self.config.predict == "mixed" else torch.stack([*logits.values(), mean]).sum(dim=0)
         everywhere = torch.ones_like(batch.labels, dtype=torch.bool)
@@ -312,11 +320,13 @@ class Iprm(Method):
     def _probe(
         self, paths: list[Path], logits: dict[str, Tensor], masks: list[Tensor | None], engine: Step
     ) -> tuple[Tensor, ...]:
-        """Does the probing pass for the step's pairs; returns the λ̂ each is to be mixed with in this micro-batch.
+        """Does the probing pass for the step's pairs; returns the λ̂ with which this micro-batch mixes each.
 
-        λ for the next step becomes what it is if this micro-batch is the step's last: always from λ of this step.
+        After every micro-batch the buffers hold what they should if it was the step's last; so nothing needs to know
+        which one is.
         """
         rows, is_first = self._rows, engine.is_first_part
+        # Only the first micro-batch moves on to λ_{t+1}; later ones find this step's λ_t in `weight`.
         probed = (self.next_weight if is_first else self.weight)[rows].clone()
         measured = []
         for pair, path, weight, mask in zip(self.pairs[rows], paths, probed, masks, strict=True):
@@ -328,6 +338,7 @@ class Iprm(Method):
         updated = running_weight(probed, self._share(of_step), self.config.alpha)
         self.divergence[rows] = of_step
         self.weight[rows] = probed
+        # Without a sample that has both modalities there is no divergence, and λ stays.
         self.next_weight[rows] = torch.where(self._totals[:, 2] > 0, updated, probed)
         return (probed if self.config.passes == "one" else self._share(_divided(totals))).unbind()
 
@@ -346,7 +357,7 @@ class Iprm(Method):
         return self.weight if self.config.inference_weight == "last" else self.next_weight
 
     def _path(self, pair: tuple[str, str], directions: dict[str, Tensor]) -> Path:
-        """Returns the way between two modalities' directions: share of the first -> (B, D)."""
+        """Returns the path between two modalities' directions: a function from the first's share to (B, D)."""
         first, second = (directions[name] for name in pair)
         if self.config.mixing == "linear":
             return partial(linear_mix, first, second)
@@ -360,7 +371,10 @@ class Iprm(Method):
 
 
 def _mean_divergences(own: Tensor, mixed: Tensor, mask: Tensor | None) -> Tensor:
-    """Returns (3,): the means over the batch of both divergences, 0 for samples not in the mask, and of the mask."""
+    """Returns (3,): both divergences' means over the batch, with 0 for samples outside the mask, and the mask's mean.
+
+    All three in one tensor, since they are then summed over ranks in one message.
+    """
     if mask is None:
         return F.pad(mean_divergence(own, mixed), (0, 1), value=1.0)
     masked = torch.where(mask, divergences(own, mixed), 0).mean(dim=-1).clamp(min=0)
@@ -369,7 +383,7 @@ def _mean_divergences(own: Tensor, mixed: Tensor, mask: Tensor | None) -> Tensor
 
 def _divided(totals: Tensor) -> Tensor:
     """Returns mean divergences (P, 2) from their sums and the number of samples behind them, (P, 3)."""
-    sums, count = totals.split([2, 1], dim=1)
+    sums, count = totals.split_with_sizes([2, 1], dim=1)
     return sums / torch.where(count > 0, count, 1)
 
 

@@ -69,7 +69,8 @@ def load_checkpoint(directory: Path, device: torch.device | str = "cpu") -> dict
         CheckpointError: It is missing, truncated, changed since it was written or of another format version.
     """
     _check(directory)
-    return torch.load(directory / WEIGHTS_FILE, map_location=device, weights_only=True)
+    state: dict[str, Any] = torch.load(directory / WEIGHTS_FILE, map_location=device, weights_only=True)
+    return state
 
 
 def is_valid(directory: Path) -> bool:

@@ -1,10 +1,13 @@
 """One optimizer update: backward, average over ranks, clip, step, mixed precision, growth.
 
-Gradients are averaged here and not by wrapping the model, since alternating phases, second gradients and growth
-break a wrapper's assumptions. The contract: k workers on their shares of a batch equal one worker on all of it.
+The contract: k workers, each on its share of a batch, make the same update as one worker on the whole batch.
 
-Reduction: each rank's loss is a mean over its own samples; gradients are weighted by the ranks' sample counts, so an
-empty shard (a placeholder, weight 0) adds zeros.
+Gradients are averaged here. A wrapper around the model (DistributedDataParallel) would not do: it assumes one
+backward pass per step over a fixed set of parameters, and methods alternate phases, ask for second gradients and add
+modules while they train.
+
+How the average is made: each rank's loss is a mean over its own samples, and each rank's gradient counts by its number
+of samples. So a rank with an empty shard (a placeholder batch, weight 0) adds zeros and still takes part.
 """
 
 from __future__ import annotations
@@ -43,15 +46,15 @@ class Engine:
         device: Where the step runs.
 
     Attributes:
-        step_index: Optimizer steps done, the phases of one batch counted once.
-        gradient_norms: Group -> gradient norm of the newest logged step, on the device.
-        log_step: Whether this step's gradient norms are wanted.
-        cosine_step: Whether this step's cosines are wanted.
-        growth: How far what the method added has moved since; nothing where diagnostics are off.
-        cosines: Between the joint and the modalities' own gradients, of the newest such step.
-        class_weights: (K,) what a sample of each class counts for (`mmcore.methods.base.cross_entropy`); None: 1.
-        term_samples: Loss term -> samples of this rank behind it in the running step (the trainer clears it).
-        is_first_part: Whether a step begins with the running micro-batch: what advances once a step starts anew.
+        step_index: Number of finished steps; all phases of one batch are one step.
+        gradient_norms: Group -> norm of its gradient in the last step that logged them, on the device.
+        log_step: Whether this step measures the gradient norms.
+        cosine_step: Whether this step measures the cosines.
+        growth: How far the modules that the method added have moved; empty where diagnostics are off.
+        cosines: Cosine between the joint gradient and each modality's own, from the last step that measured it.
+        class_weights: (K,) weight of a sample of each class (`mmcore.methods.base.cross_entropy`); None: all 1.
+        term_samples: Loss term -> this rank's samples behind it in the running step (the trainer clears it).
+        is_first_part: Whether the running micro-batch is the step's first, where per-step state moves on.
     """
 
     def __init__(self, method: Method, config: RunConfig, device: torch.device):
@@ -73,10 +76,11 @@ class Engine:
         self.optimizer = _build_optimizer(config, self._groups)
         self.schedule = Schedule(config.schedule, config.trainer.max_epochs)
         self._generators: dict[str, torch.Generator] = {}
+        # Gradients are weighted by samples ÷ a rank's usual share, not by samples: so losses keep their usual size.
         self._nominal = config.trainer.batch_size / distributed.world_size()
         self._weighted = distributed.is_distributed() or config.trainer.accumulate > 1
         self._averager = GradientAverager() if distributed.is_distributed() else None
-        self._num_samples = self._step_samples = 1  # set by `micro_batches`; losses asked for outside a step weigh 1
+        self._num_samples = self._step_samples = 1  # `micro_batches` sets both; a loss outside a step has weight 1
         self.is_first_part = self._is_last_part = True
         self._has_stale_gradients = False
         self._losses = LossWatch()
@@ -90,10 +94,10 @@ class Engine:
         return torch.autocast(self.device.type, dtype=self._autocast_dtype)
 
     def micro_batches(self, batch: Batch) -> Iterator[Batch]:
-        """Yields the parts whose gradients are summed into one step (the batch itself without accumulation).
+        """Yields the parts of a batch whose gradients add up to one step (without accumulation: the batch itself).
 
-        Each part forms its own batch statistics. Every rank yields equally many, as each may call collectives: where
-        it has fewer samples than parts, the last are placeholders.
+        Batch statistics, such as batch norm's, are each part's own. Every rank yields the same number of parts, since
+        a part may call collectives: a rank with fewer samples than parts ends with placeholders.
         """
         self._step_samples = self._num_samples = batch.num_samples
         parts = self.config.trainer.accumulate
@@ -107,16 +111,20 @@ class Engine:
             if stop > start:
                 yield batch.select(start, stop)
             elif distributed.is_distributed():
+                # One real sample of weight 0: the others' collectives would wait for ever for a rank that skips.
                 yield replace(batch.select(0, 1), is_placeholder=True)
         self.is_first_part = True
 
     def backward(self, terms: dict[str, Tensor], phase: str | None = None) -> dict[str, Tensor]:
-        """Adds the gradient of the terms' sum; returns the terms, detached, weighted by their part of the step.
+        """Adds the gradient of the terms' sum to `grad`.
 
         Args:
             terms: Name -> scalar, a mean over this rank's samples.
-            phase: Given where a micro-batch has no further pass before `reduce_gradients(phase)`: gradients are then
-                averaged over ranks while the last micro-batch's backward still runs.
+            phase: Name of the phase, in the last backward pass before `reduce_gradients(phase)`; None in any earlier
+                one. Knowing it is the last, the engine averages gradients over ranks while backward still runs.
+
+        Returns:
+            The terms, detached, each times the micro-batch's share of the step: over the step they add up to a mean.
         """
         if self.cosine_step:
             self.cosines.add(terms, self._encoders(), self.gradients)
@@ -133,7 +141,7 @@ class Engine:
         self._clear_stale_gradients()
         if self._averager and phase is not None and self._is_last_part:
             self._averager.begin(phase, self._phase_parameters(phase), self._step_samples / self._nominal)
-        (self._scaler.scale(loss) if self._scaler else loss).backward()
+        torch.autograd.backward(self._scaler.scale(loss) if self._scaler else loss)
         return detached
 
     def reduce_gradients(self, phase: str) -> None:
@@ -151,17 +159,18 @@ class Engine:
             if self._weighted:
                 self._average([parameter.grad for parameter in parameters if parameter.grad is not None])
         if len(self.method.phases()) > 1:
+            # The optimizer skips a parameter without a gradient; zeros would still move it by momentum and decay.
             wanted = {id(parameter) for parameter in parameters}
             for parameter in self.method.parameters():
                 if id(parameter) not in wanted:
                     parameter.grad = None
         if self._scaler:
-            self._scaler.unscale_(self.optimizer)
+            self._scaler.unscale_(self.optimizer)  # before clipping and `adjust_gradients`, which need true lengths
         if self.cosine_step:
             self.cosines.finish(self._encoders())
 
     def step(self) -> None:
-        """Clips by modality if asked for and updates the parameters; their gradients are stale from here on."""
+        """Clips each modality's gradients by their own norm, if asked for, and updates the parameters."""
         if self.log_step:
             self.gradient_norms |= gradient_norms(self._groups)
         if self.config.optimizer.clip_norm is not None:
@@ -172,16 +181,20 @@ class Engine:
             self._scaler.update()
         else:
             self.optimizer.step()
-        self._has_stale_gradients = True
+        self._has_stale_gradients = True  # kept until the next backward: see `_clear_stale_gradients`
 
     def gradients(self, loss: Tensor, parameters: list[nn.Parameter]) -> list[Tensor]:
-        """Returns the gradients of a mean over this rank's samples, averaged over all; `grad` is left alone.
+        """Returns a loss's gradients, averaged over all ranks' samples, without touching `grad`.
 
-        The graph is kept, so that further gradients of the same forward pass can follow.
+        The graph is kept, so further gradients of the same forward pass can follow.
+
+        Args:
+            loss: Scalar, a mean over this rank's samples.
+            parameters: What to differentiate by; one the loss does not depend on gets zeros.
         """
         if self._weighted:
             loss = loss * (self._num_samples / self._nominal)
-        if self._scaler:  # or half precision loses small ones
+        if self._scaler:  # float16 would round small gradients to 0
             loss = self._scaler.scale(loss)
         self._clear_stale_gradients()
         found = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
@@ -200,19 +213,21 @@ class Engine:
         if not distributed.is_distributed():
             return statistic
         total, num_samples = self.total(statistic)
-        return total / num_samples.clamp(min=1)  # the last micro-batches of a small batch may be empty on every rank
+        # A small batch's last micro-batches may be empty on every rank: 0 / 1 then, not 0 / 0.
+        return total / num_samples.clamp(min=1)
 
     def means(self, values: Mapping[str, Tensor], masks: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
-        """Returns name -> the mean of per-sample values (B,) over the samples in its mask (B,), as a loss term.
+        """Returns each name's loss term: the mean of its per-sample values over the samples in its mask.
 
-        On one rank it is that mean. On several it is this rank's part of it: the average over the ranks, weighted by
-        their samples, as `backward` and `mean` do it, is the mean over the masked samples of all ranks, however they
-        are spread. 0 where no rank has any.
+        One rank: exactly that mean. Several ranks: this rank's part of it, made so that the average which `backward`
+        and `mean` take over ranks is the mean over all ranks' masked samples, however unevenly they are spread. A term
+        is 0 where no rank has a masked sample.
 
         Args:
             values: Name -> (B,).
-            masks: Name -> (B,) bool, or None: all samples.
+            masks: Name -> (B,) bool; None: all samples.
         """
+        # All shares in one message: a collective per modality would cost more than the losses.
         shares = [mask.to(values[name].dtype).mean() for name, mask in masks.items() if mask is not None]
         averaged = iter(self.mean(torch.stack(shares)) if shares else ())
         terms = {}
@@ -221,11 +236,12 @@ class Engine:
                 terms[name] = values[name].mean()
             else:
                 share = next(averaged)
+                # Divided by the share over all ranks, not this rank's: else few samples here would count too much.
                 terms[name] = torch.where(mask, values[name], 0).mean() / torch.where(share > 0, share, 1)
         return terms
 
     def total(self, statistic: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the sum over all ranks' samples behind a batch mean, and the number of those samples (a scalar)."""
+        """Returns the sum over all ranks' samples behind a mean over this rank's, and their number (a scalar)."""
         weighted = statistic.detach() * self._num_samples
         if not distributed.is_distributed():
             return weighted, weighted.new_full((), self._num_samples)
@@ -234,17 +250,17 @@ class Engine:
         return packed[:-1].reshape(statistic.shape), packed[-1]
 
     def generator(self, name: str) -> torch.Generator:
-        """Returns the CPU generator of that name: the same numbers on every rank, its state in the checkpoint."""
+        """Returns the CPU generator of that name; it draws the same on every rank and is part of the checkpoint."""
         if name not in self._generators:
             self._generators[name] = seeded_generator(self.config.seed, "engine", name)
         return self._generators[name]
 
     def grow(self, module: nn.Module, group: str) -> None:
-        """Takes a new module's parameters into training: same values on every rank, current learning rate.
+        """Adds a new module to training, with rank 0's values on every rank and the current learning rate.
 
         Args:
-            module: Already a part of the method.
-            group: Parameter group they join, `head/<modality>` for example.
+            module: The module, already a part of the method.
+            group: Parameter group that its parameters join, for example `head/<modality>`.
         """
         module.to(self.device)
         parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
@@ -254,26 +270,26 @@ class Engine:
         if self.config.trainer.diagnostics:
             self.growth.add(group, parameters)
         self._forget_phases()
-        self.schedule.forget_best()
+        self.schedule.forget_best()  # a new module raises the loss by itself, which is no plateau
 
     # What the trainer uses
 
     @property
     def learning_rate(self) -> float:
         """The current learning rate."""
-        return self.optimizer.param_groups[0]["lr"]
+        return float(self.optimizer.param_groups[0]["lr"])
 
     def end_epoch(self, epoch: int, val_loss: float) -> None:
-        """Lets the schedule see the finished epoch (from 0) and its fused validation loss."""
+        """Sets the next epoch's learning rate, given the finished epoch (from 0) and its fused validation loss."""
         self.schedule.after_epoch(epoch, val_loss)
         self._set_rate()
 
     def check_finite(self) -> None:
-        """Looks at every loss term since the last call and at the weights; waits for the device.
+        """Checks that all loss terms since the last call, and all weights, are finite; waits for the device.
 
         Raises:
-            TrainingError: On every rank, since none may go on alone: a loss (with float16, whose scaler skips such a
-                step, perhaps of one rank only) or a weight was not finite; names the first such step and its terms.
+            TrainingError: A loss or a weight was NaN or infinite; names the first such step and its terms. Raised on
+                every rank, even if only one saw it: the others would wait for it in the next collective.
         """
         if found := distributed.gather_found(self._losses.first_bad(), self.device):
             worker, (step, values) = min(found.items(), key=lambda item: item[1][0])
@@ -291,7 +307,8 @@ class Engine:
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns optimizer state by parameter name, schedule, scaler, generators, growth and the step."""
+        """Returns everything a resumed run needs besides the weights: optimizer, schedule, scaler, generators, ..."""
+        # By name, not by place as torch stores it: a grown module would shift the places of those behind it.
         names: dict[Tensor, str] = {parameter: name for name, parameter in self.method.named_parameters()}
         return {
             "step": self.step_index,
@@ -309,15 +326,16 @@ class Engine:
         """Restores what `state_dict` returned; the method must already have the checkpoint's structure.
 
         Raises:
-            CheckpointError: The optimizer's state, or what was added, belongs to other parameters.
+            CheckpointError: The state names parameters that the method does not have.
         """
         self._groups = self.method.parameter_groups()
         self.optimizer = _build_optimizer(self.config, self._groups)
         self._forget_phases()
         parameters = dict(self.method.named_parameters())
         if unknown := sorted(set(state["optimizer"]) - set(parameters)):
-            raise CheckpointError(f"the checkpoint's optimizer knows parameters the model has not: {unknown[:3]}")
+            raise CheckpointError(f"the checkpoint's optimizer names parameters the model lacks: {unknown[:3]}")
         for name, entry in state["optimizer"].items():
+            # Scalars (Adam's step count) stay on the CPU, where a plain optimizer reads them without waiting.
             on_device = {
                 key: value.to(parameters[name].device) if isinstance(value, Tensor) and value.dim() else value
                 for key, value in entry.items()
@@ -327,7 +345,7 @@ class Engine:
         self.cosines.values = state["cosines"]
         self.growth.load(state.get("growth"), parameters)
         self.schedule.load_state_dict(state["schedule"])
-        self._set_rate()  # this run's: a schedule of settings may change it here
+        self._set_rate()  # from this run's optimizer.lr: population search may have changed it since the checkpoint
         if self._scaler:
             self._scaler.load_state_dict(state["scaler"])
         for name, generator_state in state["generators"].items():
@@ -340,9 +358,10 @@ class Engine:
             group["lr"] = self.schedule.rate(self.config.optimizer.lr)
 
     def _clear_stale_gradients(self) -> None:
-        """Frees the last step's gradients, just before the memory is wanted for the next ones.
+        """Frees the last step's gradients, just before the next ones need the memory.
 
-        Freed any earlier it goes back to the system, to be asked for page by page: a tenth of a step on CPUs.
+        Freed earlier, the memory goes back to the system, which hands it out again page by page: a tenth of a step's
+        time on CPUs.
         """
         if self._has_stale_gradients:
             self._has_stale_gradients = False
@@ -366,13 +385,14 @@ class Engine:
 
     def _average(self, gradients: list[Tensor]) -> None:
         """Turns sums weighted by (samples / nominal) into means over all samples of all ranks, in place."""
-        # full, not tensor, which would wait for the device.
+        # torch.full, since torch.tensor would wait for the device.
         count = torch.full((1,), self._step_samples / self._nominal, device=self.device, dtype=gradients[0].dtype)
         distributed.all_reduce_sum([*gradients, count])
         for gradient in gradients:
             gradient.div_(count)
 
     def _clip_groups(self) -> list[list[nn.Parameter]]:
+        # By modality, since one norm over all would let the largest modality's gradients shrink the others'.
         by_modality: dict[str, list[nn.Parameter]] = {}
         for name, parameters in self._groups.items():
             by_modality.setdefault(name.rpartition("/")[2], []).extend(parameters)
@@ -380,8 +400,9 @@ class Engine:
 
 
 def gradient_norms(groups: Mapping[str, list[nn.Parameter]]) -> dict[str, Tensor]:
-    """Returns group -> norm of its gradient, of groups that have one."""
+    """Returns group -> norm of its gradient, for the groups that have one."""
     with_gradients = {name: [p.grad for p in group if p.grad is not None] for name, group in groups.items()}
+    # All at once: on a GPU the launches of one norm per parameter would show in the step's time.
     norms = iter(torch._foreach_norm([gradient for found in with_gradients.values() for gradient in found]))
     return {
         name: torch.linalg.vector_norm(torch.stack([next(norms) for _ in found]))
@@ -398,7 +419,7 @@ def resolve_precision(precision: str, device: torch.device) -> str:
 
 
 def _build_optimizer(config: RunConfig, groups: dict[str, list[nn.Parameter]]) -> torch.optim.Optimizer:
-    """Returns the optimizer of all parameters: one list, since a step over several small ones takes longer."""
+    """Returns the optimizer, with all parameters in one list: several short lists would make a step slower."""
     settings = config.optimizer
     parameters = [parameter for group in groups.values() for parameter in group]
     if settings.name == "sgd":

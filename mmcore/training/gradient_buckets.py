@@ -120,7 +120,8 @@ class GradientAverager:
             for index, parameter in enumerate(bucket.parameters):
                 if parameter.requires_grad:
                     hook = partial(self._arrived, phase, bucket, index)
-                    plan.hooks.append(parameter.register_post_accumulate_grad_hook(hook))
+                    handle = parameter.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
+                    plan.hooks.append(handle)
         return plan
 
     @torch.no_grad()
@@ -143,7 +144,7 @@ class GradientAverager:
             plan.num_sent += 1
 
 
-def _bucket(parameters: list[nn.Parameter], extra: bool) -> _Bucket:
+def _bucket(parameters: list[nn.Parameter], *, extra: bool) -> _Bucket:
     """Returns an empty bucket; `extra` leaves room for one more number at its end."""
     flat = parameters[0].new_zeros(sum(parameter.numel() for parameter in parameters) + extra, requires_grad=False)
     views, start = [], 0

@@ -84,7 +84,7 @@ class Growth:
         self._complete = state is not None
         state = state or ()
         if unknown := [name for entry in state for name in entry["parameters"] if name not in parameters]:
-            raise CheckpointError(f"the checkpoint's growth knows parameters the model has not: {unknown[:3]}")
+            raise CheckpointError(f"the checkpoint's growth names parameters the model lacks: {unknown[:3]}")
         self._grown = []
         for entry in state:
             own = [parameters[name] for name in entry["parameters"]]
@@ -93,4 +93,5 @@ class Growth:
 
 
 def _norm(tensors: Sequence[Tensor]) -> Tensor:
-    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(tensors))))
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(tensors))))
+    return norm

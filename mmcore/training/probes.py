@@ -109,7 +109,7 @@ class Probes(nn.Module):
         if not self._running:
             self._num_slots = 0
 
-    def train(self, mode: bool = True) -> Probes:
+    def train(self, mode: bool = True) -> Probes:  # noqa: FBT001, FBT002  # as torch.nn.Module declares it
         """Turns learning on or off; what waits is learned first."""
         self.catch_up()
         return super().train(mode)
@@ -145,10 +145,11 @@ class Probes(nn.Module):
         self.flat.addcdiv_(self.first_moment, self.second_moment.sqrt().add_(EPSILON * correction), value=-rate)
         gradient.zero_()
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Probes:
+    # The flag by position, as torch.nn.Module declares it.
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Probes:  # noqa: FBT001, FBT002
         """Makes the views again where the buffers were moved."""
         self.catch_up()
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch has no types for it
         self._make_views()
         return self
 

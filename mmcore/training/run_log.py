@@ -114,25 +114,26 @@ class RunLog:
                 os.truncate(self._path, size)
             raise
 
-    def close(self, finished: bool = True) -> None:
+    def close(self, *, finished: bool = True) -> None:
         """Closes the files; marks a finished run as ended in the HParams table."""
         from torch.utils.tensorboard.summary import hparams
 
         if finished:
-            self._file_writer.add_summary(hparams({}, {})[2])
+            self._file_writer.add_summary(hparams({}, {})[2])  # type: ignore[no-untyped-call]  # torch has no types
         self._writer.close()
 
     def _write_hparams(self, config: RunConfig) -> None:
         from torch.utils.tensorboard.summary import hparams
 
         shown = {name: value for name, value in flatten(hyper_parameters(config)).items() if value is not None}
-        experiment, start, _ = hparams(shown, {tensorboard_tag(self._monitor): 0.0})
+        summaries = hparams(shown, {tensorboard_tag(self._monitor): 0.0})  # type: ignore[no-untyped-call]
+        experiment, start, _ = summaries
         self._file_writer.add_summary(experiment)
         self._file_writer.add_summary(start)
 
     @property
     def _file_writer(self) -> Any:
-        return self._writer._get_file_writer()
+        return self._writer._get_file_writer()  # type: ignore[no-untyped-call]
 
 
 def tensorboard_tag(name: str) -> str:

@@ -1,6 +1,7 @@
 """The one training loop: fit -> train_epoch -> train_step -> evaluate.
 
-A step never waits for the device: loss terms are collected there and read once an epoch, NaNs once a logging interval.
+A step never waits for the device: loss terms are summed there and read once an epoch; a loss that is not finite is
+looked for once per logging interval.
 """
 
 from __future__ import annotations
@@ -35,22 +36,22 @@ from mmcore.training.run_log import PlainReporter, Reporter, Row, RunLog, flatte
 from mmcore.transforms.batch_transforms import BatchTransforms
 
 MONITOR = metric_names.VAL_ACCURACY
-"""The metric by which the best epoch is picked: never one of the test split."""
+"""The metric that picks the best epoch. From validation, so that the test split decides nothing."""
 
 
 @dataclass
 class Progress:
-    """Where a run stands; all of it is in a checkpoint.
+    """How far a run has come; all of it is in a checkpoint.
 
     Attributes:
-        epoch: Finished epochs.
-        step_in_epoch: Finished steps of the running epoch.
+        epoch: Number of finished epochs.
+        step_in_epoch: Number of finished steps in the running epoch.
         totals: Loss term -> its sum over this epoch's samples, on the device.
-        counts: Loss term -> samples of the steps in which it occurred.
-        num_samples: Samples of all steps.
-        history: What readings go by, of every finished epoch (`mmcore.evaluation.readings.kept`).
-        best_row: The row of the best epoch.
-        last_row: The row of the last finished epoch.
+        counts: Loss term -> number of samples in the steps that had it.
+        num_samples: Number of samples in all of this epoch's steps.
+        history: For each finished epoch, the metrics that readings use (`mmcore.evaluation.readings.kept`).
+        best_row: Metrics of the best epoch.
+        last_row: Metrics of the last finished epoch.
         seconds: Time spent in finished epochs.
     """
 
@@ -69,16 +70,16 @@ class Trainer:
     """Trains one method on one data set.
 
     Args:
-        config: The run, complete (see `mmcore.assembly.config.complete_config`).
-        method: Built for it, on `device`.
-        loader: Serves this rank's batches.
-        transforms: Run on the device, by batch.
+        config: The run's complete configuration (see `mmcore.assembly.config.complete_config`).
+        method: The method built from it, on `device`.
+        loader: Source of this rank's batches.
+        transforms: What is done to each batch on the device.
         device: Where to train.
         run_dir: Folder of checkpoints and logs, shared by all ranks; None: nothing is written.
-        reporter: Told of every epoch on every rank.
-        alone: Modality -> validation accuracy of a reference trained on it alone, as far as known: for the readings.
-        lineage: The run's other configurations, where its settings change at some epochs: it goes on from their
-            checkpoints too.
+        reporter: Receiver of every epoch's metrics, on every rank.
+        alone: Modality -> validation accuracy of a model trained on it alone, where known; readings compare with it.
+        lineage: Other configurations whose checkpoints this run may resume from: those it had in earlier epochs, where
+            a population search changed its settings on the way.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class Trainer:
         loader: Loader,
         transforms: BatchTransforms,
         device: torch.device | str = "cpu",
+        *,
         run_dir: Path | None = None,
         reporter: Reporter | None = None,
         alone: Mapping[str, float] | None = None,
@@ -122,16 +124,17 @@ class Trainer:
             self._checkpoints = CheckpointFolder(run_dir / "checkpoints", config.trainer.keep_checkpoints)
 
     def fit(self, until: int | None = None) -> Progress:
-        """Trains to the last epoch, going on from the newest valid checkpoint in the run's folder.
+        """Trains to the last epoch, from the newest valid checkpoint in the run's folder if there is one.
 
         Args:
-            until: Finished epochs at which to end all the same; None: the last one's. Where the run has them already,
-                nothing is trained or reported.
+            until: Number of finished epochs to stop at; None: train to the end. A run that has as many already trains
+                and reports nothing.
 
         Raises:
-            TrainingError: A loss or weight is not finite; what was saved before stays.
+            TrainingError: A loss or weight is not finite; checkpoints saved before stay.
             CheckpointError: The folder belongs to a run of another configuration.
         """
+        # From the configuration, not the machine: the number of threads changes how sums are rounded.
         torch.set_num_threads(self.config.trainer.threads)
         self.resume()
         if until is not None and self.progress.epoch >= until:
@@ -140,23 +143,26 @@ class Trainer:
             self._log = RunLog(self._run_dir, self.config, MONITOR)
         try:
             if self.progress.last_row:
-                self._report(self.progress.last_row)  # whoever started the run may have missed it
+                # A process killed between saving and reporting would else leave a gap in the reports.
+                self._report(self.progress.last_row)
             while self.progress.epoch < (self.config.trainer.max_epochs if until is None else until):
                 start = time.perf_counter()
                 self.train_epoch()
                 self.end_epoch(start)
-        finally:  # a process that is used again must not keep the files of a run that failed or was stopped
+        finally:  # the process may run another trial next, and must not keep this one's files open
             if self._log is not None:
                 self._log.close(finished=self.progress.epoch == self.config.trainer.max_epochs)
         return self.progress
 
     def train_epoch(self) -> None:
-        """Trains on what is left of the current epoch."""
+        """Trains on the rest of the current epoch."""
         progress = self.progress
         self.method.train()
         self.probes.train()
+        # Not in the middle of an epoch: there `resume` restored the generators' states as they were.
         if progress.step_in_epoch == 0:
             seeding.seed_process(self.config.seed, "epoch", progress.epoch, distributed.rank())
+        # At most once an epoch, since measuring takes a second backward pass.
         self._cosine_every = max(COSINE_EVERY_STEPS, self.loader.num_steps)
         every = self.config.trainer.checkpoint_every_steps
         for batch in self.loader.train_batches(progress.epoch, progress.step_in_epoch):
@@ -165,7 +171,7 @@ class Trainer:
             if progress.step_in_epoch % self.config.trainer.log_every_steps == 0:
                 self.engine.check_finite()
             if every and progress.step_in_epoch % every == 0 and progress.step_in_epoch < self.loader.num_steps:
-                self.engine.check_finite()
+                self.engine.check_finite()  # a checkpoint with NaN in it would fail every attempt to resume
                 self._save_resume_point(mid_epoch=True)
 
     def train_step(self, batch: Batch) -> None:
@@ -174,6 +180,7 @@ class Trainer:
         progress, engine = self.progress, self.engine
         is_diagnosed = self.config.trainer.diagnostics
         engine.log_step = is_diagnosed and progress.step_in_epoch % self.config.trainer.log_every_steps == 0
+        # In the middle of each interval, since the first step of a run says little about its course.
         engine.cosine_step = is_diagnosed and engine.step_index % self._cosine_every == self._cosine_every // 2
         terms = self.method.train_step(batch, engine)
         if self.config.trainer.probes:
@@ -182,7 +189,7 @@ class Trainer:
             if name not in progress.totals:
                 progress.totals[name], progress.counts[name] = torch.zeros_like(term), 0
             progress.totals[name].add_(term, alpha=batch.num_samples)
-            # Fewer than the step's where only some of its micro-batches have the term.
+            # Fewer than the batch has, where only some of its micro-batches had the term.
             progress.counts[name] += min(engine.term_samples.get(name, batch.num_samples), batch.num_samples)
         engine.term_samples.clear()
         progress.num_samples += batch.num_samples
@@ -190,9 +197,9 @@ class Trainer:
         engine.step_index += 1
 
     def end_epoch(self, start: float) -> None:
-        """Evaluates, saves the best, lets schedule and method react, saves the resume point, reports.
+        """Evaluates, saves the best model, lets schedule and method react, saves a resume point, reports.
 
-        In this order, so that no random new head is ever part of the best model.
+        The order matters: a method may add an untrained module here, which must not enter the best model.
         """
         progress, epoch = self.progress, self.progress.epoch
         self.engine.check_finite()
@@ -219,13 +226,13 @@ class Trainer:
         self._report(row)
 
     @torch.no_grad()
-    def evaluate(self, split: str, full: bool = True, condition: Condition | None = None) -> Evaluation:
-        """Predicts a whole split, no sample dropped or counted twice, whatever the number of ranks.
+    def evaluate(self, split: str, *, full: bool = True, condition: Condition | None = None) -> Evaluation:
+        """Predicts every sample of a split exactly once, whatever the number of ranks.
 
         Args:
             split: "train", "val" or "test".
-            full: Also the metrics that cost more (mAP, calibration error, per class).
-            condition: What the samples lose before they are predicted; None: nothing.
+            full: Whether to compute the costly metrics too (mAP, calibration error, per class).
+            condition: What is taken from the samples before prediction (a modality, or noise added); None: nothing.
         """
         self.method.eval()
         self.probes.eval()
@@ -233,27 +240,27 @@ class Trainer:
         collector = Collector(modalities, num_classes, self._log_prior, self.device, self._dtype)
         for batch in self.loader.eval_batches(split):
             if condition is not None:
-                batch = condition.remove(batch)
+                batch = condition.remove(batch)  # on the CPU, since it reads masks value by value
             batch = self._on_device(batch, training=False)
             if condition is not None:
-                batch = condition.disturb(batch)
+                batch = condition.disturb(batch)  # after them: noise is stated in units of what the encoders take
             with self.engine.autocast():
                 logits = self.method.predict(batch)
             collector.add(batch, {**logits, **self._probe_logits()})
             self._heartbeat.beat()
-        return collector.finish(full)
+        return collector.finish(full=full)
 
     def prior_accuracy(self, split: str) -> float:
-        """Returns the accuracy on a split of always answering training's most frequent class (of equals the first)."""
+        """Returns a split's accuracy when every answer is training's most frequent class (of several, the first)."""
         return float((self.loader.rows(split).labels == int(self._log_prior().argmax())).mean())
 
     def resume(self) -> bool:
-        """Goes on from the newest valid checkpoint, if there is one; returns whether there was."""
+        """Restores the newest valid checkpoint; returns whether there was one."""
         if self._checkpoints is None:
             return False
         state, refused = self._checkpoints.newest_resume_point(self.device)
         self.notices += [f"{message}; went back to an older one" for message in refused]
-        self._check_agreement(state)
+        self._check_agreement(state)  # collective: before any rank returns or raises by itself
         if state is None:
             return False
         self._check_lineage(state["config"])
@@ -265,7 +272,7 @@ class Trainer:
         return True
 
     def load_selected(self) -> int:
-        """Loads the weights that are to be tested, into a freshly built method; returns their epoch (from 1).
+        """Loads the weights to be tested into a freshly built method; returns their epoch (from 1).
 
         Raises:
             CheckpointError: There is no valid one.
@@ -286,10 +293,11 @@ class Trainer:
 
     # Parts
 
-    def _on_device(self, batch: Batch, training: bool) -> Batch:
+    def _on_device(self, batch: Batch, *, training: bool) -> Batch:
         if batch.labels.device != self.device:
             batch = batch.to(self.device, non_blocking=True)
-        return self.transforms(batch, training)
+        transformed: Batch = self.transforms(batch, training=training)
+        return transformed
 
     def _probe_logits(self) -> dict[str, Tensor]:
         if not self.config.trainer.probes:
@@ -301,13 +309,13 @@ class Trainer:
         return log_prior(labels, self.method.context.num_classes)
 
     def _training_values(self) -> Row:
-        """Returns the epoch's mean loss terms, gradient norms and the method's own numbers, read in one go."""
+        """Returns the epoch's mean loss terms, gradient norms and the method's own numbers, in one read."""
         progress = self.progress
         totals = torch.stack([value.double() for value in progress.totals.values()])
         counts = torch.tensor([*progress.counts.values(), progress.num_samples], dtype=torch.float64)
         packed = torch.cat([totals, counts.to(totals.device)])
         distributed.all_reduce_sum([packed])
-        sums, counts, num_samples = packed.split([len(totals), len(totals), 1])
+        sums, counts, num_samples = packed.split_with_sizes([len(totals), len(totals), 1])
         means = zip(progress.totals, sums / counts, strict=True)
         values = {metric_names.train_loss(name): mean for name, mean in means}
         values[metric_names.train_loss("total")] = sums.sum() / num_samples[0]
@@ -333,10 +341,10 @@ class Trainer:
         if self._checkpoints is not None and distributed.rank() == 0:
             self._checkpoints.save_best(self._model_state())
 
-    def _save_resume_point(self, mid_epoch: bool) -> None:
+    def _save_resume_point(self, *, mid_epoch: bool) -> None:
         if self._checkpoints is None:
             return
-        self.probes.catch_up()  # here and not in `full_state`, since every rank must take part
+        self.probes.catch_up()  # a collective, so not left to `_model_state`, which rank 0 alone calls
         rng = distributed.gather_objects(seeding.capture_state())
         if distributed.rank() == 0:
             state = self._model_state()
@@ -344,7 +352,7 @@ class Trainer:
             self._checkpoints.save({**state, "progress": dict(vars(self.progress))})
 
     def readings(self) -> list[Reading]:
-        """Returns what the last finished epoch says, in words."""
+        """Returns what the finished epochs say about the run, in words."""
         if self._facts is None:
             counts = np.bincount(self.loader.rows("val").labels)
             chance, num_samples = float(counts.max() / counts.sum()), int(counts.sum())
@@ -371,7 +379,7 @@ class Trainer:
 
 
 def load_model(method: Method, state: dict[str, Any]) -> None:
-    """Builds the structure a checkpoint tells of, then loads its weights."""
+    """Builds the modules a checkpoint's method had added, then loads its weights."""
     method.rebuild(state["structure"])
     method.load_state_dict(state["method"])
 

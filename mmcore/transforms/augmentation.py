@@ -94,13 +94,14 @@ def crop_and_resize(x: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
     zero = torch.zeros_like(top)
     # affine_grid's coordinates run from -1 to 1 over the picture.
     rows = [width, zero, 2 * left + width - 1, zero, height, 2 * top + height - 1]
-    theta = torch.stack(rows, dim=1).unflatten(1, (2, 3))
+    theta = torch.unflatten(torch.stack(rows, dim=1), 1, (2, 3))
     planes = x.flatten(1, -3)
     grid = F.affine_grid(theta, [len(x), planes.shape[1], *size], align_corners=False)
-    return F.grid_sample(planes, grid, padding_mode="border", align_corners=False).unflatten(1, x.shape[1:-2])
+    cut = F.grid_sample(planes, grid, padding_mode="border", align_corners=False)
+    return torch.unflatten(cut, 1, x.shape[1:-2])
 
 
 def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
     """Resizes whole pictures as `crop_and_resize` does its boxes, so that training and evaluation look alike."""
     resized = F.interpolate(x.flatten(1, -3), size, mode="bilinear", align_corners=False)
-    return resized.unflatten(1, x.shape[1:-2])
+    return torch.unflatten(resized, 1, x.shape[1:-2])

@@ -152,7 +152,7 @@ class BatchTransforms(nn.Module):
         return isinstance(section, ImageTransform) and section.augments
 
     @torch.no_grad()
-    def forward(self, batch: Batch, training: bool) -> Batch:
+    def forward(self, batch: Batch, *, training: bool) -> Batch:
         """Returns the batch as encoders take it.
 
         Args:
@@ -206,8 +206,8 @@ def build_transforms(
     for modality in spec.modalities:
         values = {**defaults.get(modality.name, {}), **overrides.get(modality.name, {})}
         try:
-            section = parse_section(_SETTINGS[modality.kind], values, f"dataset.transforms.{modality.name}")
-            settings[modality.name] = cast(Section, section)
+            path = f"dataset.transforms.{modality.name}"
+            settings[modality.name] = parse_section(_SETTINGS[modality.kind], values, path)
         except ConfigError as error:
             problems += error.problems
     if problems:

@@ -68,7 +68,8 @@ def kaldi_filterbank(x: Tensor, window: Tensor, hop_length: int, filters: Tensor
     before = torch.cat([frames[..., :1], frames[..., :-1]], dim=-1)
     spectrum = torch.fft.rfft((frames - KALDI_PREEMPHASIS * before) * window, n=2 * (filters.shape[1] - 1))
     power = spectrum.real.square() + spectrum.imag.square()
-    return (filters @ power.transpose(1, 2)).clamp(min=KALDI_FLOOR).log()
+    energies: Tensor = filters @ power.transpose(1, 2)
+    return energies.clamp(min=KALDI_FLOOR).log()
 
 
 def kaldi_filters(num_filters: int, n_fft: int, sample_rate_hz: int) -> Tensor:

@@ -38,7 +38,7 @@ def check_raw(dataset: str, values: dict[str, Any], raw_dir: Path | None, flags:
         raise UsageError(f"{dataset}: folder {root} does not exist. {source.raw_help}")
     folder = RawFolder(root, flags["split_dir"], flags["vocab"]).absolute()
     with progress_bar(f"checking {dataset}") as progress:
-        report = examine(source, folder, raw_dir is not None, run, progress)
+        report = examine(source, folder, with_media=raw_dir is not None, run=run, progress=progress)
     if flags["as_json"]:
         print_json(report)
     else:

@@ -76,7 +76,7 @@ def prepare_one(
     if DATASETS.get(name).needs_raw and raw_dir is None:
         return PreparedDataset.open(prepared_dir(data_dir, name, options))
     with progress_bar(f"preparing {name}") as progress:
-        return prepare(name, options, raw_dir, data_dir, progress, how)
+        return prepare(name, options, raw_dir, data_dir, progress=progress, how=how)
 
 
 def check_available(

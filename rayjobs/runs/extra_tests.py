@@ -104,7 +104,7 @@ def add_conditions(trainer: Trainer, extra: Extra, result: dict[str, Any], entry
     found.setdefault(AS_STORED, {name: value for name, value in result["test"].items() if name != "epoch"})
     for condition in extra.unread(result, modalities):
         entry.record(condition.name)
-        found[condition.name] = trainer.evaluate("test", True, condition).metrics
+        found[condition.name] = trainer.evaluate("test", condition=condition).metrics
     if extra.shapley:
         worth = {subset: found[Condition(only=subset).name][FUSED_ACCURACY]
                  for subset in subsets(modalities) if 0 < len(subset) < len(modalities)}  # fmt: skip

@@ -91,10 +91,10 @@ def _build_trainer(job: Job, config: RunConfig, prepared: PreparedDataset, repor
         job.data.loader(config, prepared, pin_memory=device.type == "cuda"),
         build_run_transforms(config, prepared.spec),
         device,
-        Path(job.run_dir),
-        reporter,
-        job.alone,
-        lineage,
+        run_dir=Path(job.run_dir),
+        reporter=reporter,
+        alone=job.alone,
+        lineage=lineage,
     )
 
 

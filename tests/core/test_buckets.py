@@ -144,14 +144,14 @@ def _overlap(rank: int) -> list[bool]:
         monkeypatch.setattr(distributed, "BUCKET_BYTES", 100)
         trainer = _trainer(rank, 2, "ensemble", trainer__accumulate=2)
         log = SendLog(monkeypatch, trainer.engine._averager)
-        backward = torch.Tensor.backward
+        backward = torch.autograd.backward
 
         def logging_backward(tensor: Tensor) -> None:
             log.in_backward = True
             backward(tensor)
             log.in_backward = False
 
-        monkeypatch.setattr(torch.Tensor, "backward", logging_backward)
+        monkeypatch.setattr(torch.autograd, "backward", logging_backward)
         trainer.train_step(next(iter(trainer.loader.train_batches(0))))
         return [early for _, early in log.sent]
 

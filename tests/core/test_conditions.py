@@ -94,7 +94,7 @@ def evaluations(rank: int, world_size: int) -> dict[str, Evaluation]:
     trainer.loader.eval_batch_size = 256 if world_size == 1 else 4
     trainer.fit()
     conditions = (Condition(missing=0.5), Condition(noise={"loud": 0.7, "faint": 0.2}), Condition(only=("quiet",)))
-    return {condition.name: trainer.evaluate("test", True, condition) for condition in conditions}
+    return {condition.name: trainer.evaluate("test", condition=condition) for condition in conditions}
 
 
 def test_a_condition_does_not_depend_on_batch_size_or_number_of_workers() -> None:
@@ -115,12 +115,12 @@ def test_a_condition_changes_what_is_predicted_and_none_does_not() -> None:
     trainer = trainer_of()
     trainer.fit()
     clean = trainer.evaluate("test")
-    as_stored = trainer.evaluate("test", True, Condition())
+    as_stored = trainer.evaluate("test", condition=Condition())
     assert torch.equal(clean.logits["fused"], as_stored.logits["fused"])
-    only = trainer.evaluate("test", True, Condition(only=("quiet",)))
+    only = trainer.evaluate("test", condition=Condition(only=("quiet",)))
     torch.testing.assert_close(only.logits["fused"], clean.logits["quiet"])
     assert "loud/accuracy" not in only.metrics  # nobody has it
-    noisy = trainer.evaluate("test", True, Condition(noise={"quiet": 1.0}))
+    noisy = trainer.evaluate("test", condition=Condition(noise={"quiet": 1.0}))
     assert not torch.equal(noisy.logits["quiet"], clean.logits["quiet"])
     assert torch.equal(noisy.logits["loud"], clean.logits["loud"])
 

@@ -206,12 +206,12 @@ def encode_and_die(directory: Path) -> None:
     calls = 0
     call = FrozenEncoders.__call__
 
-    def dying(self: FrozenEncoders, batch: Batch, plain_only: bool = False) -> Batch:
+    def dying(self: FrozenEncoders, batch: Batch, *, plain_only: bool = False) -> Batch:
         nonlocal calls
         calls += 1
         if calls == 3:
             os.kill(os.getpid(), signal.SIGKILL)
-        return call(self, batch, plain_only)
+        return call(self, batch, plain_only=plain_only)
 
     FrozenEncoders.__call__ = dying  # type: ignore[method-assign]
     encode(PreparedDataset.open(directory), section(picture=CONV))

@@ -192,7 +192,7 @@ class TestWindow:
         content = path.read_bytes()
         path.write_bytes(content[: int(share * len(content))])
         with pytest.raises(DataError, match=r"cut.avi (can not be read as a clip|is truncated|is too short)"):
-            read_window(path, 0, 20, 16, channels=1)
+            read_window(path, 0, 20, size=16, channels=1)
 
     def test_no_frame_is_taken_that_was_cut_off(self, tmp_path: Path) -> None:
         """Wherever the file ends: the frames that are read are the whole file's, or it is an error."""
@@ -200,12 +200,12 @@ class TestWindow:
         path = tmp_path / "cut.avi"
         save_clip(path, [generator.integers(0, 255, (64, 64, 3), dtype=np.uint8) for _ in range(8)], repeat=1)
         content = path.read_bytes()
-        whole = read_window(path, 0, 3, 64, channels=1)[0]
+        whole = read_window(path, 0, 3, size=64, channels=1)[0]
         read = 0
         for size in range(len(content) // 4, len(content), len(content) // 40):
             path.write_bytes(content[:size])
             try:
-                np.testing.assert_array_equal(read_window(path, 0, 3, 64, channels=1)[0], whole)
+                np.testing.assert_array_equal(read_window(path, 0, 3, size=64, channels=1)[0], whole)
                 read += 1
             except DataError:
                 assert read == 0  # what is long enough once stays so
@@ -214,7 +214,7 @@ class TestWindow:
     def test_what_is_no_clip(self, tmp_path: Path) -> None:
         save_text(tmp_path / "text.avi", "hello, this is no clip" * 50)
         with pytest.raises(DataError, match=r"text.avi can not be read as a clip"):
-            read_window(tmp_path / "text.avi", 0, 1, 8, channels=1)
+            read_window(tmp_path / "text.avi", 0, 1, size=8, channels=1)
 
 
 def texture(height: int, width: int) -> np.ndarray:
@@ -339,7 +339,7 @@ class TestTransforms:
                 for m in spec.modalities
             }
             batch = Batch(inputs, torch.empty(2, device="meta"), uniforms=torch.empty(2, NUM_UNIFORMS, device="meta"))
-            cut = transforms(batch, training).inputs
+            cut = transforms(batch, training=training).inputs
             assert [tuple(x.shape) for x in cut.values()] == [(2, frames, c, 224, 224) for c in (3, 2, 1)]
 
     def test_other_sizes_are_cut_by_the_same_shares(self) -> None:

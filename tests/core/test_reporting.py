@@ -32,7 +32,7 @@ def write(run_dir: Path, *rows: dict[str, float], finished: bool = True) -> None
     log = RunLog(run_dir, make_config("aug", make_spec(2)), MONITOR)
     for entry in rows:
         log.write(entry)
-    log.close(finished)
+    log.close(finished=finished)
 
 
 def events(run_dir: Path) -> EventAccumulator:

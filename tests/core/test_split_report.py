@@ -24,7 +24,7 @@ def table(*rows: tuple[str, int, str]) -> pa.Table:
 
 
 def report(index: pa.Table, published: bool = True, classes: Sequence[str] = CLASSES[:2]) -> SplitReport:
-    rules = SplitRules(default_protocol(index, published), published=published)
+    rules = SplitRules(default_protocol(index, published=published), published=published)
     return report_split(index, rules, classes, "toy")
 
 

@@ -262,7 +262,7 @@ class TestAnyTable:
         assigned: Counter[str] = Counter()
         for _ in range(150):
             index, published = random_index(generator)
-            rules = SplitRules(default_protocol(index, published), published=published)
+            rules = SplitRules(default_protocol(index, published=published), published=published)
             for protocol in (ProtocolConfig(), ProtocolConfig(name="cv", folds=3, fold=int(generator.integers(3)))):
                 try:
                     assignment = assign(index, rules, protocol)
@@ -281,8 +281,8 @@ class TestAnyTable:
         for _ in range(150):
             index, published = random_index(generator)
             turned = index.take(generator.permutation(index.num_rows))
-            assert default_protocol(turned, published) == default_protocol(index, published)
-            rules = SplitRules(default_protocol(index, published), published=published)
+            assert default_protocol(turned, published=published) == default_protocol(index, published=published)
+            rules = SplitRules(default_protocol(index, published=published), published=published)
             for name in ("default", "holdout", "group", "cv"):
                 protocol = ProtocolConfig.model_validate({"name": name, "folds": 3})
                 assert named_rows(index, rules, protocol) == named_rows(turned, rules, protocol)
@@ -390,7 +390,7 @@ class TestDefaultProtocol:
                 "split": list(splits),
             }
         )
-        assert default_protocol(index, published) == expected
+        assert default_protocol(index, published=published) == expected
 
     def test_replicates_of_one_source_are_no_group(self) -> None:
         assert default_protocol(make_index(num_groups=None, num_replicates=3), published=False) == "holdout"

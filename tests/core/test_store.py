@@ -150,7 +150,7 @@ def test_an_interrupted_prepare_leaves_nothing_and_the_next_one_works(
 def test_progress_is_told(tmp_path: Path) -> None:
     data_sources.register()
     seen: list[tuple[int, int | None]] = []
-    prepare("toy", {"num_samples": 3}, None, tmp_path, lambda done, total: seen.append((done, total)))
+    prepare("toy", {"num_samples": 3}, None, tmp_path, progress=lambda done, total: seen.append((done, total)))
     assert seen == [(1, None), (2, None), (3, None)]
 
 

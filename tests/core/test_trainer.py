@@ -47,9 +47,9 @@ class Scripted(Trainer):
     def script(self, accuracies: list[float]) -> None:
         self.accuracies, self.judged = list(accuracies), []
 
-    def evaluate(self, split: str, full: bool = True) -> Evaluation:
+    def evaluate(self, split: str, *, full: bool = True) -> Evaluation:
         assert split == "val"
-        evaluation = super().evaluate(split, full)
+        evaluation = super().evaluate(split, full=full)
         self.judged.append(weights(self))
         metrics = {**evaluation.metrics, "fused/accuracy": self.accuracies[len(self.judged) - 1]}
         return Evaluation({**metrics, "quiet/accuracy": 1.0}, evaluation.logits, evaluation.labels)
@@ -245,7 +245,9 @@ def test_a_nan_ends_the_run_and_leaves_the_last_good_checkpoint(tmp_path: Path) 
 def test_a_nan_in_an_epochs_last_step_is_found_before_anything_is_saved(tmp_path: Path) -> None:
     trainer = trainer_of(run_dir=tmp_path)
     poison(trainer, 9)
-    trainer.evaluate = lambda split, full: pytest.fail("evaluated") if trainer.progress.epoch else evaluate(split, full)
+    trainer.evaluate = lambda split, full: (
+        pytest.fail("evaluated") if trainer.progress.epoch else evaluate(split, full=full)
+    )
     evaluate = type(trainer).evaluate.__get__(trainer)
     with pytest.raises(TrainingError, match="step 9"):
         trainer.fit()

@@ -117,7 +117,7 @@ def test_evaluation_resizes_the_whole_picture() -> None:
 def test_pictures_are_only_normalised_by_default() -> None:
     batch = _batch(IMAGE)
     for training in (False, True):
-        got = _build(IMAGE, dtype=torch.float32, mean=0.25, std=0.5)(batch, training).inputs["image"]
+        got = _build(IMAGE, dtype=torch.float32, mean=0.25, std=0.5)(batch, training=training).inputs["image"]
         torch.testing.assert_close(got, (batch.inputs["image"].float() / 255 - 0.25) / 0.5)
         assert got.is_contiguous(memory_format=torch.channels_last)
 
@@ -309,8 +309,8 @@ def test_on_the_meta_device() -> None:
         transforms = build_transforms(spec, settings)
         batch = _batch(*spec.modalities)
         for training in (True, False):
-            real = transforms.to("cpu")(batch, training)
-            meta = transforms.to("meta")(batch.to("meta"), training)
+            real = transforms.to("cpu")(batch, training=training)
+            meta = transforms.to("meta")(batch.to("meta"), training=training)
             assert {n: x.shape for n, x in meta.inputs.items()} == {n: x.shape for n, x in real.inputs.items()}
             assert {x.device.type for x in [*meta.inputs.values(), *meta.lengths.values()]} == {"meta"}
             transforms = build_transforms(spec, settings)  # a module does not come back from meta

@@ -61,8 +61,8 @@ def test_the_sound_of_a_clip(tmp_path: Path, suffix: str) -> None:
 def test_which_frames_are_picked(tmp_path: Path) -> None:
     names = [f"{number:02d}.jpg" for number in range(10)]
     assert list(Frames("video", 3, 8).files(names)) == ["00.jpg", "01.jpg", "02.jpg"]
-    assert list(Frames("video", 3, 8, "spread").files(names)) == ["02.jpg", "04.jpg", "07.jpg"]
-    assert list(Frames("video", 3, 8, "spread").files(names[:2])) == ["00.jpg", "01.jpg"]
+    assert list(Frames("video", 3, 8, pick="spread").files(names)) == ["02.jpg", "04.jpg", "07.jpg"]
+    assert list(Frames("video", 3, 8, pick="spread").files(names[:2])) == ["00.jpg", "01.jpg"]
     assert list(Frames("video", 3, 8).files("a.mp4")) == ["a.mp4"]
 
 
@@ -134,7 +134,7 @@ class TestTimes:
         write(tmp_path / "uneven.mp4", numbered(8), UNEVEN_MS)
         folder = RawFolder(tmp_path)
         assert numbers_of(Frames("video", 2, SIDE).read(folder, "a.mp4").array, 50) == [0, 10]
-        assert numbers_of(Frames("video", 3, SIDE, "spread").read(folder, "a.mp4").array, 50) == [10, 20, 30]
+        assert numbers_of(Frames("video", 3, SIDE, pick="spread").read(folder, "a.mp4").array, 50) == [10, 20, 30]
         assert numbers_of(Frames("video", 4, SIDE).read(folder, "uneven.mp4").array, 8) == SHOWN[1][:4]
 
     @pytest.mark.parametrize("frames", [{"bf": "3"}, {"bf": "0"}])
@@ -150,7 +150,7 @@ class TestTimes:
         for number in (1, 3, 5, 8):  # at whose middles no frame begins within 100 ms
             middles_ms = (np.arange(number) + 0.5) * end_ms / number
             expected = [max(place for place, at in enumerate(REORDERED_MS) if at <= time_ms) for time_ms in middles_ms]
-            read = Frames("m", number, SIDE, "uniform", per_second=None).read(RawFolder(tmp_path), name)
+            read = Frames("m", number, SIDE, pick="uniform", per_second=None).read(RawFolder(tmp_path), name)
             np.testing.assert_array_equal(read.array, np.stack([everything[place] for place in expected]))
         (stored,) = store(tmp_path, name, kind="video", size=SIDE, frames=16, frames_per_second=1)
         assert stored.length == 5
@@ -195,7 +195,7 @@ class TestTimes:
             for picture in numbered(90):
                 container.mux(video.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
             container.mux(video.encode(None))
-        decoded = Frames("m", 8, SIDE, "first", per_second=1).read(RawFolder(tmp_path), name)
+        decoded = Frames("m", 8, SIDE, pick="first", per_second=1).read(RawFolder(tmp_path), name)
         notes = [str(note) for note in decoded.notes if "assumed" in str(note)]
         if codec == "mpeg1video":
             assert (decoded.length, notes) == (2, [])
@@ -265,7 +265,7 @@ class TestSampling:
             ("uniform", [1, 5, 8]), ("consecutive", [3, 4, 5]),
         ]  # fmt: skip
         for pick, expected in picks:
-            medium = Frames("video", 3, SIDE, pick, per_second=None, channels=1)
+            medium = Frames("video", 3, SIDE, pick=pick, per_second=None, channels=1)
             assert list(medium.files(names)) == [names[place] for place in expected]
             decoded = medium.read(RawFolder(tmp_path), names)
             assert decoded.array[:, 0, 0, 0].tolist() == [20 * place for place in expected]
@@ -383,8 +383,8 @@ class TestWindow:
         unsteady_ms = np.cumsum([30, 35, 28, 33, 40, 33, 33, 26, 33, 37, 30, 33]).tolist()  # as cameras do
         for name, times_ms in (("a.mp4", range(0, 1200, 100)), ("b.mp4", unsteady_ms)):
             write(tmp_path / name, numbered(12), times_ms)
-            frames, notes = read_window(tmp_path / name, 3, 11, SIDE, channels=1)
+            frames, notes = read_window(tmp_path / name, 3, 11, size=SIDE, channels=1)
             assert numbers_of(frames, 12) == list(range(3, 11))
             assert notes == []
             with pytest.raises(DataError, match=r"too short or truncated: 12 frames, its window is 5 to 13"):
-                read_window(tmp_path / name, 5, 13, SIDE, channels=1)
+                read_window(tmp_path / name, 5, 13, size=SIDE, channels=1)

@@ -73,7 +73,9 @@ class TestTransparency:
         channels: tuple[Literal[1, 3], ...] = (1, 3)
         for name in ("a.gif", "a.mov", "a.mkv"):
             for number in channels:
-                decoded = Frames("m", 1, SIDE, "uniform", None, number).read(RawFolder(tmp_path), name)
+                decoded = Frames("m", 1, SIDE, pick="uniform", per_second=None, channels=number).read(
+                    RawFolder(tmp_path), name
+                )
                 assert [str(note) for note in decoded.notes] == ["composed on white"]
                 np.testing.assert_allclose(decoded.array[0, :, 1, 1], 0, atol=2)
                 np.testing.assert_allclose(decoded.array[0, :, 6, 6], 255, atol=2)

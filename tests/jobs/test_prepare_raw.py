@@ -209,8 +209,8 @@ class TestRayData:
         here = prepare("sarcasm", OPTIONS, raw, tmp_path / "here")
         seen: list[tuple[int, int | None]] = []
         by_ray = prepare(
-            "sarcasm", OPTIONS, raw, tmp_path / "ray", lambda done, total: seen.append((done, total)),
-            HowToPrepare(run=RayParts(cpus=2)),
+            "sarcasm", OPTIONS, raw, tmp_path / "ray", progress=lambda done, total: seen.append((done, total)),
+            how=HowToPrepare(run=RayParts(cpus=2)),
         )  # fmt: skip
         assert len(by_ray.files()) == 21
         assert by_ray.read_table().equals(here.read_table())

@@ -83,7 +83,8 @@ def picture(label: int, num_classes: int, clarity: float, generator: np.random.G
     bar = 0.25 * np.exp(-((distance / 4) ** 2))
     tint = generator.uniform(0.7, 1.0, size=3)
     noisy = 0.35 + bar[..., None] * tint + 0.25 * generator.normal(size=(SIDE, SIDE, 3))
-    return np.clip(np.round(noisy * 255), 0, 255).astype(np.uint8)
+    picture: np.ndarray = np.clip(np.round(noisy * 255), 0, 255).astype(np.uint8)
+    return picture
 
 
 def save_picture(path: Path, pixels: np.ndarray) -> None:

@@ -97,6 +97,7 @@ class TensorLoader:
         index: pa.Table,
         assignment: Assignment,
         batch_size: int,
+        *,
         eval_batch_size: int = 256,
         seed: int = 0,
         rank: int = 0,

@@ -163,7 +163,7 @@ def as_8_bits(path: Path, picture: Image, values: Values, wanted: Range | None, 
     else:
         has_alpha = picture.has_transparency_data
         array = _eight_bits(picture, values)
-    return Image.fromarray(_looked_up(array, has_alpha, values, wanted, notes))
+    return Image.fromarray(_looked_up(array, values, wanted, notes, has_alpha=has_alpha))
 
 
 def _eight_bits(picture: Image, values: Values) -> np.ndarray:
@@ -184,7 +184,7 @@ def scaled_key(picture: Image, values: Values) -> Image:
 
 
 def _looked_up(
-    array: np.ndarray, has_alpha: bool, values: Values, wanted: Range | None, notes: list[Note]
+    array: np.ndarray, values: Values, wanted: Range | None, notes: list[Note], *, has_alpha: bool
 ) -> np.ndarray:
     """Returns unsigned values scaled to 8 bits by a table, transparency as it is; notes it."""
     colours = array[..., :-1] if has_alpha else array
@@ -211,10 +211,10 @@ def _stored(seen: np.ndarray, values: Values) -> np.ndarray:
 def _table(low: float, high: float, values: Values) -> np.ndarray:
     """Returns what each value that Pillow gives becomes, uint8."""
     stored = _stored(np.arange(max(values.seen, 255) + 1), values)
-    return _mapped(stored, low, high, values.white_is_zero)
+    return _mapped(stored, low, high, white_is_zero=values.white_is_zero)
 
 
-def _mapped(stored: np.ndarray, low: float, high: float, white_is_zero: bool) -> np.ndarray:
+def _mapped(stored: np.ndarray, low: float, high: float, *, white_is_zero: bool) -> np.ndarray:
     scaled = np.rint(np.clip((stored - low) / (high - low), 0, 1) * 255).astype(np.uint8)
     return 255 - scaled if white_is_zero else scaled
 
@@ -250,7 +250,7 @@ def _scaled_numbers(
         notes.append(Note("scaled from floats in [0, 1]"))
     else:
         notes += _notes_of_range(low, high, array if least < low or most > high else None)
-    return _mapped(array.astype(np.float64), low, high, values.white_is_zero)
+    return _mapped(array.astype(np.float64), low, high, white_is_zero=values.white_is_zero)
 
 
 def _notes_of_range(low: float, high: float, outside: np.ndarray | None) -> Sequence[Note]:

@@ -41,6 +41,7 @@ class Frames(Medium):
         name: str,
         num_frames: int,
         size: int,
+        *,
         pick: Pick = "first",
         per_second: float | None = 1.0,
         channels: Literal[1, 3] = 3,

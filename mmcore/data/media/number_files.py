@@ -38,7 +38,7 @@ class Line(NamedTuple):
     text: str
 
 
-def read_numbers(path: Path, name: str, channels: int, key: str | None, header: bool | None) -> np.ndarray:
+def read_numbers(path: Path, name: str, channels: int, *, key: str | None, header: bool | None) -> np.ndarray:
     """Returns the numbers of a file, float64: of any shape from .npy and .npz, (steps, columns) from text.
 
     Args:
@@ -56,7 +56,7 @@ def read_numbers(path: Path, name: str, channels: int, key: str | None, header: 
             return _real(_load(path, key))
         if key is not None:
             raise ValueError(f"key: {key} names an array of a .npz file, this is text; leave it out")
-        return _read_text(path, channels, header)
+        return _read_text(path, channels, header=header)
     except UsageError as error:  # not UTF-8
         raise DataError(str(error)) from None
     except (OSError, ValueError, EOFError, TypeError, KeyError, zipfile.BadZipFile) as error:
@@ -79,7 +79,8 @@ def _load(path: Path, key: str | None) -> np.ndarray:
             raise ValueError(f"it holds the arrays {', '.join(names)}; say which: key: NAME")
         if key is not None and key not in names:
             raise ValueError(f"it holds no array '{key}' (key:); it has {', '.join(names)}")
-        return found[names[0] if key is None else key]
+        array: np.ndarray = found[names[0] if key is None else key]
+        return array
 
 
 def _without_advice(reason: str) -> str:
@@ -95,7 +96,7 @@ def _real(array: np.ndarray) -> np.ndarray:
     return array.astype(np.float64)
 
 
-def _read_text(path: Path, channels: int, header: bool | None) -> np.ndarray:
+def _read_text(path: Path, channels: int, *, header: bool | None) -> np.ndarray:
     lines = _data_lines(path)
     if not lines:
         raise ValueError("it holds no numbers")
@@ -105,7 +106,7 @@ def _read_text(path: Path, channels: int, header: bool | None) -> np.ndarray:
         marks = " and ".join(DELIMITERS[mark] for mark in (held if len(held) > 1 else [",", *held]))
         raise ValueError(f"it holds {marks}; if the commas are decimal ones, write points")
     mark = held[0] if held else None
-    if _has_header(lines[0], mark, channels, header):
+    if _has_header(lines[0], mark, channels, header=header):
         lines = lines[1:]
     if not lines:
         raise ValueError("it holds a header and no numbers")
@@ -139,7 +140,7 @@ def _first_fault(lines: Sequence[Line], mark: str | None) -> str:
     return "a line holds what is no number"
 
 
-def _has_header(first: Line, mark: str | None, channels: int, header: bool | None) -> bool:
+def _has_header(first: Line, mark: str | None, channels: int, *, header: bool | None) -> bool:
     if header is not None:
         return header
     fields = [field.strip() for field in first.text.split(mark)]

@@ -33,7 +33,7 @@ class Series(Medium):
         header: Whether a text file's first line names the channels; None: it does where no field is a number.
     """
 
-    def __init__(self, name: str, length: int, channels: int, key: str | None = None, header: bool | None = None):
+    def __init__(self, name: str, length: int, channels: int, *, key: str | None = None, header: bool | None = None):
         self._length = length
         self._channels = channels
         self._key = key
@@ -49,7 +49,7 @@ class Series(Medium):
         """Reads one series."""
         if not isinstance(value, str):
             return self.decode(value)
-        array = read_numbers(folder.path(value), value, self._channels, self._key, self._header)
+        array = read_numbers(folder.path(value), value, self._channels, key=self._key, header=self._header)
         return self._decoded(array, value)
 
     def decode(self, value: Sequence[object]) -> Decoded:

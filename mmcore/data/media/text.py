@@ -94,7 +94,8 @@ def tokenizer(vocab: Path) -> PreTrainedTokenizerBase:
 def _tokenizer(vocab: Path, _changed_ns: int) -> PreTrainedTokenizerBase:
     from transformers.utils import logging
 
-    logging.set_verbosity_error()  # a text longer than its model takes is cropped here, and noted
+    # A text longer than its model takes is cropped here, and noted.
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # transformers has no types for it
     try:
         content = vocab.read_text(encoding="utf-8")
     except UnicodeDecodeError:

@@ -22,7 +22,7 @@ from mmcore.data.medium import Note, decoding_errors
 from mmcore.errors import DataError
 
 if TYPE_CHECKING:
-    from av import CodecContext, Packet, VideoCodecContext, VideoFrame
+    from av import CodecContext, Packet, VideoCodecContext, VideoFrame, VideoStream
     from av.container import InputContainer
 
 CLIP_SUFFIXES = frozenset({".mp4", ".avi", ".flv", ".webm", ".mkv", ".mov"})
@@ -91,7 +91,7 @@ class Packets(NamedTuple):
     """
 
     infos: list[PacketInfo]
-    held: list[Packet] | None
+    held: list[Packet[VideoStream]] | None
     unit_s: float
     rate: float
     rate_is_guessed: bool
@@ -122,7 +122,7 @@ class Packets(NamedTuple):
 
 
 def read_frames(
-    path: Path, choose: Choose, size: int, channels: Literal[1, 3], check_end: bool = True
+    path: Path, choose: Choose, size: int, channels: Literal[1, 3], *, check_end: bool = True
 ) -> tuple[np.ndarray, list[Note]]:
     """Reads chosen frames of a clip, each resized as a whole and upright.
 
@@ -173,7 +173,7 @@ def _read_packets(path: Path) -> Packets:
         DataError: It is no clip, or has no pictures.
     """
     infos: list[PacketInfo] = []
-    held: list[Packet] | None = []
+    held: list[Packet[VideoStream]] | None = []
     num_bytes = 0
     with _pictures(path) as container:
         stream = container.streams.video[0]
@@ -211,7 +211,7 @@ def _guessed(rate: float) -> Note:
     return Note(GUESSED, f"({rate:.10g} frames a second)")
 
 
-def _info(packet: Packet, codec: CodecContext) -> PacketInfo:
+def _info(packet: Packet[VideoStream], codec: CodecContext) -> PacketInfo:
     # VP8 keeps frames that are never shown in packets of their own: a bit of the first byte says so.
     is_hidden = codec.name in ("vp8", "libvpx") and not memoryview(packet)[0] >> 4 & 1
     is_start = packet.is_keyframe and (codec.name != "h264" or _holds_idr(bytes(packet), codec.extradata))
@@ -234,7 +234,7 @@ def _holds_idr(data: bytes, extradata: bytes | None) -> bool:
     return False
 
 
-def _again(path: Path, packets: Packets) -> Iterator[Packet]:
+def _again(path: Path, packets: Packets) -> Iterator[Packet[VideoStream]]:
     """Yields the packets once more."""
     if packets.held is not None:
         yield from packets.held
@@ -340,12 +340,13 @@ def _decoder(packets: Packets, codec: VideoCodecContext) -> VideoCodecContext:
 
     if packets.decoder is None:
         return codec
-    decoder: Any = av.CodecContext.create(packets.decoder, "r")
+    decoder = av.CodecContext.create(packets.decoder, "r")
+    assert isinstance(decoder, av.VideoCodecContext)
     decoder.extradata = codec.extradata
     return decoder
 
 
-def _decoded(path: Path, number: int, packet: Packet, codec: VideoCodecContext) -> list[VideoFrame]:
+def _decoded(path: Path, number: int, packet: Packet[VideoStream], codec: VideoCodecContext) -> list[VideoFrame]:
     """Decodes a packet; one whose data are cut off is refused, since decoders patch it with what came before."""
     if packet.is_corrupt:
         raise DataError(f"{path} is truncated in frame {number}")

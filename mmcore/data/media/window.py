@@ -45,7 +45,8 @@ class Window(Medium):
 
     def read(self, folder: RawFolder, value: Sequence[Any]) -> Decoded:
         """Decodes the frames of one window."""
-        frames, notes = read_window(folder.path(value[0]), value[1], value[2], self._size, self._channels)
+        path, start, stop = value
+        frames, notes = read_window(folder.path(path), start, stop, size=self._size, channels=self._channels)
         return Decoded(frames, notes=tuple(notes))
 
 
@@ -72,7 +73,7 @@ class Flow(Medium):
     def read(self, folder: RawFolder, value: Sequence[Any]) -> Decoded:
         """Computes the flow of one window."""
         path, start, stop = value
-        frames, notes = read_window(folder.path(path), start, stop, self._size, channels=1, one_more=True)
+        frames, notes = read_window(folder.path(path), start, stop, size=self._size, channels=1, one_more=True)
         flow = np.zeros(self.modality.shape, dtype=np.float16)
         for place in range(len(frames) - 1):
             flow[place] = dense_flow(frames[place, 0], frames[place + 1, 0]).transpose(2, 0, 1)
@@ -95,11 +96,12 @@ def dense_flow(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     flow: Any = cv2.calcOpticalFlowFarneback(
         first, second, None, pyr_scale=0.5, levels=3, winsize=15, iterations=3, poly_n=5, poly_sigma=1.2, flags=0
     )  # type: ignore[call-overload]
-    return np.clip(flow, -LARGEST_FLOW, LARGEST_FLOW)
+    cut_off: np.ndarray = np.clip(flow, -LARGEST_FLOW, LARGEST_FLOW)
+    return cut_off
 
 
 def read_window(
-    path: Path, start: int, stop: int, size: int, channels: Literal[1, 3], one_more: bool = False
+    path: Path, start: int, stop: int, *, size: int, channels: Literal[1, 3], one_more: bool = False
 ) -> tuple[np.ndarray, list[Note]]:
     """Reads consecutive frames of a clip, each resized as a whole.
 
@@ -130,7 +132,7 @@ def read_window(
         wanted = np.arange(start, min(stop + one_more, number))
         dropped = number - len(timeline)
         notes[:] = [Note(DROPPED, f"({dropped} of {number})")] if dropped else []
-        return (np.searchsorted(places, wanted, side="right") - 1).tolist()
+        return [int(place) - 1 for place in np.searchsorted(places, wanted, side="right")]
 
     frames, done = read_frames(path, choose, size, channels, check_end=False)
     return frames, notes + done

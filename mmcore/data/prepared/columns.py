@@ -197,7 +197,8 @@ def _view(table: pa.Table | pa.RecordBatch, modality: Modality) -> np.ndarray:
 
 
 def _numbers(table: pa.Table | pa.RecordBatch, name: str) -> np.ndarray:
-    return _one_chunk(table, name).to_numpy(zero_copy_only=False)
+    numbers: np.ndarray = _one_chunk(table, name).to_numpy(zero_copy_only=False)
+    return numbers
 
 
 def _one_chunk(table: pa.Table | pa.RecordBatch, name: str) -> pa.Array:

@@ -63,6 +63,7 @@ def prepare(
     options: BaseModel | Mapping[str, Any] | None,
     raw_dir: Path | str | None,
     data_dir: Path | str,
+    *,
     progress: Progress | None = None,
     how: HowToPrepare | None = None,
 ) -> PreparedDataset:
@@ -125,7 +126,7 @@ def _prepare_raw(
     reports = write_parts(
         PartWriter(source, folder, spec, partial), plan_parts(source, index, folder, spec), how.run, progress
     )
-    finish(source, spec, index, fingerprint, partial, reports, how.on_missing)
+    finish(source, spec, index, fingerprint=fingerprint, directory=partial, reports=reports, on_missing=how.on_missing)
     replace_directory(partial, target)
     shutil.rmtree(target / REPORTS)
     return PreparedDataset.open(target)

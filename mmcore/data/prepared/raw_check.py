@@ -28,6 +28,7 @@ ALL = "all"
 def examine(
     source: RawSource,
     folder: RawFolder,
+    *,
     with_media: bool = True,
     run: RunParts = run_here,
     progress: Progress | None = None,

@@ -133,6 +133,7 @@ def finish(
     source: RawSource,
     spec: DatasetSpec,
     index: Index,
+    *,
     fingerprint: str,
     directory: Path,
     reports: Sequence[dict[str, Any]],
@@ -158,7 +159,7 @@ def finish(
         else:
             source.skip(problem.sample_id, f"{problem.kind}: {problem.reason}", problem.kind)
     rules = source.rules(replace(index, entries=index.without(problems)))
-    metadata = describe(source, spec, rules, fingerprint, counts, files)
+    metadata = describe(source, spec, rules, fingerprint=fingerprint, counts=counts, files=files)
     write_synced(directory / METADATA_FILE, json.dumps(metadata, indent=1).encode())
 
 

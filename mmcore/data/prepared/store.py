@@ -102,17 +102,18 @@ class PreparedDataset:
     @property
     def options(self) -> dict[str, Any]:
         """The source's options, every default filled in."""
-        return self.metadata["options"]
+        options: dict[str, Any] = self.metadata["options"]
+        return options
 
     @property
     def card(self) -> str:
         """Origin, licence and limits, in a few sentences."""
-        return self.metadata["card"]
+        return str(self.metadata["card"])
 
     @property
     def constructed(self) -> bool:
         """True if the data was made to show an effect."""
-        return self.metadata["constructed"]
+        return bool(self.metadata["constructed"])
 
     @property
     def default_protocol(self) -> str:
@@ -184,7 +185,8 @@ class PreparedDataset:
     @property
     def encoded(self) -> Mapping[str, Mapping[str, Any]]:
         """Modality -> how its features were made by a frozen encoder; empty where encoders are trained on all."""
-        return self.metadata.get("encoded", {})
+        encoded: Mapping[str, Mapping[str, Any]] = self.metadata.get("encoded", {})
+        return encoded
 
     @property
     def weights_sha256(self) -> dict[str, str]:
@@ -226,7 +228,7 @@ def _read_metadata(directory: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UsageError(f"{directory} is not a prepared data set (no {METADATA_FILE}); make one with rayjobs.prepare")
     try:
-        metadata = json.loads(path.read_bytes())
+        metadata: dict[str, Any] = json.loads(path.read_bytes())
         version = metadata["format_version"]
     except (ValueError, TypeError, KeyError) as error:
         raise DataError(f"{path} is damaged ({error}); prepare the data set again") from None

@@ -46,7 +46,7 @@ def write_dataset(
     if not files:
         raise DataError(f"{spec.name}: the source yielded no samples")
     counts = {split: writer.class_counts.tolist() for split, writer in writers.items()}
-    metadata = describe(source, spec, source.split_rules, fingerprint, counts, files)
+    metadata = describe(source, spec, source.split_rules, fingerprint=fingerprint, counts=counts, files=files)
     write_synced(directory / METADATA_FILE, json.dumps(metadata, indent=1).encode())
 
 
@@ -60,6 +60,7 @@ def describe(
     source: DatasetSource,
     spec: DatasetSpec,
     rules: SplitRules,
+    *,
     fingerprint: str,
     counts: dict[str, list[int]],
     files: list[dict[str, Any]],

@@ -50,9 +50,9 @@ def read_delimited(path: Path, delimiter: str, quoting: str | None) -> tuple[lis
     text = decoded(path)
     is_sure = quoting is not None
     if quoting == "none" or (not is_sure and delimiter == "\t"):
-        rows = partial(_unquoted, path, text, delimiter, is_sure)
+        rows = partial(_unquoted, path, text, delimiter, is_sure=is_sure)
     else:
-        rows = partial(_quoted, path, text, delimiter, is_sure)
+        rows = partial(_quoted, path, text, delimiter, is_sure=is_sure)
     first = list(itertools.islice(_not_blank(rows()), 2))
     if len(first) < 2:
         raise UsageError(f"the manifest {path} has no rows")
@@ -82,7 +82,7 @@ def cells_of_any_length(text: str) -> Iterator[None]:
             csv.field_size_limit(before)
 
 
-def _unquoted(path: Path, text: str, delimiter: str, is_sure: bool) -> Rows:
+def _unquoted(path: Path, text: str, delimiter: str, *, is_sure: bool) -> Rows:
     for number, line in enumerate(text.split("\n" if "\n" in text else "\r"), start=1):
         fields = line.removesuffix("\r").split(delimiter)
         if not is_sure and QUOTE in line:
@@ -100,8 +100,8 @@ def _check_unquoted(path: Path, number: int, fields: Sequence[str]) -> None:
         )
 
 
-def _quoted(path: Path, text: str, delimiter: str, is_sure: bool) -> Rows:
-    rows = _parsed(path, text, delimiter, is_sure)
+def _quoted(path: Path, text: str, delimiter: str, *, is_sure: bool) -> Rows:
+    rows = _parsed(path, text, delimiter, is_sure=is_sure)
     while True:
         with cells_of_any_length(text):  # not while others work on the rows
             batch = list(itertools.islice(rows, ROWS_AT_ONCE))
@@ -110,7 +110,7 @@ def _quoted(path: Path, text: str, delimiter: str, is_sure: bool) -> Rows:
         yield from batch
 
 
-def _parsed(path: Path, text: str, delimiter: str, is_sure: bool) -> Rows:
+def _parsed(path: Path, text: str, delimiter: str, *, is_sure: bool) -> Rows:
     lines: list[str] = []
     reader = csv.reader(_kept(io.StringIO(text, newline=""), lines), delimiter=delimiter, strict=True)
     has_blanks = not is_sure and f"{delimiter} {QUOTE}" in text
@@ -122,7 +122,7 @@ def _parsed(path: Path, text: str, delimiter: str, is_sure: bool) -> Rows:
             if len(lines) > 1 and not is_sure:
                 spaced = _spaced_columns(text, delimiter, num_columns) if spaced is None else spaced
                 whole = [_is_like_a_row(line, delimiter, num_columns, spaced) for line in lines]
-                _check_span(path, first, whole, len(fields) == num_columns)
+                _check_span(path, first, whole, is_complete=len(fields) == num_columns)
             if has_blanks:
                 _check_blanks(path, first, fields)
             yield first, fields
@@ -158,7 +158,7 @@ def _broken_quote(path: Path, first: int, last: int, error: str) -> UsageError:
     )
 
 
-def _check_span(path: Path, first: int, whole: Sequence[bool], is_complete: bool) -> None:
+def _check_span(path: Path, first: int, whole: Sequence[bool], *, is_complete: bool) -> None:
     """Refuses a quoted cell over several lines that seems to have swallowed rows: by a lone quote on either side.
 
     Args:

@@ -245,11 +245,11 @@ def medium_of(name: str, column: Any) -> Medium:
         medium = ImageFile(name, column.size, PictureRules(column.range, column.background))
     elif isinstance(column, VideoColumn):
         rate = column.frames_per_second
-        medium = Frames(name, column.frames, column.size, column.sample, rate, column.channels)
+        medium = Frames(name, column.frames, column.size, pick=column.sample, per_second=rate, channels=column.channels)
     elif isinstance(column, TextColumn):
         medium = Text(name, column.max_tokens)
     elif isinstance(column, SeriesColumn):
-        medium = Series(name, column.length, column.channels, column.key, column.header)
+        medium = Series(name, column.length, column.channels, key=column.key, header=column.header)
     else:
         medium = Cells(name, column.columns, None if isinstance(column.fill, float) else column.fill)
     medium.modality = replace(medium.modality, may_be_missing=column.may_be_missing)
@@ -300,7 +300,7 @@ def read_description(path: Path, classes: Sequence[str] | None = None) -> dict[s
     return options.model_dump(mode="json")
 
 
-def needed_columns(values: Mapping[str, Any], to_train: bool) -> dict[str, str]:
+def needed_columns(values: Mapping[str, Any], *, to_train: bool) -> dict[str, str]:
     """Returns column -> what it is for, of a description as plain values, checked or not.
 
     Args:
@@ -409,7 +409,7 @@ def _class_problems(values: dict[str, Any], table: Table | None) -> list[str]:
     return problems
 
 
-def _parsed(values: Mapping[str, Any], path: str) -> tuple[Any, list[str]]:
+def _parsed(values: Mapping[str, Any], path: str) -> tuple[ManifestConfig | None, list[str]]:
     try:
         return parse_section(ManifestConfig, values, path), []
     except ConfigError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from mmcore.data.raw.delimited import cells_of_any_length, repeated
 from mmcore.errors import DataError, UsageError, suggest
@@ -64,7 +64,7 @@ def class_index(name: str, classes: Sequence[str] | Mapping[str, int]) -> int:
     Raises:
         DataError: There is no such class.
     """
-    known: Any = classes if isinstance(classes, Mapping) else {label: index for index, label in enumerate(classes)}
+    known = classes if isinstance(classes, Mapping) else {label: index for index, label in enumerate(classes)}
     if name not in known:
         raise DataError(f"unknown class '{name}'{suggest(name, known) if len(known) <= 40 else ''}")
     return known[name]

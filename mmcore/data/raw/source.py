@@ -136,7 +136,7 @@ class RawSource(DatasetSource):
 
     def rules(self, index: Index) -> SplitRules:
         """Returns the split rules; the default protocol is the one that keeps groups apart."""
-        default = default_protocol(index_table(index.entries), index.published)
+        default = default_protocol(index_table(index.entries), published=index.published)
         return replace(self.split_rules, default_protocol=default, published=index.published)
 
 

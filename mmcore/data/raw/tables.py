@@ -185,11 +185,11 @@ def _parquet_rows(path: Path, names: Collection[str]) -> Iterator[Row]:
         raise UsageError(f"the manifest {path} can not be read after row {number}: {reason}") from None
 
 
-def _is_cell(kind: pa.DataType, is_nested: bool = False) -> bool:
+def _is_cell(kind: pa.DataType, *, is_nested: bool = False) -> bool:
     """Tells whether a column of this type can be a sample's text, number or series."""
     types = pa.types
     if types.is_dictionary(kind):
-        return _is_cell(kind.value_type, is_nested)
+        return _is_cell(kind.value_type, is_nested=is_nested)
     if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
         return _is_cell(kind.value_type, is_nested=True)
     is_text = types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)

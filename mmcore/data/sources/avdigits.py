@@ -206,7 +206,8 @@ class AVDigits(DatasetSource):
         pooled = images.reshape(len(images), 7, 4, 7, 4).mean(axis=(2, 4)) / 255
         if self.options.image == "noisy":
             return noisy_bytes(pooled, NOISE_STD, np.random.default_rng([self.options.seed, 1]))[:, None]
-        return np.round(pooled * 255).astype(np.uint8)[:, None]
+        rounded: np.ndarray = np.round(pooled * 255).astype(np.uint8)
+        return rounded[:, None]
 
     def _audio(self, clip: Clip) -> tuple[np.ndarray, int]:
         """Returns a clip zero padded to NUM_AUDIO_SAMPLES, and its length; notes it if it had to be cropped."""

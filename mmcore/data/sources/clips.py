@@ -59,10 +59,8 @@ class ClipSource(RawSource):
         small, options = self.options.demo, self.options
         size = options.image_size or (DEMO_SIZE if small else 256)
         seconds = DEMO_SECONDS if small else self.seconds
-        return (
-            AudioFile("audio", self._rate_hz, seconds),
-            Frames("video", options.frames or (min(2, self.num_frames) if small else self.num_frames), size, self.pick),
-        )
+        frames = options.frames or (min(2, self.num_frames) if small else self.num_frames)
+        return AudioFile("audio", self._rate_hz, seconds), Frames("video", frames, size, pick=self.pick)
 
     def default_transforms(self) -> dict[str, dict[str, Any]]:
         """Returns the papers': log magnitude, windows of 512 every 353; random crops of 224, ImageNet's statistics."""
@@ -114,7 +112,7 @@ def frames_of(folder: RawFolder, where: str, clip: str) -> str | list[str]:
 
 
 def add_clip(
-    index: Index, folder: RawFolder, entry: tuple[str, int, str, str], sounds: str, pictures: str, file: str = ""
+    index: Index, folder: RawFolder, entry: tuple[str, int, str, str], *, sounds: str, pictures: str, file: str = ""
 ) -> None:
     """Enters a clip of an index.
 

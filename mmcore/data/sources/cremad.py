@@ -74,7 +74,7 @@ class CremaD(clips.ClipSource):
             index = Index(f"{layout} ({', '.join(sorted(split for split in found if found[split]))})", [])
             index.absent = absent_lists(found)
             for split, paths in found.items():
-                self._read_list(index, folder, split, paths, separator, (sounds, pictures))
+                self._read_list(index, folder, split, paths, separator=separator, where=(sounds, pictures))
             return index
         return self._read_summary(folder, sounds, pictures)
 
@@ -112,6 +112,7 @@ class CremaD(clips.ClipSource):
         folder: RawFolder,
         split: str,
         paths: Sequence[Path],
+        *,
         separator: str | None,
         where: tuple[str, str],
     ) -> None:
@@ -120,7 +121,7 @@ class CremaD(clips.ClipSource):
             for row, fields in read_records(path, ("name", "label"), separator):
                 try:
                     clip, label, actor = _checked(fields)
-                    clips.add_clip(index, folder, (clip, label, split, actor), *where)
+                    clips.add_clip(index, folder, (clip, label, split, actor), sounds=where[0], pictures=where[1])
                 except DataError as error:
                     index.leave_out(split, row.place, BAD_ROW, str(error))
 
@@ -138,7 +139,7 @@ class CremaD(clips.ClipSource):
                 index.leave_out("train", row.place, BAD_ROW, str(error))
         splits = hashed_split([clip for clip, _, _ in known], [label for _, label, _ in known])
         for (clip, label, actor), split in zip(known, splits, strict=True):
-            clips.add_clip(index, folder, (clip, label, split, actor), sounds, pictures)
+            clips.add_clip(index, folder, (clip, label, split, actor), sounds=sounds, pictures=pictures)
         return index
 
 

@@ -179,7 +179,8 @@ def touch_tone(digit: int, snr_db: float, generator: np.random.Generator) -> np.
         wave += amplitude * np.sin(2 * np.pi * frequency_hz * time_s + generator.uniform(0, 2 * np.pi))
     wave += generator.normal(size=NUM_AUDIO_SAMPLES) * np.sqrt(np.mean(wave**2) / 10 ** (snr_db / 10))
     level = generator.uniform(0.05, 0.2) / np.sqrt(np.mean(wave**2))
-    return np.clip(np.round(wave * level * 32767), -32768, 32767).astype(np.int16)
+    samples: np.ndarray = np.clip(np.round(wave * level * 32767), -32768, 32767).astype(np.int16)
+    return samples
 
 
 def second_view(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
@@ -200,4 +201,5 @@ def _bilinear(image: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
     dy, dx = y - top, x - left
     upper = padded[top, left] * (1 - dx) + padded[top, left + 1] * dx
     lower = padded[top + 1, left] * (1 - dx) + padded[top + 1, left + 1] * dx
-    return upper * (1 - dy) + lower * dy
+    between: np.ndarray = upper * (1 - dy) + lower * dy
+    return between

@@ -71,7 +71,7 @@ class Iemocap(RawSource):
             AudioFile(
                 "audio", clip_files.DEMO_RATE_HZ if small else 16000, clip_files.DEMO_SECONDS if small else SECONDS
             ),
-            Frames("video", 1, self.options.image_size or (clip_files.DEMO_SIZE if small else 256), "spread"),
+            Frames("video", 1, self.options.image_size or (clip_files.DEMO_SIZE if small else 256), pick="spread"),
             Text("text", self.options.max_tokens or (24 if small else 256)),
         )
 

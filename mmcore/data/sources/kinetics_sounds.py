@@ -152,7 +152,8 @@ class KineticsSounds(clips.ClipSource):
         sounds = clips.first_folder(folder, (f"{split}_wav", "audio", "video", split))
         frames = (f"{split}_img/Image-01-FPS", "Image-01-FPS", "video", split)
         group = clips.youtube_id(clip)
-        clips.add_clip(index, folder, (clip, number, split, group), sounds, clips.first_folder(folder, frames))
+        pictures = clips.first_folder(folder, frames)
+        clips.add_clip(index, folder, (clip, number, split, group), sounds=sounds, pictures=pictures)
 
 
 def _subset_and_label(record: Any) -> tuple[str, str]:

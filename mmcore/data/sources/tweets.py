@@ -116,14 +116,15 @@ def read_short_tsv(index: Index, path: Path, split: str, labels: Sequence[str], 
         try:
             if len(fields) != 3:
                 raise DataError("the line is not UTF-8" if row.text is None else f"{len(fields)} columns, not 3")
-            entry = tweet(row.place, class_index(fields[0].strip(), labels), split, fields[1], fields[2], pictures)
+            label = class_index(fields[0].strip(), labels)
+            entry = tweet(row.place, label, split, picture=fields[1], text=fields[2], pictures=pictures)
         except DataError as error:
             index.leave_out(split, row.place, BAD_ROW, str(error))
         else:
             index.add(entry)
 
 
-def tweet(sample_id: str, label: int, split: str, picture: str, text: str, pictures: str) -> Entry:
+def tweet(sample_id: str, label: int, split: str, *, picture: str, text: str, pictures: str) -> Entry:
     """Returns the entry of one tweet; `picture` is an id or a file name, with or without folders before it."""
     name = PurePosixPath(picture.strip()).name
     if not name:
@@ -147,7 +148,8 @@ def _read_json(index: Index, path: Path, split: str, labels: Sequence[str], pict
             if not isinstance(row["text"], str) or not isinstance(row["image"], str | int):
                 raise DataError(f"text and image must be texts, got {row['text']!r} and {row['image']!r}")
             label = class_index(str(row["label"]), labels)
-            stem = PurePosixPath(str(row["image"])).stem
-            index.add(tweet(stem, label, split, str(row["image"]), str(row["text"]), pictures))
+            picture = str(row["image"])
+            stem = PurePosixPath(picture).stem
+            index.add(tweet(stem, label, split, picture=picture, text=str(row["text"]), pictures=pictures))
         except DataError as error:
             index.leave_out(split, place, BAD_ROW, str(error))

@@ -131,7 +131,8 @@ class Twitter15(tweets.TweetSource):
             raise DataError("the line is not UTF-8" if row.text is None else f"{len(fields)} columns, not 5")
         number, label, picture, text, target = (field.strip() for field in fields)
         label_index = class_index(label, LABELS)
-        return tweets.tweet(f"{split}-{number}", label_index, split, picture, self._text(text, target), pictures)
+        content = self._text(text, target)
+        return tweets.tweet(f"{split}-{number}", label_index, split, picture=picture, text=content, pictures=pictures)
 
     def _read_txt(self, index: Index, path: Path, split: str, pictures: str) -> None:
         rows = list(read_rows(path))
@@ -145,7 +146,9 @@ class Twitter15(tweets.TweetSource):
                     raise DataError("a line is not UTF-8")
                 text, target, label, picture = (str(line).strip() for line in lines)
                 label_index = class_index(label, TXT_LABELS)
-                index.add(tweets.tweet(sample_id, label_index, split, picture, self._text(text, target), pictures))
+                content = self._text(text, target)
+                entry = tweets.tweet(sample_id, label_index, split, picture=picture, text=content, pictures=pictures)
+                index.add(entry)
             except DataError as error:
                 index.leave_out(split, rows[number].place, BAD_ROW, str(error))
 

@@ -161,11 +161,11 @@ class Manifest(RawSource):
                 found |= {f"'{one}' ({name})": is_known[:, place] for place, one in enumerate(column.columns)}
         return found
 
-    def _rows(self, to_train: bool) -> Iterator[Row]:
+    def _rows(self, *, to_train: bool) -> Iterator[Row]:
         """Yields the rows of the manifest, if it has every column that is needed."""
         options = self.options
         table = read_table(Path(options.manifest), options.delimiter, options.quoting)
-        needed = needed_columns(options.model_dump(), to_train)
+        needed = needed_columns(options.model_dump(), to_train=to_train)
         if problems := table.problems(needed):
             raise ConfigError(problems)
         return table.rows(needed)

@@ -124,7 +124,7 @@ class VGGSound(clips.ClipSource):
                     raise DataError(f"unknown split '{fields[-1]}'")
                 clip = _clip_name(fields)
                 entry = (clip, class_index(fields[-2], known), split, clips.youtube_id(clip))
-                clips.add_clip(index, folder, entry, sounds, pictures)
+                clips.add_clip(index, folder, entry, sounds=sounds, pictures=pictures)
             except DataError as error:
                 index.leave_out(split, row.place, BAD_ROW, str(error))
 

@@ -125,7 +125,7 @@ def _long_size(source: Source, chunks: Sequence[Chunk]) -> int:
 
 
 def long_chunks_of(
-    source: Source, place: int, sound: bytes, order: Literal["little", "big"], counted: int, unit: int
+    source: Source, place: int, sound: bytes, *, order: Literal["little", "big"], counted: int, unit: int
 ) -> tuple[list[Chunk], int]:
     """Returns the chunks of a file whose sizes have 64 bits, and where they end, as `chunks_of` does.
 

@@ -102,9 +102,9 @@ def look_at(source: Source) -> Finding:
     if head[:4] == b"FORM" and kind in (b"AIFF", b"AIFC", b"8SVX", b"16SV"):
         return _compared(source, *chunks_of(source, "big"), (b"SSND", b"BODY"))
     if head[:4] == b"caff":
-        return _compared(source, *long_chunks_of(source, 8, b"data", "big", counted=0, unit=1), (b"data",))
+        return _compared(source, *long_chunks_of(source, 8, b"data", order="big", counted=0, unit=1), (b"data",))
     if head[:8] == W64_BEGINNING:
-        chunks, end = long_chunks_of(source, 40, W64_DATA, "little", counted=24, unit=8)
+        chunks, end = long_chunks_of(source, 40, W64_DATA, order="little", counted=24, unit=8)
         return _compared(source, chunks, end, (W64_DATA,), reads_on=True)
     if head[:4] == b".snd":
         begin, stated = (int.from_bytes(head[place : place + 4], "big") for place in (4, 8))
@@ -126,7 +126,7 @@ def _compared_alone(source: Source, begin: int, stated: int) -> Finding:
 
 
 def _compared(
-    source: Source, chunks: Sequence[Chunk], end: int, names: tuple[bytes, ...], reads_on: bool = False
+    source: Source, chunks: Sequence[Chunk], end: int, names: tuple[bytes, ...], *, reads_on: bool = False
 ) -> Finding:
     """Compares the chunk with the sound with the file; one of a negative size goes on to the file's end.
 
