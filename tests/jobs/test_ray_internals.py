@@ -83,7 +83,7 @@ class TestEnvironment:
         written = source("_private", "authentication") + source("_private", "authentication_test_utils.py")
         assert f'"{environment.TOKEN_FILE.parts[0]}" / "{environment.TOKEN_FILE.parts[1]}"' in written
 
-    @pytest.mark.parametrize("name", {*environment.LOGGERS, *environment.JOB_LOGGERS} - {"hyperopt"})
+    @pytest.mark.parametrize("name", sorted({*environment.LOGGERS, *environment.JOB_LOGGERS} - {"hyperopt"}))
     def test_its_loggers_are_named_by_its_modules(self, name: str) -> None:
         place = RAY.parent.joinpath(*name.split("."))
         assert place.is_dir() or place.with_suffix(".py").is_file()
