@@ -6,35 +6,46 @@ import errno
 import hashlib
 import logging
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_chain, wait_fixed
+
 T = TypeVar("T")
 WAITS_S = (1, 2, 5, 10, 20, 30, 60, 60, 60)
-"""Between the attempts; four minutes in all, less than a run may stand still before it is taken to hang."""
+"""Seconds between attempts; four minutes in all, less than a run may stand still before it counts as hung."""
 STORAGE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE}
 
 
 def patiently(write: Callable[[], T]) -> T:
-    """Calls `write`, again while storage is full, over its quota, read-only or away.
+    """Calls `write`, and again as long as storage is full, over its quota, read-only or away.
 
     Args:
-        write: Writes something whole or not at all, so that it can be done again.
+        write: Writes something whole or not at all, so that it can be repeated.
 
     Raises:
-        OSError: Of another kind at once; of these after the last attempt.
+        OSError: An error of another kind, at once; one of these kinds, after the last attempt.
     """
-    for wait in WAITS_S:
-        try:
-            return write()
-        except OSError as error:
-            if error.errno not in STORAGE_ERRORS:
-                raise
-            logging.getLogger(__name__).warning("%s; trying again in %d s", error, wait)
-            time.sleep(wait)
-    return write()
+    attempts = Retrying(
+        retry=retry_if_exception(_is_of_storage),
+        wait=wait_chain(*(wait_fixed(seconds) for seconds in WAITS_S)),
+        stop=stop_after_attempt(len(WAITS_S) + 1),
+        before_sleep=_warn,
+        reraise=True,
+    )
+    return attempts(write)
+
+
+def _is_of_storage(error: BaseException) -> bool:
+    return isinstance(error, OSError) and error.errno in STORAGE_ERRORS
+
+
+def _warn(state: RetryCallState) -> None:
+    """Says why and how long is waited."""
+    if state.outcome is not None and state.next_action is not None:
+        error, wait_s = state.outcome.exception(), state.next_action.sleep
+        logging.getLogger(__name__).warning("%s; trying again in %d s", error, wait_s)
 
 
 def sha256(path: Path) -> str:

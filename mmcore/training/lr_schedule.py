@@ -5,26 +5,37 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import torch
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
 from mmcore.config.schema import ScheduleConfig
 
 
 class Schedule:
-    """Tells, after each epoch, the factor on the initial learning rate; the rate falls to `min_lr` and no lower.
+    """Factor on the initial learning rate after each epoch; the rate falls no lower than `min_lr`.
 
-    `plateau` divides when the fused validation loss has not fallen by the relative threshold for more than
-    `patience_epochs` epochs. Growth of a method raises the loss by itself: it makes the schedule forget the best
-    value, so that later epochs are compared with the loss after growth. The count of bad epochs goes on (the grown
-    epoch is one of them, unless it is better all the same): else the rate would stay up for ever where a method grows
-    more often than the patience lasts.
+    `plateau` is torch's ReduceLROnPlateau on the fused validation loss, with two additions:
+      - growth of a method raises the loss by itself, so it makes the schedule forget the best value: later epochs are
+        compared with the loss after growth;
+      - growth does not reset the count of bad epochs (the grown epoch is one of them, unless it is a new best all the
+        same). Otherwise the rate would never fall where a method grows more often than the patience lasts.
     """
 
     def __init__(self, config: ScheduleConfig, max_epochs: int):
         self.config = config
         self.max_epochs = max_epochs
-        self.factor = 1.0
-        self.best = math.inf
-        self.num_bad_epochs = 0
+        # A stand-in whose rate is the factor: the real optimizer is rebuilt on resume, and a population search may
+        # change the initial rate that the factor is of.
+        self._stand_in = torch.optim.SGD([torch.zeros(())], lr=1.0)
+        self._plateau = ReduceLROnPlateau(
+            self._stand_in, factor=config.factor, patience=config.patience_epochs, threshold=config.threshold, eps=0
+        )
         self._forgot = False
+
+    @property
+    def factor(self) -> float:
+        """The current factor, in (0, 1]."""
+        return float(self._stand_in.param_groups[0]["lr"])
 
     def after_epoch(self, epoch: int, val_loss: float) -> float:
         """Returns the factor for the next epoch.
@@ -35,11 +46,13 @@ class Schedule:
         """
         config = self.config
         if config.name == "step":
-            self.factor = config.factor ** ((epoch + 1) // config.step_epochs)
+            self._set(config.factor ** ((epoch + 1) // config.step_epochs))
         elif config.name == "cosine":
-            self.factor = 0.5 * (1 + math.cos(math.pi * (epoch + 1) / self.max_epochs))
+            self._set(0.5 * (1 + math.cos(math.pi * (epoch + 1) / self.max_epochs)))
         elif config.name == "plateau":
-            self._plateau(val_loss)
+            self._plateau.step(val_loss)
+            if self._forgot:
+                self._plateau.best, self._forgot = val_loss, False
         return self.factor
 
     def rate(self, lr: float) -> float:
@@ -51,19 +64,19 @@ class Schedule:
         self._forgot = True
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the state as plain values."""
-        return {"factor": self.factor, "best": self.best, "bad": self.num_bad_epochs, "forgot": self._forgot}
+        """Returns the state as plain values: by names of our own, so that another torch can read a checkpoint."""
+        return {
+            "factor": self.factor,
+            "best": self._plateau.best,
+            "bad": self._plateau.num_bad_epochs,
+            "forgot": self._forgot,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores what `state_dict` returned."""
-        self.factor, self.best = state["factor"], state["best"]
-        self.num_bad_epochs, self._forgot = state["bad"], state["forgot"]
+        self._set(state["factor"])
+        self._plateau.best, self._plateau.num_bad_epochs = state["best"], state["bad"]
+        self._forgot = state["forgot"]
 
-    def _plateau(self, val_loss: float) -> None:
-        improves = val_loss < self.best * (1 - self.config.threshold)
-        if improves or self._forgot:
-            self.best, self._forgot = val_loss, False
-        self.num_bad_epochs = 0 if improves else self.num_bad_epochs + 1
-        if self.num_bad_epochs > self.config.patience_epochs:
-            self.factor *= self.config.factor
-            self.num_bad_epochs = 0
+    def _set(self, factor: float) -> None:
+        self._stand_in.param_groups[0]["lr"] = factor

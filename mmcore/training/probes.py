@@ -5,8 +5,10 @@ without unimodal heads this is the only view of a modality's own accuracy; for t
 
 They learn from every step, so they must cost next to nothing. Since nothing depends on them before an evaluation or a
 checkpoint, features are kept and the updates of several steps done in one go, one after another, which the processor's
-caches make several times cheaper; probes on features of one size are one batched product; Adam (Kingma and Ba, 2015)
-is written out on one flat tensor of all their weights.
+caches make several times cheaper; probes on features of one size are one batched product. Adam (Kingma and Ba, 2015)
+is written out on one flat tensor of all their weights: torch.optim.Adam on the same tensor, fused, takes 1.6 times as
+long for 2,580 weights (89 µs instead of 55, one thread) and 1.3 times for 10,260, and on the smallest networks the
+probes have no time left below their bar (docs/performance.md).
 
 Shape legend: B samples, K classes, D features, P probes on features of one size.
 """

@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import errno
 import json
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
-from mmcore import storage
 from mmcore.assembly.config import parse_config
 from mmcore.storage import WAITS_S, patiently
 from mmcore.training import checkpoint
@@ -22,7 +22,7 @@ class Storage:
         self.failures, self.number, self.waited = 0, errno.ENOSPC, []
         self._real = getattr(owner, name)
         monkeypatch.setattr(owner, name, self)
-        monkeypatch.setattr(storage.time, "sleep", self.waited.append)
+        monkeypatch.setattr(time, "sleep", self.waited.append)
 
     def __call__(self, *arguments: object, **options: object) -> object:
         if self.failures:
@@ -57,7 +57,7 @@ def test_other_errors_are_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> Non
     def refused() -> None:
         raise PermissionError(errno.EACCES, "no")
 
-    monkeypatch.setattr(storage.time, "sleep", lambda seconds: pytest.fail("waited"))
+    monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("waited"))
     with pytest.raises(PermissionError):
         patiently(refused)
 

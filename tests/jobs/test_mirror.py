@@ -5,6 +5,7 @@ import errno
 import pickle
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -194,7 +195,7 @@ class TestARunAndItsTwin:
         self, here: Mirror, twin: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         waits: list[float] = []
-        monkeypatch.setattr(storage.time, "sleep", waits.append)
+        monkeypatch.setattr(time, "sleep", waits.append)
         away = Away(monkeypatch, times=3)
         with following(here, here.root / RUN):
             write(here.root / RUN / "metrics.jsonl")
@@ -300,7 +301,7 @@ class TestTheDriver:
         said: list[str] = []
         end = getattr(RunPuller(here, lambda trial: here.root / RUN, said.append), event)
         with monkeypatch.context() as patched:
-            patched.setattr(storage.time, "sleep", lambda seconds: None)
+            patched.setattr(time, "sleep", lambda seconds: None)
             patched.setattr(Mirror, "_list", away)
             end(0, [], None)
         assert len(said) == 1
