@@ -151,8 +151,7 @@ def _run_body(
 
             run_group(job, shape, body or worker_body())
         else:
-            select = job.config["trainer"]["select"]
-            (body or worker_body())(job, TuneReporter(run_dir, select, job.snapshot_every, follower.push))
+            (body or worker_body())(job, TuneReporter(run_dir, job.select, job.snapshot_every, follower.push))
     except Exception as error:
         record_failure(run_dir, error)
         with contextlib.suppress(OSError):  # storage that is away must not hide what went wrong
