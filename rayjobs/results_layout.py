@@ -4,7 +4,7 @@
       ledger.jsonl                     every reading of test
       EXPERIMENT/
         experiment.json                what was asked for; written first
-        ranking.json, report.html
+        ranking.json, report/report.html
         tune-final/ and so on          Tune's own state of the final models
         DATASET-METHOD[/fold-N]/
           plan.json                    the search as it was begun

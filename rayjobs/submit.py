@@ -36,14 +36,14 @@ def main(**flags: Any) -> None:
         verb, *arguments = flags["command"]
         submit(flags["address"], verb, arguments, flags["python"], flags["detach"], flags["as_json"])
         return
-    client = connect(flags["address"])
-    if flags["logs"]:
-        follow_job(client, flags["logs"], flags["address"])
-    elif flags["stop"]:
-        stop_job(client, flags["stop"])
-    else:
-        jobs = [ask_head(client.get_job_info, flags["status"])] if flags["status"] else client.list_jobs()
-        print_jobs([described_job(job) for job in jobs], flags["as_json"])
+    with connect(flags["address"]) as client:
+        if flags["logs"]:
+            follow_job(client, flags["logs"], flags["address"])
+        elif flags["stop"]:
+            stop_job(client, flags["stop"])
+        else:
+            jobs = [ask_head(client.get_job_info, flags["status"])] if flags["status"] else client.list_jobs()
+            print_jobs([described_job(job) for job in jobs], flags["as_json"])
 
 
 if __name__ == "__main__":

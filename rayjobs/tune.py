@@ -84,15 +84,17 @@ from rayjobs.storage.addresses import working_folder
 @friendly_errors
 def main(**flags: Unpack[TuneFlags]) -> None:
     """Tune methods on data sets and rank them: the same number of trials each, final models on fresh seeds."""
-    from rayjobs.cluster.session import check_address
     from rayjobs.commands.submitting import submit_instead
-    from rayjobs.commands.tuning import Interrupted, run_tuning
 
     if flags["dry_run"]:
         _dry_run(flags)
         return
     if submit_instead("tune", flags["address"]):
         return
+    # Late: these bring Ray Tune and HyperOpt, which a dry run and a command sent elsewhere do without.
+    from rayjobs.cluster.session import check_address
+    from rayjobs.commands.tuning import Interrupted, run_tuning
+
     check_address(flags["address"])
     machine = machine_of(flags)
     experiment = experiment_of(flags, machine)

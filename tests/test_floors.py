@@ -16,7 +16,15 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 FLOORS = [
-    ["mmcore.errors", "mmcore.seeding", "mmcore.distributed", "mmcore.batch", "mmcore.storage", "mmcore.analysis"],
+    [
+        "mmcore.errors",
+        "mmcore.seeding",
+        "mmcore.distributed",
+        "mmcore.batch",
+        "mmcore.storage",
+        "mmcore.analysis",
+        "mmcore.metric_names",
+    ],
     ["mmcore.registry", "mmcore.config"],
     ["mmcore.data"],
     ["mmcore.data.media.sound", "mmcore.layers", "mmcore.transforms"],
@@ -28,7 +36,8 @@ FLOORS = [
     ["mmcore.training"],
     ["mmcore.assembly"],
     ["mmcore.predictor"],
-    ["rayjobs.results_layout", "rayjobs.ray_internals", "rayjobs.cluster"],
+    ["rayjobs.results_layout", "rayjobs.ray_internals"],
+    ["rayjobs.cluster"],
     ["rayjobs.storage"],
     ["rayjobs.cli", "rayjobs.feeding"],
     ["rayjobs.preparing", "rayjobs.runs"],

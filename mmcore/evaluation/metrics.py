@@ -10,6 +10,8 @@ import math
 import torch
 from torch import Tensor
 
+from mmcore.metric_names import ACCURACY, CALIBRATION_ERROR, MACRO_F1, MEAN_AVERAGE_PRECISION, of_class
+
 NUM_CALIBRATION_BINS = 15
 
 
@@ -33,12 +35,12 @@ def evaluate_logits(logits: Tensor, labels: Tensor, num_classes: int, full: bool
     if not len(labels):
         raise ValueError("metrics need at least one sample")
     confusion = confusion_matrix(logits.argmax(dim=1), labels, num_classes)
-    values = {"accuracy": accuracy(confusion), "macro_f1": macro_f1(confusion)}
+    values = {ACCURACY: accuracy(confusion), MACRO_F1: macro_f1(confusion)}
     if full:
         probabilities = logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(dim=1)
-        values["map"] = mean_average_precision(probabilities, labels)
-        values["ece"] = calibration_error(probabilities, labels)
-        values |= {f"class_{index}/accuracy": value for index, value in enumerate(recall(confusion))}
+        values[MEAN_AVERAGE_PRECISION] = mean_average_precision(probabilities, labels)
+        values[CALIBRATION_ERROR] = calibration_error(probabilities, labels)
+        values |= {of_class(index): value for index, value in enumerate(recall(confusion))}
     numbers = torch.stack([value.double() for value in values.values()])
     # argmax would answer class 0 for a NaN, and be right now and then.
     numbers = torch.where(logits.isnan().any(), torch.nan, numbers)

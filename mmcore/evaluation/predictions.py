@@ -19,6 +19,7 @@ from mmcore import distributed
 from mmcore.batch import Batch
 from mmcore.evaluation.metrics import evaluate_logits
 from mmcore.methods.base import FUSED
+from mmcore.metric_names import LOSS, PROBE_ACCURACY, of_head
 
 PROBE = "/probe"
 """Ends the name of a probe's logits."""
@@ -119,7 +120,9 @@ def _gather(parts: Mapping[str, list[Tensor]], empty: Tensor) -> dict[str, Tenso
 
 def _metrics(name: str, logits: Tensor, labels: Tensor, full: bool) -> dict[str, float]:
     if name.endswith(PROBE):
-        return {f"{name}_accuracy": float((logits.argmax(dim=1) == labels).double().mean())}
+        return {
+            of_head(name.removesuffix(PROBE), PROBE_ACCURACY): float((logits.argmax(dim=1) == labels).double().mean())
+        }
     found = evaluate_logits(logits, labels, logits.shape[1], full)
-    metrics = {f"{name}/loss": float(F.cross_entropy(logits, labels))}
-    return metrics | {f"{name}/{metric}": float(value) for metric, value in found.items()}
+    metrics = {of_head(name, LOSS): float(F.cross_entropy(logits, labels))}
+    return metrics | {of_head(name, metric): float(value) for metric, value in found.items()}

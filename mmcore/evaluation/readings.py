@@ -21,6 +21,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from mmcore.metric_names import (
+    ACCURACY,
+    LEARNING_RATE,
+    PROBE_ACCURACY,
+    additions,
+    gradient_cosine,
+    gradient_norm,
+    of_head,
+    val,
+)
+
 Row = Mapping[str, float]
 COSINE_EVERY_STEPS = 100
 """Steps between two measurements of the cosine, at least: each costs one more backward pass, about half a step."""
@@ -31,7 +42,6 @@ MIN_DIFFERENCE = 0.05
 DEAD_NORM = 1e-12
 MIN_MOVEMENT = 0.02
 """Share of its initial weights' norm that something added must have moved by, or it is said to learn no more."""
-RATE = "train/lr"
 NUMBER_WORDS = ("two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
 
@@ -77,9 +87,9 @@ class Reading:
 def kept(row: Row, modalities: Sequence[str]) -> dict[str, float]:
     """Returns the part of an epoch's row that readings go by; a run keeps these of all its epochs."""
     names = [_own(name) for name in modalities] + [_probe(name) for name in modalities]
-    names += [key(name) for name in modalities for key in (_norm, _cosine)]
-    names += [key for name in modalities for key in _added(row, name)]
-    return {name: row[name] for name in ["epoch", RATE, *names] if name in row}
+    names += [key(name) for name in modalities for key in (_norm, gradient_cosine)]
+    names += [key for name in modalities for key in additions(row, name)]
+    return {name: row[name] for name in ["epoch", LEARNING_RATE, *names] if name in row}
 
 
 def readings(history: Sequence[Row], facts: Facts) -> list[Reading]:
@@ -170,13 +180,14 @@ def _fallen(history: Sequence[Row], name: str, facts: Facts) -> Reading | None:
 
 def _apart(history: Sequence[Row], name: str) -> Reading | None:
     """The joint and the modality's own gradient pulled its encoder apart each time it was measured lately."""
-    measured = [row for row in history if _cosine(name) in row]
-    since = _since(measured, lambda row: row[_cosine(name)] < 0)
+    measured = [row for row in history if gradient_cosine(name) in row]
+    since = _since(measured, lambda row: row[gradient_cosine(name)] < 0)
     if not since or sum(row["epoch"] >= since for row in measured) < PATIENCE_EPOCHS:
         return None
+    newest = measured[-1][gradient_cosine(name)]
     text = (
-        f"{name}'s encoder is pulled apart since epoch {since}: cosine {measured[-1][_cosine(name)]:.2f} between the "
-        "joint and its own gradient"
+        f"{name}'s encoder is pulled apart since epoch {since}: cosine {newest:.2f} between the joint and its own "
+        "gradient"
     )
     return Reading("apart", name, since, text)
 
@@ -185,20 +196,20 @@ def _late(history: Sequence[Row], name: str) -> Reading | None:
     """The classifiers added to it last came when the rate had fallen so low that they hardly move."""
 
     def is_stuck(key: str) -> bool:
-        rates = [row[RATE] for row in history if key in row]
-        return max(rates) < history[0][RATE] and history[-1][key] < MIN_MOVEMENT
+        rates = [row[LEARNING_RATE] for row in history if key in row]
+        return max(rates) < history[0][LEARNING_RATE] and history[-1][key] < MIN_MOVEMENT
 
-    stuck = list(itertools.takewhile(is_stuck, reversed(_added(history[-1], name))))
+    stuck = list(itertools.takewhile(is_stuck, reversed(additions(history[-1], name))))
     if not stuck:
         return None
-    rates = [row[RATE] for row in history if stuck[-1] in row]
+    rates = [row[LEARNING_RATE] for row in history if stuck[-1] in row]
     if len(rates) < PATIENCE_EPOCHS:
         return None
-    since = _since(history, lambda row: row[RATE] <= max(rates))
+    since = _since(history, lambda row: row[LEARNING_RATE] <= max(rates))
     which = f"{_number(len(stuck))} classifiers" if len(stuck) > 1 else "classifier"
     moved = max(history[-1][key] for key in stuck)
     figures = f"{moved:.1%}{' at most' if len(stuck) > 1 else ''}"
-    rate = f"{max(rates):.2g}{' or less' if history[-1][RATE] < max(rates) else ''}"
+    rate = f"{max(rates):.2g}{' or less' if history[-1][LEARNING_RATE] < max(rates) else ''}"
     text = f"rate {rate} since epoch {since}: the last {which} of {name} moved {figures}"
     return Reading("late", name, since, text)
 
@@ -229,23 +240,12 @@ def _number(count: int) -> str:
 
 
 def _own(name: str) -> str:
-    return f"val/{name}/accuracy"
+    return val(of_head(name, ACCURACY))
 
 
 def _probe(name: str) -> str:
-    return f"val/{name}/probe_accuracy"
+    return val(of_head(name, PROBE_ACCURACY))
 
 
 def _norm(name: str) -> str:
-    return f"train/encoder/{name}/gradient_norm"
-
-
-def _added(row: Row, name: str) -> list[str]:
-    """Returns the keys of the row that tell how far each addition to a modality's head has moved, oldest first."""
-    start = f"train/head/{name}/added_"
-    keys = [key for key in row if key.startswith(start)]
-    return sorted(keys, key=lambda key: int(key.removeprefix(start).split("/")[0]))
-
-
-def _cosine(name: str) -> str:
-    return f"train/encoder/{name}/cosine"
+    return gradient_norm(f"encoder/{name}")

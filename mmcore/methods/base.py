@@ -22,14 +22,12 @@ from torch import Tensor, nn
 from mmcore.batch import Batch
 from mmcore.config.sections import Section
 from mmcore.layers.precision import full_precision
+from mmcore.metric_names import FUSED as FUSED
 from mmcore.registry import Registry
 
 if TYPE_CHECKING:
     from mmcore.methods.step import Step
     from mmcore.model import MultimodalModel
-
-FUSED = "fused"
-"""Key of the multimodal prediction in what `Method.predict` returns."""
 
 
 class Need(Enum):

@@ -325,7 +325,7 @@ class Engine:
             self.optimizer.state[parameters[name]] = on_device
         self.step_index, self.gradient_norms = state["step"], state["gradient_norms"]
         self.cosines.values = state["cosines"]
-        self.growth.load(state["growth"], parameters)
+        self.growth.load(state.get("growth"), parameters)
         self.schedule.load_state_dict(state["schedule"])
         self._set_rate()  # this run's: a schedule of settings may change it here
         if self._scaler:

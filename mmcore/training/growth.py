@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmcore import metric_names
 from mmcore.errors import CheckpointError
 
 
@@ -28,14 +29,19 @@ class Grown:
 
 
 class Growth:
-    """Keeps the initial values of all that a method adds; part of the engine's state."""
+    """Keeps the initial values of all that a method adds; part of the engine's state.
+
+    A run resumed from a checkpoint of before this was kept has lost the values of its first additions. It tells nothing
+    of the later ones either, which would be numbered wrongly.
+    """
 
     def __init__(self) -> None:
         self._grown: list[Grown] = []
+        self._complete = True
 
     def add(self, group: str, parameters: Sequence[nn.Parameter]) -> None:
         """Notes parameters that begin to be trained now, if there are any."""
-        if parameters:
+        if parameters and self._complete:
             initial = [parameter.detach().clone() for parameter in parameters]
             self._grown.append(Grown(group, list(parameters), initial))
 
@@ -43,7 +49,7 @@ class Growth:
     def moved(self) -> dict[str, Tensor]:
         """Returns ‖w - w0‖ / ‖w0‖ over all parameters of each addition, scalars on the device.
 
-        The name is `<group>/added_<i>/moved`, i counting from 1 in each group.
+        They are counted from 1 in each group.
         """
         found: dict[str, Tensor] = {}
         counts: dict[str, int] = {}
@@ -52,12 +58,14 @@ class Growth:
             way = _norm(torch._foreach_sub(list(grown.parameters), list(grown.initial)))
             start = _norm(grown.initial)
             # 0, not NaN, where something was added as zeros and stayed there
-            name = f"{grown.group}/added_{counts[grown.group]}/moved"
+            name = metric_names.moved(grown.group, counts[grown.group])
             found[name] = way / start.clamp(min=torch.finfo(start.dtype).tiny)
         return found
 
-    def state(self, names: Mapping[Tensor, str]) -> list[dict[str, Any]]:
-        """Returns all of it by the parameters' names."""
+    def state(self, names: Mapping[Tensor, str]) -> list[dict[str, Any]] | None:
+        """Returns all of it by the parameters' names; None where the first additions are not known."""
+        if not self._complete:
+            return None
         return [
             {
                 "group": grown.group,
@@ -67,12 +75,14 @@ class Growth:
             for grown in self._grown
         ]
 
-    def load(self, state: Sequence[Mapping[str, Any]], parameters: Mapping[str, nn.Parameter]) -> None:
+    def load(self, state: Sequence[Mapping[str, Any]] | None, parameters: Mapping[str, nn.Parameter]) -> None:
         """Restores what `state` returned, for a method that has these parameters already.
 
         Raises:
             CheckpointError: It tells of parameters the method has not.
         """
+        self._complete = state is not None
+        state = state or ()
         if unknown := [name for entry in state for name in entry["parameters"] if name not in parameters]:
             raise CheckpointError(f"the checkpoint's growth knows parameters the model has not: {unknown[:3]}")
         self._grown = []

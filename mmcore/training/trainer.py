@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
-from mmcore import distributed, seeding
+from mmcore import distributed, metric_names, seeding
 from mmcore.batch import Batch
 from mmcore.config.schema import RunConfig
 from mmcore.data.feeding.loader import Loader
@@ -33,7 +34,7 @@ from mmcore.training.probes import Probes
 from mmcore.training.run_log import PlainReporter, Reporter, Row, RunLog, flatten
 from mmcore.transforms.batch_transforms import BatchTransforms
 
-MONITOR = "val/fused/accuracy"
+MONITOR = metric_names.VAL_ACCURACY
 """The metric by which the best epoch is picked: never one of the test split."""
 
 
@@ -195,20 +196,24 @@ class Trainer:
         """
         progress, epoch = self.progress, self.progress.epoch
         self.engine.check_finite()
-        row: Row = {"epoch": epoch + 1, "train/lr": self.engine.learning_rate, **self._training_values()}
+        row: Row = {
+            "epoch": epoch + 1,
+            metric_names.LEARNING_RATE: self.engine.learning_rate,
+            **self._training_values(),
+        }
         evaluation = self.evaluate("val", full=False)
-        row |= {f"val/{name}": value for name, value in evaluation.metrics.items()}
-        row["time/epoch_s"] = time.perf_counter() - start
-        row["time/samples_per_s"] = self.loader.num_samples("train") / row["time/epoch_s"]
+        row |= {metric_names.val(name): value for name, value in evaluation.metrics.items()}
+        row[metric_names.EPOCH_SECONDS] = time.perf_counter() - start
+        row[metric_names.SAMPLES_PER_SECOND] = self.loader.num_samples("train") / row[metric_names.EPOCH_SECONDS]
         progress.epoch, progress.step_in_epoch, progress.last_row = epoch + 1, 0, row
         progress.totals, progress.counts, progress.num_samples = {}, {}, 0
         progress.history.append(kept(row, self.method.context.modalities))
         self.engine.cosines.values = {}
-        progress.seconds += row["time/epoch_s"]
+        progress.seconds += row[metric_names.EPOCH_SECONDS]
         if not progress.best_row or row[MONITOR] > progress.best_row[MONITOR]:
             progress.best_row = row
             self._save_best()
-        self.engine.end_epoch(epoch, row["val/fused/loss"])
+        self.engine.end_epoch(epoch, row[metric_names.VAL_LOSS])
         self.method.end_epoch(EpochStats(epoch, row), self.engine)
         self._save_resume_point(mid_epoch=False)
         self._report(row)
@@ -304,12 +309,12 @@ class Trainer:
         distributed.all_reduce_sum([packed])
         sums, counts, num_samples = packed.split([len(totals), len(totals), 1])
         means = zip(progress.totals, sums / counts, strict=True)
-        values = {f"train/{name}/loss": mean for name, mean in means}
-        values["train/total/loss"] = sums.sum() / num_samples[0]
-        values |= {f"train/{name}/gradient_norm": norm for name, norm in self.engine.gradient_norms.items()}
-        values |= {f"train/{name}": value for name, value in self.engine.growth.moved().items()}
-        values |= {f"method/{name}": value for name, value in self.method.diagnostics().items()}
-        cosines = {f"train/encoder/{name}/cosine": value for name, value in self.engine.cosines.values.items()}
+        values = {metric_names.train_loss(name): mean for name, mean in means}
+        values[metric_names.train_loss("total")] = sums.sum() / num_samples[0]
+        values |= {metric_names.gradient_norm(name): norm for name, norm in self.engine.gradient_norms.items()}
+        values |= self.engine.growth.moved()
+        values |= {metric_names.of_method(name): value for name, value in self.method.diagnostics().items()}
+        cosines = {metric_names.gradient_cosine(name): value for name, value in self.engine.cosines.values.items()}
         numbers = torch.stack([value.double() for value in [*values.values(), *cosines.values()]]).tolist()
         row = dict(zip([*values, *cosines], numbers, strict=True))
         return {name: value for name, value in row.items() if name not in cosines or not math.isnan(value)}
@@ -352,7 +357,7 @@ class Trainer:
         self.reporter.report(row)
 
     def _check_lineage(self, stored: dict[str, Any]) -> None:
-        if stored not in [config.to_dict() for config in self._lineage]:
+        if completed(stored) not in [config.to_dict() for config in self._lineage]:
             check_same_config(stored, self.config)
 
     def _check_agreement(self, state: dict[str, Any] | None) -> None:
@@ -371,9 +376,20 @@ def load_model(method: Method, state: dict[str, Any]) -> None:
     method.load_state_dict(state["method"])
 
 
+def completed(stored: dict[str, Any]) -> dict[str, Any]:
+    """Returns a stored configuration with the settings that came after it.
+
+    The default of a new setting is what was done before there was a choice.
+    """
+    try:
+        return RunConfig.model_validate(stored).to_dict()
+    except ValidationError:
+        return stored  # a setting of then is gone: the caller names it as a difference
+
+
 def check_same_config(stored: dict[str, Any], config: RunConfig) -> None:
     """Raises a CheckpointError that lists the keys in which a checkpoint's configuration differs."""
-    old, new = flatten(stored), flatten(config.to_dict())
+    old, new = flatten(completed(stored)), flatten(config.to_dict())
     different = [
         f"{key} = {old.get(key)!r} there, {new.get(key)!r} here"
         for key in sorted(old.keys() | new.keys())

@@ -14,31 +14,11 @@ import ray
 
 from mmcore.errors import UsageError
 from rayjobs.cluster.resources import Node, nodes
+from rayjobs.ray_internals import environment
+from rayjobs.ray_internals.errors import is_slow_start
 
 NUM_STARTS = 3
 """How often it is tried to start a local Ray on a machine too busy for it."""
-_ENVIRONMENT = {
-    # A report of a worker group costs 0.03 s instead of 1 s, and a dead worker is seen in 0.2 s.
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
-    # See `rayjobs.ray_internals.ThriftyController`.
-    "TUNE_GLOBAL_CHECKPOINT_S": "1",
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    # A trial that fails before its first epoch has no metric to report beside the reason.
-    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
-    # Ctrl-C is handled by `interruptible`, which can then tell an interrupted search from a finished one.
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
-    # What a stream has given out is freed ten times a second, not once: a second of it may fill a small store.
-    "RAY_free_objects_period_milliseconds": "100",
-    # A reader that has waited for a second would be ended, and another one take seconds to start in mid-epoch.
-    "RAY_idle_worker_killing_time_threshold_ms": "60000",
-    # Tune prints nothing by itself.
-    "RAY_AIR_NEW_OUTPUT": "0",
-    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-}
 
 
 @contextmanager
@@ -67,13 +47,17 @@ def start(
         UsageError: The address cannot be used or nothing answers there.
     """
     check_address(address)
-    os.environ.update(_ENVIRONMENT)
     local: dict[str, Any] = {"num_cpus": num_cpus, "num_gpus": num_gpus, "include_dashboard": needs_dashboard}
     if store_bytes:
         local["object_store_memory"] = store_bytes
-    _quieten(verbose)
+    level = logging.INFO if verbose else logging.CRITICAL
     # Ray prints a paragraph on each lost process to standard output, which belongs to the result.
-    with Path(os.devnull).open("w") as nowhere, redirect_stdout(sys.stderr if verbose else nowhere):
+    with (
+        environment.session(),
+        environment.logging_at(level),
+        Path(os.devnull).open("w") as nowhere,
+        redirect_stdout(sys.stderr if verbose else nowhere),
+    ):
         try:
             _init(
                 address=address or "local",
@@ -96,7 +80,7 @@ def _init(**settings: Any) -> None:
         try:
             ray.init(**settings)
         except Exception as error:
-            if "timed out during startup" not in str(error):
+            if not is_slow_start(error):
                 raise
         else:
             return
@@ -119,8 +103,3 @@ def check_address(address: str | None) -> None:
         )
     if address and address != "auto" and not address.removeprefix("ray://").rpartition(":")[2].isdigit():
         raise UsageError(f"--address must be 'auto' or HOST:PORT, got {address!r}")
-
-
-def _quieten(verbose: bool) -> None:
-    for name in ("ray", "ray.tune", "ray.train", "ray.data", "hyperopt", "ray.tune.tune"):
-        logging.getLogger(name).setLevel(logging.INFO if verbose else logging.CRITICAL)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+from rayjobs.ray_internals.tune_state import end_search
 
 
 class Interruption:
@@ -20,7 +21,7 @@ class Interruption:
         """Ends a search gracefully the first time, anything else at once."""
         if self.searching and not self.requested:
             self.requested = True
-            os.kill(os.getpid(), signal.SIGUSR1)  # Tune saves its state and returns
+            end_search()
             return
         self.requested = True
         raise KeyboardInterrupt

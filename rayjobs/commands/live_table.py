@@ -15,9 +15,9 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
-from mmcore.evaluation.metric_names import own_accuracies
+from mmcore.metric_names import VAL_ACCURACY, own_accuracies
 from rayjobs.cli.terminal import WIDTH, format_seconds, short_settings
-from rayjobs.runs.progress import ACCURACY, EPOCH, FATAL, OBJECTIVE
+from rayjobs.runs.progress import EPOCH, FATAL, OBJECTIVE
 from rayjobs.storage.files import read_json
 from rayjobs.trials.failures import failure_reason
 from rayjobs.trials.trial import FAILURE_FILE, trial_name
@@ -131,7 +131,7 @@ class Display:
 
     def epoch(self, stage: str, name: str, row: Mapping[str, Any]) -> None:
         """Counts an epoch of a trial, and shows what it reached."""
-        line, fused = self._lines[stage], row.get(ACCURACY)
+        line, fused = self._lines[stage], row.get(VAL_ACCURACY)
         line.epochs += 1
         if fused is not None and (line.best is None or fused > line.best):
             line.best = fused

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
-import os
 import shlex
 import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -23,16 +23,14 @@ from rich.table import Table
 
 from mmcore.errors import EquipoiseError, UsageError
 from rayjobs.cli.options import print_json
+from rayjobs.ray_internals import environment
+from rayjobs.ray_internals.errors import has_no_agent_yet, is_unknown_job, without_log
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
 POLL_S = 0.5
 READY_S = 60.0
-TOKEN_HELP = (
-    "the cluster asks for a token: put the one of its head (there: ray get-auth-token) into RAY_AUTH_TOKEN, or into "
-    "the file ~/.ray/auth_token"
-)
 
 
 class JobFailed(EquipoiseError):
@@ -69,30 +67,39 @@ def submit(
         UsageError: The command is refused, or the job server cannot be reached.
         JobFailed: It ended with an error, or was stopped.
     """
-    from rayjobs.commands.job_bundle import check_command, pack, takes_address
+    from rayjobs.commands.job_bundle import check_command
 
     check_command(verb, arguments)
-    client = connect(address)
+    with connect(address) as client:
+        job = _submit_with(client, address, verb, arguments, python)
+        if as_json:
+            print_json({"job": job})
+            return
+        click.echo(f"job {job} is submitted; it goes on without this terminal", err=True)
+        if detach:
+            click.echo(_care(address, job), err=True)
+        else:
+            follow_job(client, job, address)
+
+
+def _submit_with(
+    client: JobSubmissionClient, address: str, verb: str, arguments: Sequence[str], python: str | None
+) -> str:
+    """Submits a command with the files it names; returns the job's name."""
+    from rayjobs.commands.job_bundle import pack, takes_address
+
     interpreter = python or (sys.executable if _is_this_machine(address) else "python")
     with tempfile.TemporaryDirectory(prefix="equipoise-job-") as folder:
         packed = pack(Path(folder), arguments)
         joining = ["--address", "auto"] if takes_address(verb) else []
         entry = shlex.join([interpreter, "-m", f"rayjobs.{verb}", *packed, *joining])
-        job = _when_ready(
+        return _when_ready(
             lambda: client.submit_job(
                 entrypoint=entry,
-                runtime_env={"working_dir": folder, "env_vars": {"RAY_USAGE_STATS_ENABLED": "0"}},
+                runtime_env={"working_dir": folder, "env_vars": dict(environment.JOB)},
                 metadata={"command": shlex.join([verb, *arguments])},
             )
         )
-    if as_json:
-        print_json({"job": job})
-        return
-    click.echo(f"job {job} is submitted; it goes on without this terminal", err=True)
-    if detach:
-        click.echo(_care(address, job), err=True)
-    else:
-        follow_job(client, job, address)
 
 
 def _when_ready(submission: Callable[[], str]) -> str:
@@ -102,42 +109,41 @@ def _when_ready(submission: Callable[[], str]) -> str:
         try:
             return submission()
         except RuntimeError as error:
-            if "No available agent" not in str(error):
+            if not has_no_agent_yet(error):
                 raise
             if time.monotonic() > deadline:
                 raise UsageError(f"the cluster took no job for {READY_S:.0f} s: {_first_line(error)}") from None
         time.sleep(POLL_S)
 
 
-def connect(address: str) -> JobSubmissionClient:
-    """Returns a client of a job server, having asked it once.
+@contextmanager
+def connect(address: str) -> Iterator[JobSubmissionClient]:
+    """Yields a client of a job server, having asked it once; the client is quiet for the time of the `with` block.
 
     Raises:
         UsageError: It cannot be reached, or wants a token there is none of.
     """
     if not address.startswith(("http://", "https://")):
         raise UsageError(f"--address must be a job server's, http://HEAD:8265, got {address!r}")
+    with environment.typed_job_server(), environment.logging_at(logging.ERROR, environment.JOB_LOGGERS):
+        yield _client(address)
+
+
+def _client(address: str) -> JobSubmissionClient:
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
-    for name in ("ray", "ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    os.environ.pop("RAY_API_SERVER_ADDRESS", None)  # it would go before what was typed
     try:
         return JobSubmissionClient(address, headers=_headers())
     except AuthenticationError:
-        raise UsageError(f"--address {address}: {TOKEN_HELP}") from None
+        raise UsageError(f"--address {address}: {environment.TOKEN_HELP}") from None
     except (ConnectionError, RuntimeError, OSError) as error:
         raise UsageError(f"--address {address}: no job server answers there ({_first_line(error)})") from None
 
 
 def _headers() -> dict[str, str]:
-    """Returns what sends the token there is; Ray looks for one only in a mode it reads when it is imported."""
-    token = os.environ.get("RAY_AUTH_TOKEN", "")
-    places = [os.environ.get("RAY_AUTH_TOKEN_PATH"), Path.home() / ".ray" / "auth_token"]
-    files = [Path(place) for place in places if place and Path(place).is_file()]
-    if not token and files:
-        token = files[0].read_text().strip()
+    """Returns what sends the token there is."""
+    token = environment.stored_token()
     return {"Authorization": f"Bearer {token}"} if token else {}
 
 
@@ -171,7 +177,7 @@ def follow_job(client: JobSubmissionClient, job: str, address: str) -> None:
         signal.signal(signal.SIGINT, before)
     info = client.get_job_info(job)
     if str(info.status) != "SUCCEEDED":
-        reason = _first_line(info.message or "").partition(", last available logs")[0]
+        reason = without_log(_first_line(info.message or ""))
         raise JobFailed(f"job {job}: {str(info.status).lower()}. {reason}")
 
 
@@ -192,7 +198,7 @@ def ask_head(question: Callable[[str], Any], job: str) -> Any:
     try:
         return question(job)
     except RuntimeError as error:
-        if "404" in str(error):
+        if is_unknown_job(error):
             raise UsageError(f"there is no job {job} on this cluster; --list shows those there are") from None
         raise
 

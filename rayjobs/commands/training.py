@@ -27,6 +27,7 @@ from mmcore.config.schema import RunConfig
 from mmcore.data.prepared.store import PreparedDataset
 from mmcore.errors import TrainingError, UsageError
 from mmcore.features.encoded_set import check_encoding
+from mmcore.metric_names import VAL_ACCURACY
 from mmcore.training.run_log import PlainReporter, read_readings, read_rows
 from rayjobs.cluster import resources, session
 from rayjobs.experiment.train_folder import Folds, of_fold, run_folder, run_title
@@ -241,7 +242,7 @@ def _progress(job: Job, title: str) -> Iterator[None]:
             rows = read_rows(Path(job.run_dir))
             if rows:
                 last = rows[-1]
-                bar.update(task, completed=last["epoch"], description=f"{title}, val {last['val/fused/accuracy']:.3f}")
+                bar.update(task, completed=last["epoch"], description=f"{title}, val {last[VAL_ACCURACY]:.3f}")
             for epoch, reading in new_readings(Path(job.run_dir), told):
                 console.print(f"{title}, epoch {epoch}: {reading['text']}", style="yellow", soft_wrap=True)
 

@@ -9,7 +9,7 @@ from rayjobs.cluster import resources
 from rayjobs.experiment.request import Request
 from rayjobs.runs.job import Body
 from rayjobs.search.searches import Search
-from rayjobs.trials.watchdog import DEFAULT_LIMIT_S
+from rayjobs.trials.hang_limits import DEFAULT_LIMIT_S
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,6 @@ from rayjobs.experiment.request import Request
 from rayjobs.preparing.datasets import check_available, source_modalities
 from rayjobs.preparing.encode_tasks import RayEncoders
 from rayjobs.preparing.raw_tasks import RayParts
-from rayjobs.search.population import changeable
 from rayjobs.search.searches import Search, SearchOptions, build_searches
 from rayjobs.search.spaces import load_space, space_file
 
@@ -140,6 +139,8 @@ def _with_changes(search: Search, prepared: PreparedDataset) -> Search:
     """Returns a search that knows what its population may change, if it has one."""
     if search.scheduler != "pbt":
         return search
+    from rayjobs.search.population import changeable  # late: it brings Ray Tune, which a dry run does without
+
     return replace(search, changeable=tuple(changeable(search, prepared.spec)))
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from mmcore.config.schema import RunConfig
 from mmcore.data.prepared.store import PreparedDataset
 from mmcore.errors import UsageError
-from mmcore.evaluation.metric_names import own_accuracies
+from mmcore.metric_names import own_accuracies
 from mmcore.training.run_log import read_rows
 from mmcore.training.trainer import MONITOR
 from rayjobs.experiment.search_result import read_search

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mmcore.analysis.intervals import mean_interval
+from mmcore.metric_names import of_class, of_head
 from rayjobs.storage.json_record import JsonRecord, key
 
 if TYPE_CHECKING:
     from mmcore.data.prepared.store import PreparedDataset
     from mmcore.data.splits import Assignment
+
 
 IMBALANCE = 2.0
 """From this ratio of the largest class to the smallest, in training, the classes are told one by one."""
@@ -59,7 +61,7 @@ def by_class(
     for number, name in enumerate(prepared.spec.classes):
         accuracy = {}
         for heading, (head, models) in columns.items():
-            metric = f"{head}/class_{number}/accuracy"
+            metric = of_head(head, of_class(number))
             values = [model[metric] for model in models if metric in model]
             if values:
                 accuracy[heading] = mean_interval(values)[0]

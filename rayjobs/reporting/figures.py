@@ -19,9 +19,10 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
 from mmcore.analysis.importance import Importance
+from mmcore.metric_names import PROBE_ACCURACY, VAL_ACCURACY, own_metrics
 from rayjobs.reporting.ranking_table import Delta, RankingTable
 from rayjobs.reporting.records import TrialRecord
-from rayjobs.runs.progress import ACCURACY, EPOCH
+from rayjobs.runs.progress import EPOCH
 
 WIDTH_IN = 4.6
 DPI = 200
@@ -125,11 +126,11 @@ def learning_picture(stem: str, label: str, trials: Sequence[TrialRecord], best:
         return None
     with _axes(2.6) as (figure, axes):
         for trial in trained:
-            axes.plot(*_curve(trial, ACCURACY), color="#bbbbbb", linewidth=0.7, zorder=1)
+            axes.plot(*_curve(trial, VAL_ACCURACY), color="#bbbbbb", linewidth=0.7, zorder=1)
         own = _own_curves(best)
-        axes.plot(*_curve(best, ACCURACY), color="#000000", linewidth=1.8, label=f"best trial ({best.name}), fused")
+        axes.plot(*_curve(best, VAL_ACCURACY), color="#000000", linewidth=1.8, label=f"best trial ({best.name}), fused")
         for colour, (name, key) in zip(COLOURS, own.items(), strict=False):
-            by = " by a probe" if key.endswith("probe_accuracy") else ""
+            by = " by a probe" if key.endswith(PROBE_ACCURACY) else ""
             axes.plot(*_curve(best, key), color=colour, linewidth=1.4, linestyle=DASHES[1], label=f"its {name}{by}")
         axes.plot([], [], color="#bbbbbb", linewidth=0.7, label="other trials, fused")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -140,7 +141,7 @@ def learning_picture(stem: str, label: str, trials: Sequence[TrialRecord], best:
     told = ", ".join(f"{name} alone {last[key]:.1%}" for name, key in own.items() if key in last)
     alt = (
         f"Validation accuracy by epoch of {len(trained)} trials of {label}. The best, {best.name}, ends at "
-        f"{last[ACCURACY]:.1%} after {len(best.rows)} epochs" + (f"; {told}." if told else ".")
+        f"{last[VAL_ACCURACY]:.1%} after {len(best.rows)} epochs" + (f"; {told}." if told else ".")
     )
     return Picture(stem, png, alt, f"{label}: {len(trained)} trials; lines that end early were stopped or failed.")
 
@@ -205,10 +206,7 @@ def _curve(trial: TrialRecord, key: str) -> tuple[list[float], list[float]]:
 
 def _own_curves(trial: TrialRecord) -> dict[str, str]:
     """Returns modality -> the key of its own accuracy: by its head where it has one, else by a probe."""
-    keys = [key for key in trial.rows[-1] if key.startswith("val/") and key != ACCURACY]
-    heads = {key.split("/")[1]: key for key in keys if key.endswith("/accuracy")}
-    probes = {key.split("/")[1]: key for key in keys if key.endswith("/probe_accuracy")}
-    return {**probes, **heads}
+    return own_metrics(trial.rows[-1])
 
 
 def _points(delta: Delta) -> str:

@@ -11,6 +11,7 @@ from typing import TypeVar
 import numpy as np
 
 from mmcore.errors import DataError
+from mmcore.metric_names import FUSED_ACCURACY
 from rayjobs.results_layout import PREDICTIONS_FILE
 from rayjobs.runs.result import read_result
 
@@ -75,7 +76,7 @@ def load_final(run_dir: Path) -> Final | None:
 
 def accuracies_of(finals: Sequence[Final]) -> list[float]:
     """Returns the fused test accuracy of each model."""
-    return [final.metrics["fused/accuracy"] for final in finals]
+    return [final.metrics[FUSED_ACCURACY] for final in finals]
 
 
 def flattened(folds: Sequence[Sequence[T]]) -> list[T]:

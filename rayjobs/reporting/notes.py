@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mmcore.metric_names import own_metrics
 from rayjobs.cli.terminal import short_settings
 from rayjobs.experiment.folder import final_dirs
 from rayjobs.reporting.finals import Finals, flattened, short_name
@@ -75,8 +76,7 @@ def chance_notes(rows: Sequence[RankingRow], finals: Finals) -> list[str]:
     notes = []
     for row in rows:
         models = flattened(finals[row.method])
-        for name, own in row.modalities.items():
-            key = f"{name}/{'accuracy' if own.by == 'head' else 'probe_accuracy'}"
+        for name, key in own_metrics(models[0].metrics if models else ()).items():
             lost = sum(
                 bool(final.metrics[key] <= np.bincount(final.labels).max() / len(final.labels)) for final in models
             )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mmcore.analysis.intervals import mean_interval
+from mmcore.metric_names import FUSED, PROBE_ACCURACY, of_head, own_metrics
 from rayjobs.experiment.folder import best_file, final_dirs
 from rayjobs.experiment.search_result import SearchResult, read_search
 from rayjobs.reporting.by_class import ClassRow, by_class, is_imbalanced
@@ -184,24 +185,19 @@ def _modalities(finals: Sequence[Final]) -> dict[str, OwnAccuracy]:
     """Returns each modality's own accuracy, by its own head where it has one, else by a linear probe."""
     if not finals:
         return {}
-    names = [name.split("/")[0] for name in finals[0].metrics if name.endswith(("/accuracy", "/probe_accuracy"))]
-    own = {}
-    for name in dict.fromkeys(names):
-        if name == "fused":
-            continue
-        kind, key = (
-            ("head", f"{name}/accuracy")
-            if f"{name}/accuracy" in finals[0].metrics
-            else ("probe", f"{name}/probe_accuracy")
+    return {
+        name: OwnAccuracy(
+            accuracy=mean_interval([final.metrics[key] for final in finals])[0],
+            by="probe" if key == of_head(name, PROBE_ACCURACY) else "head",
         )
-        own[name] = OwnAccuracy(accuracy=mean_interval([final.metrics[key] for final in finals])[0], by=kind)
-    return own
+        for name, key in own_metrics(finals[0].metrics).items()
+    }
 
 
 def _classes(plan: Plan, assignment: Assignment, finals: Finals) -> list[ClassRow]:
     """Returns each row's accuracy by class, where classes are of unequal size or weighted; else nothing."""
     models = {label: flattened(folds) for label, folds in finals.items()}
-    columns = {label: ("fused", [final.metrics for final in own]) for label, own in models.items() if own}
+    columns = {label: (FUSED, [final.metrics for final in own]) for label, own in models.items() if own}
     found = by_class(plan.prepared, assignment, columns)
     weighted = any(search.config.trainer.class_weights != "none" for search in plan.searches)
     return found if columns and (weighted or is_imbalanced(found)) else []

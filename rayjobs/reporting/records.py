@@ -13,6 +13,7 @@ from mmcore.config.plain import Settings
 from mmcore.config.sections import get_path
 from mmcore.data.prepared.store import PreparedDataset
 from mmcore.errors import DataError, EquipoiseError, UsageError
+from mmcore.metric_names import VAL_ACCURACY
 from mmcore.training.run_log import Row, read_rows
 from rayjobs.experiment.experiment import StoredExperiment
 from rayjobs.experiment.search_result import SearchResult
@@ -29,7 +30,7 @@ from rayjobs.results_layout import (
     RESULT_FILE,
     SEARCH_FILE,
 )
-from rayjobs.runs.progress import ACCURACY, EPOCH, OBJECTIVE
+from rayjobs.runs.progress import EPOCH, OBJECTIVE
 from rayjobs.runs.result import read_result
 from rayjobs.runs.test_ledger import read_ledger
 from rayjobs.search.outcome import Outcome
@@ -122,7 +123,7 @@ class SearchRecord:
         """
         values: list[float] = []
         for trial in self.trials:
-            own = [row[ACCURACY] for row in trial.rows]
+            own = [row[VAL_ACCURACY] for row in trial.rows]
             if trial.status == "failed":
                 own = [math.nan] * len(own)
             elif self.select == "last" and own:

@@ -17,10 +17,21 @@ from rich.table import Table
 from mmcore.analysis.intervals import MIN_SEEDS, mean_interval
 from mmcore.assembly.config import parse_config
 from mmcore.data.prepared.store import PreparedDataset
+from mmcore.metric_names import (
+    ACCURACY,
+    CALIBRATION_ERROR,
+    FUSED,
+    FUSED_ACCURACY,
+    MACRO_F1,
+    MEAN_AVERAGE_PRECISION,
+    PROBE_ACCURACY,
+    of_head,
+    own_metrics,
+)
 from rayjobs.experiment.train_folder import Folds, run_folder, run_title
 from rayjobs.reporting.by_class import by_class, cells, is_imbalanced, shown
 from rayjobs.reporting.comparison import OVER_FOLDS, all_folds, fold_difference
-from rayjobs.runs.extra_tests import ACCURACY, AS_STORED
+from rayjobs.runs.extra_tests import AS_STORED
 from rayjobs.runs.result import RunResult, Shapley, read_results
 from rayjobs.storage.json_record import JsonRecord
 
@@ -60,8 +71,8 @@ def compare_folds(results: Sequence[RunResult], reference: Path, folds: Folds) -
         folds: Those of the runs.
     """
     others = [read_results(run_folder(reference, fold)) for fold in folds]
-    own = [[result.tested[ACCURACY] for result in unit] for unit in _units(results)]
-    base = [[result.tested[ACCURACY] for result in unit] for unit in others]
+    own = [[result.tested[FUSED_ACCURACY] for result in unit] for unit in _units(results)]
+    base = [[result.tested[FUSED_ACCURACY] for result in unit] for unit in others]
     delta = fold_difference(own, base)
     return Difference(
         method=others[0][0].method,
@@ -146,7 +157,7 @@ def _print_classes(results: Sequence[RunResult], prepared: PreparedDataset, cons
     """Prints each class's accuracy, by the fused prediction and each head, where classes are of unequal size."""
     first = parse_config(results[0].config)
     tests = [result.tested for result in results]
-    heads = [key.partition("/")[0] for key in tests[0] if key.endswith("/accuracy") and key.count("/") == 1]
+    heads = [FUSED, *own_metrics(tests[0], probes=False)]
     rows = by_class(prepared, prepared.assign(first.protocol), {head: (head, tests) for head in heads})
     if first.trainer.class_weights == "none" and not is_imbalanced(rows):
         return
@@ -184,14 +195,15 @@ def _difference_line(difference: Difference) -> str:
 
 def _metrics(test: Mapping[str, float]) -> dict[str, str]:
     """Returns heading -> metric: the fused ones, then each modality's accuracy by its own head and by a probe."""
-    names = {"accuracy": "fused/accuracy", "macro-F1": "fused/macro_f1", "mAP": "fused/map"}
-    names["calibration error"] = "fused/ece"
-    for key in test:
-        head, _, metric = key.rpartition("/")
-        if metric == "accuracy" and head != "fused" and "/" not in head:
-            names[f"{head} alone, own head"] = key
-        elif metric == "probe_accuracy":
-            names[f"{head} alone, probe"] = key
+    headings = {
+        "accuracy": ACCURACY,
+        "macro-F1": MACRO_F1,
+        "mAP": MEAN_AVERAGE_PRECISION,
+        "calibration error": CALIBRATION_ERROR,
+    }
+    names = {heading: of_head(FUSED, metric) for heading, metric in headings.items()}
+    for by, metric in (("own head", ACCURACY), ("probe", PROBE_ACCURACY)):
+        names |= {f"{name} alone, {by}": of_head(name, metric) for name in own_metrics(test)}
     return {name: key for name, key in names.items() if key in test}
 
 
@@ -201,7 +213,7 @@ def _print_extra(results: Sequence[RunResult], units: Units, console: Console) -
     names = [name for name in results[0].conditions if name in in_all - {AS_STORED} and not name.startswith("only ")]
     if names:
         table = _extra_table("fused accuracy on test, in percent", "change")
-        clean = _percent(units, lambda result: result.conditions[AS_STORED][ACCURACY])
+        clean = _percent(units, lambda result: result.conditions[AS_STORED][FUSED_ACCURACY])
         for name in [AS_STORED, *names]:
             values = _percent(units, functools.partial(_under, name))
             change = mean_interval([a - b for a, b in zip(values, clean, strict=True)])[0]
@@ -218,7 +230,7 @@ def _print_extra(results: Sequence[RunResult], units: Units, console: Console) -
 
 def _under(condition: str, result: RunResult) -> float:
     """Returns the fused accuracy under a condition."""
-    return result.conditions[condition][ACCURACY]
+    return result.conditions[condition][FUSED_ACCURACY]
 
 
 def _print_shapley(units: Sequence[Sequence[Shapley]], console: Console) -> None:

@@ -12,11 +12,11 @@ from mmcore.data.spec import DatasetSpec
 from mmcore.errors import ConfigError
 from mmcore.evaluation.conditions import Condition, check_conditions
 from mmcore.evaluation.shapley import shapley_values, subsets
+from mmcore.metric_names import FUSED_ACCURACY
 from mmcore.training.trainer import Trainer
 from rayjobs.runs.result import RunResult, Shapley
 from rayjobs.runs.test_ledger import Entry
 
-ACCURACY = "fused/accuracy"
 AS_STORED = Condition().name
 
 
@@ -106,10 +106,10 @@ def add_conditions(trainer: Trainer, extra: Extra, result: RunResult, entry: Ent
         found[condition.name] = trainer.evaluate("test", True, condition).metrics
     shapley = result.shapley
     if extra.shapley:
-        worth = {subset: found[Condition(only=subset).name][ACCURACY]
+        worth = {subset: found[Condition(only=subset).name][FUSED_ACCURACY]
                  for subset in subsets(modalities) if 0 < len(subset) < len(modalities)}  # fmt: skip
         worth[()] = trainer.prior_accuracy("test")
-        worth[tuple(modalities)] = found[AS_STORED][ACCURACY]
+        worth[tuple(modalities)] = found[AS_STORED][FUSED_ACCURACY]
         contributions = shapley_values(worth, modalities)
         shapley = Shapley(contributions=contributions, none=worth[()], all=worth[tuple(modalities)])
     return replace(result, conditions=found, shapley=shapley)

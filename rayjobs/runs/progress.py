@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from mmcore.metric_names import SAMPLES_PER_SECOND, VAL_ACCURACY, VAL_LOSS
 from rayjobs.results_layout import PROGRESS_FILE as PROGRESS_FILE
 from rayjobs.runs.gauges import publish
 from rayjobs.runs.handover import keep_snapshot
@@ -13,9 +14,6 @@ from rayjobs.storage.files import read_json, write_json
 
 EPOCH = "epoch"
 """Count of finished epochs; the only clock that schedulers and stopping go by."""
-ACCURACY = "val/fused/accuracy"
-LOSS = "val/fused/loss"
-SPEED = "time/samples_per_s"
 OBJECTIVE = "objective"
 """What a search maximises: validation accuracy of the epoch that would be tested (`trainer.select`)."""
 FATAL = "fatal"
@@ -52,15 +50,15 @@ class Progress:
         return {**metrics, **self._summary, EPOCH: int(metrics[EPOCH])}
 
     def _advance(self, metrics: Mapping[str, float]) -> None:
-        accuracy = metrics[ACCURACY]
+        accuracy = metrics[VAL_ACCURACY]
         spent = (time.monotonic() - self._started) * self._num_devices
         self._summary |= {EPOCH: metrics[EPOCH], "device_seconds": self._spent_before + spent}
         if self._select == "last" or accuracy > self._summary.get(OBJECTIVE, float("-inf")):
-            loss = metrics.get(LOSS, 0.0)
+            loss = metrics.get(VAL_LOSS, 0.0)
             self._summary |= {OBJECTIVE: accuracy, "objective_loss": loss, "objective_epoch": metrics[EPOCH]}
 
     def _publish(self, metrics: Mapping[str, float]) -> None:
         values = {name: self._summary[name] for name in (EPOCH, OBJECTIVE, "device_seconds")}
-        if SPEED in metrics:
-            values["samples_per_s"] = metrics[SPEED]
+        if SAMPLES_PER_SECOND in metrics:
+            values["samples_per_s"] = metrics[SAMPLES_PER_SECOND]
         publish(self._path.parent, values)

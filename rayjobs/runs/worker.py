@@ -23,7 +23,7 @@ from mmcore.data.prepared.store import PreparedDataset
 from mmcore.evaluation.conditions import Condition
 from mmcore.features.encoded_set import check_encoding
 from mmcore.training.run_log import Reporter, Row
-from mmcore.training.trainer import Trainer
+from mmcore.training.trainer import Trainer, completed
 from rayjobs.results_layout import CONFIG_FILE, PREDICTIONS_FILE, PROGRESS_FILE, RESULT_FILE
 from rayjobs.runs.extra_tests import add_conditions
 from rayjobs.runs.handover import parts_of
@@ -44,7 +44,7 @@ def run(job: Job, reporter: Reporter) -> RunResult:
     config, run_dir = parse_config(job.config), Path(job.run_dir)
     result = read_result(run_dir)
     prepared = job.data.prepared()
-    if result and result.config == config.to_dict() and (result.test is not None or not job.test):
+    if result and completed(dict(result.config)) == config.to_dict() and (result.test is not None or not job.test):
         reporter.report(result.last)
         if not job.test or job.extra.is_read(result, used_modalities(config, prepared.spec)):
             return result

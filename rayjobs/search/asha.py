@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 
+from rayjobs.ray_internals.controller import rungs_of
 from rayjobs.runs.progress import EPOCH, FATAL, OBJECTIVE
 from rayjobs.storage.files import write_json
 
@@ -41,6 +42,7 @@ class RestorableASHA(AsyncHyperBandScheduler):
             reduction_factor=reduction_factor,
             stop_last_trials=False,
         )
+        self._max_epochs = max_epochs
         self._rungs_file = rungs_file
         self._saved: dict[str, dict[str, float]] = read_rungs(rungs_file)
 
@@ -58,7 +60,7 @@ class RestorableASHA(AsyncHyperBandScheduler):
             return TrialScheduler.CONTINUE
         decision = super().on_trial_result(tune_controller, trial, result)
         self._save()
-        return TrialScheduler.CONTINUE if result[EPOCH] >= self._max_t else decision
+        return TrialScheduler.CONTINUE if result[EPOCH] >= self._max_epochs else decision
 
     def on_trial_complete(self, tune_controller: TuneController, trial: Trial, result: dict[str, Any]) -> None:
         """Enters the last result of a trial."""
@@ -66,7 +68,7 @@ class RestorableASHA(AsyncHyperBandScheduler):
         self._save()
 
     def _milestones(self) -> list[tuple[str, dict[str, float]]]:
-        return [(f"{milestone:g}", recorded) for bracket in self._brackets for milestone, recorded in bracket._rungs]
+        return [(f"{milestone:g}", recorded) for milestone, recorded in rungs_of(self)]
 
     def _save(self) -> None:
         rungs: dict[str, dict[str, float]] = {}

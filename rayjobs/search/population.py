@@ -1,22 +1,24 @@
 """Population-based training over a method's own space: weak trials go on from strong ones, with changed settings.
 
-Tune's scheduler, synchronous: every `interval` epochs all trials wait for each other, the weakest quarter takes over
-the weights of one of the strongest quarter and its settings, changed. What differs from Tune's own: trials go on from
-the checkpoints in their folders (`rayjobs.runs.handover`), no value leaves the range it is searched in, the numbers are
+Every `interval` epochs all trials wait for each other; the weakest quarter takes over the weights of one of the
+strongest quarter and its settings, changed. Tune's own scheduler of this name is not used: here trials go on from the
+checkpoints in their folders (`rayjobs.runs.handover`), no value leaves the range it is searched in, the numbers are
 drawn from the search's seed, and a trial that ends or fails does not leave the others waiting.
 """
 
 from __future__ import annotations
 
 import math
+import pickle
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ray.tune.experiment import Trial
-from ray.tune.schedulers import PopulationBasedTraining, TrialScheduler
-from ray.tune.search.basic_variant import BasicVariantGenerator
+from ray.tune.schedulers import TrialScheduler
+from ray.tune.search import Searcher
 
 from mmcore.assembly.config import with_values
 from mmcore.assembly.objects import build_method
@@ -25,7 +27,7 @@ from mmcore.errors import UsageError
 from mmcore.seeding import derive_seed
 from rayjobs.runs.handover import hand_over
 from rayjobs.runs.progress import EPOCH, FATAL, OBJECTIVE
-from rayjobs.search.distributions import Distribution, decoded, encoded
+from rayjobs.search.distributions import Distribution
 from rayjobs.trials.trial import trial_name
 
 if TYPE_CHECKING:
@@ -41,7 +43,20 @@ RESAMPLE = 0.25
 FACTORS = (0.8, 1.25)
 
 
-class Population(PopulationBasedTraining):
+@dataclass
+class _Standing:
+    """How far a trial has come.
+
+    Attributes:
+        epoch: The last exchange it came to, as an epoch; 0 before the first.
+        objective: What it reported there; None before the first.
+    """
+
+    epoch: int = 0
+    objective: float | None = None
+
+
+class Population(TrialScheduler):
     """Population-based training through the trials' folders.
 
     Args:
@@ -51,117 +66,133 @@ class Population(PopulationBasedTraining):
         max_epochs: Length of a trial.
         interval: Epochs from one exchange to the next.
         concurrent: Most trials at once; the others take turns.
-        seed: Of the changes.
+        seed: Seed of the changes.
     """
 
     def __init__(
         self,
         folder: Path,
         space: Mapping[str, Distribution],
+        *,
         size: int,
         max_epochs: int,
         interval: int,
         concurrent: int,
         seed: int,
     ):
-        super().__init__(
-            time_attr=EPOCH,
-            metric=OBJECTIVE,
-            mode="max",
-            perturbation_interval=interval,
-            burn_in_period=interval,
-            custom_explore_fn=dict,  # one must be given; `changed` is what is used
-            synch=True,
-        )
+        super().__init__()
         self._folder = folder
-        self._space = dict(space)
+        self._changing = dict(space)
         self._size = size
         self._max_epochs = max_epochs
         self._interval = interval
         self._concurrent = concurrent
         self._seed = seed
-        self._next_sync = interval
+        self._next_exchange = interval
+        self._standings: dict[Trial, _Standing] = {}
+
+    @property
+    def metric(self) -> str:
+        """What trials are compared by; the higher the better."""
+        return OBJECTIVE
+
+    def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
+        """Refuses another metric: it is the objective's."""
+        return metric is None and mode is None
 
     def has_room(self) -> bool:
         """Tells whether another trial may run."""
-        return sum(trial.status in (Trial.RUNNING, Trial.PENDING) for trial in self._trial_state) < self._concurrent
+        return sum(trial.status in (Trial.RUNNING, Trial.PENDING) for trial in self._standings) < self._concurrent
 
     def on_trial_add(self, tune_controller: TuneController, trial: Trial) -> None:
         """Enters a trial; one of a restored search waits for its turn, and for the exchange it had reached."""
-        if trial in self._trial_state:  # its process was lost, and it is tried again
+        if trial in self._standings:  # its process was lost, and it is tried again
             return
-        super().on_trial_add(tune_controller, trial)
+        standing = self._standings[trial] = _Standing()
         last = trial.last_result or {}
         if last.get(EPOCH) and not trial.is_finished():
             trial.set_status(Trial.PAUSED)
-            reached = int(last[EPOCH]) // self._interval * self._interval
-            state = self._trial_state[trial]
-            state.last_train_time, state.last_score = reached, last.get(OBJECTIVE)
+            standing.epoch = int(last[EPOCH]) // self._interval * self._interval
+            standing.objective = last.get(OBJECTIVE)
         # Those that have not begun, and those not even entered yet, are waited for as well.
-        missing = [0] if len(self._trial_state) < self._size else []
-        live = [self._trial_state[other].last_train_time for other in self._trial_state if not other.is_finished()]
-        self._next_sync = min([*live, *missing], default=0) + self._interval
+        missing = [0] if len(self._standings) < self._size else []
+        live = [standing.epoch for other, standing in self._standings.items() if not other.is_finished()]
+        self._next_exchange = min([*live, *missing], default=0) + self._interval
 
     def on_trial_result(self, tune_controller: TuneController, trial: Trial, result: dict[str, Any]) -> str:
         """Lets a trial wait when it has reached the next exchange; the last one to come starts it."""
-        epoch, state = int(result.get(EPOCH, 0)), self._trial_state[trial]
-        repeated = epoch <= state.last_train_time
-        if result.get(FATAL) or repeated or epoch < self._next_sync or epoch >= self._max_epochs:
-            return TrialScheduler.CONTINUE
-        self._save_trial_state(state, epoch, result, trial)
+        epoch, standing = int(result.get(EPOCH, 0)), self._standings[trial]
+        repeated = epoch <= standing.epoch  # a trial that goes on from another's weights reports their epoch again
+        if result.get(FATAL) or repeated or epoch < self._next_exchange or epoch >= self._max_epochs:
+            return self.CONTINUE
+        standing.epoch, standing.objective = epoch, result[OBJECTIVE]
         tune_controller.pause_trial(trial, should_checkpoint=False)
-        self._exchange(tune_controller, None)
-        return TrialScheduler.NOOP
+        self._exchange()
+        return self.NOOP
 
     def on_trial_complete(self, tune_controller: TuneController, trial: Trial, result: dict[str, Any]) -> None:
         """Goes on without a trial that has ended."""
-        self._exchange(tune_controller, trial)
+        self._exchange(without=trial)
 
     def on_trial_error(self, tune_controller: TuneController, trial: Trial) -> None:
         """Goes on without a trial that has failed for good; one that is tried again is an error's already."""
         if trial.status != Trial.ERROR:
-            self._exchange(tune_controller, trial)
+            self._exchange(without=trial)
 
     def on_trial_remove(self, tune_controller: TuneController, trial: Trial) -> None:
         """Goes on without a trial that was ended while it waited."""
-        self._exchange(tune_controller, trial)
+        self._exchange(without=trial)
 
     def choose_trial_to_run(self, tune_controller: TuneController) -> Trial | None:
         """Returns the waiting trial that has come least far."""
         waiting = [
-            (state.last_train_time, trial_name(trial), trial)
-            for trial, state in self._trial_state.items()
-            if trial.status == Trial.PAUSED and state.last_train_time < self._next_sync
+            (standing.epoch, trial_name(trial), trial)
+            for trial, standing in self._standings.items()
+            if trial.status == Trial.PAUSED and standing.epoch < self._next_exchange
         ]
         return min(waiting, key=lambda entry: entry[:2])[2] if waiting and self.has_room() else None
 
-    def _exchange(self, tune_controller: TuneController, gone: Trial | None) -> None:
+    def debug_string(self) -> str:
+        """Returns where the population stands, for Tune's own printing, which is switched off."""
+        return f"population of {self._size}, next exchange at epoch {self._next_exchange}"
+
+    def _exchange(self, without: Trial | None = None) -> None:
         """Lets the weakest go on from the strongest, as soon as all that are left wait for it."""
         left = {
-            trial: state for trial, state in self._trial_state.items() if trial is not gone and not trial.is_finished()
+            trial: standing
+            for trial, standing in self._standings.items()
+            if trial is not without and not trial.is_finished()
         }
-        if len(self._trial_state) < self._size or not left:
+        if len(self._standings) < self._size or not left:
             return
-        if any(state.last_train_time < self._next_sync for state in left.values()):
+        if any(standing.epoch < self._next_exchange for standing in left.values()):
             return
-        ranked = sorted(left, key=lambda trial: (left[trial].last_score, trial_name(trial)))
+        ranked = sorted(left, key=lambda trial: (left[trial].objective, trial_name(trial)))
         number = min(math.ceil(QUANTILE * len(ranked)), len(ranked) // 2)
         for trial in ranked[:number]:
-            generator = np.random.default_rng([self._seed, self._next_sync, _number(trial)])
+            # By the trial's number, not in the order of the draws: a restored search draws the same.
+            generator = np.random.default_rng([self._seed, self._next_exchange, _number(trial)])
             source = ranked[len(ranked) - number :][int(generator.integers(number))]
             self._go_on_from(trial, source, generator)
-        self._next_sync += self._interval
+        self._next_exchange += self._interval
 
     def _go_on_from(self, trial: Trial, source: Trial, generator: np.random.Generator) -> None:
         before = {path: plain(value) for path, value in source.config.items()}
-        values = changed(before, self._space, generator)
+        values = changed(before, self._changing, generator)
         folders = self._folder / trial_name(source), self._folder / trial_name(trial)
-        hand_over(*folders, self._next_sync, before, values)
+        hand_over(*folders, self._next_exchange, before, values)
         trial.set_config(values)
 
 
-class Founders(BasicVariantGenerator):
-    """Draws the first settings of a population: the given points, then random ones; one when there is room for it."""
+class Founders(Searcher):
+    """Gives a population its first settings: the given points, then random ones; one when there is room for it.
+
+    Args:
+        population: Whose trials they are.
+        space: Path -> what is searched; all of it, as nothing comes from other trials yet.
+        points: Settings tried first, each with a value for every path.
+        seed: Seed of the random ones.
+    """
 
     def __init__(
         self,
@@ -170,22 +201,35 @@ class Founders(BasicVariantGenerator):
         points: Sequence[Mapping[str, Any]],
         seed: int,
     ):
-        super().__init__(points_to_evaluate=[encoded(point, space) for point in points], random_state=seed)
+        super().__init__(metric=OBJECTIVE, mode="max")
         self._population = population
-        self._space = dict(space)
-        self._total_samples = 1  # trials are counted from 1, as in every other search
+        self._ranges = dict(space)
+        self._points = [dict(point) for point in points]
+        self._num_given = 0
+        self._generator = np.random.default_rng(seed)
 
-    def next_trial(self) -> Trial | None:
-        """Returns the next trial, or None where it has to wait."""
-        trial = super().next_trial() if self._population.has_room() else None
-        if trial is not None:
-            trial.set_config(decoded({path: plain(code) for path, code in trial.config.items()}, self._space))
-        return trial
+    def suggest(self, trial_id: str) -> dict[str, Any] | None:
+        """Returns the next trial's settings, or None where it has to wait."""
+        if not self._population.has_room():
+            return None
+        self._num_given += 1
+        if self._num_given <= len(self._points):
+            return dict(self._points[self._num_given - 1])
+        return {path: distribution.draw(self._generator) for path, distribution in self._ranges.items()}
 
-    def get_state(self) -> dict[str, Any]:
-        """Returns what a restored search goes on with."""
-        state = super().get_state()
-        return {key: value for key, value in state.items() if key not in {"_population", "_space"}}
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Learns nothing: a trial's settings change while it runs."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Writes how many settings were given, and where the random numbers stand."""
+        state = {"num_given": self._num_given, "random": self._generator.bit_generator.state}
+        Path(checkpoint_path).write_bytes(pickle.dumps(state))
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Goes on from what `save` wrote."""
+        state = pickle.loads(Path(checkpoint_path).read_bytes())  # noqa: S301 - written by this user's own search
+        self._num_given = state["num_given"]
+        self._generator.bit_generator.state = state["random"]
 
 
 def changed(

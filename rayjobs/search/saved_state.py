@@ -7,7 +7,6 @@ then start the search again from nothing, or hang. The copy here is renamed into
 from __future__ import annotations
 
 import fnmatch
-import json
 import pickle
 import shutil
 from pathlib import Path
@@ -15,19 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from ray.tune import Callback
 
+from rayjobs.ray_internals.tune_state import EXPERIMENT, GENERATOR, SEARCHER, STATE_PATTERNS, staging_folder, trials_in
 from rayjobs.results_layout import COPY_FOLDER
 
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial
-
-SEARCHER_PATTERNS = ("searcher-state-*.pkl", "basic-variant-state-*.json")
-"""HyperOpt's state, or that of a population's first settings."""
-STATE_PATTERNS = (
-    "experiment_state-*.json",
-    *SEARCHER_PATTERNS,
-    "search_gen_state-*.json",
-    "callback_states-*.pkl",
-)
 
 
 class StateKeeper(Callback):
@@ -46,8 +37,9 @@ class StateKeeper(Callback):
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         """Copies the state Tune has just written in this process, if it changed."""
-        if trials and trials[0].storage is not None:
-            self.keep(Path(trials[0].storage.experiment_driver_staging_path))
+        staged = staging_folder(trials)
+        if staged is not None:
+            self.keep(staged)
 
     def on_experiment_end(self, trials: list[Trial], **info: Any) -> None:
         """Copies the last state."""
@@ -111,17 +103,16 @@ def prepare_restore(folder: Path, keeper_folder: Path) -> tuple[bool, list[str]]
 
 def check_state(folder: Path) -> list[str]:
     """Returns what is wrong with the state files in `folder`; nothing if they can be restored."""
-    states = sorted(folder.glob("experiment_state-*.json"))
-    searchers = sorted(file for pattern in SEARCHER_PATTERNS for file in folder.glob(pattern))
+    states, searchers = sorted(folder.glob(EXPERIMENT)), sorted(folder.glob(SEARCHER))
     if not states or not searchers:
         return [f"{folder} holds no state of a search"]
     problems = []
     try:
-        if not json.loads(states[-1].read_text())["trial_data"]:
+        if not trials_in(states[-1]):
             problems.append(f"{states[-1].name} holds no trial")
     except (ValueError, KeyError, OSError) as error:
         problems.append(f"{states[-1].name} is damaged ({error})")
-    for path in searchers[-1:] + sorted(folder.glob("search_gen_state-*.json"))[-1:]:
+    for path in searchers[-1:] + sorted(folder.glob(GENERATOR))[-1:]:
         try:
             with path.open("rb") as file:
                 pickle.load(file)  # noqa: S301 - written by this user's own search
@@ -132,8 +123,7 @@ def check_state(folder: Path) -> list[str]:
 
 def known_trials(folder: Path) -> set[str]:
     """Returns the names of the trials in the state in `folder`."""
-    state = json.loads(sorted(folder.glob("experiment_state-*.json"))[-1].read_text())
-    return {name for trial, _ in state["trial_data"] if (name := json.loads(trial).get("custom_trial_name"))}
+    return {name for name in trials_in(max(folder.glob(EXPERIMENT))) if name}
 
 
 def set_aside_unknown(search_folder: Path, known: set[str]) -> list[str]:

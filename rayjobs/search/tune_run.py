@@ -8,17 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ray.tune.tune as tune_loop
 from ray import tune
 from ray.tune import Callback
-from ray.tune.execution import class_cache
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from mmcore.config.sections import plain
 from mmcore.seeding import derive_seed
-from rayjobs import ray_internals
 from rayjobs.cluster.resources import TrialShape
+from rayjobs.ray_internals.controller import keys_kept, thrifty_saving
+from rayjobs.ray_internals.environment import pending_trials
 from rayjobs.results_layout import RUNGS_FILE, TUNE_FOLDER
 from rayjobs.runs.handover import read_schedule
 from rayjobs.runs.job import Body
@@ -31,8 +30,9 @@ from rayjobs.search.searches import Search
 from rayjobs.search.suggestions import Suggestions
 from rayjobs.trials.failures import FailureRules, failure_reason
 from rayjobs.trials.group_room import RoomKeeper
+from rayjobs.trials.hang_limits import DEFAULT_LIMIT_S
 from rayjobs.trials.trial import GivenRuns, Runs, SearchRuns, make_trainable, trial_name
-from rayjobs.trials.watchdog import DEFAULT_LIMIT_S, Watchdog
+from rayjobs.trials.watchdog import Watchdog
 
 
 @dataclass(frozen=True)
@@ -125,10 +125,7 @@ def _run(
         rules.append(RoomKeeper(run_dir))
     if execution.hang_limit_s:
         rules.append(Watchdog(execution.hang_limit_s, run_dir, runs.mirror, in_groups))
-    # Ray would write the values into a log of each node. Every process has its own environment's anyway.
-    class_cache.ENV_VARS_TO_PROPAGATE -= {name for name in class_cache.ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")}
-    tune_loop.TuneController = ray_internals.ThriftyController  # type: ignore[misc]  # it takes no other way
-    with warnings.catch_warnings():
+    with keys_kept(), thrifty_saving(), pending_trials(execution.concurrent), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         analysis = tune.run(
             make_trainable(runs, execution.shape, execution.body),
@@ -148,20 +145,24 @@ def _run(
 
 def _choosing(search: Search, folder: Path, concurrent: int) -> dict[str, Any]:
     """Returns what chooses a search's trials, and which of them go on, as Tune's settings."""
-    space = {path: distribution.to_tune() for path, distribution in search.space.items()}
     if search.scheduler == "pbt":
         changes = {path: search.space[path] for path in search.changeable}
         seed = population_seed(search)
         population = Population(
-            folder, changes, search.trials, search.max_epochs, search.grace_epochs, concurrent, seed
+            folder,
+            changes,
+            size=search.trials,
+            max_epochs=search.max_epochs,
+            interval=search.grace_epochs,
+            concurrent=concurrent,
+            seed=seed,
         )
         return {
-            "config": space,
             "search_alg": Founders(population, search.space, search.points, seed),
             "scheduler": population,
         }
     return {
-        "config": space,
+        "config": {path: distribution.to_tune() for path, distribution in search.space.items()},
         "search_alg": _searcher(search),
         "scheduler": _scheduler(search, folder / RUNGS_FILE),
         "max_concurrent_trials": concurrent,

@@ -14,8 +14,9 @@ from typing import Any
 
 from ray import tune
 from ray.train import UserCallback
-from ray.tune.trainable.trainable_fn_utils import _in_tune_session
 from ray.util.queue import Full, Queue
+
+from rayjobs.ray_internals.groups import in_tune_session
 
 AGAIN_S = 1.0
 """After this long without room in the queue it is looked whether anybody still empties it."""
@@ -39,7 +40,7 @@ class RowSender(UserCallback):
 @contextmanager
 def forwarding() -> Iterator[list[UserCallback]]:
     """Yields the callbacks of a group whose rows this trial reports, all of them before the end; none outside Tune."""
-    if not _in_tune_session():
+    if not in_tune_session():
         yield []
         return
     rows = Queue(1, actor_options={"num_cpus": 0})

@@ -8,7 +8,6 @@ that works at all. Whoever comes next would wait for room that nobody uses.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,19 +17,16 @@ from ray.tune import Callback
 from ray.tune.experiment import Trial
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
+from rayjobs.ray_internals.groups import cancel_claim, claim_of
 from rayjobs.results_layout import CLAIM_FILE, GROUP_FILE
 
 if TYPE_CHECKING:
     from ray.train.torch import TorchTrainer
 
-COORDINATOR = "AutoscalingCoordinator"
-"""Name and namespace of the actor that deals the room out."""
-
 
 def note_claim(run_dir: Path, trainer: TorchTrainer) -> None:
     """Writes down what a group's claim will be called; to be called before the group starts."""
-    context = trainer.train_run_context  # type: ignore[attr-defined]  # of the older trainer, which mypy sees
-    (run_dir / CLAIM_FILE).write_text(f"train-{context.run_id}")
+    (run_dir / CLAIM_FILE).write_text(claim_of(trainer))
 
 
 def give_back_room(run_dir: Path) -> None:
@@ -40,9 +36,7 @@ def give_back_room(run_dir: Path) -> None:
         remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(group.read_text()))))
         group.unlink(missing_ok=True)
     if claim.is_file():
-        with contextlib.suppress(ValueError):  # another Ray, which knows nothing of it
-            coordinator: Any = ray.get_actor(COORDINATOR, namespace=COORDINATOR)
-            coordinator.cancel_request.remote(claim.read_text())
+        cancel_claim(claim.read_text())
         claim.unlink(missing_ok=True)
 
 

@@ -25,13 +25,11 @@ from rayjobs.runs.progress import EPOCH
 from rayjobs.storage.files import read_json, write_json
 from rayjobs.storage.follower import PUSH_EVERY_S
 from rayjobs.storage.mirror import NO_MIRROR, Mirror
+from rayjobs.trials.hang_limits import START_LIMIT_S
 
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial
 
-DEFAULT_LIMIT_S = 600.0
-START_LIMIT_S = 600.0
-"""At least so long for the first batch: processes start, libraries are loaded, a stream begins."""
 LOOK_EVERY_S = 1.0
 
 

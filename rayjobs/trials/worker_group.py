@@ -9,18 +9,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import ray
 import torch.distributed
 from ray import train
-from ray.exceptions import RayError
-from ray.train import UserCallback
+from ray.train import TrainingFailedError, UserCallback
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.util.placement_group import get_current_placement_group
 
 from mmcore.errors import EquipoiseError
 from rayjobs.cluster.resources import TrialShape
+from rayjobs.ray_internals.groups import has_real_gpus, is_lost_worker
 from rayjobs.results_layout import ALIVE_FILES, GROUP_FILE, PROCESS_FILES, SIZES_FILE, TRAIN_FOLDER
 from rayjobs.runs.job import Body, Job
 from rayjobs.runs.reporters import TrainReporter
@@ -31,9 +29,6 @@ from rayjobs.trials.failures import LostWorkers
 from rayjobs.trials.group_reports import forwarding
 from rayjobs.trials.group_room import give_back_room, note_claim
 from rayjobs.trials.watchdog import announce
-
-if TYPE_CHECKING:
-    from ray.train.v2.api.exceptions import TrainingFailedError
 
 
 def run_group(job: Job, shape: TrialShape, body: Body) -> None:
@@ -49,8 +44,6 @@ def run_group(job: Job, shape: TrialShape, body: Body) -> None:
         LostWorkers: Workers were lost; running again resumes.
         Exception: Whatever else the body raised.
     """
-    from ray.train.v2.api.exceptions import TrainingFailedError
-
     run_dir = Path(job.run_dir)
     give_back_room(run_dir)
     if shape.min_workers:
@@ -73,7 +66,7 @@ def _trainer(job: Job, shape: TrialShape, body: Body, callbacks: Sequence[UserCa
     return TorchTrainer(
         partial(_work, job, body),
         # NCCL refuses two workers on one GPU.
-        torch_config=TorchConfig(backend="nccl" if shape.gpus_per_worker >= 1 and _has_real_gpus() else "gloo"),
+        torch_config=TorchConfig(backend="nccl" if shape.gpus_per_worker >= 1 and has_real_gpus() else "gloo"),
         scaling_config=train.ScalingConfig(
             num_workers=_num_workers(shape),  # type: ignore[arg-type]  # a pair is elastic
             use_gpu=shape.gpus_per_worker > 0,
@@ -112,11 +105,6 @@ def _work(job: Job, body: Body) -> None:
         body(job, reporter)
 
 
-def _has_real_gpus() -> bool:
-    """Tells GPUs from a mere count given to Ray, as tests do."""
-    return any(name.startswith("accelerator_type:") for name in ray.cluster_resources())
-
-
 def _cause(error: TrainingFailedError) -> BaseException:
     """Returns what a group's failure comes from: a worker's own exception, or the loss of workers.
 
@@ -142,7 +130,5 @@ def is_communication_failure(error: BaseException) -> bool:
 
 
 def _own_exception(failure: BaseException) -> BaseException | None:
-    """Returns the exception the body raised in a worker; None if the worker was lost, of which Ray tells in its own."""
-    from ray.train.v2._internal.exceptions import RayTrainError
-
-    return None if isinstance(failure, RayTrainError | RayError) else failure
+    """Returns the exception the body raised in a worker; None if the worker was lost."""
+    return None if is_lost_worker(failure) else failure

@@ -15,6 +15,7 @@ from mmcore.batch import Batch
 from mmcore.config.schema import ScheduleConfig
 from mmcore.errors import CheckpointError, TrainingError
 from mmcore.training.engine import Engine, resolve_precision
+from mmcore.training.growth import Growth
 from mmcore.training.lr_schedule import Schedule
 from mmcore.training.trainer import Trainer
 
@@ -397,3 +398,14 @@ def test_auto_precision() -> None:
     assert resolve_precision("auto", torch.device("cpu")) == "float32"
     assert resolve_precision("auto", torch.device("cuda")) == "bfloat16"
     assert resolve_precision("float64", torch.device("cuda")) == "float64"
+
+
+def test_growth_of_an_older_checkpoint_is_not_told_and_stays_unknown() -> None:
+    first, second = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
+    growth = Growth()
+    growth.load([{"group": "head/a", "parameters": ["first"], "initial": [torch.full((2,), 2.0)]}], {"first": first})
+    assert growth.moved()["head/a/added_1/moved"] == pytest.approx(0.5)
+    growth.load(None, {"first": first})
+    growth.add("head/a", [second])
+    assert growth.moved() == {}, "the second addition would be called the first"
+    assert growth.state({first: "first", second: "second"}) is None

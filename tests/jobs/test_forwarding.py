@@ -24,7 +24,7 @@ def stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(group_reports, "Queue", StandInQueue)
     monkeypatch.setattr(group_reports, "Full", queue.Full)
     monkeypatch.setattr(group_reports, "AGAIN_S", 0.01)
-    monkeypatch.setattr(group_reports, "_in_tune_session", lambda: True)
+    monkeypatch.setattr(group_reports, "in_tune_session", lambda: True)
 
 
 def test_a_trial_does_not_end_before_tune_has_taken_every_row(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,6 +74,6 @@ def test_rows_are_handed_on_where_the_group_fails(monkeypatch: pytest.MonkeyPatc
 
 
 def test_outside_tune_nothing_is_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(group_reports, "_in_tune_session", lambda: False)
+    monkeypatch.setattr(group_reports, "in_tune_session", lambda: False)
     with group_reports.forwarding() as callbacks:
         assert callbacks == []

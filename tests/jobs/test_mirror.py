@@ -7,6 +7,7 @@ import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -360,11 +361,17 @@ class TestAddresses:
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
         own = Mirror(Path("/cache/b"), "s3://bucket/prefix")
         assert SECRET.encode() not in pickle.dumps(own)
-        monkeypatch.setattr(tune_run.tune, "run", lambda *given, **more: type("Analysis", (), {"trials": []}))
+        passed_on: list[str] = []
+
+        def tune_run_(*given: object, **more: object) -> object:
+            passed_on.append(str(class_cache._ActorClassCache().get(StandIn)._default_options["runtime_env"]))
+            return SimpleNamespace(trials=[])
+
+        monkeypatch.setattr(tune_run.tune, "run", tune_run_)
         runs = tune_run.SearchRuns({}, None, Path("/cache/b"), "", own)
         tune_run._run(runs, tune_run.Execution(tune_run.TrialShape(), 1), Path("/cache/b"))
-        passed_on = class_cache._ActorClassCache().get(StandIn)._default_options["runtime_env"]
-        assert SECRET not in str(passed_on)
+        assert "PL_DISABLE_FORK" in passed_on[0]
+        assert SECRET not in passed_on[0]
 
 
 class StandIn:

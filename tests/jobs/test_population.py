@@ -16,6 +16,7 @@ import torch
 from click.testing import CliRunner
 from driving import FAST, epochs_of, output_of, run_driver, start_driver, trials_of, wait_for
 from ray.tune.experiment import Trial
+from ray.tune.search.search_generator import SearchGenerator
 
 from mmcore.assembly.config import complete_config, parse_config, with_values
 from mmcore.assembly.objects import build_method
@@ -30,7 +31,8 @@ from rayjobs.runs.handover import Segment, hand_over, keep_snapshot, read_schedu
 from rayjobs.runs.job import Job
 from rayjobs.runs.worker import run
 from rayjobs.search.distributions import Distribution
-from rayjobs.search.population import Population, changeable, changed
+from rayjobs.search.population import Founders, Population, changeable, changed
+from rayjobs.search.saved_state import check_state
 from rayjobs.search.searches import SearchOptions, build_searches
 from rayjobs.search.spaces import load_space, space_file
 
@@ -90,15 +92,9 @@ def add_trials(
             config={**VALUES, LR: 0.01 * number},
             last_result={"epoch": last(number), "objective": number / 10} if last(number) else {},
         )
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("rayjobs.search.population.PopulationBasedTraining.on_trial_add", enter)
-            population.on_trial_add(None, trial)  # type: ignore[arg-type]
+        population.on_trial_add(None, trial)  # type: ignore[arg-type]
         trials.append(trial)
     return trials
-
-
-def enter(population: Any, controller: Any, trial: Any) -> None:
-    population._trial_state[trial] = SimpleNamespace(last_train_time=0, last_score=None)
 
 
 def report(population: Population, trial: Any, folder: Path, epoch: int, objective: float) -> str:
@@ -111,7 +107,7 @@ def report(population: Population, trial: Any, folder: Path, epoch: int, objecti
 
 
 def population_of(folder: Path, size: int = 4, concurrent: int = 2) -> Population:
-    return Population(folder, {LR: SPACE[LR]}, size, max_epochs=8, interval=3, concurrent=concurrent, seed=0)
+    return Population(folder, {LR: SPACE[LR]}, size=size, max_epochs=8, interval=3, concurrent=concurrent, seed=0)
 
 
 def test_the_weakest_goes_on_from_the_strongest_when_all_have_come_so_far(tmp_path: Path) -> None:
@@ -181,10 +177,49 @@ def test_a_restored_population_goes_on_without_those_that_had_failed(tmp_path: P
     population = population_of(tmp_path, size=3)
     trials = add_trials(population, tmp_path, 2, last=lambda number: 3)
     failed = FakeTrial(status=Trial.ERROR, experiment_tag="3_x", config=VALUES, last_result={"epoch": 2})
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("rayjobs.search.population.PopulationBasedTraining.on_trial_add", enter)
-        population.on_trial_add(None, failed)  # type: ignore[arg-type]
+    population.on_trial_add(None, failed)  # type: ignore[arg-type]
     assert population.choose_trial_to_run(None) is trials[0]  # type: ignore[arg-type]
+
+
+def founders_of(folder: Path, seed: int = 3, concurrent: int = 2) -> tuple[Population, Founders]:
+    population = population_of(folder, concurrent=concurrent)
+    return population, Founders(population, SPACE, [VALUES], seed)
+
+
+def test_founders_are_the_points_and_then_drawn_by_the_seed(tmp_path: Path) -> None:
+    _, founders = founders_of(tmp_path)
+    first, *drawn = [founders.suggest(f"id {number}") for number in range(3)]
+    assert first == VALUES
+    # What this seed has always given: an experiment is the same when it is made again.
+    assert drawn == [
+        {LR: pytest.approx(0.0014835368361121178), "method.check_every_epochs": 10, "method.size": 5},
+        {LR: pytest.approx(0.01459903239054391), "method.check_every_epochs": 10, "method.size": 2},
+    ]
+    assert founders_of(tmp_path, seed=4)[1].suggest("a") == VALUES
+    other = founders_of(tmp_path, seed=4)[1]
+    assert [other.suggest("a"), other.suggest("b")][1] != drawn[0]
+
+
+def test_founders_wait_for_room(tmp_path: Path) -> None:
+    population, founders = founders_of(tmp_path, concurrent=1)
+    (trial,) = add_trials(population, tmp_path, 1)
+    assert founders.suggest("a") is None
+    trial.status = Trial.PAUSED
+    assert founders.suggest("a") == VALUES, "a point was lost while there was no room"
+
+
+def test_restored_founders_go_on_where_they_stood(tmp_path: Path) -> None:
+    _, founders = founders_of(tmp_path)
+    before = [founders.suggest(str(number)) for number in range(2)]
+    session = "2026-01-01_00-00-00"
+    SearchGenerator(founders).save_to_dir(str(tmp_path), session)
+    (tmp_path / f"experiment_state-{session}.json").write_text(json.dumps({"trial_data": [["{}", "{}"]]}))
+    assert check_state(tmp_path) == [], "its state is not among those that are restored"
+    expected = [founders.suggest(str(number)) for number in range(2)]
+    restored = founders_of(tmp_path)[1]
+    SearchGenerator(restored).restore_from_dir(str(tmp_path))
+    after = [restored.suggest(str(number)) for number in range(2)]
+    assert after == expected != before
 
 
 def test_a_hand_over_that_is_interrupted_is_finished_at_the_next_start(tmp_path: Path) -> None:

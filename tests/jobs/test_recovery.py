@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from ray.tune.schedulers import TrialScheduler
 
-from rayjobs import ray_internals
-from rayjobs.ray_internals import ThriftyController
+from rayjobs.ray_internals import controller as ray_controller
+from rayjobs.ray_internals.controller import ThriftyController
 from rayjobs.results_layout import COPY_FOLDER
 from rayjobs.search.asha import RestorableASHA, read_rungs
 from rayjobs.search.saved_state import (
@@ -88,7 +88,7 @@ def test_the_copy_follows_the_newest_session_and_is_never_half(tmp_path: Path) -
 
 def test_the_state_is_saved_when_a_status_changes_and_else_when_it_is_time(monkeypatch: pytest.MonkeyPatch) -> None:
     now, at_once, saved, takes = [0.0], float("-inf"), [], 0.0
-    monkeypatch.setattr(ray_internals, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(ray_controller, "time", SimpleNamespace(monotonic=lambda: now[0]))
 
     def sync(**_: bool) -> None:
         saved.append(manager._last_save_time)

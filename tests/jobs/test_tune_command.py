@@ -124,6 +124,19 @@ def test_help_is_quick(verb: str) -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+@pytest.mark.parametrize("more", [[], ["--scheduler", "pbt", "--method", "iprm"], ["--search", "random", "--json"]])
+def test_a_dry_run_is_quick(more: list[str], tmp_path: Path) -> None:
+    """It must not import what trials are run and chosen by, which takes seconds more."""
+    given = ["--dry-run", "--output", str(tmp_path), *more]
+    code = (
+        "import sys, rayjobs.tune\n"
+        f"rayjobs.tune.main({given!r}, standalone_mode=False)\n"
+        "assert not {'ray.tune', 'ray.train', 'ray.data', 'hyperopt'} & set(sys.modules), 'imported'"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_time_is_shared_out_evenly_among_the_searches_that_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [50.0]
     monkeypatch.setattr(budget.time, "monotonic", lambda: now[0])

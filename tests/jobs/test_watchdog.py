@@ -18,7 +18,8 @@ from mmcore.errors import TrainingError
 from rayjobs.results_layout import GROUP_FILE
 from rayjobs.trials import watchdog
 from rayjobs.trials.failures import LostWorkers, failure_reason, record_failure
-from rayjobs.trials.watchdog import START_LIMIT_S, Watchdog, end_run, kill
+from rayjobs.trials.hang_limits import START_LIMIT_S
+from rayjobs.trials.watchdog import Watchdog, end_run, kill
 
 SEARCH = Path("results/digits-iprm/digits-iprm")
 LIMIT_S = 20.0

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import ray.tune.tune as tune_loop
+from ray.tune.execution import class_cache
 from ray.tune.execution.tune_controller import TuneController
+
+if TYPE_CHECKING:
+    from ray.tune.schedulers import AsyncHyperBandScheduler
 
 REST = 4
 """A fifth of the time, at most, goes into saving."""
@@ -37,3 +43,33 @@ class ThriftyController(TuneController):
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in super().__getstate__().items() if key not in {"_statuses", "_not_before"}}
+
+
+@contextmanager
+def thrifty_saving() -> Iterator[None]:
+    """Makes `tune.run`, which takes no controller, use `ThriftyController` for the time of a `with` block."""
+    before = tune_loop.TuneController
+    tune_loop.TuneController = ThriftyController  # type: ignore[misc]
+    try:
+        yield
+    finally:
+        tune_loop.TuneController = before  # type: ignore[misc]
+
+
+@contextmanager
+def keys_kept() -> Iterator[None]:
+    """Keeps Tune from passing AWS's keys on to trials for the time of a `with` block.
+
+    Ray would write the values into a log of each node. Every process has its own environment's anyway.
+    """
+    keys = {name for name in class_cache.ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")}
+    class_cache.ENV_VARS_TO_PROPAGATE.difference_update(keys)
+    try:
+        yield
+    finally:
+        class_cache.ENV_VARS_TO_PROPAGATE.update(keys)
+
+
+def rungs_of(scheduler: AsyncHyperBandScheduler) -> list[tuple[float, dict[str, float]]]:
+    """Returns ASHA's rungs: the epoch of each, and trial id -> value recorded there, which may be written to."""
+    return [rung for bracket in scheduler._brackets for rung in bracket._rungs]
