@@ -33,7 +33,7 @@ class ThriftyController(TuneController):
     def checkpoint(self, force: bool = False, wait: bool = False) -> None:
         """Saves if it is time to."""
         start = time.monotonic()
-        statuses = {trial.trial_id: trial.status for trial in self.get_trials()}
+        statuses = {trial.trial_id: trial.status for trial in self.get_trials()}  # type: ignore[no-untyped-call]
         if statuses != self._statuses and start >= self._not_before:
             self._statuses = statuses
             self._checkpoint_manager._last_save_time = float("-inf")
@@ -42,18 +42,19 @@ class ThriftyController(TuneController):
         self._not_before = max(self._not_before, start + took + REST * took)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in super().__getstate__().items() if key not in {"_statuses", "_not_before"}}
+        state = super().__getstate__()  # type: ignore[no-untyped-call]
+        return {key: value for key, value in state.items() if key not in {"_statuses", "_not_before"}}
 
 
 @contextmanager
 def thrifty_saving() -> Iterator[None]:
     """Makes `tune.run`, which takes no controller, use `ThriftyController` for the time of a `with` block."""
-    before = tune_loop.TuneController
-    tune_loop.TuneController = ThriftyController  # type: ignore[misc]
+    before = tune_loop.TuneController  # type: ignore[attr-defined]
+    tune_loop.TuneController = ThriftyController  # type: ignore[attr-defined]
     try:
         yield
     finally:
-        tune_loop.TuneController = before  # type: ignore[misc]
+        tune_loop.TuneController = before  # type: ignore[attr-defined]
 
 
 @contextmanager

@@ -101,7 +101,7 @@ def add_conditions(trainer: Trainer, extra: Extra, result: RunResult, entry: Ent
     modalities = trainer.method.model.modalities
     found = dict(result.conditions)
     found.setdefault(AS_STORED, {name: value for name, value in result.tested.items() if name != "epoch"})
-    for condition in extra.unread(result, modalities):
+    for condition in extra.unread(replace(result, conditions=found), modalities):
         entry.record(condition.name)
         found[condition.name] = trainer.evaluate("test", True, condition).metrics
     shapley = result.shapley
