@@ -131,7 +131,7 @@ def main() -> None:
                     report.say(f"{name}: left out, {raw_dir} is not there")
                     continue
                 prepared = prepare(name, None, raw_dir, options.data_dir)
-                request = Request((name,), (options.method,), trials=trials, max_epochs=epochs)
+                request = Request(datasets=(name,), methods=(options.method,), trials=trials, max_epochs=epochs)
                 layout = prepared.directory.name, prepared.spec.modality_names, prepared.rules
                 search = plan_searches(request, name, *layout)[0]
                 shape = resources.TrialShape(cpus_per_worker=search.config.trainer.threads)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import click
 import pyarrow as pa
@@ -23,7 +23,18 @@ if TYPE_CHECKING:
 BATCH_SIZE = 64
 MIN_BATCHES = 32
 """Fewer are predicted by this process: a local Ray takes about as long to start."""
-Predict = Callable[[Sequence["Entry"]], dict[str, Any]]
+
+
+class PredictFlags(TypedDict):
+    """The flags of `predict`, by click's names for them."""
+
+    checkpoint: Path | str
+    data: Path
+    out: Path
+    on_missing: str
+    address: str | None
+    cpus: int | None
+    as_json: bool
 
 
 @click.command()
@@ -36,7 +47,7 @@ Predict = Callable[[Sequence["Entry"]], dict[str, Any]]
 @click.option("--cpus", type=click.IntRange(1), help="CPUs of this machine to use.  [default: all]")
 @click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
 @friendly_errors
-def main(**flags: Any) -> None:
+def main(**flags: Unpack[PredictFlags]) -> None:
     """Predict new samples: fused and per-modality probabilities for each."""
     from mmcore.data.raw.index import Problem, check_faults
     from mmcore.predictor import read_state, samples_of
@@ -86,7 +97,7 @@ def _run(
 
 
 def _run_by_ray_data(
-    state: dict[str, Any], source: RawSource, folder: RawFolder, batches: Sequence[Any], num_workers: int
+    state: dict[str, Any], source: RawSource, folder: RawFolder, batches: Sequence[tuple[Entry, ...]], num_workers: int
 ) -> Iterator[dict[str, Any]]:
     """Yields a report for each batch, from actors that hold the model."""
     import ray
@@ -115,7 +126,7 @@ class _Worker:
 
         self._predict = Predictor(ray.get(state), source, folder)
 
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+    def __call__(self, row: dict[str, bytes]) -> dict[str, Any]:
         return {"report": json.dumps(self._predict(pickle.loads(row["batch"])))}  # noqa: S301 (made by this command)
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Unpack
 
 import click
 
 from mmcore.errors import UsageError
 from rayjobs.cli.options import friendly_errors, parse_overrides, print_json
 from rayjobs.cli.terminal import progress_bar
+
+if TYPE_CHECKING:
+    from rayjobs.commands.preparing import PrepareFlags
 
 
 @click.command()
@@ -34,7 +37,7 @@ from rayjobs.cli.terminal import progress_bar
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @friendly_errors
-def main(**flags: Any) -> None:
+def main(**flags: Unpack[PrepareFlags]) -> None:
     """Prepare a data set: read its raw files once, and store what training needs."""
     from mmcore.data.prepared.prepare import HowToPrepare, prepare
     from rayjobs.cli.options import encoding_of

@@ -7,13 +7,22 @@ The job goes on without the client. `tune --address http://...` does the same.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Unpack
 
 import click
 
 from mmcore.errors import UsageError
 from rayjobs.cli.options import friendly_errors
-from rayjobs.commands.submitting import ask_head, connect, described_job, follow_job, print_jobs, stop_job, submit
+from rayjobs.commands.submitting import (
+    SubmitFlags,
+    ask_head,
+    connect,
+    described_job,
+    follow_job,
+    print_jobs,
+    stop_job,
+    submit,
+)
 
 
 @click.command()
@@ -27,10 +36,10 @@ from rayjobs.commands.submitting import ask_head, connect, described_job, follow
 @click.option("--list", "wants_list", is_flag=True, help="List the jobs of the cluster.")
 @click.option("--json", "as_json", is_flag=True, help="Print the answer as one JSON document.")
 @friendly_errors
-def main(**flags: Any) -> None:
+def main(**flags: Unpack[SubmitFlags]) -> None:
     """Submit a command (after --) to a cluster as a job: prepare, train, tune, predict or report."""
-    asked = [name for name in ("logs", "status", "stop") if flags[name]] + ["list"] * flags["wants_list"]
-    if len(asked) + bool(flags["command"]) != 1:
+    asked = [flags["command"], flags["logs"], flags["status"], flags["stop"], flags["wants_list"]]
+    if sum(map(bool, asked)) != 1:
         raise UsageError("give either a command after --, or one of --logs, --status, --stop, --list")
     if flags["command"]:
         verb, *arguments = flags["command"]

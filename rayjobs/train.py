@@ -6,20 +6,24 @@ import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Unpack
 
 import click
 
+from mmcore.config.plain import Plain
 from mmcore.config.schema import RunConfig
-from mmcore.config.sections import set_path
+from mmcore.config.sections import get_path, set_path
 from mmcore.errors import ConfigError, UsageError
 from rayjobs.cli.options import Location, friendly_errors, print_json
-from rayjobs.commands.train_flags import configuration, protocols
+from rayjobs.commands.train_flags import TrainFlags, configuration, protocols
 from rayjobs.storage.addresses import open_mirror
 
 if TYPE_CHECKING:
     from mmcore.data.prepared.store import PreparedDataset
+    from rayjobs.experiment.papers import Paper
+    from rayjobs.reporting.train_results import Difference
     from rayjobs.runs.extra_tests import Extra
+    from rayjobs.runs.result import RunResult
 
 
 @click.command()
@@ -64,55 +68,82 @@ if TYPE_CHECKING:
 @click.option("--verbose", is_flag=True, help="Show Ray's own log.")
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
 @friendly_errors
-def main(**arguments: Any) -> None:
+def main(**flags: Unpack[TrainFlags]) -> None:
     """Train one configuration, once per seed (by cv: on every fold), and test each model once."""
     from rayjobs.commands.submitting import submit_instead
 
-    if submit_instead("train", arguments["address"]):
+    if submit_instead("train", flags["address"]):
         return
     from rayjobs.experiment.papers import print_paper, published_line
     from rayjobs.reporting.train_results import print_results
 
-    asked = [{**arguments, "protocol": protocol} for protocol in protocols(arguments)]
-    ready = [_ready(each) for each in asked]  # all that is wrong is told before anything is trained
-    if ready[0].paper and not arguments["as_json"]:
+    ready = [_ready({**flags, "protocol": protocol}) for protocol in protocols(flags)]  # all faults before any training
+    if ready[0].paper and not flags["as_json"]:
         print_paper(ready[0].paper)
     documents = []
     for each in ready:
-        document, folder = _train(each, suffix=each.arguments["protocol"] if len(ready) > 1 else "")
-        documents.append(document)
-        if not arguments["as_json"]:
+        trained = _train(each, suffix=each.flags["protocol"] or "" if len(ready) > 1 else "")
+        documents.append(trained.to_dict())
+        if not flags["as_json"]:
             click.echo()
             published = published_line(each.paper)
-            print_results(document["results"], folder, each.prepared, document["differences"], published)
-    if arguments["as_json"]:
+            print_results(trained.results, trained.path, each.prepared, trained.differences, published)
+    if flags["as_json"]:
         print_json(documents if len(documents) > 1 else documents[0])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Ready:
     """A checked command on its data.
 
     Attributes:
-        arguments: The command line's, of one protocol.
+        flags: The command line's, of one protocol.
         config: Complete, but for the seed and the fold.
         prepared: The data.
         folds: (None,): the one split of the configuration.
         alone: What a reference reaches by one modality, by fold.
         extra: What is tested beside the data as they are.
-        paper: The paper's settings as JSON values, where they were asked for.
+        paper: The paper's settings, where they were asked for.
     """
 
-    arguments: dict[str, Any]
+    flags: TrainFlags
     config: RunConfig
     prepared: PreparedDataset
     folds: tuple[int | None, ...]
     alone: dict[int | None, dict[str, float]]
     extra: Extra
-    paper: dict[str, Any]
+    paper: Paper | None
 
 
-def _ready(arguments: dict[str, Any]) -> Ready:
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What came of a command on one protocol.
+
+    Attributes:
+        path: The folder of its runs on this machine.
+        address: Where they lie for good: the folder, or its twin's address.
+        results: Of each fold and seed.
+        differences: To the references, of a cross-validation.
+        paper: The paper's settings, where they were asked for.
+    """
+
+    path: Path
+    address: str
+    results: list[RunResult]
+    differences: list[Difference]
+    paper: Paper | None
+
+    def to_dict(self) -> dict[str, Plain]:
+        """Returns it as plain values, for `--json`."""
+        return {
+            "folder": self.address,
+            "results": [result.to_dict() for result in self.results],
+            "differences": [difference.to_dict() for difference in self.differences],
+            **({"paper": self.paper.to_dict()} if self.paper else {}),
+        }
+
+
+def _ready(flags: TrainFlags) -> Ready:
     """Checks a command as far as it can be without its data, then prepares the data and checks the rest."""
     from mmcore.assembly.config import complete_config, parse_config, with_named_encoders
     from mmcore.assembly.objects import used_modalities
@@ -125,59 +156,60 @@ def _ready(arguments: dict[str, Any]) -> Ready:
     from rayjobs.preparing.raw_tasks import RayParts
     from rayjobs.runs.extra_tests import Extra, parse_conditions
 
-    values = with_named_encoders(configuration(arguments))
-    extra = Extra(parse_conditions(arguments["missing"], arguments["noises"]), arguments["shapley"])
+    values = with_named_encoders(configuration(flags))
+    extra = Extra(parse_conditions(flags["missing"], flags["noises"]), flags["shapley"])
     complete = complete_config(parse_config(values))
-    asked, chosen = arguments["protocol"], complete.protocol.name
+    asked, chosen = flags["protocol"], complete.protocol.name
     if asked not in {None, chosen}:
         raise UsageError(f"--protocol {asked} and --set protocol.name={chosen} name two protocols: leave out one")
-    if arguments["folds"] and chosen != "cv":
+    if flags["folds"] and chosen != "cv":
         raise UsageError(f"--folds is for --protocol cv, got protocol {chosen}")
     absent = missing_weights(complete)  # every problem, before any data is touched
     if absent:
         raise ConfigError(absent)
-    paper = describe_paper(complete, arguments["variant"]) if arguments["as_paper"] else {}
-    run = RayParts(arguments["address"], verbose=arguments["verbose"])
+    paper = describe_paper(complete, flags["variant"]) if flags["as_paper"] else None
+    run = RayParts(flags["address"], verbose=flags["verbose"])
     prepared = prepare_one(
-        values["dataset"]["name"],
-        values["dataset"].get("options", {}),
-        arguments["raw_dir"],
-        arguments["data_dir"],
-        HowToPrepare(vocab=arguments["vocab"], run=run),
+        str(get_path(values, "dataset.name")),
+        get_path(values, "dataset.options") or {},
+        flags["raw_dir"],
+        flags["data_dir"],
+        HowToPrepare(vocab=flags["vocab"], run=run),
     )
-    prepared = encode_one(prepared, values["dataset"], RayEncoders(arguments["address"], verbose=arguments["verbose"]))
+    encoders = RayEncoders(flags["address"], verbose=flags["verbose"])
+    prepared = encode_one(prepared, get_path(values, "dataset"), encoders)
     set_path(values, "dataset.encoder_sha256", prepared.weights_sha256)
     config = base_config(values, prepared)
     extra.check(prepared.spec, used_modalities(config, prepared.spec))
-    folds = prepared.rules.folds_of(values.get("protocol", {}))
-    alone = alone_by_fold(arguments["references"], config, prepared, folds)
-    return Ready(arguments, config, prepared, folds, alone, extra, paper)
+    folds = prepared.rules.folds_of(get_path(values, "protocol") or {})
+    alone = alone_by_fold(flags["references"], config, prepared, folds)
+    return Ready(flags=flags, config=config, prepared=prepared, folds=folds, alone=alone, extra=extra, paper=paper)
 
 
-def _train(ready: Ready, suffix: str) -> tuple[dict[str, Any], Path]:
-    """Trains and tests what is ready, in a folder of its own; returns it as one document, and the folder."""
+def _train(ready: Ready, suffix: str) -> Trained:
+    """Trains and tests what is ready, in a folder of its own."""
     from rayjobs.commands.training import TrainRequest, train_all
     from rayjobs.experiment.train_folder import open_folder
     from rayjobs.reporting.train_results import compare_folds
     from rayjobs.runs.test_ledger import tested_before
 
-    arguments, config, folds = ready.arguments, ready.config, ready.folds
+    flags, config, folds = ready.flags, ready.config, ready.folds
     command = shlex.join(["python", "-m", "rayjobs.train", *sys.argv[1:]])
-    mirror = open_mirror(arguments["output"])
-    folder = open_folder(mirror, arguments["name"], config, folds, arguments["resume"], command, suffix)
+    mirror = open_mirror(flags["output"])
+    folder = open_folder(mirror, flags["name"], config, folds, flags["resume"], command, suffix)
     request = TrainRequest(
-        config,
-        range(config.seed, config.seed + arguments["seeds"]),
-        folds,
-        arguments["workers"],
-        arguments["gpus_per_worker"],
-        arguments["address"],
-        0 if arguments["cache"] == "off" else 2**30,
-        arguments["verbose"],
-        command,
-        ready.extra,
-        ready.alone,
-        mirror,
+        config=config,
+        seeds=range(config.seed, config.seed + flags["seeds"]),
+        folds=folds,
+        workers=flags["workers"],
+        gpus_per_worker=flags["gpus_per_worker"],
+        address=flags["address"],
+        cache_bytes=0 if flags["cache"] == "off" else 2**30,
+        verbose=flags["verbose"],
+        command=command,
+        extra=ready.extra,
+        alone=ready.alone,
+        mirror=mirror,
     )
     known = {} if mirror else tested_before(mirror.root, request.configs, ready.prepared.fingerprint, folder)
     for name, run_dir in known.items():
@@ -188,10 +220,11 @@ def _train(ready: Ready, suffix: str) -> tuple[dict[str, Any], Path]:
     except KeyboardInterrupt:
         click.echo(f"interrupted; the same command with --resume goes on ({mirror.address_of(folder)})", err=True)
         sys.exit(130)
-    references = arguments["references"] if len(folds) > 1 else ()
+    references = flags["references"] if len(folds) > 1 else ()
     differences = [compare_folds(results, reference, folds) for reference in references]
-    document = {"folder": mirror.address_of(folder), "results": results, "differences": differences}
-    return ({**document, "paper": ready.paper} if ready.paper else document), folder
+    return Trained(
+        path=folder, address=mirror.address_of(folder), results=results, differences=differences, paper=ready.paper
+    )
 
 
 if __name__ == "__main__":

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 import click
 from rich.console import Console
 
 from rayjobs.cli.options import Location, friendly_errors, print_json
-from rayjobs.commands.tune_flags import experiment_of, machine_of, request_of
+from rayjobs.commands.tune_flags import TuneFlags, experiment_of, machine_of, request_of
 from rayjobs.storage.addresses import working_folder
 
 
@@ -82,7 +82,7 @@ from rayjobs.storage.addresses import working_folder
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON document.")
 @click.option("--verbose", is_flag=True, help="Show Ray's own log.")
 @friendly_errors
-def main(**flags: Any) -> None:
+def main(**flags: Unpack[TuneFlags]) -> None:
     """Tune methods on data sets and rank them: the same number of trials each, final models on fresh seeds."""
     from rayjobs.commands.submitting import submit_instead
 
@@ -106,23 +106,23 @@ def main(**flags: Any) -> None:
         notes.print(str(interrupted), soft_wrap=True)
         sys.exit(interrupted.exit_code)
     if flags["as_json"]:
-        print_json(ranking)
+        print_json(ranking.to_dict())
     else:
         from rayjobs.reporting.terminal import print_ranking
 
         print_ranking(ranking)
 
 
-def _dry_run(flags: dict[str, Any]) -> None:
+def _dry_run(flags: TuneFlags) -> None:
     from rayjobs.commands.dry_run import preview, print_preview
 
     output = flags["output"]
     output = output if isinstance(output, Path) else working_folder(output)
-    document = preview(request_of(flags), machine_of(flags), output)
+    plan = preview(request_of(flags), machine_of(flags), output)
     if flags["as_json"]:
-        print_json(document)
+        print_json(plan.to_dict())
     else:
-        print_preview(document)
+        print_preview(plan)
 
 
 if __name__ == "__main__":

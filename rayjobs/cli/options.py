@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import click
 import yaml
 from rich.console import Console
 from rich.markup import escape
 
-from mmcore.config.sections import set_path
+from mmcore.config.plain import Plain, Settings
+from mmcore.config.sections import get_path, set_path
 from mmcore.errors import ConfigError, EquipoiseError, UsageError
 from rayjobs.storage.addresses import check_address, is_address
 
 EXPONENT_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
+P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def friendly_errors(function: Callable[..., R]) -> Callable[..., R]:
+def friendly_errors(function: Callable[P, R]) -> Callable[P, R]:
     """Gives a command the option `--debug` and ends it with one message and an exit code where it fails.
 
     Errors this project raises on purpose end with their own `exit_code`; those of the operating system and
@@ -32,7 +35,8 @@ def friendly_errors(function: Callable[..., R]) -> Callable[..., R]:
 
     @click.option("--debug", is_flag=True, help="Print the traceback of an error.")
     @functools.wraps(function)
-    def run(*args: Any, debug: bool, **kwargs: Any) -> R:
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        debug = kwargs.pop("debug")  # the command itself does not take it
         try:
             return function(*args, **kwargs)
         except (click.exceptions.ClickException, click.exceptions.Exit, click.Abort):
@@ -54,7 +58,7 @@ def describe_error(error: Exception) -> str:
     return f"unexpected {type(error).__name__}: {error} (run again with --debug for the traceback)"
 
 
-def parse_overrides(pairs: Iterable[str], option: str = "--option") -> dict[str, Any]:
+def parse_overrides(pairs: Iterable[str], option: str = "--option") -> dict[str, Plain]:
     """Returns `key=value` arguments as a mapping; values are YAML, so `1e-3`, `true`, `null` and `[1, 2]` work.
 
     Args:
@@ -121,7 +125,7 @@ def parse_workers(text: str) -> tuple[int | None, int]:
     return least, most
 
 
-def print_json(value: Any) -> None:
+def print_json(value: Plain) -> None:
     """Writes `value` to standard output as one JSON document."""
     click.echo(json.dumps(value, indent=1))
 
@@ -132,12 +136,14 @@ class Location(click.Path):
     def __init__(self) -> None:
         super().__init__(path_type=Path)
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+    def convert(
+        self, value: str | os.PathLike[str], param: click.Parameter | None, ctx: click.Context | None
+    ) -> str | bytes | os.PathLike[str]:
         """Returns a path, or a checked address as text."""
         if not is_address(value):
             return super().convert(value, param, ctx)
         try:
-            return check_address(value)
+            return check_address(str(value))
         except UsageError as error:
             self.fail(str(error), param, ctx)
 
@@ -146,7 +152,7 @@ PATHS = ("dataset.encode.", "dataset.transforms.", "dataset.views")
 """What `--set` may name where a data set alone is asked for."""
 
 
-def encoding_of(named: Sequence[str], views: int | None, values: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def encoding_of(named: Sequence[str], views: int | None, values: Settings | None = None) -> dict[str, Plain]:
     """Returns what flags add to a run's `dataset` section: `encode`, `views` and `transforms`.
 
     Args:
@@ -157,13 +163,13 @@ def encoding_of(named: Sequence[str], views: int | None, values: Mapping[str, An
     Raises:
         ConfigError: Lists every flag that is no such thing.
     """
-    section: dict[str, Any] = {}
+    section: dict[str, Plain] = {}
     problems = []
     for pair in [pair.strip() for text in named for pair in text.split(",")]:
         name, _, encoder = pair.partition("=")
         if not name or not encoder:
             problems.append(f"--encode must be MODALITY=ENCODER,..., got {pair!r}")
-        elif name in section.get("encode", {}):
+        elif get_path(section, f"encode.{name}") is not None:
             problems.append(f"--encode: {name} is named twice")
         else:
             set_path(section, f"encode.{name}.name", encoder)

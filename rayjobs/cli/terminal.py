@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from mmcore.config.plain import Settings
 from mmcore.config.sections import plain
 from mmcore.data.spec import Progress as ReportProgress
 
@@ -26,7 +26,7 @@ def progress_bar(title: str) -> Iterator[ReportProgress]:
 WIDTH = 80
 
 
-def short_settings(values: Mapping[str, Any]) -> str:
+def short_settings(values: Settings) -> str:
     """Returns searched values by the last part of their paths: `lr 0.0132 alpha 0.68`."""
     shown = ((path.rpartition(".")[2], plain(value)) for path, value in values.items())
     return " ".join(f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}" for key, value in shown)

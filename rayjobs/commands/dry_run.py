@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
+from mmcore.config.plain import Plain
 from mmcore.data.spec import DATASETS
 from rayjobs.cli.terminal import format_seconds
 from rayjobs.cluster import resources
@@ -16,14 +17,43 @@ from rayjobs.experiment.data import options_of
 from rayjobs.experiment.machine import Machine, trial_shape
 from rayjobs.experiment.plan import check_weights, plan_searches
 from rayjobs.experiment.request import Request
+from rayjobs.experiment.search_result import SearchResult
 from rayjobs.preparing.datasets import source_modalities
 from rayjobs.results_layout import SEARCH_FILE
 from rayjobs.search.searches import Search
-from rayjobs.storage.files import read_json
 
 
-def preview(request: Request, machine: Machine, output: Path) -> dict[str, Any]:
-    """Returns the plan of a command as plain values; starts nothing and reads no data.
+@dataclass(frozen=True, kw_only=True)
+class Preview:
+    """What a command would do.
+
+    Attributes:
+        experiment: Its name; where the name is taken, a number is added to it.
+        trial: What a trial asks for, in words.
+        concurrent: Trials at once; None: as many as the cluster holds.
+        final_models: How many are trained and tested.
+        searches: Each search, and how long it may take, in words.
+    """
+
+    experiment: str
+    trial: str
+    concurrent: int | None
+    final_models: int
+    searches: list[tuple[Search, str]]
+
+    def to_dict(self) -> dict[str, Plain]:
+        """Returns it as plain values, for `--json`."""
+        return {
+            "experiment": self.experiment,
+            "trial": self.trial,
+            "concurrent": self.concurrent,
+            "final_models": self.final_models,
+            "searches": [{**search.to_dict(), "time": time} for search, time in self.searches],
+        }
+
+
+def preview(request: Request, machine: Machine, output: Path) -> Preview:
+    """Returns the plan of a command; starts nothing and reads no data.
 
     Raises:
         UsageError: What the command would refuse.
@@ -44,43 +74,41 @@ def preview(request: Request, machine: Machine, output: Path) -> dict[str, Any]:
     nodes = None if machine.address else [resources.local_node(machine.cpus, machine.gpus)]
     shape = trial_shape(request, searches[0], nodes or [], streams=False)
     concurrent = resources.concurrent_trials(shape, nodes, machine.concurrent) if nodes else machine.concurrent
-    return {
-        "experiment": request.name(),
-        "trial": shape.describe(),
-        "concurrent": concurrent,
-        "final_models": request.final_seeds * sum(_final_rows(request, searches, name) for name in request.datasets),
-        "searches": [
-            {**search.to_dict(), "time": _estimate(search, request, output, concurrent or 1)} for search in searches
-        ],
-    }
+    return Preview(
+        experiment=request.name(),
+        trial=shape.describe(),
+        concurrent=concurrent,
+        final_models=request.final_seeds * sum(_final_rows(request, searches, name) for name in request.datasets),
+        searches=[(search, _estimate(search, request, output, concurrent or 1)) for search in searches],
+    )
 
 
-def print_preview(document: Mapping[str, Any]) -> None:
+def print_preview(plan: Preview) -> None:
     """Prints what `preview` returned."""
     console = Console(highlight=False, markup=False, soft_wrap=True)
-    console.print(f"experiment {document['experiment']} (dry run: nothing is started)")
-    at_once = f"{document['concurrent']} at once" if document["concurrent"] else "as many at once as the cluster holds"
-    console.print(f"a trial is {document['trial']}; {at_once}")
-    for search in document["searches"]:
+    console.print(f"experiment {plan.experiment} (dry run: nothing is started)")
+    at_once = f"{plan.concurrent} at once" if plan.concurrent else "as many at once as the cluster holds"
+    console.print(f"a trial is {plan.trial}; {at_once}")
+    for search, time in plan.searches:
         console.print(
-            f"\n{search['name']}: {search['trials']} trials of at most {search['max_epochs']} epochs, "
-            + f"{_course(search)}, chosen by {search['algorithm']}"
+            f"\n{search.name}: {search.trials} trials of at most {search.max_epochs} epochs, "
+            + f"{_course(search)}, chosen by {search.algorithm}"
         )
-        for path, text in search["space"].items():
-            console.print(f"  {path}: {text}")
-        for number, point in enumerate(search["points"], start=1):
+        for path, distribution in search.space.items():
+            console.print(f"  {path}: {distribution.describe()}")
+        for number, point in enumerate(search.points, start=1):
             console.print(f"  point {number}: " + ", ".join(f"{path}={value}" for path, value in point.items()))
-        console.print(f"  time: {search['time']}")
-    console.print(f"\nthen {document['final_models']} final models, each tested once")
+        console.print(f"  time: {time}")
+    console.print(f"\nthen {plan.final_models} final models, each tested once")
 
 
-def _course(search: Mapping[str, Any]) -> str:
+def _course(search: Search) -> str:
     """Returns what becomes of a search's trials as they run."""
-    if search["scheduler"] == "fifo":
+    if search.scheduler == "fifo":
         return "all to their end"
-    if search["scheduler"] == "pbt":
-        return f"a population: every {search['grace_epochs']} epochs weak ones go on from strong ones' weights"
-    return f"stopped early from epoch {search['grace_epochs']} on (1 of {search['reduction_factor']:g} goes on)"
+    if search.scheduler == "pbt":
+        return f"a population: every {search.grace_epochs} epochs weak ones go on from strong ones' weights"
+    return f"stopped early from epoch {search.grace_epochs} on (1 of {search.reduction_factor:g} goes on)"
 
 
 def _final_rows(request: Request, searches: Sequence[Search], dataset: str) -> int:
@@ -92,8 +120,9 @@ def _final_rows(request: Request, searches: Sequence[Search], dataset: str) -> i
 def _estimate(search: Search, request: Request, output: Path, concurrent: int) -> str:
     """Returns an upper bound from the newest search of that name, or says that there is none to go by."""
     files = sorted(output.glob(f"*/{search.name}/{SEARCH_FILE}"), key=lambda path: path.stat().st_mtime)
-    trials = (read_json(files[-1]) or {}).get("trials", []) if files else []
-    epochs, seconds = sum(trial["epochs"] for trial in trials), sum(trial["device_seconds"] for trial in trials)
+    before = SearchResult.read(files[-1]) if files else None
+    trials = before.trials if before else []
+    epochs, seconds = sum(trial.epochs for trial in trials), sum(trial.device_seconds for trial in trials)
     if not epochs:
         return f"unknown: {output} holds no earlier search of that name to go by"
     rounds = math.ceil(search.trials / concurrent) + math.ceil(request.final_seeds / concurrent)

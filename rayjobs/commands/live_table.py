@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ray.tune import Callback
 from rich.console import Console, Group
@@ -17,10 +17,11 @@ from rich.table import Table
 
 from mmcore.metric_names import VAL_ACCURACY, own_accuracies
 from rayjobs.cli.terminal import WIDTH, format_seconds, short_settings
+from rayjobs.results_layout import FAILURE_FILE
 from rayjobs.runs.progress import EPOCH, FATAL, OBJECTIVE
 from rayjobs.storage.files import read_json
 from rayjobs.trials.failures import failure_reason
-from rayjobs.trials.trial import FAILURE_FILE, trial_name
+from rayjobs.trials.trial import trial_name
 
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial
@@ -111,7 +112,7 @@ class Display:
         if not self._live_wanted:
             self.say(f"{stage}: finished before")
 
-    def count_finished(self, stage: str, status: str, last: Mapping[str, Any]) -> None:
+    def count_finished(self, stage: str, status: str, last: Mapping[str, float]) -> None:
         """Counts a trial as far as it had come before this command."""
         line = self._lines[stage]
         line.done += status == "TERMINATED"
@@ -129,7 +130,7 @@ class Display:
         again = "again" if (stage, name) in self._running else ""
         self._running[stage, name] = Running(settings, max_epochs, state=again)
 
-    def epoch(self, stage: str, name: str, row: Mapping[str, Any]) -> None:
+    def epoch(self, stage: str, name: str, row: Mapping[str, float]) -> None:
         """Counts an epoch of a trial, and shows what it reached."""
         line, fused = self._lines[stage], row.get(VAL_ACCURACY)
         line.epochs += 1
@@ -195,26 +196,26 @@ class ProgressCallback(Callback):
         self._run_dirs = run_dirs
         self._started = False
 
-    def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+    def on_step_begin(self, iteration: int, trials: list[Trial], **info: object) -> None:
         """Counts what a restored search had finished before."""
         if not self._started:
             self._started = True
             for trial in trials:
                 self._display.count_finished(self._stage, trial.status, trial.last_result or {})
 
-    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: object) -> None:
         """Shows a trial that starts, or starts again."""
         settings = {} if not isinstance(self._run_dirs, Path) else trial.config or {}
         self._display.began(self._stage, self._name(trial), short_settings(settings), self._max_epochs)
 
     def on_trial_result(
-        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, float], **info: object
     ) -> None:
         """Counts an epoch."""
         if not result.get(FATAL) and result.get(EPOCH, 0) > (trial.last_result or {}).get(EPOCH, 0):
             self._display.epoch(self._stage, self._name(trial), result)
 
-    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: object) -> None:
         """Shows a trial that ended, or was stopped."""
         last = trial.last_result or {}
         epochs = int(last.get(EPOCH, 0))
@@ -223,12 +224,12 @@ class ProgressCallback(Callback):
         name = self._name(trial)
         self._display.ended(self._stage, f"{name}: {how}{accuracy}", failed=False, name=name)
 
-    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: object) -> None:
         """Shows a trial that failed for good, with its reason."""
         name = self._name(trial)
         self._display.ended(self._stage, f"{name} failed: {failure_reason(self._run_dir(trial))}", True, name)
 
-    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: object) -> None:
         """Shows a trial that is tried again."""
         failure = read_json(self._run_dir(trial) / FAILURE_FILE)
         reason = failure["reason"] if failure else "its process was lost"

@@ -5,10 +5,11 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
 
 from rich.console import Console
 
+from mmcore.config.plain import Settings
 from mmcore.config.sections import parse_section
 from mmcore.data.media import RawFolder
 from mmcore.data.prepared.raw_check import examine
@@ -24,7 +25,27 @@ if TYPE_CHECKING:
     from rayjobs.preparing.raw_tasks import RayParts
 
 
-def check_raw(dataset: str, values: dict[str, Any], raw_dir: Path | None, flags: dict[str, Any], run: RayParts) -> None:
+class PrepareFlags(TypedDict):
+    """The flags of `prepare`, by click's names for them."""
+
+    dataset: str
+    raw_dir: Path | None
+    split_dir: Path | None
+    vocab: Path | None
+    on_missing: Literal["fail", "skip"]
+    demo: bool
+    encoders: tuple[str, ...]
+    views: int | None
+    values: tuple[str, ...]
+    check: bool
+    address: str | None
+    cpus: int | None
+    options: tuple[str, ...]
+    data_dir: Path
+    as_json: bool
+
+
+def check_raw(dataset: str, values: Settings, raw_dir: Path | None, flags: PrepareFlags, run: RayParts) -> None:
     """Prints the doctor's report; ends with 1 if raw files are at fault, or training would be refused as it is."""
     from rayjobs.preparing.check_report import print_report
 

@@ -14,23 +14,39 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict, TypeVar
 from urllib.parse import urlsplit
 
 import click
 from rich.console import Console
 from rich.table import Table
 
+from mmcore.config.plain import Plain
 from mmcore.errors import EquipoiseError, UsageError
 from rayjobs.cli.options import print_json
 from rayjobs.ray_internals import environment
 from rayjobs.ray_internals.errors import has_no_agent_yet, is_unknown_job, without_log
 
 if TYPE_CHECKING:
-    from ray.job_submission import JobSubmissionClient
+    from ray.job_submission import JobDetails, JobSubmissionClient
 
+T = TypeVar("T")
 POLL_S = 0.5
 READY_S = 60.0
+
+
+class SubmitFlags(TypedDict):
+    """The flags of `submit`, by click's names for them."""
+
+    command: tuple[str, ...]
+    address: str
+    python: str | None
+    detach: bool
+    logs: str | None
+    status: str | None
+    stop: str | None
+    wants_list: bool
+    as_json: bool
 
 
 class JobFailed(EquipoiseError):
@@ -193,7 +209,7 @@ def stop_job(client: JobSubmissionClient, job: str) -> None:
     click.echo(f"job {job}: {str(status).lower()}; `tune --resume` goes on with an interrupted search", err=True)
 
 
-def ask_head(question: Callable[[str], Any], job: str) -> Any:
+def ask_head(question: Callable[[str], T], job: str) -> T:
     """Asks the head for something; its own refusal is a message."""
     try:
         return question(job)
@@ -203,7 +219,7 @@ def ask_head(question: Callable[[str], Any], job: str) -> Any:
         raise
 
 
-def described_job(job: Any) -> dict[str, Any]:
+def described_job(job: JobDetails) -> dict[str, Plain]:
     """Returns a job in a line."""
     return {
         "job": job.submission_id or job.job_id,
@@ -215,7 +231,7 @@ def described_job(job: Any) -> dict[str, Any]:
     }
 
 
-def print_jobs(jobs: Sequence[dict[str, Any]], as_json: bool) -> None:
+def print_jobs(jobs: Sequence[dict[str, Plain]], as_json: bool) -> None:
     """Prints the jobs of a cluster, newest first."""
     if as_json:
         print_json({"jobs": jobs})
@@ -224,7 +240,7 @@ def print_jobs(jobs: Sequence[dict[str, Any]], as_json: bool) -> None:
     for title in ("job", "status", "command"):
         table.add_column(title, overflow="fold")
     for job in jobs:
-        table.add_row(job["job"], job["status"].lower(), job["command"])
+        table.add_row(str(job["job"]), str(job["status"]).lower(), str(job["command"]))
     Console(highlight=False, markup=False).print(table)
 
 

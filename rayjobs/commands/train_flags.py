@@ -3,38 +3,76 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import yaml
 
-from mmcore.config.sections import set_path
+from mmcore.config.plain import Plain
+from mmcore.config.sections import get_path, set_path
 from mmcore.errors import UsageError, unknown_name
 from rayjobs.cli.options import parse_overrides
 
 PROTOCOLS = ("group", "holdout", "cv", "paper")
 
 
-def protocols(arguments: dict[str, Any]) -> list[str | None]:
+class TrainFlags(TypedDict):
+    """The flags of `train`, by click's names for them; `python -m rayjobs.train --help` says what each means."""
+
+    config_file: Path | None
+    dataset: str | None
+    method: str | None
+    variant: str | None
+    options: tuple[str, ...]
+    values: tuple[str, ...]
+    encoders: tuple[str, ...]
+    views: int | None
+    as_paper: bool
+    protocol: str | None
+    split_seed: int | None
+    folds: int | None
+    max_epochs: int | None
+    seed: int
+    seeds: int
+    workers: int | None
+    gpus_per_worker: float | None
+    cache: str
+    missing: str | None
+    noises: tuple[str, ...]
+    shapley: bool
+    references: tuple[Path, ...]
+    raw_dir: Path | None
+    vocab: Path | None
+    data_dir: Path
+    output: Path | str
+    name: str | None
+    resume: bool
+    address: str | None
+    verbose: bool
+    as_json: bool
+
+
+def protocols(flags: TrainFlags) -> list[str | None]:
     """Returns the protocols asked for; [None]: the configuration's own.
 
     Raises:
         UsageError: One is unknown or named twice, or there are several where one is needed.
     """
-    if arguments["protocol"] is None:
+    if flags["protocol"] is None:
         return [None]
-    names = [name.strip() for name in arguments["protocol"].split(",")]
+    names = [name.strip() for name in flags["protocol"].split(",")]
     for name in names:
         if name not in PROTOCOLS:
             raise unknown_name("protocol", name, PROTOCOLS)
     if len(set(names)) < len(names):
-        raise UsageError(f"--protocol names one twice, got {arguments['protocol']!r}")
-    if len(names) > 1 and arguments["references"]:
+        raise UsageError(f"--protocol names one twice, got {flags['protocol']!r}")
+    if len(names) > 1 and flags["references"]:
         raise UsageError("--reference is for one protocol: its runs are of one, and are not compared across two")
     return list(names)
 
 
-def configuration(arguments: dict[str, Any]) -> dict[str, Any]:
+def configuration(flags: TrainFlags) -> dict[str, Plain]:
     """Returns the configuration a command line asks for: its file or the paper's, then its own options, then `--set`.
 
     Raises:
@@ -42,78 +80,78 @@ def configuration(arguments: dict[str, Any]) -> dict[str, Any]:
     """
     from rayjobs.preparing.datasets import resolve_dataset
 
-    values: dict[str, Any] = read_config(arguments["config_file"]) if arguments["config_file"] else {}
-    name, described = resolve_dataset(arguments["dataset"] or "")
+    values = read_config(flags["config_file"]) if flags["config_file"] else {}
+    name, described = resolve_dataset(flags["dataset"] or "")
     _choose(values, "dataset", name, "digits")
     if described:
         values["dataset"] = {"name": name, "options": described}
-    _choose(values, "method", arguments["method"], "iprm")
-    if arguments["as_paper"]:
-        _set_paper(values, arguments)
-    if arguments["options"]:
-        set_path(values, "dataset.options", {**values["dataset"].get("options", {}),
-                                             **parse_overrides(arguments["options"])})  # fmt: skip
-    if arguments["encoders"] or arguments["views"] is not None:
-        _set_encoding(values, arguments["encoders"], arguments["views"])
-    if arguments["protocol"]:
-        set_path(values, "protocol.name", arguments["protocol"])
-        values["protocol"].pop("fold", None)  # a file's fold is of the protocol in the file; by --set one is chosen
-    if arguments["split_seed"] is not None:
-        set_path(values, "protocol.seed", arguments["split_seed"])
-    if arguments["folds"]:
-        set_path(values, "protocol.folds", arguments["folds"])
-        values["protocol"].pop("fold", None)
-    if arguments["max_epochs"]:
-        set_path(values, "trainer.max_epochs", arguments["max_epochs"])
-    values["seed"] = arguments["seed"]
-    if arguments["variant"]:
-        _set_variant(values, arguments["variant"])
-    for path, value in parse_overrides(arguments["values"], "--set").items():
+    _choose(values, "method", flags["method"], "iprm")
+    if flags["as_paper"]:
+        _set_paper(values, flags)
+    if flags["options"]:
+        given = get_path(values, "dataset.options") or {}
+        set_path(values, "dataset.options", {**given, **parse_overrides(flags["options"])})
+    if flags["encoders"] or flags["views"] is not None:
+        _set_encoding(values, flags["encoders"], flags["views"])
+    if flags["protocol"]:
+        set_path(values, "protocol.name", flags["protocol"])
+        _drop(values, "protocol", "fold")  # a file's fold is of the protocol in the file; by --set one is chosen
+    if flags["split_seed"] is not None:
+        set_path(values, "protocol.seed", flags["split_seed"])
+    if flags["folds"]:
+        set_path(values, "protocol.folds", flags["folds"])
+        _drop(values, "protocol", "fold")
+    if flags["max_epochs"]:
+        set_path(values, "trainer.max_epochs", flags["max_epochs"])
+    values["seed"] = flags["seed"]
+    if flags["variant"]:
+        _set_variant(values, flags["variant"])
+    for path, value in parse_overrides(flags["values"], "--set").items():
         set_path(values, path, value)
     return values
 
 
-def _set_paper(values: dict[str, Any], arguments: dict[str, Any]) -> None:
+def _set_paper(values: dict[str, Plain], flags: TrainFlags) -> None:
     """Puts the paper's settings into a configuration; everything the command line says goes before them."""
     from rayjobs.experiment.papers import paper_settings
 
-    for option, given in (("--config", arguments["config_file"]), ("--encode", arguments["encoders"])):
-        if given:
+    for option, is_given in (("--config", flags["config_file"] is not None), ("--encode", bool(flags["encoders"]))):
+        if is_given:
             reason = "it is a configuration itself" if option == "--config" else "the papers train their encoders"
             raise UsageError(f"--paper is not for {option}: {reason}; leave out one of them")
-    given = parse_overrides(arguments["options"]) | parse_overrides(arguments["values"], "--set")
+    given = parse_overrides(flags["options"]) | parse_overrides(flags["values"], "--set")
     is_demo = bool(given.get("demo") or given.get("dataset.options.demo"))
-    for setting in paper_settings(values["dataset"]["name"], values["method"]["name"], arguments["variant"]):
+    for setting in paper_settings(*_names(values), flags["variant"]):
         if not (is_demo and setting.is_of_real_data):
             set_path(values, setting.path, setting.value)
 
 
-def _set_encoding(values: dict[str, Any], encoders: tuple[str, ...], views: int | None) -> None:
+def _set_encoding(values: dict[str, Plain], encoders: tuple[str, ...], views: int | None) -> None:
     """Puts `--encode` and `--views` into a configuration; encoders of the file stay where none are given."""
     from rayjobs.cli.options import encoding_of
 
-    dataset = values["dataset"]
     if encoders:
-        dataset.pop("encoder_sha256", None)  # of those in the file
-        dataset |= encoding_of(encoders, views)
-    elif dataset.get("encode"):
-        dataset["views"] = views
+        _drop(values, "dataset", "encoder_sha256")  # of those in the file
+        for key, value in encoding_of(encoders, views).items():
+            set_path(values, f"dataset.{key}", value)
+    elif get_path(values, "dataset.encode"):
+        set_path(values, "dataset.views", views)
     else:
         encoding_of((), views)
 
 
-def _set_variant(values: dict[str, Any], variant: str) -> None:
+def _set_variant(values: dict[str, Plain], variant: str) -> None:
     """Puts all settings of a method's variant into a configuration; `--set` still goes before them."""
     from mmcore.assembly.config import variant_settings
     from rayjobs.preparing.datasets import source_modalities
 
-    dataset = values["dataset"]
-    modalities = source_modalities(dataset["name"], dataset.get("options", {}))
-    for path, value in variant_settings(values["method"]["name"], variant, modalities).items():
+    dataset, method = _names(values)
+    modalities = source_modalities(dataset, get_path(values, "dataset.options") or {})
+    for path, value in variant_settings(method, variant, modalities).items():
         set_path(values, path, value)
 
 
-def read_config(path: Path) -> dict[str, Any]:
+def read_config(path: Path) -> dict[str, Plain]:
     """Returns a configuration file's content, YAML or JSON.
 
     Raises:
@@ -130,10 +168,22 @@ def read_config(path: Path) -> dict[str, Any]:
     return values
 
 
-def _choose(values: dict[str, Any], section: str, given: str | None, default: str) -> None:
+def _choose(values: dict[str, Plain], section: str, given: str | None, default: str) -> None:
     """Sets a section's name; another plug-in than the file's takes its own defaults."""
-    name = values.get(section, {}).get("name")
+    name = get_path(values, f"{section}.name")
     if given and given != name:
         values[section] = {"name": given}
     elif not name:
         values[section] = {"name": default}
+
+
+def _drop(values: dict[str, Plain], section: str, key: str) -> None:
+    """Takes a key out of a section, where it stands there."""
+    found = values.get(section)
+    if isinstance(found, Mapping):
+        values[section] = {name: value for name, value in found.items() if name != key}
+
+
+def _names(values: dict[str, Plain]) -> tuple[str, str]:
+    """Returns the names of the data set and of the method."""
+    return str(get_path(values, "dataset.name")), str(get_path(values, "method.name"))

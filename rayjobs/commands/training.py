@@ -22,9 +22,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from mmcore.assembly.config import build_source, complete_config, parse_config, with_values
 from mmcore.assembly.objects import build_method
+from mmcore.config.plain import Settings
 from mmcore.config.schema import RunConfig
 from mmcore.data.prepared.store import PreparedDataset
-from mmcore.errors import UsageError
+from mmcore.errors import TrainingError, UsageError
 from mmcore.features.encoded_set import check_encoding
 from mmcore.metric_names import VAL_ACCURACY
 from mmcore.training.run_log import PlainReporter, read_readings, read_rows
@@ -35,16 +36,18 @@ from rayjobs.feeding.handle import DataHandle, open_data
 from rayjobs.results_layout import CHECKPOINTS, RESULT_FILE
 from rayjobs.runs.extra_tests import NOTHING_MORE, Extra
 from rayjobs.runs.job import Job
+from rayjobs.runs.result import RunResult, read_result
 from rayjobs.runs.worker import run
-from rayjobs.storage.files import read_json
 from rayjobs.storage.follower import Follower, following
 from rayjobs.storage.mirror import NO_MIRROR, Mirror
 from rayjobs.trials.worker_group import run_group
 
 POLL_S = 0.5
+State = tuple[str, str, int]
+"""Of a reading: kind, modality and the epoch since which it holds."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainRequest:
     """What a `train` command asks for.
 
@@ -87,7 +90,7 @@ class TrainRequest:
         return {run_title(*run): of_run(self.config, *run) for run in self.runs}
 
 
-def base_config(values: dict[str, Any], prepared: PreparedDataset) -> RunConfig:
+def base_config(values: Settings, prepared: PreparedDataset) -> RunConfig:
     """Returns a complete configuration, having built its model once, so that what cannot work fails here.
 
     Raises:
@@ -134,7 +137,7 @@ def of_run(config: RunConfig, fold: int | None, seed: int) -> RunConfig:
     return with_values(of_fold(config, fold), {"seed": seed})
 
 
-def train_all(request: TrainRequest, prepared: PreparedDataset, folder: Path) -> list[dict[str, Any]]:
+def train_all(request: TrainRequest, prepared: PreparedDataset, folder: Path) -> list[RunResult]:
     """Trains and tests one model per fold and seed; returns their results. Finished ones are read, not trained again.
 
     Raises:
@@ -167,8 +170,16 @@ def _shape(request: TrainRequest, gpus: float) -> resources.TrialShape:
 def _job(request: TrainRequest, data: DataHandle, folder: Path, fold: int | None, seed: int) -> Job:
     config = of_run(request.config, fold, seed).to_dict()
     run_dir = str((run_folder(folder, fold) / f"seed-{seed}").resolve())
-    common: dict[str, Any] = {"command": request.command, "extra": request.extra, "mirror": request.mirror}
-    return Job(config, data, run_dir, test=True, alone=request.alone.get(fold, {}), **common)
+    return Job(
+        config,
+        data,
+        run_dir,
+        test=True,
+        command=request.command,
+        extra=request.extra,
+        alone=request.alone.get(fold, {}),
+        mirror=request.mirror,
+    )
 
 
 class _PushingReporter(PlainReporter):
@@ -184,7 +195,7 @@ class _PushingReporter(PlainReporter):
         super().report(metrics)
 
 
-def _train_here(request: TrainRequest, data: DataHandle, folder: Path, fold: int | None, seed: int) -> dict[str, Any]:
+def _train_here(request: TrainRequest, data: DataHandle, folder: Path, fold: int | None, seed: int) -> RunResult:
     job = _job(request, data, folder, fold, seed)
     with _progress(job, run_title(fold, seed)), following(job.mirror, Path(job.run_dir)) as follower:
         return run(job, _PushingReporter(follower))
@@ -192,16 +203,19 @@ def _train_here(request: TrainRequest, data: DataHandle, folder: Path, fold: int
 
 def _train_group(
     request: TrainRequest, data: DataHandle, folder: Path, fold: int | None, seed: int, shape: resources.TrialShape
-) -> dict[str, Any]:
+) -> RunResult:
     job = _job(request, data, folder, fold, seed)
     Path(job.run_dir).mkdir(parents=True, exist_ok=True)
     with _progress(job, run_title(fold, seed)):
         run_group(job, shape, run)
     job.mirror.pull(Path(job.run_dir), without=(CHECKPOINTS,))
-    return read_json(Path(job.run_dir) / RESULT_FILE)
+    result = read_result(Path(job.run_dir))
+    if result is None:
+        raise TrainingError(f"{job.run_dir} holds no result, though its workers ended: do all nodes see that folder?")
+    return result
 
 
-def new_readings(run_dir: Path, told: set[tuple[Any, ...]]) -> list[tuple[int, dict[str, Any]]]:
+def new_readings(run_dir: Path, told: set[State]) -> list[tuple[int, dict[str, Any]]]:
     """Returns what the epochs of a run say (epoch, reading), each state once; adds it to what was `told`."""
     found = []
     for epoch, readings in read_readings(run_dir).items():
@@ -218,9 +232,9 @@ def _progress(job: Job, title: str) -> Iterator[None]:
     """Shows epochs as they are logged in the run's folder, wherever its workers run."""
     console = Console(stderr=True, highlight=False)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    total = job.config["trainer"]["max_epochs"]
+    total = job.max_epochs
     ended = threading.Event()
-    told: set[tuple[Any, ...]] = set()
+    told: set[State] = set()
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task(title, total=total)
 

@@ -5,16 +5,66 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypedDict
 
 import click
 
+from mmcore.config.plain import Plain
 from mmcore.errors import UsageError
 from rayjobs.cli.options import parse_duration, parse_overrides, parse_workers
 from rayjobs.storage.addresses import is_address, open_mirror
 
+if TYPE_CHECKING:
+    from rayjobs.experiment.experiment import Experiment
+    from rayjobs.experiment.machine import Machine
+    from rayjobs.experiment.request import Request
 
-def request_of(flags: dict[str, Any]) -> Any:
+
+class TuneFlags(TypedDict):
+    """The flags of `tune`, by click's names for them; `python -m rayjobs.tune --help` says what each means."""
+
+    datasets: tuple[str, ...]
+    methods: tuple[str, ...]
+    ablations: bool
+    reference: str
+    options: tuple[str, ...]
+    demo: bool
+    encoders: tuple[str, ...]
+    views: int | None
+    protocol: str
+    split_seed: int | None
+    folds: int | None
+    search_once: bool
+    algorithm: str
+    scheduler: str
+    time_budget: str | None
+    trials: int | None
+    max_epochs: int | None
+    final_seeds: int
+    seed: int
+    values: tuple[str, ...]
+    space: Path | None
+    workers: str
+    gpus_per_worker: float | None
+    concurrent: int | None
+    cpus: int | None
+    max_failures: int
+    hang_timeout: float
+    cache: str
+    cache_budget: int | None
+    data_dir: Path
+    raw_dir: Path | None
+    vocab: Path | None
+    output: Path | str
+    name: str | None
+    resume: str | None
+    address: str | None
+    dry_run: bool
+    as_json: bool
+    verbose: bool
+
+
+def request_of(flags: TuneFlags) -> Request:
     """Returns the checked request of a command line."""
     from rayjobs.experiment.request import Request
     from rayjobs.preparing.datasets import check_demo, resolve_dataset
@@ -50,24 +100,20 @@ def request_of(flags: dict[str, Any]) -> Any:
         raw_dir=_text(flags["raw_dir"]),
         vocab=_text(flags["vocab"]),
         data_dir=str(flags["data_dir"].resolve()),  # --resume may be typed in another folder
-        **{key: flags[key] for key in ("trials", "max_epochs", "final_seeds", "seed", "gpus_per_worker")},
-        **{key: flags[key] for key in ("algorithm", "scheduler", "search_once")},
+        trials=flags["trials"],
+        max_epochs=flags["max_epochs"],
+        final_seeds=flags["final_seeds"],
+        seed=flags["seed"],
+        gpus_per_worker=flags["gpus_per_worker"],
+        algorithm=flags["algorithm"],
+        scheduler=flags["scheduler"],
+        search_once=flags["search_once"],
     )
-    request.check()
-    if request.scheduler == "pbt" and is_address(flags["output"]):
-        raise UsageError("--scheduler pbt is not for results on object storage: trials go on from each other's "
-                         "checkpoints, so --output must be a folder that all nodes see")  # fmt: skip
-    if request.algorithm == "grid":
-        if request.scheduler == "pbt":
-            raise UsageError("--scheduler pbt is not for --search grid: a population's settings change as it trains")
-        for option in ("trials", "time_budget"):
-            if flags[option]:
-                raise UsageError(f"--{option.replace('_', '-')} is not for --search grid, whose trials are all "
-                                 "combinations of the space's choices")  # fmt: skip
+    request.check(at_address=is_address(flags["output"]), has_budget=bool(flags["time_budget"]))
     return request
 
 
-def _protocol(flags: dict[str, Any]) -> dict[str, Any]:
+def _protocol(flags: TuneFlags) -> dict[str, Plain]:
     """Returns the run's `protocol` section, for all searches alike."""
     if flags["folds"] and flags["protocol"] != "cv":
         raise UsageError(f"--folds is for --protocol cv, got --protocol {flags['protocol']}")
@@ -76,7 +122,7 @@ def _protocol(flags: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in given.items() if value is not None}
 
 
-def _encoding(flags: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+def _encoding(flags: TuneFlags, values: dict[str, Plain]) -> dict[str, Plain]:
     """Returns what is encoded, and takes the values that decide it out of those fixed for all trials."""
     from rayjobs.cli.options import encoding_of
 
@@ -87,7 +133,7 @@ def _encoding(flags: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
     return encoding_of(flags["encoders"], flags["views"], own)
 
 
-def experiment_of(flags: dict[str, Any], machine: Any) -> Any:
+def experiment_of(flags: TuneFlags, machine: Machine) -> Experiment:
     """Returns the experiment to run: a new one, or the one to go on with."""
     from rayjobs.experiment.experiment import at_address
     from rayjobs.results_layout import EXPERIMENT_FILE, RANKING_FILE
@@ -98,7 +144,7 @@ def experiment_of(flags: dict[str, Any], machine: Any) -> Any:
     return at_address(experiment, mirror) if mirror else experiment
 
 
-def _experiment_in(output: Path, flags: dict[str, Any], machine: Any) -> Any:
+def _experiment_in(output: Path, flags: TuneFlags, machine: Machine) -> Experiment:
     from rayjobs.experiment.experiment import find_experiment, new_experiment, resume_experiment, unfinished_twins
     from rayjobs.experiment.plan import check_request
 
@@ -117,7 +163,7 @@ def _experiment_in(output: Path, flags: dict[str, Any], machine: Any) -> Any:
     return experiment
 
 
-def machine_of(flags: dict[str, Any]) -> Any:
+def machine_of(flags: TuneFlags) -> Machine:
     """Returns where and how fast the command line wants it computed."""
     from rayjobs.experiment.machine import Machine
 
@@ -128,7 +174,9 @@ def machine_of(flags: dict[str, Any]) -> Any:
         cache_bytes=0 if flags["cache"] == "off" else budget,
         hang_limit_s=60 * flags["hang_timeout"],
         budget_s=parse_duration(flags["time_budget"], "--time-budget") if flags["time_budget"] else None,
-        **{key: flags[key] for key in ("concurrent", "max_failures", "verbose")},
+        concurrent=flags["concurrent"],
+        max_failures=flags["max_failures"],
+        verbose=flags["verbose"],
     )
 
 

@@ -17,7 +17,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from mmcore.errors import EquipoiseError, TrainingError
 from rayjobs.cluster import resources, session, signals
@@ -28,17 +27,20 @@ from rayjobs.experiment.experiment import Experiment
 from rayjobs.experiment.folder import final_jobs, is_finished, keep_plan, save_search, share
 from rayjobs.experiment.machine import Machine, trial_shape
 from rayjobs.experiment.plan import Plan, final_stage, grid_stage, make_plans
+from rayjobs.experiment.search_result import read_search
 from rayjobs.feeding.handle import DataHandle, open_data
 from rayjobs.reporting.ranking import build_ranking
-from rayjobs.results_layout import RANKING_FILE, RESULT_FILE, SEARCH_FILE
+from rayjobs.reporting.ranking_table import Ranking
+from rayjobs.results_layout import RANKING_FILE
 from rayjobs.runs.handover import drop_snapshots
 from rayjobs.runs.job import Job
+from rayjobs.runs.result import read_result
 from rayjobs.runs.test_ledger import open_ledger
 from rayjobs.search.grid import grid_jobs, grid_outcomes, grid_trials
-from rayjobs.search.outcome import Outcome, succeeded
+from rayjobs.search.outcome import succeeded
 from rayjobs.search.searches import Search
 from rayjobs.search.tune_run import Execution, run_given, run_search
-from rayjobs.storage.files import read_json, write_json
+from rayjobs.storage.files import write_json
 from rayjobs.trials.trial import GivenRuns, SearchRuns
 
 
@@ -48,7 +50,7 @@ class Interrupted(EquipoiseError):
     exit_code = 130
 
 
-def run_tuning(experiment: Experiment, machine: Machine, resume: bool) -> dict[str, Any]:
+def run_tuning(experiment: Experiment, machine: Machine, *, resume: bool) -> Ranking:
     """Does what an experiment asks for and returns its ranking, which is also written beside it.
 
     Args:
@@ -70,21 +72,21 @@ def run_tuning(experiment: Experiment, machine: Machine, resume: bool) -> dict[s
             open_ledger(experiment.folder.parent)
         unfinished = [plan for plan in plans if not (resume and is_finished(plan, experiment))]
         if unfinished:
-            _run_plans(unfinished, experiment, machine, resume)
+            _run_plans(unfinished, experiment, machine, resume=resume)
     except KeyboardInterrupt:
         raise Interrupted(
             f"interrupted; everything finished so far is kept. To go on:\n"
             f"  python -m rayjobs.tune --resume {experiment.name}{_output_flag(experiment)}"
         ) from None
     ranking = build_ranking(experiment, plans)
-    write_json(experiment.folder / RANKING_FILE, ranking)
+    write_json(experiment.folder / RANKING_FILE, ranking.to_dict())
     share(experiment)
-    if not any(row["best"] for table in ranking["rankings"] for row in table["rows"]):
+    if not any(row.best for table in ranking.rankings for row in table.rows):
         raise TrainingError(_all_failed(ranking))
     return ranking
 
 
-def _run_plans(plans: Sequence[Plan], experiment: Experiment, machine: Machine, resume: bool) -> None:
+def _run_plans(plans: Sequence[Plan], experiment: Experiment, machine: Machine, *, resume: bool) -> None:
     request = experiment.request
     stages: dict[str, int] = {}
     for plan in plans:
@@ -95,7 +97,7 @@ def _run_plans(plans: Sequence[Plan], experiment: Experiment, machine: Machine, 
         stages |= {final_stage(plan): request.final_seeds * len(plan.labels) * len(plan.folds) for plan in plans}
     display = Display(stages)
     budget = Budget(machine.budget_s, sum(len(plan.searches) for plan in plans))
-    tuner = _Tuner(experiment, machine, display, budget, resume)
+    tuner = _Tuner(experiment, machine, display, budget, resume=resume)
     gpus = request.gpus_per_worker if request.gpus_per_worker is not None else resources.visible_gpus(machine.gpus)
     needs_dashboard = request.workers > 1 or gpus > 0
     with (
@@ -110,7 +112,7 @@ def _run_plans(plans: Sequence[Plan], experiment: Experiment, machine: Machine, 
 class _Tuner:
     """Runs the plans of one experiment."""
 
-    def __init__(self, experiment: Experiment, machine: Machine, display: Display, budget: Budget, resume: bool):
+    def __init__(self, experiment: Experiment, machine: Machine, display: Display, budget: Budget, *, resume: bool):
         self._experiment = experiment
         self._machine = machine
         self._display = display
@@ -136,18 +138,18 @@ class _Tuner:
         self._grids(plan, [search for search in todo if search.is_grid], data, execution, interruption)
         self._finals(plan, data, execution, interruption)
 
-    def _shape(self, plan: Plan, nodes: list[resources.Node], streams: bool) -> resources.TrialShape:
-        return trial_shape(self._experiment.request, plan.searches[0], nodes, streams)
+    def _shape(self, plan: Plan, nodes: list[resources.Node], *, streams: bool) -> resources.TrialShape:
+        return trial_shape(self._experiment.request, plan.searches[0], nodes, streams=streams)
 
     def _folder(self, search: Search) -> Path:
         return (self._experiment.folder / search.name).resolve()  # workers have other working directories
 
     def _skip(self, plan: Plan, search: Search) -> bool:
         """Tells whether a search was finished by an earlier command."""
-        stored = read_json(self._folder(search) / SEARCH_FILE) if self._resume else None
+        stored = read_search(self._folder(search)) if self._resume else None
         if not stored:
             return False
-        outcomes = [Outcome(**trial) for trial in stored["trials"]]
+        outcomes = stored.trials
         failed = sum(outcome.status == "failed" for outcome in outcomes)
         best = max(
             (outcome.objective for outcome in succeeded(outcomes) if outcome.objective is not None), default=None
@@ -155,7 +157,7 @@ class _Tuner:
         epochs = sum(outcome.epochs for outcome in outcomes)
         if search.is_grid:
             for outcome in outcomes:
-                self._display.ended(grid_stage(plan), "a trial: finished before", outcome.status == "failed")
+                self._display.ended(grid_stage(plan), "a trial: finished before", failed=outcome.status == "failed")
         else:
             self._display.skip(search.name, len(outcomes) - failed, failed, best, epochs)
         return True
@@ -206,7 +208,7 @@ class _Tuner:
         jobs = final_jobs(plan, data, self._experiment)
         if not jobs:
             return
-        waiting = [job for job in jobs if read_json(Path(job.run_dir) / RESULT_FILE) is None]
+        waiting = [job for job in jobs if read_result(Path(job.run_dir)) is None]
         self._given(final_stage(plan), waiting, len(jobs), execution, interruption)
 
     def _given(
@@ -217,7 +219,7 @@ class _Tuner:
         for _ in range(total - len(jobs)):
             self._display.ended(stage, "a run: finished before", failed=False)
         if jobs:
-            max_epochs = max(job.config["trainer"]["max_epochs"] for job in jobs)
+            max_epochs = max(job.max_epochs for job in jobs)
             run_dirs = [Path(job.run_dir) for job in jobs]
             execution = replace(execution, callbacks=(ProgressCallback(self._display, stage, max_epochs, run_dirs),))
             folder = self._experiment.folder.resolve() / stage.replace(" ", "-")
@@ -246,12 +248,12 @@ def _output_flag(experiment: Experiment) -> str:
     return "" if output == "results" else f" --output {output}"
 
 
-def _all_failed(ranking: dict[str, Any]) -> str:
+def _all_failed(ranking: Ranking) -> str:
     reasons = [
-        f"{table['dataset']}-{row['method']} {failure['trial']}: {failure['reason']}"
-        for table in ranking["rankings"]
-        for row in table["rows"]
-        for failure in row["failures"]
+        f"{table.dataset}-{row.method} {failure.trial}: {failure.reason}"
+        for table in ranking.rankings
+        for row in table.rows
+        for failure in row.failures
     ]
     if not reasons:
         return "the time was over before any trial had finished an epoch: give a longer --time-budget"

@@ -10,8 +10,28 @@ from mmcore.errors import UsageError, suggest
 from rayjobs.experiment.request import Request
 from rayjobs.results_layout import EXPERIMENT_FILE, EXPERIMENT_FORMAT, RANKING_FILE
 from rayjobs.storage.addresses import reaching
-from rayjobs.storage.files import read_json, write_json
+from rayjobs.storage.files import write_json
+from rayjobs.storage.json_record import JsonRecord
 from rayjobs.storage.mirror import NO_MIRROR, Mirror
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredExperiment(JsonRecord):
+    """An experiment as `experiment.json` holds it.
+
+    Attributes:
+        format_version: `EXPERIMENT_FORMAT` of the release that began it.
+        created: When, ISO 8601.
+        folder: Where it was begun; its searches can go on only there.
+        command: What was typed.
+        request: What was asked for.
+    """
+
+    format_version: int
+    created: str
+    folder: str
+    command: str
+    request: Request
 
 
 @dataclass(frozen=True)
@@ -48,16 +68,14 @@ def new_experiment(request: Request, output: Path, name: str | None, command: st
         folder = output / f"{request.name()}-{number}"
     folder.mkdir(parents=True, exist_ok=True)
     experiment = Experiment(folder, request, command)
-    write_json(
-        folder / EXPERIMENT_FILE,
-        {
-            "format_version": EXPERIMENT_FORMAT,
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "folder": str(folder.resolve()),
-            "command": command,
-            "request": asdict(request),
-        },
+    stored = StoredExperiment(
+        format_version=EXPERIMENT_FORMAT,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        folder=str(folder.resolve()),
+        command=command,
+        request=request,
     )
+    write_json(folder / EXPERIMENT_FILE, stored.to_dict())
     return experiment
 
 
@@ -68,23 +86,22 @@ def find_experiment(output: Path, name: str) -> Experiment:
         UsageError: There is none of that name, it was begun by another release, or it was moved.
     """
     folder = output / name
-    stored = read_json(folder / EXPERIMENT_FILE)
+    stored = StoredExperiment.read(folder / EXPERIMENT_FILE)
     if not stored:
         known = sorted(path.parent.name for path in output.glob(f"*/{EXPERIMENT_FILE}"))
         there = suggest(name, known) if known else ": there is none yet"
         raise UsageError(f"no experiment '{name}' in {output}{there}")
-    if stored["format_version"] != EXPERIMENT_FORMAT:
+    if stored.format_version != EXPERIMENT_FORMAT:
         raise UsageError(
-            f"{folder} was begun by another release (experiment format {stored['format_version']}; this one goes on "
+            f"{folder} was begun by another release (experiment format {stored.format_version}; this one goes on "
             f"with {EXPERIMENT_FORMAT}): finish it with that one, or begin anew; rayjobs.report reads what it has"
         )
-    if Path(stored["folder"]) != folder.resolve():
+    if Path(stored.folder) != folder.resolve():
         raise UsageError(
-            f"{folder} was moved from {stored['folder']}; its searches can go on only there: move it back, or, for "
+            f"{folder} was moved from {stored.folder}; its searches can go on only there: move it back, or, for "
             "results at an address, set EQUIPOISE_CACHE to what it was"
         )
-    request = stored["request"] | {key: tuple(stored["request"][key]) for key in ("datasets", "methods")}
-    return Experiment(folder, Request(**request), stored["command"])
+    return Experiment(folder, stored.request, stored.command)
 
 
 def at_address(experiment: Experiment, mirror: Mirror) -> Experiment:

@@ -7,19 +7,19 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from mmcore.assembly.config import parse_config, with_values
+from mmcore.config.plain import Plain
 from mmcore.errors import CheckpointError
 from mmcore.storage import patiently
 from rayjobs.experiment.experiment import Experiment
 from rayjobs.experiment.plan import Plan
+from rayjobs.experiment.search_result import SearchResult, read_search
 from rayjobs.experiment.unimodal_references import searched_accuracies
 from rayjobs.feeding.handle import DataHandle
 from rayjobs.results_layout import EXPERIMENT_FILE, PLAN_FILE, RANKING_FILE, RESULT_FILE, SEARCH_FILE
-from rayjobs.runs.handover import parse_schedule
 from rayjobs.runs.job import Job
 from rayjobs.search.outcome import Outcome, succeeded
 from rayjobs.search.searches import Search
@@ -73,15 +73,8 @@ def save_search(folder: Path, search: Search, outcomes: Sequence[Outcome], exper
     """Writes a finished search and, as a file of its own, its best configuration."""
     best = max(succeeded(outcomes), key=lambda outcome: (outcome.objective, -outcome.objective_loss), default=None)
     config = with_values(search.config, best.values).to_dict() if best else None
-    write_json(
-        folder / SEARCH_FILE,
-        {
-            "label": search.label,
-            "trials": [outcome.to_dict() for outcome in outcomes],
-            "best": best.to_dict() if best else None,
-            "config": config,
-        },
-    )
+    result = SearchResult(label=search.label, trials=list(outcomes), best=best, config=config)
+    write_json(folder / SEARCH_FILE, result.to_dict())
     if config:
         write_text(best_file(search, experiment), yaml.safe_dump(config, sort_keys=False))
 
@@ -95,17 +88,25 @@ def final_jobs(plan: Plan, data: DataHandle, experiment: Experiment) -> list[Job
     """Returns a job for each fresh seed of each row, on each fold, whose search found a configuration."""
     jobs = []
     for fold in plan.folds:
-        alone = searched_accuracies(plan, experiment, SEARCH_FILE, fold)
+        alone = searched_accuracies(plan, experiment, fold)
         for label in plan.labels:
-            stored = read_json(experiment.folder / plan.search_of(label, fold).name / SEARCH_FILE)
-            if not stored or not stored["config"]:
+            stored = read_search(experiment.folder / plan.search_of(label, fold).name)
+            if not stored or not stored.config or not stored.best:
                 continue
-            values = {} if fold is None else {"protocol.fold": fold}
+            values: dict[str, Plain] = {} if fold is None else {"protocol.fold": fold}
             for number, run_dir in enumerate(final_dirs(plan, experiment, label, fold), start=1):
                 values["seed"] = experiment.request.seed + number
-                config = with_values(parse_config(stored["config"]), values).to_dict()
-                run_dir = run_dir.resolve()
-                schedule = parse_schedule(stored["best"].get("schedule", ()))
-                common: dict[str, Any] = {"command": experiment.command, "alone": alone, "mirror": experiment.mirror}
-                jobs.append(Job(config, data, str(run_dir), test=True, schedule=schedule, **common))
+                config = with_values(parse_config(stored.config), values).to_dict()
+                jobs.append(
+                    Job(
+                        config,
+                        data,
+                        str(run_dir.resolve()),
+                        test=True,
+                        command=experiment.command,
+                        alone=alone,
+                        schedule=stored.best.schedule,
+                        mirror=experiment.mirror,
+                    )
+                )
     return jobs

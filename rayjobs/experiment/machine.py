@@ -42,7 +42,7 @@ class Machine:
 
 
 def trial_shape(
-    request: Request, search: Search, nodes: Sequence[resources.Node], streams: bool
+    request: Request, search: Search, nodes: Sequence[resources.Node], *, streams: bool
 ) -> resources.TrialShape:
     """Returns what a trial asks for; where nothing is said, a GPU a worker if the cluster has any."""
     gpus = request.gpus_per_worker

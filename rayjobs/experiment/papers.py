@@ -5,20 +5,20 @@ They stand in the data set's search space, in the `paper` section of the method 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
 from rich.console import Console
 from rich.table import Table
 
 from mmcore.assembly.config import build_source, variant_settings
+from mmcore.config.plain import Plain
 from mmcore.config.schema import RunConfig
 from mmcore.config.sections import get_path
 from mmcore.data.spec import DATASETS
 from mmcore.errors import UsageError
 from mmcore.methods.aug import scaled_interval
 from rayjobs.search.spaces import PaperSettings, load_space, spaces_folder
+from rayjobs.storage.json_record import JsonRecord, key
 
 STATED = "the paper"
 CODE = "the released code; not in the paper"
@@ -32,13 +32,54 @@ class PaperSetting:
     """One value, and where it stands."""
 
     path: str
-    value: Any
+    value: Plain
     source: str
 
     @property
     def is_of_real_data(self) -> bool:
         """Whether it means nothing for a demo, which has small samples and tiny encoders of its own."""
         return self.path.startswith(OF_REAL_DATA)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSetting(JsonRecord):
+    """A setting as it is in a run, beside the paper's.
+
+    Attributes:
+        path: Of the setting.
+        value: What the run has.
+        source: Where that is from; of a deviation also what it deviates from.
+        deviates: Whether the run has another value than the paper, or the same by chance where a demo has its own.
+        paper: What the paper has.
+    """
+
+    path: str
+    value: Plain
+    source: str = field(metadata=key("from"))
+    deviates: bool
+    paper: Plain
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paper(JsonRecord):
+    """A paper's settings for a data set and a method, beside a run's.
+
+    Attributes:
+        title: Of the paper.
+        published: Its own figures.
+        settings: Each setting.
+        note: What becomes of a setting that goes by the length of the run; "" for nothing.
+    """
+
+    title: str
+    published: str
+    settings: list[RunSetting]
+    note: str
+
+    @property
+    def num_deviating(self) -> int:
+        """How many settings the run has otherwise than listed."""
+        return sum(setting.deviates for setting in self.settings)
 
 
 def paper_settings(dataset: str, method: str, variant: str | None) -> list[PaperSetting]:
@@ -56,8 +97,8 @@ def paper_settings(dataset: str, method: str, variant: str | None) -> list[Paper
     return list(settings.values())
 
 
-def describe_paper(config: RunConfig, variant: str | None) -> dict[str, Any]:
-    """Returns the paper's title, its own figures, and each setting beside what the configuration has, as JSON values.
+def describe_paper(config: RunConfig, variant: str | None) -> Paper:
+    """Returns the paper's title, its own figures, and each setting beside what the configuration has.
 
     Args:
         config: Complete.
@@ -72,18 +113,18 @@ def describe_paper(config: RunConfig, variant: str | None) -> dict[str, Any]:
         settings |= {path: PaperSetting(path, value, source) for path, value in changed}
     found, values = _paper_of(dataset, method), config.to_dict()
     is_demo = bool(config.dataset.options.get("demo"))
-    rows = [_row(setting, get_path(values, setting.path), is_demo) for setting in settings.values()]
-    return {"title": found.title, "published": found.published, "settings": rows, "note": _interval_note(config)}
+    rows = [_row(setting, get_path(values, setting.path), is_demo=is_demo) for setting in settings.values()]
+    return Paper(title=found.title, published=found.published, settings=rows, note=_interval_note(config))
 
 
-def _row(setting: PaperSetting, value: Any, is_demo: bool) -> dict[str, Any]:
+def _row(setting: PaperSetting, value: Plain, *, is_demo: bool) -> RunSetting:
     """Returns a setting as it is in the run, and where that is from; a deviation tells what it deviates from."""
     source, is_small = setting.source, is_demo and setting.is_of_real_data
     deviates = is_small or value != setting.value
     if deviates:
         by = "the demo's own, tiny" if is_small else "this command"
         source = f"{by}, not {_text(setting.value)} ({source})"
-    return {"path": setting.path, "value": value, "from": source, "deviates": deviates, "paper": setting.value}
+    return RunSetting(path=setting.path, value=value, source=source, deviates=deviates, paper=setting.value)
 
 
 def _interval_note(config: RunConfig) -> str:
@@ -95,34 +136,29 @@ def _interval_note(config: RunConfig) -> str:
     return f"t_N of {stated[0]} in {stated[1]} epochs is {scaled_interval(*stated, epochs)} in the {epochs} of this run"
 
 
-def print_paper(paper: Mapping[str, Any]) -> None:
+def print_paper(paper: Paper) -> None:
     """Prints the settings, one a line, and which of them the run does not have."""
     console = Console(highlight=False, width=80)
-    table = Table(box=None, pad_edge=False, header_style="bold", title=f"settings of {paper['title']}")
+    table = Table(box=None, pad_edge=False, header_style="bold", title=f"settings of {paper.title}")
     table.add_column("setting", no_wrap=True)
     table.add_column("value", overflow="fold", max_width=18)
     table.add_column("from", overflow="fold")
-    for row in paper["settings"]:
-        table.add_row(row["path"], _text(row["value"]), row["from"], style="yellow" if row["deviates"] else "")
+    for row in paper.settings:
+        table.add_row(row.path, _text(row.value), row.source, style="yellow" if row.deviates else "")
     console.print(table)
-    if deviating := num_deviating(paper):
-        console.print(f"{deviating} of {len(paper['settings'])} settings deviate", style="yellow")
-    if paper["note"]:
-        console.print(paper["note"])
+    if paper.num_deviating:
+        console.print(f"{paper.num_deviating} of {len(paper.settings)} settings deviate", style="yellow")
+    if paper.note:
+        console.print(paper.note)
 
 
-def num_deviating(paper: Mapping[str, Any]) -> int:
-    """Returns how many settings the run has otherwise than listed."""
-    return sum(row["deviates"] for row in paper["settings"])
-
-
-def published_line(paper: Mapping[str, Any]) -> str:
+def published_line(paper: Paper | None) -> str:
     """Returns the paper's own figures, to stand beside a run made as its were, and in how far it was not."""
     if not paper:
         return ""
-    deviating = num_deviating(paper)
+    deviating = paper.num_deviating
     but = f"; of this run {deviating} settings deviate, so it is no repetition" if deviating else ""
-    return f"{paper['title']} prints {paper['published']}{but}"
+    return f"{paper.title} prints {paper.published}{but}"
 
 
 def covered() -> dict[str, list[str]]:
@@ -148,5 +184,5 @@ def _paper_of(dataset: str, method: str) -> PaperSettings:
     return found
 
 
-def _text(value: Any) -> str:
+def _text(value: Plain) -> str:
     return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)

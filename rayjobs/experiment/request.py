@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
+from mmcore.config.plain import Settings
 from mmcore.data.spec import DATASETS
 from mmcore.errors import UsageError
 from mmcore.methods import METHODS
 from rayjobs.search.reserved import check_protocol
+from rayjobs.storage.json_record import JsonRecord
 
 MAX_NAME = 100
 
 
-@dataclass(frozen=True)
-class Request:
+@dataclass(frozen=True, kw_only=True)
+class Request(JsonRecord):
     """What decides a result; the rest of a command line decides only where and how fast it is computed.
 
     Attributes:
@@ -44,9 +45,9 @@ class Request:
     datasets: tuple[str, ...]
     methods: tuple[str, ...]
     reference: str | None = None
-    options: dict[str, Any] = field(default_factory=dict)
-    dataset: dict[str, Any] = field(default_factory=dict)
-    protocol: dict[str, Any] = field(default_factory=dict)
+    options: Settings = field(default_factory=dict)
+    dataset: Settings = field(default_factory=dict)
+    protocol: Settings = field(default_factory=dict)
     trials: int | None = None
     max_epochs: int | None = None
     final_seeds: int = 3
@@ -54,7 +55,7 @@ class Request:
     scheduler: str = "asha"
     search_once: bool = False
     seed: int = 0
-    values: dict[str, Any] = field(default_factory=dict)
+    values: Settings = field(default_factory=dict)
     space: str | None = None
     workers: int = 1
     min_workers: int | None = None
@@ -63,11 +64,15 @@ class Request:
     vocab: str | None = None
     data_dir: str = "data"
 
-    def check(self) -> None:
+    def check(self, *, at_address: bool = False, has_budget: bool = False) -> None:
         """Checks what can be checked without the data.
 
+        Args:
+            at_address: Results go to object storage.
+            has_budget: The searches have a time budget.
+
         Raises:
-            UsageError: An unknown name, or a protocol that a search must not use.
+            UsageError: An unknown name, a protocol that a search must not use, or settings that exclude each other.
         """
         for name in self.datasets:
             DATASETS.get(name)
@@ -76,14 +81,30 @@ class Request:
         if self.search_once and (self.protocol.get("name") != "cv" or "fold" in self.protocol):
             raise UsageError("--search-once is for --protocol cv over all folds")
         check_protocol(self.protocol)
+        if self.scheduler == "pbt" and at_address:
+            raise UsageError(
+                "--scheduler pbt is not for results on object storage: trials go on from each other's checkpoints, so "
+                "--output must be a folder that all nodes see"
+            )
+        if self.algorithm == "grid":
+            self._check_grid(has_budget=has_budget)
+
+    def _check_grid(self, *, has_budget: bool) -> None:
+        if self.scheduler == "pbt":
+            raise UsageError("--scheduler pbt is not for --search grid: a population's settings change as it trains")
+        for option, is_given in (("--trials", self.trials is not None), ("--time-budget", has_budget)):
+            if is_given:
+                raise UsageError(
+                    f"{option} is not for --search grid, whose trials are all combinations of the space's choices"
+                )
 
     def name(self) -> str:
         """Returns the experiment's name, made of what is searched: `digits-aug-iprm-ensemble`."""
         methods = sorted(set(self.methods) - {self.reference})
         datasets = [DATASETS.get(name).short_name(name, self.options) for name in self.datasets]
         encoded = "encoded" if self.dataset.get("encode") else ""
-        parts = [*datasets, encoded, self.protocol.get("name", ""), *methods, self.reference or ""]
+        parts = [*datasets, encoded, str(self.protocol.get("name", "")), *methods, self.reference or ""]
         name = "-".join(part for part in parts if part)
         if len(name) > MAX_NAME:
-            name = "-".join([*filter(None, parts[: len(datasets) + 2]), f"{len(methods)}-methods"])
+            name = "-".join([*(part for part in parts[: len(datasets) + 2] if part), f"{len(methods)}-methods"])
         return name

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mmcore.assembly.config import with_values
+from mmcore.config.plain import Plain
 from mmcore.config.schema import RunConfig
 from mmcore.data.spec import DATASETS
 from mmcore.errors import CheckpointError, UsageError
@@ -52,7 +53,7 @@ def open_folder(
     default = f"train-{dataset}-{config.method['name']}{end}"
     name = f"{name}{end}" if name else None
     folder = output / (name or default)
-    wanted = {"config": config.to_dict(), "folds": list(folds)}
+    wanted: dict[str, Plain] = {"config": config.to_dict(), "folds": list(folds)}
     number = 1
     if not resume:
         if name and (folder / RUN_FILE).exists():

@@ -5,9 +5,9 @@ Accuracies on validation, by the modality's own head, in the epoch that run woul
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mmcore.config.schema import RunConfig
 from mmcore.data.prepared.store import PreparedDataset
@@ -15,8 +15,8 @@ from mmcore.errors import UsageError
 from mmcore.metric_names import own_accuracies
 from mmcore.training.run_log import read_rows
 from mmcore.training.trainer import MONITOR
-from rayjobs.results_layout import RESULT_FILE
-from rayjobs.storage.files import read_json
+from rayjobs.experiment.search_result import read_search
+from rayjobs.runs.result import RunResult, read_results
 
 if TYPE_CHECKING:
     from rayjobs.experiment.experiment import Experiment
@@ -39,19 +39,17 @@ def alone_accuracies(folders: Sequence[Path], config: RunConfig, prepared: Prepa
     """
     found: dict[str, list[float]] = {}
     for folder in folders:
-        results = [read_json(path) for path in sorted(folder.glob(f"*/{RESULT_FILE}"))]
+        results = read_results(folder)
         if not results:
             raise UsageError(f"--reference {folder}: there is no finished run in it")
         for result in results:
             _check(folder, result, prepared.fingerprint, prepared.assign(config.protocol).line)
-            for name, value in own_accuracies(result["best"], probes=False).items():
+            for name, value in own_accuracies(result.best, probes=False).items():
                 found.setdefault(name, []).append(value)
     return {name: sum(values) / len(values) for name, values in found.items()}
 
 
-def searched_accuracies(
-    plan: Plan, experiment: Experiment, search_file: str, fold: int | None = None
-) -> dict[str, float]:
+def searched_accuracies(plan: Plan, experiment: Experiment, fold: int | None = None) -> dict[str, float]:
     """Returns modality -> accuracy in the best trial of an experiment's finished searches of these methods.
 
     Of the searches on that very fold: another fold's validation samples are no measure of a run on this one.
@@ -60,17 +58,18 @@ def searched_accuracies(
     for method in reversed(METHODS_ALONE):
         for search in [search for search in plan.searches if search.fold == fold]:
             folder = experiment.folder / search.name
-            stored = read_json(folder / search_file) if search.config.method["name"] == method else None
-            if stored and stored["best"]:
-                rows = read_rows(folder / stored["best"]["name"])
+            stored = read_search(folder) if search.config.method["name"] == method else None
+            if stored and stored.best:
+                rows = read_rows(folder / stored.best.name)
                 found |= own_accuracies(max(rows, key=lambda row: row[MONITOR], default={}), probes=False)
     return found
 
 
-def _check(folder: Path, result: Mapping[str, Any], fingerprint: str, protocol: str) -> None:
-    method = result["config"]["method"]["name"]
-    if method not in METHODS_ALONE:
-        raise UsageError(f"--reference {folder} holds runs of {method}; what a modality reaches alone is known from "
-                         f"{' or '.join(METHODS_ALONE)}")  # fmt: skip
-    if (result["data_fingerprint"], result["protocol"]) != (fingerprint, protocol):
-        raise UsageError(f"--reference {folder} holds runs on other data or by another protocol ({result['protocol']})")
+def _check(folder: Path, result: RunResult, fingerprint: str, protocol: str) -> None:
+    if result.method not in METHODS_ALONE:
+        raise UsageError(
+            f"--reference {folder} holds runs of {result.method}; what a modality reaches alone is known from "
+            f"{' or '.join(METHODS_ALONE)}"
+        )
+    if (result.data_fingerprint, result.protocol) != (fingerprint, protocol):
+        raise UsageError(f"--reference {folder} holds runs on other data or by another protocol ({result.protocol})")

@@ -28,7 +28,7 @@ class CachedData:
     """
 
     prepared: PreparedDataset
-    content: ray.ObjectRef
+    content: ray.ObjectRef[tuple[pa.Table, pa.Table]]
 
     def loader(self, assignment: Assignment, batch_size: int, **options: Any) -> TensorLoader:
         """Returns a loader over the shared memory; `options` are those of `TensorLoader`.
@@ -73,4 +73,4 @@ def default_budget_bytes() -> int:
 
 def smallest_store_bytes() -> float:
     """Returns the size of the smallest object store among the nodes."""
-    return min(node["Resources"].get("object_store_memory", 0) for node in ray.nodes() if node["Alive"])
+    return min(float(node["Resources"].get("object_store_memory", 0)) for node in ray.nodes() if node["Alive"])

@@ -302,7 +302,7 @@ class _Windows(Datasource):
     """
 
     def __init__(self, windows: Sequence[Window], block_rows: int):
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._windows = windows
         self._block_rows = block_rows
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -24,8 +25,8 @@ def print_report(report: dict[str, Any]) -> None:
         console.print(f"the lists are {report['matches']}")
     elif report["expected"]:
         console.print("the lists are none of the published ones: they were changed, or are others")
-    console.print(_label_lines(report))
-    _print_leaks(console, report)
+    console.print(_label_lines(report["labels"]))
+    _print_leaks(console, report["shared_groups"], report["groups"])
     _print_split(console, report)
     for modality, length in length_summary(report).items():
         low, median, high = (f"{length[key]:g}" for key in ("min", "median", "max"))
@@ -68,9 +69,9 @@ def _split_table(report: dict[str, Any]) -> Table:
     return table
 
 
-def _label_lines(report: dict[str, Any]) -> str:
+def _label_lines(labels: Mapping[str, Mapping[str, int]]) -> str:
     lines = []
-    for split, counts in report["labels"].items():
+    for split, counts in labels.items():
         if not any(counts.values()):
             continue
         if len(counts) <= MAX_CLASSES:
@@ -83,15 +84,15 @@ def _label_lines(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _print_leaks(console: Console, report: dict[str, Any]) -> None:
+def _print_leaks(console: Console, shared_groups: Mapping[str, Sequence[str]], sizes: Mapping[str, int]) -> None:
     """Prints what lies on both sides of the published split."""
-    for pair, groups in report["shared_groups"].items():
+    for pair, groups in shared_groups.items():
         one, other = pair.split("/")
         first = ", ".join(groups[:NUM_GROUPS_SHOWN])
         shared = "1 group is" if len(groups) == 1 else f"{len(groups):,} groups are"
         console.print(
             f"LEAK: {shared} in {one} and in {other} of the published split (first: {first}); groups: "
-            f"{report['groups'][one]:,} in {one}, {report['groups'][other]:,} in {other}"
+            f"{sizes[one]:,} in {one}, {sizes[other]:,} in {other}"
         )
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
 from mmcore.assembly.config import parse_dataset, with_named_frozen
 from mmcore.assembly.weights import missing_frozen
+from mmcore.config.plain import Settings
 from mmcore.config.sections import parse_section
 from mmcore.data.prepared.part_files import RunParts
 from mmcore.data.prepared.prepare import HowToPrepare, prepare, prepared_dir
@@ -24,7 +24,7 @@ from rayjobs.cli.terminal import progress_bar
 from rayjobs.preparing.raw_tasks import RayParts
 
 
-def encode_one(parent: PreparedDataset, section: Mapping[str, Any], run: RunParts) -> PreparedDataset:
+def encode_one(parent: PreparedDataset, section: Settings, run: RunParts) -> PreparedDataset:
     """Returns a data set encoded as a run's `dataset` section says, or as it is where that names no frozen encoder.
 
     Raises:
@@ -36,7 +36,7 @@ def encode_one(parent: PreparedDataset, section: Mapping[str, Any], run: RunPart
         return encode(parent, parse_dataset(with_named_frozen(section)), run, progress)
 
 
-def check_frozen(section: Mapping[str, Any]) -> None:
+def check_frozen(section: Settings) -> None:
     """Checks the frozen encoders of a run's `dataset` section as far as no data is needed for it.
 
     Raises:
@@ -54,7 +54,7 @@ def check_frozen(section: Mapping[str, Any]) -> None:
 
 
 def prepare_one(
-    name: str, options: dict[str, Any], raw_dir: Path | None, data_dir: Path, how: HowToPrepare | None = None
+    name: str, options: Settings, raw_dir: Path | None, data_dir: Path, how: HowToPrepare | None = None
 ) -> PreparedDataset:
     """Returns a data set, prepared; what is there and intact is used as it is.
 
@@ -80,7 +80,7 @@ def prepare_one(
 
 
 def check_available(
-    name: str, options: dict[str, Any], raw_dir: Path | None, data_dir: Path, vocab: Path | None = None
+    name: str, options: Settings, raw_dir: Path | None, data_dir: Path, vocab: Path | None = None
 ) -> None:
     """Raises a UsageError if a data set is not prepared and cannot be, or a vocabulary is given that nothing would use.
 
@@ -111,10 +111,10 @@ def resolve_dataset(given: str) -> tuple[str, dict[str, Any]]:
     return user_table.SOURCE_NAME, read_description(Path(given))
 
 
-def own_raw_dir(name: str, options: dict[str, Any], data_dir: Path) -> Path | None:
+def own_raw_dir(name: str, options: Settings, data_dir: Path) -> Path | None:
     """Returns where the raw files of a demo, or of the user's own data set, lie; None for the others."""
     if name == user_table.SOURCE_NAME:
-        return Path(options["root"])
+        return Path(str(options["root"]))
     return demo_files(name, data_dir) if options.get("demo") else None
 
 
@@ -136,7 +136,7 @@ def demo_files(name: str, data_dir: Path) -> Path:
     return folder
 
 
-def source_modalities(dataset: str, options: Mapping[str, Any]) -> tuple[str, ...]:
+def source_modalities(dataset: str, options: Settings) -> tuple[str, ...]:
     """Returns a data set's modalities without its files."""
     source = DATASETS.get(dataset)
     return source(parse_section(source.Config, options, "dataset.options")).spec().modality_names

@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 
-from mmcore.features.encoded_set import EncodedPart, EncodedWriter
+from mmcore.data.prepared.part_files import PlannedPart, Writer
+from rayjobs.cluster.resources import Node
 from rayjobs.preparing.raw_tasks import RayParts
 
 CPUS_PER_ACTOR = 4
@@ -24,19 +25,19 @@ CPUS_PER_ACTOR = 4
 class RayEncoders(RayParts):
     """Runs an encoding writer over parts, in actors; in this process with a torch thread for each of its CPUs."""
 
-    def run_here(self, writer: Any, parts: Sequence[Any]) -> Iterator[dict[str, Any]]:
+    def run_here(self, writer: Writer, parts: Sequence[PlannedPart]) -> Iterator[dict[str, Any]]:
         """Yields each part's report from this process."""
         with _threads(self._cpus or len(os.sched_getaffinity(0))):
             yield from super().run_here(writer, parts)
 
-    def run_there(self, writer: Any, parts: Sequence[Any], nodes: Sequence[Any]) -> Iterator[dict[str, Any]]:
+    def run_there(
+        self, writer: Writer, parts: Sequence[PlannedPart], nodes: Sequence[Node]
+    ) -> Iterator[dict[str, Any]]:
         """Yields each part's report from a running Ray."""
         yield from encode_by_ray_data(writer, parts, nodes)
 
 
-def encode_by_ray_data(
-    writer: EncodedWriter, parts: Sequence[EncodedPart], nodes: Sequence[Any]
-) -> Iterator[dict[str, Any]]:
+def encode_by_ray_data(writer: Writer, parts: Sequence[PlannedPart], nodes: Sequence[Node]) -> Iterator[dict[str, Any]]:
     """Yields each part's report from actors of a running Ray. One that is killed is replaced, its part done again."""
     import ray.data
 
@@ -54,7 +55,7 @@ def encode_by_ray_data(
         yield json.loads(row["report"])
 
 
-def actors_of(nodes: Sequence[Any]) -> tuple[int, dict[str, Any]]:
+def actors_of(nodes: Sequence[Node]) -> tuple[int, dict[str, Any]]:
     """Returns how many actors a cluster holds, and what each claims: a GPU and a CPU, or a share of the CPUs."""
     gpus = sum(int(node.gpus) for node in nodes)
     if gpus:
@@ -66,11 +67,11 @@ def actors_of(nodes: Sequence[Any]) -> tuple[int, dict[str, Any]]:
 class _Actor:
     """Encodes parts in a process of its own; the encoders are built with the first."""
 
-    def __init__(self, writer: EncodedWriter, threads: int):
+    def __init__(self, writer: Writer, threads: int):
         torch.set_num_threads(threads)
         self._write = writer
 
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+    def __call__(self, row: dict[str, bytes]) -> dict[str, Any]:
         part = pickle.loads(row["part"])  # noqa: S301 (made by this command)
         return {"report": json.dumps(self._write(part))}
 

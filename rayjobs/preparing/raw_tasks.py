@@ -7,8 +7,8 @@ import pickle
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from mmcore.data.prepared.part_files import run_here
-from mmcore.data.prepared.raw_parts import Part, PartWriter
+from mmcore.data.prepared.part_files import PlannedPart, Writer, run_here
+from rayjobs.cluster.resources import Node
 
 MIN_PARTS = 12
 """Fewer are written by this process: a local Ray takes about as long to start as a core to write these."""
@@ -28,7 +28,7 @@ class RayParts:
         self._cpus = cpus
         self._verbose = verbose
 
-    def __call__(self, writer: Any, parts: Sequence[Any]) -> Iterator[dict[str, Any]]:
+    def __call__(self, writer: Writer, parts: Sequence[PlannedPart]) -> Iterator[dict[str, Any]]:
         """Yields each part's report as it is done."""
         if self._address is None and len(parts) < MIN_PARTS:
             yield from self.run_here(writer, parts)
@@ -38,16 +38,18 @@ class RayParts:
         with session.start(self._address, self._cpus, verbose=self._verbose) as nodes:
             yield from self.run_there(writer, parts, nodes)
 
-    def run_here(self, writer: Any, parts: Sequence[Any]) -> Iterator[dict[str, Any]]:
+    def run_here(self, writer: Writer, parts: Sequence[PlannedPart]) -> Iterator[dict[str, Any]]:
         """Yields each part's report from this process."""
         yield from run_here(writer, parts)
 
-    def run_there(self, writer: Any, parts: Sequence[Any], nodes: Sequence[Any]) -> Iterator[dict[str, Any]]:
+    def run_there(
+        self, writer: Writer, parts: Sequence[PlannedPart], nodes: Sequence[Node]
+    ) -> Iterator[dict[str, Any]]:
         """Yields each part's report from a running Ray of these nodes."""
         yield from run_by_ray_data(writer, parts)
 
 
-def run_by_ray_data(writer: PartWriter, parts: Sequence[Part]) -> Iterator[dict[str, Any]]:
+def run_by_ray_data(writer: Writer, parts: Sequence[PlannedPart]) -> Iterator[dict[str, Any]]:
     """Yields each part's report from a running Ray."""
     import ray.data
 
@@ -60,10 +62,10 @@ def run_by_ray_data(writer: PartWriter, parts: Sequence[Part]) -> Iterator[dict[
         yield json.loads(row["report"])
 
 
-def _task(writer: PartWriter) -> Callable[[dict[str, Any]], dict[str, Any]]:
+def _task(writer: Writer) -> Callable[[dict[str, Any]], dict[str, Any]]:
     """Returns what runs in a task; reports travel as JSON, since Arrow would give each another schema."""
 
-    def write(row: dict[str, Any]) -> dict[str, Any]:
+    def write(row: dict[str, bytes]) -> dict[str, Any]:
         return {"report": json.dumps(writer(pickle.loads(row["part"])))}  # noqa: S301 (made by this command)
 
     return write

@@ -37,7 +37,7 @@ class ThriftyController(TuneController):
     def checkpoint(self, force: bool = False, wait: bool = False) -> None:
         """Saves if it is time to."""
         start = time.monotonic()
-        statuses = {trial.trial_id: trial.status for trial in self.get_trials()}
+        statuses = {trial.trial_id: trial.status for trial in self.get_trials()}  # type: ignore[no-untyped-call]
         if statuses != self._statuses and start >= self._not_before:
             self._statuses = statuses
             self._checkpoint_manager._last_save_time = float("-inf")
@@ -46,21 +46,23 @@ class ThriftyController(TuneController):
         self._not_before = max(self._not_before, start + took + REST * took)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in super().__getstate__().items() if key not in OF_THIS_RUN}
+        state = super().__getstate__()  # type: ignore[no-untyped-call]
+        return {key: value for key, value in state.items() if key not in OF_THIS_RUN}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__({key: value for key, value in state.items() if key not in OF_THIS_RUN})
+        own = {key: value for key, value in state.items() if key not in OF_THIS_RUN}
+        super().__setstate__(own)  # type: ignore[no-untyped-call]
 
 
 @contextmanager
 def thrifty_saving() -> Iterator[None]:
     """Makes `tune.run`, which takes no controller, use `ThriftyController` for the time of a `with` block."""
-    before = tune_loop.TuneController
-    tune_loop.TuneController = ThriftyController  # type: ignore[misc]
+    before = tune_loop.TuneController  # type: ignore[attr-defined]
+    tune_loop.TuneController = ThriftyController  # type: ignore[attr-defined]
     try:
         yield
     finally:
-        tune_loop.TuneController = before  # type: ignore[misc]
+        tune_loop.TuneController = before  # type: ignore[attr-defined]
 
 
 @contextmanager

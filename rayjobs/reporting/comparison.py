@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from mmcore.analysis.intervals import MIN_SEEDS, choose_clusters, mean_interval, paired_bootstrap
 from mmcore.errors import DataError
 from rayjobs.reporting.finals import Final, Finals, accuracies_of, flattened
+from rayjobs.reporting.ranking_table import Delta
 
 OVER_FOLDS = (
     "Intervals are over the folds (Student's t), differences paired by fold. The folds share training samples, so the "
@@ -23,45 +23,45 @@ def all_folds(line: str) -> str:
     return re.sub(r"fold \d+ of (\d+)", r"all \1 folds", line)
 
 
-def compare_seeds(rows: list[dict[str, Any]], finals: Finals, reference: str | None) -> str:
-    """Puts what each method adds to the reference into its row; returns what must be printed beside the intervals."""
+def compare_seeds(finals: Finals, reference: str | None) -> tuple[dict[str, Delta], str]:
+    """Returns row -> what it adds to the reference, and what must be printed beside the intervals."""
     base = flattened(finals.get(reference or "", []))
     if not base:
-        return _no_reference(finals, reference)
+        return {}, _no_reference(finals, reference)
     clusters, note = choose_clusters(base[0].groups.tolist(), base[0].sources.tolist())
-    for row in rows:
-        own = flattened(finals[row["method"]])
-        if row["method"] == reference or len(own) != len(base):
+    deltas = {}
+    for label, folds in finals.items():
+        own = flattened(folds)
+        if label == reference or len(own) != len(base):
             continue
-        _check_paired(row["method"], reference, [*own, *base])
+        _check_paired(label, reference, [*own, *base])
         interval = paired_bootstrap([final.correct for final in own], [final.correct for final in base], clusters)
-        difference = row["accuracy"] - mean_interval(accuracies_of(base))[0]
-        row["delta"] = {
-            "mean": interval.mean if interval else difference,
-            "low": interval.low if interval else None,
-            "high": interval.high if interval else None,
-        }
+        if interval:
+            deltas[label] = Delta(mean=interval.mean, low=interval.low, high=interval.high)
+        else:
+            difference = mean_interval(accuracies_of(own))[0] - mean_interval(accuracies_of(base))[0]
+            deltas[label] = Delta(mean=difference, low=None, high=None)
     if len(base) < MIN_SEEDS:
-        return f"No interval: fewer than {MIN_SEEDS} final seeds."
-    return f"The intervals hold {note}: nothing is claimed beyond them." if note else ""
+        return deltas, f"No interval: fewer than {MIN_SEEDS} final seeds."
+    return deltas, f"The intervals hold {note}: nothing is claimed beyond them." if note else ""
 
 
-def compare_folds(rows: list[dict[str, Any]], finals: Finals, reference: str | None) -> str:
+def compare_folds(finals: Finals, reference: str | None) -> tuple[dict[str, Delta], str]:
     """As `compare_seeds`, paired by fold: the mean of the folds' differences, and its interval over the folds."""
     base = finals.get(reference or "", [])
     if not all(base) or not base:
-        return _no_reference(finals, reference)
-    for row in rows:
-        own = finals[row["method"]]
-        if row["method"] == reference or not own or not all(own):
+        return {}, _no_reference(finals, reference)
+    deltas = {}
+    for label, own in finals.items():
+        if label == reference or not own or not all(own):
             continue
         for mine, theirs in zip(own, base, strict=True):
-            _check_paired(row["method"], reference, [*mine, *theirs])
-        row["delta"] = fold_difference([accuracies_of(of_fold) for of_fold in own], [accuracies_of(x) for x in base])
-    return OVER_FOLDS
+            _check_paired(label, reference, [*mine, *theirs])
+        deltas[label] = fold_difference([accuracies_of(of_fold) for of_fold in own], [accuracies_of(x) for x in base])
+    return deltas, OVER_FOLDS
 
 
-def fold_difference(own: Sequence[Sequence[float]], base: Sequence[Sequence[float]]) -> dict[str, Any]:
+def fold_difference(own: Sequence[Sequence[float]], base: Sequence[Sequence[float]]) -> Delta:
     """Returns the mean over folds of own - base, each a mean over its seeds, and its interval over the folds.
 
     Args:
@@ -70,12 +70,12 @@ def fold_difference(own: Sequence[Sequence[float]], base: Sequence[Sequence[floa
     """
     differences = [mean_interval(a)[0] - mean_interval(b)[0] for a, b in zip(own, base, strict=True)]
     mean, half_width = mean_interval(differences)
-    return {
-        "mean": mean,
-        "low": None if half_width is None else mean - half_width,
-        "high": None if half_width is None else mean + half_width,
-        "folds": differences,
-    }
+    return Delta(
+        mean=mean,
+        low=None if half_width is None else mean - half_width,
+        high=None if half_width is None else mean + half_width,
+        folds=differences,
+    )
 
 
 def _no_reference(finals: Finals, reference: str | None) -> str:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from mmcore.analysis.importance import Importance
 from mmcore.metric_names import PROBE_ACCURACY, VAL_ACCURACY, own_metrics
+from rayjobs.reporting.ranking_table import Delta, RankingTable
 from rayjobs.reporting.records import TrialRecord
 from rayjobs.runs.progress import EPOCH
 
@@ -61,26 +62,26 @@ class Picture:
     caption: str
 
 
-def intervals_picture(stem: str, table: Mapping[str, Any], reference: str) -> Picture | None:
+def intervals_picture(stem: str, table: RankingTable, reference: str) -> Picture | None:
     """Draws what each method adds to the reference on test, with its 95 % interval where there is one."""
-    rows = [row for row in table["rows"] if row["delta"]]
+    rows = [(row.method, row.delta) for row in table.rows if row.delta]
     if not rows:
         return None
     with _axes(1.1 + 0.24 * len(rows)) as (figure, axes):
         axes.axvline(0, color="#666666", linewidth=1)
-        for place, row in enumerate(reversed(rows)):
-            mean, low, high = (row["delta"][key] for key in ("mean", "low", "high"))
-            if low is not None:
-                axes.plot([100 * low, 100 * high], [place, place], color=COLOURS[0], linewidth=2)
-            inside = "white" if low is None else COLOURS[0]
-            axes.plot([100 * mean], [place], "o", color=COLOURS[0], markerfacecolor=inside)
-        axes.set_yticks(range(len(rows)), [row["method"] for row in reversed(rows)])
+        for place, (_, delta) in enumerate(reversed(rows)):
+            if delta.low is not None and delta.high is not None:
+                axes.plot([100 * delta.low, 100 * delta.high], [place, place], color=COLOURS[0], linewidth=2)
+            inside = "white" if delta.low is None else COLOURS[0]
+            axes.plot([100 * delta.mean], [place], "o", color=COLOURS[0], markerfacecolor=inside)
+        axes.set_yticks(range(len(rows)), [method for method, _ in reversed(rows)])
         axes.set_ylim(-0.6, len(rows) - 0.4)
         axes.set_xlabel(f"test accuracy, points more than {reference}")
         png = _png(figure)
-    told = "; ".join(f"{row['method']} {_points(row['delta'])}" for row in rows)
+    told = "; ".join(f"{method} {_points(delta)}" for method, delta in rows)
     caption = f"Right of 0: better than {reference} on test. "
-    caption += "Lines: 95 % intervals; a hollow dot has none." if _has_interval(rows) else "No intervals: see the note."
+    has_interval = any(delta.low is not None for _, delta in rows)
+    caption += "Lines: 95 % intervals; a hollow dot has none." if has_interval else "No intervals: see the note."
     return Picture(stem, png, f"Points of test accuracy more than {reference}: {told}.", caption)
 
 
@@ -208,10 +209,8 @@ def _own_curves(trial: TrialRecord) -> dict[str, str]:
     return own_metrics(trial.rows[-1])
 
 
-def _has_interval(rows: Sequence[Mapping[str, Any]]) -> bool:
-    return any(row["delta"]["low"] is not None for row in rows)
-
-
-def _points(delta: Mapping[str, Any]) -> str:
-    text = f"{100 * delta['mean']:+.1f}"
-    return text if delta["low"] is None else f"{text}, interval {100 * delta['low']:+.1f} to {100 * delta['high']:+.1f}"
+def _points(delta: Delta) -> str:
+    text = f"{100 * delta.mean:+.1f}"
+    if delta.low is None or delta.high is None:
+        return text
+    return f"{text}, interval {100 * delta.low:+.1f} to {100 * delta.high:+.1f}"

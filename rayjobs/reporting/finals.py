@@ -6,14 +6,16 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 
 from mmcore.errors import DataError
 from mmcore.metric_names import FUSED_ACCURACY
-from rayjobs.results_layout import PREDICTIONS_FILE, RESULT_FILE
-from rayjobs.storage.files import read_json
+from rayjobs.results_layout import PREDICTIONS_FILE
+from rayjobs.runs.result import read_result
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,8 @@ def load_final(run_dir: Path) -> Final | None:
     Raises:
         DataError: Its predictions are missing or damaged.
     """
-    result = read_json(run_dir / RESULT_FILE)
-    if not result or not result["test"]:
+    result = read_result(run_dir)
+    if not result or not result.test:
         return None
     try:
         with np.load(run_dir / PREDICTIONS_FILE) as stored:
@@ -62,13 +64,13 @@ def load_final(run_dir: Path) -> Final | None:
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise DataError(f"{run_dir / PREDICTIONS_FILE} is missing or damaged ({error})") from None
     return Final(
-        seed=result["config"]["seed"],
-        metrics=result["test"],
+        seed=result.seed,
+        metrics=result.test,
         correct=correct[order],
         **{name: arrays[name][order] for name in ("sample_ids", "labels", "groups", "sources")},
-        protocol=result["protocol"],
-        cost={"epochs": result["epochs"], "device_seconds": result["device_seconds"]},
-        dead={reading["modality"]: reading["since"] for reading in result["readings"] if reading["kind"] == "dead"},
+        protocol=result.protocol,
+        cost={"epochs": result.epochs, "device_seconds": result.device_seconds},
+        dead={reading.modality: reading.since for reading in result.readings if reading.kind == "dead"},
     )
 
 
@@ -77,7 +79,7 @@ def accuracies_of(finals: Sequence[Final]) -> list[float]:
     return [final.metrics[FUSED_ACCURACY] for final in finals]
 
 
-def flattened(folds: Sequence[Sequence[Any]]) -> list[Any]:
+def flattened(folds: Sequence[Sequence[T]]) -> list[T]:
     """Returns all models of all folds."""
     return [entry for of_fold in folds for entry in of_fold]
 

@@ -15,8 +15,10 @@ import jinja2
 
 from mmcore.analysis.importance import Importance, parameter_importance
 from mmcore.analysis.intervals import best_so_far, mean_curve
+from mmcore.config.plain import Settings
 from rayjobs.reporting import by_class, figures, wording
 from rayjobs.reporting.figures import Picture
+from rayjobs.reporting.ranking_table import Ranking, RankingTable
 from rayjobs.reporting.records import OPEN, ExperimentRecord, SearchRecord, TrialRecord, best_of
 
 NO_CARD = "What the data is cannot be told: its prepared files are not at hand."
@@ -53,8 +55,8 @@ def build_page(experiment: ExperimentRecord) -> tuple[str, list[Picture]]:
     )
     page = environment.get_template("report.html").render(
         title=f"Search {experiment.folder.resolve().name}",
-        created=experiment.stored["created"],
-        command=experiment.stored["command"],
+        created=experiment.stored.created,
+        command=experiment.stored.command,
         state=[] if experiment.ranking else [RUNNING],
         facts=_facts(experiment),
         sections=[{**section, "groups": [_encoded(group) for group in section["groups"]]} for section in sections],
@@ -66,7 +68,7 @@ def _facts(experiment: ExperimentRecord) -> list[str]:
     readings = experiment.test_readings
     known = f"Test was read {readings} times by it, each entered in the ledger." if readings else ""
     ranking = experiment.ranking
-    return [*(ranking["notes"] if ranking else []), *([known] if known else [])]
+    return [*(ranking.notes if ranking else []), *([known] if known else [])]
 
 
 def _encoded(group: Group) -> dict[str, Any]:
@@ -79,67 +81,66 @@ def _encoded(group: Group) -> dict[str, Any]:
 
 def _section(experiment: ExperimentRecord, dataset: str) -> dict[str, Any]:
     ranking, searches = experiment.ranking, experiment.of_dataset(dataset)
-    tables = ranking["rankings"] if ranking else []
-    table = next((table for table in tables if table["dataset"] == dataset), None)
+    tables = ranking.rankings if ranking else []
+    table = next((table for table in tables if table.dataset == dataset), None)
     card = experiment.card(dataset)
     return {
         "heading": wording.headline(table) if table else f"{dataset}: validation so far",
         "protocol": _protocol(table, ranking, searches),
         "card": wording.card_text(*card) if card else NO_CARD,
         "is_warning": card is None or card[1],
-        "results": _results(table, ranking["reference"]) if table and ranking else [],
+        "results": _results(table, ranking.reference) if table and ranking else [],
         "notes": _notes(table),
-        "warnings": table["chance_notes"] if table else [],
+        "warnings": table.chance_notes if table else [],
         "failures": wording.failure_lines(table) if table else _failures(searches),
         "searches": [_spent(searches), _found(searches)],
-        "groups": _groups(dataset, table, ranking["reference"] if ranking else None, searches),
+        "groups": _groups(dataset, table, ranking.reference if ranking else None, searches),
         "trials": _trials(searches),
     }
 
 
 def _protocol(
-    table: Mapping[str, Any] | None, ranking: Mapping[str, Any] | None, searches: Mapping[str, Sequence[SearchRecord]]
+    table: RankingTable | None, ranking: Ranking | None, searches: Mapping[str, Sequence[SearchRecord]]
 ) -> str:
     if table and ranking:
-        return wording.protocol_text(table, ranking["final_seeds"])
+        return wording.protocol_text(table, ranking.final_seeds)
     lines = dict.fromkeys(search.protocol for of_label in searches.values() for search in of_label if search.protocol)
     return f"Protocol: {', '.join(lines) or 'told as soon as a trial has ended'}."
 
 
-def _results(table: Mapping[str, Any], reference: str | None) -> list[Grid]:
+def _results(table: RankingTable, reference: str | None) -> list[Grid]:
     """Returns what the terminal prints: the ranking, the folds, and each modality's own accuracy."""
-    rows, names = table["rows"], wording.modality_names(table)
+    rows, names = table.rows, wording.modality_names(table)
     headings = ("method", "test", wording.delta_heading(table, reference), "trials", "epochs", "device-seconds")
     cells = [
-        (row["method"], wording.test_text(row), wording.delta_text(row, reference), wording.trials_text(row),
-         str(row["epochs"]), f"{row['device_seconds']:.0f}")
+        (row.method, wording.test_text(row), wording.delta_text(row, reference), wording.trials_text(row),
+         str(row.epochs), f"{row.device_seconds:.0f}")
         for row in rows
     ]  # fmt: skip
     grids = [Grid("Ranking by test accuracy", headings, cells)]
-    if table["folds"]:
-        numbers = [f"fold {number}" for number in range(table["folds"])]
+    if table.folds:
+        numbers = [f"fold {number}" for number in range(table.folds or 0)]
         grids.append(
             Grid("Test accuracy by fold", ("method", *numbers),
-                 [(row["method"], *wording.fold_texts(table, row)) for row in rows])
+                 [(row.method, *wording.fold_texts(table, row)) for row in rows])
         )  # fmt: skip
     if names:
-        own = [(row["method"], *(wording.own_text(row["modalities"].get(name)) for name in names)) for row in rows]
+        own = [(row.method, *(wording.own_text(row.modalities.get(name)) for name in names)) for row in rows]
         grids.append(Grid("Each modality alone, on test", ("method", *names), own))
     return [*grids, *_classes(table)]
 
 
-def _classes(table: Mapping[str, Any]) -> list[Grid]:
+def _classes(table: RankingTable) -> list[Grid]:
     """Returns each class's accuracy, where classes are of unequal size."""
-    found = table.get("classes")
-    if not found:
+    if not table.classes:
         return []
-    methods = [row["method"] for row in table["rows"]]
-    some, note = by_class.shown(found)
+    methods = [row.method for row in table.rows]
+    some, note = by_class.shown(table.classes)
     caption = "Right on test by class, in percent" + (f": {note}" if note else "")
     return [Grid(caption, ("class", "train", "test", *methods), [by_class.cells(row, methods) for row in some])]
 
 
-def _notes(table: Mapping[str, Any] | None) -> list[str]:
+def _notes(table: RankingTable | None) -> list[str]:
     if not table:
         return []
     return [*([wording.PROBE_NOTE] if wording.uses_probes(table) else []), *wording.table_notes(table)]
@@ -179,7 +180,7 @@ def _found(searches: Mapping[str, Sequence[SearchRecord]]) -> Grid:
 
 
 def _groups(
-    dataset: str, table: Mapping[str, Any] | None, reference: str | None, searches: Mapping[str, Sequence[SearchRecord]]
+    dataset: str, table: RankingTable | None, reference: str | None, searches: Mapping[str, Sequence[SearchRecord]]
 ) -> list[Group]:
     intervals = None
     if table and reference:
@@ -241,7 +242,7 @@ def _trials(searches: Mapping[str, Sequence[SearchRecord]]) -> Grid:
     return Grid("Every trial", ("trial", "state", "epochs", "validation", "settings", "reason"), rows)
 
 
-def values_text(values: Mapping[str, Any]) -> str:
+def values_text(values: Settings) -> str:
     """Returns searched values for a person: `optimizer.lr 0.012, method.alpha 0.8`."""
     shown = {path: f"{value:.4g}" if isinstance(value, float) else str(value) for path, value in values.items()}
     return ", ".join(f"{path} {value}" for path, value in shown.items())

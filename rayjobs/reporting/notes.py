@@ -1,9 +1,11 @@
-"""Notes beneath a ranking: what a reader must know before believing a row."""
+"""Notes beneath a ranking: what a reader must know before believing a row, and what to do next."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,6 +13,7 @@ from mmcore.metric_names import own_metrics
 from rayjobs.cli.terminal import short_settings
 from rayjobs.experiment.folder import final_dirs
 from rayjobs.reporting.finals import Finals, flattened, short_name
+from rayjobs.reporting.ranking_table import RankingRow, RankingTable
 from rayjobs.results_layout import SIZES_FILE
 from rayjobs.runs.result import group_sizes
 
@@ -18,14 +21,18 @@ if TYPE_CHECKING:
     from rayjobs.experiment.experiment import Experiment
     from rayjobs.experiment.plan import Plan
 
+MORE_SEEDS = 5
+DATA_DIR, OUTPUT = "data", "results"
+"""What the commands take where nothing is said."""
 
-def budget_notes(rows: Sequence[Mapping[str, Any]], plan: Plan) -> list[str]:
+
+def budget_notes(rows: Sequence[RankingRow], plan: Plan) -> list[str]:
     """Returns a note for each row whose searches ended before all their trials had begun: the time was over."""
     notes = []
     for row in rows:
-        wanted = sum(search.trials for search in plan.searches if search.label == row["method"])
-        if row["begun"] < wanted:
-            notes.append(f"{row['method']}: {row['begun']} of {wanted} trials were begun, then the time was over")
+        wanted = sum(search.trials for search in plan.searches if search.label == row.method)
+        if row.begun < wanted:
+            notes.append(f"{row.method}: {row.begun} of {wanted} trials were begun, then the time was over")
     return notes
 
 
@@ -49,32 +56,32 @@ def elastic_notes(experiment: Experiment, plan: Plan) -> list[str]:
     return notes
 
 
-def schedule_notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def schedule_notes(rows: Sequence[RankingRow]) -> list[str]:
     """Returns a note for each best configuration that changes as it is trained (population-based training)."""
     notes = []
     for row in rows:
-        for best in row["best_of_folds"] or [row["best"]]:
-            if not best or not best.get("schedule"):
+        for best in row.best_of_folds or [row.best]:
+            if not best or not best.schedule:
                 continue
-            parts = [f"from epoch {part['epoch'] + 1} {short_settings(part['values'])}" for part in best["schedule"]]
+            parts = [f"from epoch {part.epoch + 1} {short_settings(part.values)}" for part in best.schedule]
             notes.append(
-                f"{row['method']}: its best configuration ({best['name']}) is a schedule: {'; '.join(parts)}. Final "
+                f"{row.method}: its best configuration ({best.name}) is a schedule: {'; '.join(parts)}. Final "
                 "models repeat it; the best-*.yaml file holds only the last values"
             )
     return notes
 
 
-def chance_notes(rows: Sequence[Mapping[str, Any]], finals: Finals) -> list[str]:
+def chance_notes(rows: Sequence[RankingRow], finals: Finals) -> list[str]:
     """Returns a note for each modality whose encoder was lost: no better than the most frequent class."""
     notes = []
     for row in rows:
-        models = flattened(finals[row["method"]])
+        models = flattened(finals[row.method])
         for name, key in own_metrics(models[0].metrics if models else ()).items():
             lost = sum(
                 bool(final.metrics[key] <= np.bincount(final.labels).max() / len(final.labels)) for final in models
             )
             if lost:
-                notes.append(f"{row['method']}: {name} no better than chance in {lost} of {len(models)} final models")
+                notes.append(f"{row.method}: {name} no better than chance in {lost} of {len(models)} final models")
     return notes
 
 
@@ -88,3 +95,25 @@ def dead_notes(finals: Finals) -> list[str]:
             seeds = f"{len(since)} of {len(models)} final models (since epoch {', '.join(map(str, since))})"
             notes.append(f"{label}: {name}'s encoder died in {seeds}")
     return notes
+
+
+def more_seeds(experiment: Experiment, tables: Sequence[RankingTable]) -> str:
+    """Returns the command that trains the first row's best configuration with more seeds; "" where there is none.
+
+    With none that the search or its final models had: those models' test results are known. Of a cross-validation
+    each fold with its own best configuration, whose seed and split the file holds.
+    """
+    files = [row.config_files for table in tables for row in table.rows if row.config_files]
+    if not files:
+        return ""
+    request = experiment.request
+    options = [f"--seeds {MORE_SEEDS}", f"--seed {request.seed + request.final_seeds + 1}"]
+    if request.search_once:
+        options.append("--protocol cv")
+    if Path(request.data_dir).resolve() != Path(DATA_DIR).resolve():
+        options.append(f"--data-dir {shlex.quote(request.data_dir)}")
+    output = experiment.mirror.address or str(experiment.folder.parent)
+    if output != OUTPUT:
+        options.append(f"--output {shlex.quote(output)}")
+    commands = [f"python -m rayjobs.train --config {shlex.quote(file)} {' '.join(options)}" for file in files[0]]
+    return " && \\\n  ".join(commands)

@@ -6,20 +6,22 @@ Read from the files of finished searches and final models; computes nothing but 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mmcore.analysis.intervals import mean_interval
 from mmcore.metric_names import FUSED, PROBE_ACCURACY, of_head, own_metrics
 from rayjobs.experiment.folder import best_file, final_dirs
-from rayjobs.reporting.advice import more_seeds
-from rayjobs.reporting.by_class import by_class, is_imbalanced
+from rayjobs.experiment.search_result import SearchResult, read_search
+from rayjobs.reporting.by_class import ClassRow, by_class, is_imbalanced
 from rayjobs.reporting.comparison import all_folds, compare_folds, compare_seeds
 from rayjobs.reporting.finals import Final, Finals, accuracies_of, flattened, load_final, short_name
-from rayjobs.reporting.notes import budget_notes, chance_notes, dead_notes, elastic_notes, schedule_notes
-from rayjobs.results_layout import LEDGER_FILE, SEARCH_FILE
-from rayjobs.storage.files import read_json
+from rayjobs.reporting.notes import budget_notes, chance_notes, dead_notes, elastic_notes, more_seeds, schedule_notes
+from rayjobs.reporting.ranking_table import Failure, OwnAccuracy, Ranking, RankingRow, RankingTable
+from rayjobs.results_layout import LEDGER_FILE
+from rayjobs.search.outcome import Outcome
 from rayjobs.trials.failures import failure_reason
 
 if TYPE_CHECKING:
@@ -29,25 +31,25 @@ if TYPE_CHECKING:
 
 EQUAL_TRIALS = "Equal trials are not equal compute: compare epochs and device-seconds too."
 SEARCHED_ONCE = "Searched on fold 0 alone: its validation samples are among the test samples of another fold."
-NOT_SEARCHED: dict[str, Any] = {"trials": [], "best": None}
+NOT_SEARCHED = SearchResult(label="", trials=[], best=None, config=None)
 
 
-def build_ranking(experiment: Experiment, plans: Sequence[Plan]) -> dict[str, Any]:
-    """Returns the whole result of an experiment as plain values; one table per data set and protocol."""
+def build_ranking(experiment: Experiment, plans: Sequence[Plan]) -> Ranking:
+    """Returns the whole result of an experiment; one table per data set and protocol."""
     request, folder = experiment.request, experiment.folder
     tables = [_table(experiment, plan) for plan in plans]
-    return {
-        "experiment": experiment.name,
-        "folder": experiment.mirror.address_of(folder),
-        "command": experiment.command,
-        "reference": request.reference,
-        "final_seeds": request.final_seeds,
-        "rankings": tables,
-        "ledger": _ledger(experiment),
-        "tensorboard": f"tensorboard --logdir {folder}",
-        "next": more_seeds(experiment, tables),
-        "notes": [EQUAL_TRIALS],
-    }
+    return Ranking(
+        experiment=experiment.name,
+        folder=experiment.mirror.address_of(folder),
+        command=experiment.command,
+        reference=request.reference,
+        final_seeds=request.final_seeds,
+        rankings=tables,
+        ledger=_ledger(experiment),
+        tensorboard=f"tensorboard --logdir {folder}",
+        next=more_seeds(experiment, tables),
+        notes=[EQUAL_TRIALS],
+    )
 
 
 def _ledger(experiment: Experiment) -> str:
@@ -57,38 +59,40 @@ def _ledger(experiment: Experiment) -> str:
     return str(experiment.folder.parent / LEDGER_FILE)
 
 
-def _table(experiment: Experiment, plan: Plan) -> dict[str, Any]:
+def _table(experiment: Experiment, plan: Plan) -> RankingTable:
     request, prepared = experiment.request, plan.prepared
-    rows, finals = [], {}
+    rows: list[RankingRow] = []
+    finals: dict[str, Sequence[Sequence[Final]]] = {}
     for label in plan.labels:
         runs = _Runs(experiment, plan, label)
         finals[label] = [] if runs.failed else runs.finals
         rows.append(_row(runs))
     cross_validated = len(plan.folds) > 1
     compare = compare_folds if cross_validated else compare_seeds
-    note = compare(rows, finals, request.reference)
+    deltas, note = compare(finals, request.reference)
+    rows = [replace(row, delta=deltas.get(row.method)) for row in rows]
     assignments = [prepared.assign(plan.search_of(plan.labels[0], fold).config.protocol) for fold in plan.folds]
     tested = np.unique(np.concatenate([assignment.test for assignment in assignments]))
-    return {
-        "dataset": prepared.directory.name,
-        "card": prepared.card,
-        "constructed": prepared.constructed,
-        "data_fingerprint": prepared.fingerprint,
-        "protocol": all_folds(assignments[0].line) if cross_validated else assignments[0].line,
-        "folds": len(plan.folds) if cross_validated else None,
-        "num_test_samples": len(tested),
-        "interval_note": note,
-        "chance_notes": [
+    return RankingTable(
+        dataset=prepared.directory.name,
+        card=prepared.card,
+        constructed=prepared.constructed,
+        data_fingerprint=prepared.fingerprint,
+        protocol=all_folds(assignments[0].line) if cross_validated else assignments[0].line,
+        folds=len(plan.folds) if cross_validated else None,
+        num_test_samples=len(tested),
+        interval_note=note,
+        chance_notes=[
             *chance_notes(rows, finals),
             *dead_notes(finals),
             *budget_notes(rows, plan),
             *schedule_notes(rows),
             *elastic_notes(experiment, plan),
         ],
-        "search_note": SEARCHED_ONCE if request.search_once else "",
-        "classes": _classes(plan, assignments[0], finals),
-        "rows": sorted(rows, key=lambda row: (row["accuracy"] is None, -(row["accuracy"] or 0.0))),
-    }
+        search_note=SEARCHED_ONCE if request.search_once else "",
+        classes=_classes(plan, assignments[0], finals),
+        rows=sorted(rows, key=lambda row: (row.accuracy is None, -(row.accuracy or 0.0))),
+    )
 
 
 class _Runs:
@@ -104,18 +108,18 @@ class _Runs:
         self.label = label
         self.searches = [search for search in plan.searches if search.label == label]
         self.folders = [experiment.folder / search.name for search in self.searches]
-        self.stored = [read_json(folder / SEARCH_FILE) or NOT_SEARCHED for folder in self.folders]
+        self.stored = [read_search(folder) or NOT_SEARCHED for folder in self.folders]
         dirs = [final_dirs(plan, experiment, label, fold) for fold in plan.folds]
         loaded = [[load_final(run_dir) for run_dir in of_fold] for of_fold in dirs]
         self.finals = [[final for final in of_fold if final is not None] for of_fold in loaded]
         self.best_files = [
             str(best_file(search, experiment))
             for search, entry in zip(self.searches, self.stored, strict=True)
-            if entry["best"]
+            if entry.best
         ]
-        chosen = [bool(self.stored[self.searches.index(plan.search_of(label, fold))]["best"]) for fold in plan.folds]
+        chosen = [bool(self.stored[self.searches.index(plan.search_of(label, fold))].best) for fold in plan.folds]
         self.missing = [
-            {"trial": short_name(path, label), "reason": failure_reason(path)}
+            Failure(trial=short_name(path, label), reason=failure_reason(path))
             for paths, models, has_best in zip(dirs, loaded, chosen, strict=True)
             for path, model in zip(paths, models, strict=True)
             if has_best and model is None
@@ -123,12 +127,12 @@ class _Runs:
         self.failed = self._failed(len(flattened(dirs)))
 
     @property
-    def trials(self) -> list[dict[str, Any]]:
+    def trials(self) -> list[Outcome]:
         """Every trial of the row's searches."""
         return [
-            {**trial, "name": short_name(folder / trial["name"], self.label)}
+            replace(trial, name=short_name(folder / trial.name, self.label))
             for folder, entry in zip(self.folders, self.stored, strict=True)
-            for trial in entry["trials"]
+            for trial in entry.trials
         ]
 
     def _failed(self, planned: int) -> str:
@@ -136,61 +140,61 @@ class _Runs:
         lacking = planned - len(flattened(self.finals))
         if not lacking:
             return ""
-        found = [trial for trial in self.trials if trial["status"] == "failed"]
+        found = [trial for trial in self.trials if trial.status == "failed"]
         if self.missing:
-            why = f"{self.missing[0]['trial']}: {self.missing[0]['reason']}"
+            why = f"{self.missing[0].trial}: {self.missing[0].reason}"
         elif found:
-            why = f"no trial of a search succeeded; {found[0]['name']}: {found[0]['reason']}"
+            why = f"no trial of a search succeeded; {found[0].name}: {found[0].reason}"
         else:
             why = "the time was over before a trial of a search had finished an epoch"
         return f"{lacking} of {planned} final models are missing ({why})"
 
 
-def _row(runs: _Runs) -> dict[str, Any]:
+def _row(runs: _Runs) -> RankingRow:
     trials, finals, stored = runs.trials, flattened(runs.finals), runs.stored
     whole = [] if runs.failed else runs.finals
     of_folds = [mean_interval(accuracies_of(of_fold))[0] for of_fold in whole if of_fold]
-    failed = [trial for trial in trials if trial["status"] == "failed"]
+    failed = [trial for trial in trials if trial.status == "failed"]
     has_folds = len(runs.finals) > 1
-    return {
-        "method": runs.label,
-        "accuracy": mean_interval(of_folds)[0] if of_folds else None,
-        "half_width": mean_interval(of_folds)[1] if has_folds and of_folds else None,
-        "folds": of_folds if has_folds else None,
-        "accuracies": accuracies_of(finals),
-        "seeds": [final.seed for final in finals],
-        "failed_because": runs.failed,
-        "delta": None,
-        "modalities": _modalities(flattened(whole)),
-        "trials": len(trials),
-        "begun": sum(trial["epochs"] > 0 or trial["status"] == "failed" for trial in trials),
-        "failed": len(failed),
-        "stopped_early": sum(trial["status"] == "stopped" for trial in trials),
-        "epochs": sum(trial["epochs"] for trial in trials) + int(sum(final.cost["epochs"] for final in finals)),
-        "device_seconds": sum(trial["device_seconds"] for trial in trials)
+    return RankingRow(
+        method=runs.label,
+        accuracy=mean_interval(of_folds)[0] if of_folds else None,
+        half_width=mean_interval(of_folds)[1] if has_folds and of_folds else None,
+        folds=of_folds if has_folds else None,
+        accuracies=accuracies_of(finals),
+        seeds=[final.seed for final in finals],
+        failed_because=runs.failed,
+        delta=None,
+        modalities=_modalities(flattened(whole)),
+        trials=len(trials),
+        begun=sum(trial.epochs > 0 or trial.status == "failed" for trial in trials),
+        failed=len(failed),
+        stopped_early=sum(trial.status == "stopped" for trial in trials),
+        epochs=sum(trial.epochs for trial in trials) + int(sum(final.cost["epochs"] for final in finals)),
+        device_seconds=sum(trial.device_seconds for trial in trials)
         + sum(final.cost["device_seconds"] for final in finals),
-        "best": stored[0]["best"],
-        "best_of_folds": [entry["best"] for entry in stored] if len(stored) > 1 else None,
-        "config_file": runs.best_files[0] if runs.best_files else None,
-        "config_files": runs.best_files,
-        "failures": [{"trial": trial["name"], "reason": trial["reason"]} for trial in failed] + runs.missing,
-    }
+        best=stored[0].best,
+        best_of_folds=[entry.best for entry in stored] if len(stored) > 1 else None,
+        config_file=runs.best_files[0] if runs.best_files else None,
+        config_files=runs.best_files,
+        failures=[Failure(trial=trial.name, reason=trial.reason) for trial in failed] + runs.missing,
+    )
 
 
-def _modalities(finals: Sequence[Final]) -> dict[str, dict[str, Any]]:
+def _modalities(finals: Sequence[Final]) -> dict[str, OwnAccuracy]:
     """Returns each modality's own accuracy, by its own head where it has one, else by a linear probe."""
     if not finals:
         return {}
     return {
-        name: {
-            "accuracy": mean_interval([final.metrics[key] for final in finals])[0],
-            "by": "probe" if key == of_head(name, PROBE_ACCURACY) else "head",
-        }
+        name: OwnAccuracy(
+            accuracy=mean_interval([final.metrics[key] for final in finals])[0],
+            by="probe" if key == of_head(name, PROBE_ACCURACY) else "head",
+        )
         for name, key in own_metrics(finals[0].metrics).items()
     }
 
 
-def _classes(plan: Plan, assignment: Assignment, finals: Finals) -> list[dict[str, Any]]:
+def _classes(plan: Plan, assignment: Assignment, finals: Finals) -> list[ClassRow]:
     """Returns each row's accuracy by class, where classes are of unequal size or weighted; else nothing."""
     models = {label: flattened(folds) for label, folds in finals.items()}
     columns = {label: (FUSED, [final.metrics for final in own]) for label, own in models.items() if own}

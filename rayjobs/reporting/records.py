@@ -7,31 +7,57 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
+from mmcore.config.plain import Settings
+from mmcore.config.sections import get_path
 from mmcore.data.prepared.store import PreparedDataset
 from mmcore.errors import DataError, EquipoiseError, UsageError
 from mmcore.metric_names import VAL_ACCURACY
 from mmcore.training.run_log import Row, read_rows
+from rayjobs.experiment.experiment import StoredExperiment
+from rayjobs.experiment.search_result import SearchResult
+from rayjobs.reporting.ranking_table import Ranking
 from rayjobs.results_layout import (
     CONFIG_FILE,
     EXPERIMENT_FILE,
+    FAILURE_FILE,
     LEDGER_FILE,
     PLAN_FILE,
+    PROGRESS_FILE,
     RANKING_FILE,
     READABLE_FORMATS,
     RESULT_FILE,
     SEARCH_FILE,
 )
 from rayjobs.runs.progress import EPOCH, OBJECTIVE
-from rayjobs.runs.reporters import PROGRESS_FILE
+from rayjobs.runs.result import read_result
 from rayjobs.runs.test_ledger import read_ledger
+from rayjobs.search.outcome import Outcome
 from rayjobs.storage.files import read_json
+from rayjobs.storage.json_record import JsonRecord
 from rayjobs.trials.failures import failure_reason
-from rayjobs.trials.trial import FAILURE_FILE
 
+R = TypeVar("R", bound=JsonRecord)
 OPEN = "running or stopped"
 """State of a trial that neither failed nor came to its end, in a search that has not ended: it cannot be told which."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredPlan(JsonRecord):
+    """What a report reads of `plan.json`: a search as it was begun.
+
+    Attributes:
+        name: Of the search, and of its folder in the experiment's.
+        trials: How many it was to have.
+        space: Path -> what it is drawn from, in words.
+        config: What all trials have in common.
+    """
+
+    name: str
+    trials: int
+    space: Mapping[str, str]
+    config: Settings
 
 
 @dataclass(frozen=True)
@@ -50,7 +76,7 @@ class TrialRecord:
     """
 
     name: str
-    values: Mapping[str, Any]
+    values: Settings
     status: str
     epochs: int
     objective: float | None
@@ -125,9 +151,9 @@ class ExperimentRecord:
     """
 
     folder: Path
-    stored: Mapping[str, Any]
+    stored: StoredExperiment
     searches: Sequence[SearchRecord]
-    ranking: Mapping[str, Any] | None
+    ranking: Ranking | None
     test_readings: int
 
     @property
@@ -145,11 +171,11 @@ class ExperimentRecord:
 
     def card(self, dataset: str) -> tuple[str, bool] | None:
         """Returns a data set's card, and whether it was made to show an effect; None where the data is not at hand."""
-        for table in self.ranking["rankings"] if self.ranking else ():
-            if table["dataset"] == dataset:
-                return table["card"], table["constructed"]
+        for table in self.ranking.rankings if self.ranking else ():
+            if table.dataset == dataset:
+                return table.card, table.constructed
         try:
-            prepared = PreparedDataset.open(Path(self.stored["request"]["data_dir"]) / dataset)
+            prepared = PreparedDataset.open(Path(self.stored.request.data_dir) / dataset)
         except EquipoiseError:
             return None
         return prepared.card, prepared.constructed
@@ -162,18 +188,18 @@ def load_experiment(folder: Path) -> ExperimentRecord:
         UsageError: It holds no experiment, or one of another release.
         DataError: One of its files is damaged.
     """
-    stored = read_json(folder / EXPERIMENT_FILE)
+    stored = StoredExperiment.read(folder / EXPERIMENT_FILE)
     if not stored:
         raise UsageError(_no_experiment(folder))
-    if stored["format_version"] not in READABLE_FORMATS:
-        raise UsageError(f"{folder} was written by another release (format {stored['format_version']})")
+    if stored.format_version not in READABLE_FORMATS:
+        raise UsageError(f"{folder} was written by another release (format {stored.format_version})")
     plans = sorted([*folder.glob(f"*/{PLAN_FILE}"), *folder.glob(f"*/fold-*/{PLAN_FILE}")])
     # At an address each final model has a ledger of its own.
     own = [*folder.glob(f"*/final-*/{LEDGER_FILE}"), *folder.glob(f"*/fold-*/final-*/{LEDGER_FILE}")]
     ledger = [entry for path in (folder.parent / LEDGER_FILE, *own) for entry in read_ledger(path)]
-    inside = [Path(entry["run_dir"]).is_relative_to(stored["folder"]) for entry in ledger]
+    inside = [Path(entry["run_dir"]).is_relative_to(stored.folder) for entry in ledger]
     searches = [load_search(path.parent) for path in plans]
-    return ExperimentRecord(folder, stored, searches, _stored(folder / RANKING_FILE), sum(inside))
+    return ExperimentRecord(folder, stored, searches, _stored(Ranking, folder / RANKING_FILE), sum(inside))
 
 
 def _no_experiment(folder: Path) -> str:
@@ -189,35 +215,45 @@ def load_search(folder: Path) -> SearchRecord:
     Raises:
         DataError: One of its files is damaged.
     """
-    plan, ended = _stored(folder / PLAN_FILE), _stored(folder / SEARCH_FILE)
-    name, _, fold = plan["name"].partition("/fold-")
+    plan, ended = _stored(StoredPlan, folder / PLAN_FILE), _stored(SearchResult, folder / SEARCH_FILE)
+    if plan is None:
+        raise DataError(f"{folder} holds no search: {PLAN_FILE} is missing")
+    name, _, fold = plan.name.partition("/fold-")
     # A label begins with its method's name, and the folder's name ends with the label.
-    start = name.rfind(f"-{plan['config']['method']['name']}")
-    trials = [_ended(folder, entry) for entry in ended["trials"]] if ended else _running(folder, plan["space"])
+    start = name.rfind(f"-{get_path(plan.config, 'method.name')}")
+    trials = [_ended(folder, trial) for trial in ended.trials] if ended else _running(folder, plan.space)
     return SearchRecord(
         dataset=name[:start],
         label=name[start + 1 :],
         fold=int(fold) if fold else None,
         protocol=_protocol(folder, trials),
-        planned=plan["trials"],
-        space=plan["space"],
-        select=plan["config"]["trainer"]["select"],
+        planned=plan.trials,
+        space=plan.space,
+        select=get_path(plan.config, "trainer.select"),
         finished=ended is not None,
         trials=trials,
     )
 
 
-def _stored(path: Path) -> Any:
-    """Returns a JSON file's content, None where there is no file; one that cannot be read is no missing one."""
-    content = read_json(path)
+def _stored(kind: type[R], path: Path) -> R | None:
+    """Returns what a file holds, None where there is no file; one that cannot be read is no missing one."""
+    content = kind.read(path)
     if content is None and path.exists():
         raise DataError(f"{path} is damaged: the search can write it again (rayjobs.tune --resume)")
     return content
 
 
-def _ended(folder: Path, entry: Mapping[str, Any]) -> TrialRecord:
-    kept = {key: entry[key] for key in ("name", "values", "status", "epochs", "objective", "objective_loss", "reason")}
-    return TrialRecord(**kept, rows=read_rows(folder / Path(entry["name"]).name))
+def _ended(folder: Path, trial: Outcome) -> TrialRecord:
+    return TrialRecord(
+        name=trial.name,
+        values=trial.values,
+        status=trial.status,
+        epochs=trial.epochs,
+        objective=trial.objective,
+        objective_loss=trial.objective_loss,
+        reason=trial.reason,
+        rows=read_rows(folder / Path(trial.name).name),
+    )
 
 
 def _running(folder: Path, space: Mapping[str, str]) -> list[TrialRecord]:
@@ -232,7 +268,7 @@ def _running_trial(run_dir: Path, space: Mapping[str, str]) -> TrialRecord:
     status = "failed" if failed else "done" if (run_dir / RESULT_FILE).exists() else OPEN
     return TrialRecord(
         name=run_dir.name,
-        values={path: _at(config, path) for path in space} if config else {},
+        values={path: get_path(config, path) for path in space} if config else {},
         status=status,
         epochs=int(progress.get(EPOCH, 0)),
         objective=progress.get(OBJECTIVE),
@@ -243,12 +279,5 @@ def _running_trial(run_dir: Path, space: Mapping[str, str]) -> TrialRecord:
 
 
 def _protocol(folder: Path, trials: Sequence[TrialRecord]) -> str:
-    results = (read_json(folder / Path(trial.name).name / RESULT_FILE) for trial in trials)
-    return next((result["protocol"] for result in results if result), "")
-
-
-def _at(config: Mapping[str, Any], path: str) -> Any:
-    value: Any = config
-    for key in path.split("."):
-        value = value[key]
-    return value
+    results = (read_result(folder / Path(trial.name).name) for trial in trials)
+    return next((result.protocol for result in results if result), "")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -12,82 +10,83 @@ from rich.text import Text
 
 from rayjobs.cli.terminal import WIDTH
 from rayjobs.reporting import wording
+from rayjobs.reporting.ranking_table import Ranking, RankingTable
 
 
-def print_ranking(ranking: Mapping[str, Any], console: Console | None = None) -> None:
+def print_ranking(ranking: Ranking, console: Console | None = None) -> None:
     """Prints a ranking as `rayjobs.reporting.ranking.build_ranking` returned it."""
     console = console or Console(highlight=False, soft_wrap=False)
-    for table in ranking["rankings"]:
+    for table in ranking.rankings:
         _print_table(table, ranking, console)
-    for note in ranking["notes"]:
+    for note in ranking.notes:
         _print(console, note, style="dim")
     _print_next(ranking, console)
 
 
-def _print_table(table: Mapping[str, Any], ranking: Mapping[str, Any], console: Console) -> None:
+def _print_table(table: RankingTable, ranking: Ranking, console: Console) -> None:
     console.print()
     _print(console, wording.headline(table), style="bold")
-    _print(console, wording.protocol_text(table, ranking["final_seeds"]))
-    style = "yellow" if table["constructed"] else "dim"
-    _print(console, wording.card_text(table["card"], table["constructed"]), style=style)
-    console.print(_results(table, ranking["reference"]), no_wrap=True, crop=False)
+    _print(console, wording.protocol_text(table, ranking.final_seeds))
+    style = "yellow" if table.constructed else "dim"
+    _print(console, wording.card_text(table.card, table.constructed), style=style)
+    console.print(_results(table, ranking.reference), no_wrap=True, crop=False)
     for note in wording.table_notes(table):
         _print(console, note, style="dim")
-    if table["folds"]:
+    if table.folds:
         console.print(_fold_accuracies(table), no_wrap=True, crop=False)
-    if any(row["modalities"] for row in table["rows"]):
+    if any(row.modalities for row in table.rows):
         console.print(_own_accuracies(table), no_wrap=True, crop=False)
         if wording.uses_probes(table):
             _print(console, wording.PROBE_NOTE, style="dim")
-    for note in table["chance_notes"]:
+    for note in table.chance_notes:
         _print(console, note, style="yellow")
     for line in wording.failure_lines(table):
         _print(console, line, style="red")
 
 
-def _results(table: Mapping[str, Any], reference: str | None) -> Table:
+def _results(table: RankingTable, reference: str | None) -> Table:
     shown = Table(box=None, pad_edge=False, width=WIDTH, header_style="bold")
     shown.add_column("method", no_wrap=True, overflow="ellipsis", ratio=1)
     for heading in ("test", wording.delta_heading(table, reference), "trials", "epochs", "device-s"):
         shown.add_column(heading, justify="right", no_wrap=True)
-    for row in table["rows"]:
-        cost = (wording.trials_text(row), str(row["epochs"]), f"{row['device_seconds']:.0f}")
-        shown.add_row(row["method"], wording.test_text(row), wording.delta_text(row, reference), *cost)
+    for row in table.rows:
+        cost = (wording.trials_text(row), str(row.epochs), f"{row.device_seconds:.0f}")
+        shown.add_row(row.method, wording.test_text(row), wording.delta_text(row, reference), *cost)
     return shown
 
 
-def _fold_accuracies(table: Mapping[str, Any]) -> Table:
+def _fold_accuracies(table: RankingTable) -> Table:
     """Returns each fold's test accuracy, the mean over its seeds."""
     shown = Table(box=None, pad_edge=False, header_style="bold")
     shown.add_column("test by fold", no_wrap=True, overflow="ellipsis", max_width=24)
-    for number in range(table["folds"]):
+    for number in range(table.folds or 0):
         shown.add_column(str(number), justify="right", no_wrap=True)
-    for row in table["rows"]:
-        shown.add_row(row["method"], *wording.fold_texts(table, row))
+    for row in table.rows:
+        shown.add_row(row.method, *wording.fold_texts(table, row))
     return shown
 
 
-def _own_accuracies(table: Mapping[str, Any]) -> Table:
+def _own_accuracies(table: RankingTable) -> Table:
     """Returns each modality's own accuracy: what is left of it inside the joint model."""
     names = wording.modality_names(table)
     shown = Table(box=None, pad_edge=False, header_style="bold")
     shown.add_column("each modality alone", no_wrap=True, overflow="ellipsis", max_width=24)
     for name in names:
         shown.add_column(name, justify="right", no_wrap=True)
-    for row in table["rows"]:
-        shown.add_row(row["method"], *(wording.own_text(row["modalities"].get(name)) for name in names))
+    for row in table.rows:
+        shown.add_row(row.method, *(wording.own_text(row.modalities.get(name)) for name in names))
     return shown
 
 
-def _print_next(ranking: Mapping[str, Any], console: Console) -> None:
+def _print_next(ranking: Ranking, console: Console) -> None:
     console.print()
-    if ranking["next"]:
-        _command(console, "best configurations", ranking["folder"] + "/best-*.yaml")
-        _command(console, "next, more seeds of the first", ranking["next"])
-    _command(console, "curves", ranking["tensorboard"])
-    _command(console, "report", f"python -m rayjobs.report {ranking['folder']}")
-    _command(console, "every reading of test", ranking["ledger"])
-    _command(console, "all numbers", f"{ranking['folder']}/ranking.json")
+    if ranking.next:
+        _command(console, "best configurations", f"{ranking.folder}/best-*.yaml")
+        _command(console, "next, more seeds of the first", ranking.next)
+    _command(console, "curves", ranking.tensorboard)
+    _command(console, "report", f"python -m rayjobs.report {ranking.folder}")
+    _command(console, "every reading of test", ranking.ledger)
+    _command(console, "all numbers", f"{ranking.folder}/ranking.json")
 
 
 def _command(console: Console, title: str, text: str) -> None:

@@ -5,9 +5,11 @@ An interval is over the seeds of one split, or over the folds of a cross-validat
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from rich.console import Console
 from rich.table import Table
@@ -29,16 +31,38 @@ from mmcore.metric_names import (
 from rayjobs.experiment.train_folder import Folds, run_folder, run_title
 from rayjobs.reporting.by_class import by_class, cells, is_imbalanced, shown
 from rayjobs.reporting.comparison import OVER_FOLDS, all_folds, fold_difference
-from rayjobs.results_layout import RESULT_FILE
 from rayjobs.runs.extra_tests import AS_STORED
-from rayjobs.storage.files import read_json
+from rayjobs.runs.result import RunResult, Shapley, read_results
+from rayjobs.storage.json_record import JsonRecord
 
-Result = Mapping[str, Any]
-Units = Sequence[Sequence[Result]]
+T = TypeVar("T")
+
+Units = Sequence[Sequence[RunResult]]
 """Results by what an interval is over: one list per fold, or lists of one per seed."""
 
 
-def compare_folds(results: Sequence[Result], reference: Path, folds: Folds) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class Difference(JsonRecord):
+    """By how much the runs of a cross-validation differ from a reference's, in accuracy on test, paired by fold.
+
+    Attributes:
+        method: The reference's method.
+        folder: Where its runs lie.
+        mean: Mean over the folds.
+        low: Lower end of its 95 % interval over the folds; None with too few folds.
+        high: Upper end.
+        folds: Difference on each fold.
+    """
+
+    method: str
+    folder: str
+    mean: float
+    low: float | None
+    high: float | None
+    folds: list[float]
+
+
+def compare_folds(results: Sequence[RunResult], reference: Path, folds: Folds) -> Difference:
     """Returns by how much the runs of a cross-validation differ from a reference's on the same folds.
 
     Args:
@@ -46,20 +70,25 @@ def compare_folds(results: Sequence[Result], reference: Path, folds: Folds) -> d
         reference: The folder of a `train` command, with runs on each of the folds.
         folds: Those of the runs.
     """
-    others = [
-        [read_json(path) for path in sorted(run_folder(reference, fold).glob(f"*/{RESULT_FILE}"))] for fold in folds
-    ]
-    own = [[result["test"][FUSED_ACCURACY] for result in unit] for unit in _units(results)]
-    base = [[result["test"][FUSED_ACCURACY] for result in unit] for unit in others]
-    names = {"method": others[0][0]["config"]["method"]["name"], "folder": str(reference)}
-    return {**names, **fold_difference(own, base)}
+    others = [read_results(run_folder(reference, fold)) for fold in folds]
+    own = [[result.tested[FUSED_ACCURACY] for result in unit] for unit in _units(results)]
+    base = [[result.tested[FUSED_ACCURACY] for result in unit] for unit in others]
+    delta = fold_difference(own, base)
+    return Difference(
+        method=others[0][0].method,
+        folder=str(reference),
+        mean=delta.mean,
+        low=delta.low,
+        high=delta.high,
+        folds=delta.folds or [],
+    )
 
 
 def print_results(
-    results: Sequence[Result],
+    results: Sequence[RunResult],
     folder: Path,
     prepared: PreparedDataset,
-    differences: Sequence[Mapping[str, Any]],
+    differences: Sequence[Difference],
     published: str = "",
 ) -> None:
     """Prints each metric on test, of every seed or fold and their mean, and the 95 % interval from three of them on.
@@ -72,22 +101,22 @@ def print_results(
         published: What the method's paper prints; shown beside what was made as it was, and nowhere else.
     """
     console = Console(highlight=False)
-    if results[0]["selects_on_test"]:
+    if results[0].selects_on_test:
         console.print(_on_test(results[0]), style="bold yellow")
     units = _units(results)
-    has_folds = len({_fold(result) for result in results}) > 1
+    has_folds = len({result.fold for result in results}) > 1
     _print_metrics(units, prepared, console)
     for difference in differences:
         console.print(_difference_line(difference))
     _print_classes(results, prepared, console)
     _print_extra(results, units, console)
     for result in results:
-        for reading in result["readings"]:
-            title = run_title(_fold(result), result["config"]["seed"])
-            console.print(f"{title}: {reading['text']}", style="yellow")
-    protocol = all_folds(results[0]["protocol"]) if has_folds else results[0]["protocol"]
+        for reading in result.readings:
+            title = run_title(result.fold, result.seed)
+            console.print(f"{title}: {reading.text}", style="yellow")
+    protocol = all_folds(results[0].protocol) if has_folds else results[0].protocol
     console.print(f"protocol {protocol}; {prepared.card}")
-    if results[0]["selects_on_test"] and published:
+    if results[0].selects_on_test and published:
         console.print(published)
     if has_folds:
         console.print(OVER_FOLDS)
@@ -96,33 +125,38 @@ def print_results(
     console.print(f"results: {folder}\ncurves:  tensorboard --logdir {folder}", soft_wrap=True)
 
 
-def _on_test(result: Result) -> str:
+def _on_test(result: RunResult) -> str:
     """Returns the heading of a table that is no fair result: validation was the test split."""
-    chosen = "best epoch on test, as published" if result["config"]["trainer"]["select"] == "best" else (
-        "last epoch; the learning rate fell by the loss on test, as published")  # fmt: skip
+    chosen = "best epoch on test, as published"
+    if result.selects_last:
+        chosen = "last epoch; the learning rate fell by the loss on test, as published"
     return f"{chosen} (PAPER PROTOCOL: not a fair result, never to be ranked with one that is)"
 
 
 def _print_metrics(units: Units, prepared: PreparedDataset, console: Console) -> None:
     first = units[0][0]
-    variants = f" ({', '.join(first['variants'])})" if first["variants"] else ""
-    table = Table(title=f"{first['config']['method']['name']}{variants} on {prepared.directory.name}: test, in percent")
+    variants = f" ({', '.join(first.variants)})" if first.variants else ""
+    table = Table(title=f"{first.method}{variants} on {prepared.directory.name}: test, in percent")
     table.add_column("")
     table.add_column("mean", justify="right")
     table.add_column("95 %", justify="right")
     table.add_column(_heading(units))
-    for name, key in _metrics(first["test"]).items():
-        values = _percent(units, "test", key)
+    for name, key in _metrics(first.tested).items():
+        values = _percent(units, functools.partial(_tested, key))
         table.add_row(name, *_mean(values), "  ".join(f"{value:.1f}" for value in values))
-    epochs = ["/".join(f"{result['test']['epoch']:.0f}" for result in unit) for unit in units]
+    epochs = ["/".join(f"{result.tested['epoch']:.0f}" for result in unit) for unit in units]
     table.add_row("tested epoch", "", "", "  ".join(epochs))
     console.print(table)
 
 
-def _print_classes(results: Sequence[Result], prepared: PreparedDataset, console: Console) -> None:
+def _tested(metric: str, result: RunResult) -> float:
+    return result.tested[metric]
+
+
+def _print_classes(results: Sequence[RunResult], prepared: PreparedDataset, console: Console) -> None:
     """Prints each class's accuracy, by the fused prediction and each head, where classes are of unequal size."""
-    first = parse_config(results[0]["config"])
-    tests = [result["test"] for result in results]
+    first = parse_config(results[0].config)
+    tests = [result.tested for result in results]
     heads = [FUSED, *own_metrics(tests[0], probes=False)]
     rows = by_class(prepared, prepared.assign(first.protocol), {head: (head, tests) for head in heads})
     if first.trainer.class_weights == "none" and not is_imbalanced(rows):
@@ -140,20 +174,22 @@ def _print_classes(results: Sequence[Result], prepared: PreparedDataset, console
 
 
 def _heading(units: Units) -> str:
-    seeds = list(dict.fromkeys(result["config"]["seed"] for unit in units for result in unit))
+    seeds = list(dict.fromkeys(result.seed for unit in units for result in unit))
     of_seeds = f"seeds {', '.join(map(str, seeds))}" if len(seeds) > 1 else f"seed {seeds[0]}"
-    if _fold(units[0][0]) == _fold(units[-1][0]):
+    if units[0][0].fold == units[-1][0].fold:
         return of_seeds
-    folds = ", ".join(str(_fold(unit[0])) for unit in units)
+    folds = ", ".join(str(unit[0].fold) for unit in units)
     return f"folds {folds} ({'mean of ' if len(seeds) > 1 else ''}{of_seeds})"
 
 
-def _difference_line(difference: Mapping[str, Any]) -> str:
-    mean, low, high = (100 * difference[key] for key in ("mean", "low", "high"))
-    folds = "  ".join(f"{100 * value:+.1f}" for value in difference["folds"])
+def _difference_line(difference: Difference) -> str:
+    folds = "  ".join(f"{100 * value:+.1f}" for value in difference.folds)
+    interval = ""
+    if difference.low is not None and difference.high is not None:
+        interval = f" [{100 * difference.low:+.2f}, {100 * difference.high:+.2f}]"
     return (
-        f"difference to {difference['method']} ({difference['folder']}), points of accuracy, paired by fold: "
-        f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]; folds {folds}"
+        f"difference to {difference.method} ({difference.folder}), points of accuracy, paired by fold: "
+        f"{100 * difference.mean:+.2f}{interval}; folds {folds}"
     )
 
 
@@ -171,15 +207,15 @@ def _metrics(test: Mapping[str, float]) -> dict[str, str]:
     return {name: key for name, key in names.items() if key in test}
 
 
-def _print_extra(results: Sequence[Result], units: Units, console: Console) -> None:
+def _print_extra(results: Sequence[RunResult], units: Units, console: Console) -> None:
     """Prints what was tested beside the data as they are; at most 80 columns wide."""
-    in_all = set.intersection(*(set(result["conditions"]) for result in results))
-    names = [name for name in results[0]["conditions"] if name in in_all - {AS_STORED} and not name.startswith("only ")]
+    in_all = set.intersection(*(set(result.conditions) for result in results))
+    names = [name for name in results[0].conditions if name in in_all - {AS_STORED} and not name.startswith("only ")]
     if names:
         table = _extra_table("fused accuracy on test, in percent", "change")
-        clean = _percent(units, "conditions", AS_STORED, FUSED_ACCURACY)
+        clean = _percent(units, lambda result: result.conditions[AS_STORED][FUSED_ACCURACY])
         for name in [AS_STORED, *names]:
-            values = _percent(units, "conditions", name, FUSED_ACCURACY)
+            values = _percent(units, functools.partial(_under, name))
             change = mean_interval([a - b for a, b in zip(values, clean, strict=True)])[0]
             table.add_row(name, *_mean(values), "" if name == AS_STORED else f"{change:+.1f}")
         console.print(table)
@@ -187,20 +223,31 @@ def _print_extra(results: Sequence[Result], units: Units, console: Console) -> N
             "missing: that share of the samples loses one modality; noise: Gaussian, in units of the encoder's input "
             "(deviation about 1); the same samples and noise for every method"
         )
-    if all(result["shapley"] for result in results):
-        _print_shapley(units, console)
+    found = [[result.shapley for result in unit if result.shapley] for unit in units]
+    if sum(map(len, found)) == len(results):
+        _print_shapley(found, console)
 
 
-def _print_shapley(units: Units, console: Console) -> None:
+def _under(condition: str, result: RunResult) -> float:
+    """Returns the fused accuracy under a condition."""
+    return result.conditions[condition][FUSED_ACCURACY]
+
+
+def _print_shapley(units: Sequence[Sequence[Shapley]], console: Console) -> None:
     table = _extra_table("Shapley: points of test accuracy", "share")
-    bounds = {key: _percent(units, "shapley", key) for key in ("none", "all")}
-    total = sum(bounds["all"]) - sum(bounds["none"])
-    for name in units[0][0]["shapley"]["contributions"]:
-        values = _percent(units, "shapley", "contributions", name)
+    none = _percent(units, lambda found: found.none)
+    whole = _percent(units, lambda found: found.all)
+    total = sum(whole) - sum(none)
+    for name in units[0][0].contributions:
+        values = _percent(units, functools.partial(_contribution, name))
         table.add_row(name, *_mean(values), f"{sum(values) / total:.0%}" if total else "")
-    table.add_row("none (most frequent class)", *_mean(bounds["none"]), "")
-    table.add_row("all", *_mean(bounds["all"]), "")
+    table.add_row("none (most frequent class)", *_mean(none), "")
+    table.add_row("all", *_mean(whole), "")
     console.print(table)
+
+
+def _contribution(name: str, found: Shapley) -> float:
+    return found.contributions[name]
 
 
 def _extra_table(title: str, last: str) -> Table:
@@ -211,28 +258,17 @@ def _extra_table(title: str, last: str) -> Table:
     return table
 
 
-def _fold(result: Result) -> int | None:
-    protocol = result["config"]["protocol"]
-    return protocol["fold"] if protocol["name"] == "cv" else None
-
-
-def _units(results: Sequence[Result]) -> Units:
+def _units(results: Sequence[RunResult]) -> Units:
     """Returns the results of each fold where there are several, else each for itself."""
-    folds = list(dict.fromkeys(_fold(result) for result in results))
+    folds = list(dict.fromkeys(result.fold for result in results))
     if len(folds) == 1:
         return [[result] for result in results]
-    return [[result for result in results if _fold(result) == fold] for fold in folds]
+    return [[result for result in results if result.fold == fold] for fold in folds]
 
 
-def _percent(units: Units, *path: str) -> list[float]:
-    """Returns each unit's mean of what stands at a path in its results, times 100."""
-    return [100 * mean_interval([_at(result, path) for result in unit])[0] for unit in units]
-
-
-def _at(result: Any, path: Sequence[str]) -> float:
-    for key in path:
-        result = result[key]
-    return float(result)
+def _percent(units: Sequence[Sequence[T]], of: Callable[[T], float]) -> list[float]:
+    """Returns each unit's mean of one figure of its results, times 100."""
+    return [100 * mean_interval([of(result) for result in unit])[0] for unit in units]
 
 
 def _mean(values: Sequence[float]) -> tuple[str, str]:

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from rayjobs.reporting.ranking_table import OwnAccuracy, RankingRow, RankingTable
 
 CLASSES_NOTE = "Classes are of unequal size, or weighted: the report has the accuracy of each."
 PROBE_NOTE = "* by a linear probe on its features, else by its own head"
 
 
-def headline(table: Mapping[str, Any]) -> str:
+def headline(table: RankingTable) -> str:
     """Returns what is compared: on which data set, by which measure."""
-    return f"{table['dataset']}: test accuracy"
+    return f"{table.dataset}: test accuracy"
 
 
-def protocol_text(table: Mapping[str, Any], final_seeds: int) -> str:
+def protocol_text(table: RankingTable, final_seeds: int) -> str:
     """Returns how samples were split, and what the figures are means of."""
-    return (
-        f"Protocol: {table['protocol']}; {table['num_test_samples']} test samples, "
-        f"{_seeds(final_seeds, table['folds'])}."
-    )
+    return f"Protocol: {table.protocol}; {table.num_test_samples} test samples, {_seeds(final_seeds, table.folds)}."
 
 
 def card_text(card: str, constructed: bool) -> str:
@@ -29,74 +25,75 @@ def card_text(card: str, constructed: bool) -> str:
     return f"CONSTRUCTED to show an effect: {card}"
 
 
-def table_notes(table: Mapping[str, Any]) -> list[str]:
+def table_notes(table: RankingTable) -> list[str]:
     """Returns what must be printed beside a table's intervals and searches."""
-    classes = CLASSES_NOTE if table.get("classes") else ""
-    return [note for note in (table["interval_note"], table["search_note"], classes) if note]
+    classes = CLASSES_NOTE if table.classes else ""
+    return [note for note in (table.interval_note, table.search_note, classes) if note]
 
 
-def failure_lines(table: Mapping[str, Any]) -> list[str]:
+def failure_lines(table: RankingTable) -> list[str]:
     """Returns a line for each row without a result, and for each trial and final model that failed."""
     rows = [
-        f"{row['method']} has no result: {row['failed_because']}; it is not ranked by those that worked"
-        for row in table["rows"]
-        if row.get("failed_because")  # results of an older release do not say
+        f"{row.method} has no result: {row.failed_because}; it is not ranked by those that worked"
+        for row in table.rows
+        if row.failed_because
     ]
     return rows + [
-        f"{row['method']} {failure['trial']} failed: {failure['reason']}"
-        for row in table["rows"]
-        for failure in row["failures"]
+        f"{row.method} {failure.trial} failed: {failure.reason}" for row in table.rows for failure in row.failures
     ]
 
 
-def delta_heading(table: Mapping[str, Any], reference: str | None) -> str:
+def delta_heading(table: RankingTable, reference: str | None) -> str:
     """Returns the heading of what each method adds to the reference; "" without one."""
-    with_interval = any(row["delta"] and row["delta"]["low"] is not None for row in table["rows"])
+    with_interval = any(row.delta and row.delta.low is not None for row in table.rows)
     return f"Δ to {reference}" + (" (95 %)" if with_interval else "") if reference else ""
 
 
-def test_text(row: Mapping[str, Any]) -> str:
+def test_text(row: RankingRow) -> str:
     """Returns a method's test accuracy: `99.1% ± 0.5`."""
-    if row.get("failed_because"):
+    if row.failed_because:
         return "failed"
-    text = "-" if row["accuracy"] is None else f"{row['accuracy']:.1%}"
-    return text + ("" if row["half_width"] is None else f" ± {100 * row['half_width']:.1f}")
+    text = "-" if row.accuracy is None else f"{row.accuracy:.1%}"
+    return text + ("" if row.half_width is None else f" ± {100 * row.half_width:.1f}")
 
 
-def trials_text(row: Mapping[str, Any]) -> str:
+def trials_text(row: RankingRow) -> str:
     """Returns how many trials a method had, and how many of them failed."""
-    return str(row["trials"]) + (f", {row['failed']} failed" if row["failed"] else "")
+    return str(row.trials) + (f", {row.failed} failed" if row.failed else "")
 
 
-def delta_text(row: Mapping[str, Any], reference: str | None) -> str:
+def delta_text(row: RankingRow, reference: str | None) -> str:
     """Returns what a method adds to the reference, in percentage points: `+0.5 [-0.1, +1.0]`."""
-    if row["method"] == reference:
+    if row.method == reference:
         return "reference"
-    delta = row["delta"]
+    delta = row.delta
     if not delta:
         return ""
-    text = f"{100 * delta['mean']:+.1f}"
-    return text if delta["low"] is None else f"{text} [{100 * delta['low']:+.1f}, {100 * delta['high']:+.1f}]"
+    text = f"{100 * delta.mean:+.1f}"
+    if delta.low is None or delta.high is None:
+        return text
+    return f"{text} [{100 * delta.low:+.1f}, {100 * delta.high:+.1f}]"
 
 
-def fold_texts(table: Mapping[str, Any], row: Mapping[str, Any]) -> list[str]:
+def fold_texts(table: RankingTable, row: RankingRow) -> list[str]:
     """Returns a row's test accuracy on each fold; nothing where folds are missing."""
-    return [f"{accuracy:.1%}" for accuracy in row["folds"]] if len(row["folds"]) == table["folds"] else []
+    folds = row.folds or []
+    return [f"{accuracy:.1%}" for accuracy in folds] if len(folds) == table.folds else []
 
 
-def modality_names(table: Mapping[str, Any]) -> list[str]:
+def modality_names(table: RankingTable) -> list[str]:
     """Returns the modalities any method has an accuracy of."""
-    return list(dict.fromkeys(name for row in table["rows"] for name in row["modalities"]))
+    return list(dict.fromkeys(name for row in table.rows for name in row.modalities))
 
 
-def own_text(own: Mapping[str, Any] | None) -> str:
+def own_text(own: OwnAccuracy | None) -> str:
     """Returns a modality's own accuracy, marked where a probe measured it."""
-    return "" if own is None else f"{own['accuracy']:.1%}{'*' if own['by'] == 'probe' else ' '}"
+    return "" if own is None else f"{own.accuracy:.1%}{'*' if own.by == 'probe' else ' '}"
 
 
-def uses_probes(table: Mapping[str, Any]) -> bool:
+def uses_probes(table: RankingTable) -> bool:
     """Tells whether any modality's own accuracy was measured by a probe."""
-    return any(own["by"] == "probe" for row in table["rows"] for own in row["modalities"].values())
+    return any(own.by == "probe" for row in table.rows for own in row.modalities.values())
 
 
 def _seeds(count: int, folds: int | None) -> str:

@@ -5,9 +5,8 @@ Each evaluation reads test once more, and each is entered in the ledger under it
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from mmcore.data.spec import DatasetSpec
 from mmcore.errors import ConfigError
@@ -15,6 +14,7 @@ from mmcore.evaluation.conditions import Condition, check_conditions
 from mmcore.evaluation.shapley import shapley_values, subsets
 from mmcore.metric_names import FUSED_ACCURACY
 from mmcore.training.trainer import Trainer
+from rayjobs.runs.result import RunResult, Shapley
 from rayjobs.runs.test_ledger import Entry
 
 AS_STORED = Condition().name
@@ -50,13 +50,13 @@ class Extra:
             wanted += [Condition(only=subset) for subset in proper]
         return list({condition.name: condition for condition in wanted}.values())
 
-    def unread(self, result: Mapping[str, Any], modalities: Sequence[str]) -> list[Condition]:
+    def unread(self, result: RunResult, modalities: Sequence[str]) -> list[Condition]:
         """Returns the conditions that a run's result does not have yet."""
-        return [condition for condition in self.needed(modalities) if condition.name not in result["conditions"]]
+        return [condition for condition in self.needed(modalities) if condition.name not in result.conditions]
 
-    def is_read(self, result: Mapping[str, Any], modalities: Sequence[str]) -> bool:
+    def is_read(self, result: RunResult, modalities: Sequence[str]) -> bool:
         """Tells whether a run's result has all that is asked for."""
-        return not self.unread(result, modalities) and not (self.shapley and result["shapley"] is None)
+        return not self.unread(result, modalities) and not (self.shapley and result.shapley is None)
 
 
 NOTHING_MORE = Extra()
@@ -89,32 +89,30 @@ def parse_conditions(missing: str | None, noise: Sequence[str]) -> tuple[Conditi
     return tuple(conditions)
 
 
-def add_conditions(trainer: Trainer, extra: Extra, result: dict[str, Any], entry: Entry) -> None:
-    """Reads test under every condition a result does not have, and completes the result; on every rank.
+def add_conditions(trainer: Trainer, extra: Extra, result: RunResult, entry: Entry) -> RunResult:
+    """Reads test under every condition a result does not have, and returns the result with them; on every rank.
 
     Args:
         trainer: With the weights to be tested.
         extra: What is asked for.
-        result: With the metrics on the data as they are under `test`; what is added stands under `conditions` (name ->
-            metrics) and `shapley`.
+        result: With the metrics on the data as they are; `conditions` and `shapley` are added to.
         entry: Enters a reading in the ledger.
     """
     modalities = trainer.method.model.modalities
-    found = result["conditions"]
-    found.setdefault(AS_STORED, {name: value for name, value in result["test"].items() if name != "epoch"})
-    for condition in extra.unread(result, modalities):
+    found = dict(result.conditions)
+    found.setdefault(AS_STORED, {name: value for name, value in result.tested.items() if name != "epoch"})
+    for condition in extra.unread(replace(result, conditions=found), modalities):
         entry.record(condition.name)
         found[condition.name] = trainer.evaluate("test", condition=condition).metrics
+    shapley = result.shapley
     if extra.shapley:
         worth = {subset: found[Condition(only=subset).name][FUSED_ACCURACY]
                  for subset in subsets(modalities) if 0 < len(subset) < len(modalities)}  # fmt: skip
         worth[()] = trainer.prior_accuracy("test")
         worth[tuple(modalities)] = found[AS_STORED][FUSED_ACCURACY]
-        result["shapley"] = {
-            "contributions": shapley_values(worth, modalities),
-            "none": worth[()],
-            "all": worth[tuple(modalities)],
-        }
+        contributions = shapley_values(worth, modalities)
+        shapley = Shapley(contributions=contributions, none=worth[()], all=worth[tuple(modalities)])
+    return replace(result, conditions=found, shapley=shapley)
 
 
 def _number(text: str, rule: str, problems: list[str]) -> float:

@@ -12,23 +12,23 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from mmcore.assembly.config import with_values
+from mmcore.config.plain import Settings
 from mmcore.config.schema import RunConfig
 from mmcore.errors import CheckpointError
 from rayjobs.results_layout import CHECKPOINTS, HANDED_OVER, PROGRESS_FILE, SCHEDULE_FILE, SNAPSHOTS
 from rayjobs.storage.files import read_json, write_json
+from rayjobs.storage.json_record import JsonRecord
 
 NUM_KEPT = 2
 """Snapshots of a trial: a worker group may be an epoch ahead of what was decided on."""
 
 
 @dataclass(frozen=True)
-class Segment:
+class Segment(JsonRecord):
     """A part of a run with settings of its own.
 
     Attributes:
@@ -38,7 +38,7 @@ class Segment:
     """
 
     epoch: int
-    values: dict[str, Any]
+    values: Settings
     source: str = ""
 
 
@@ -47,17 +47,7 @@ Schedule = tuple[Segment, ...]
 
 def read_schedule(run_dir: Path) -> Schedule:
     """Returns a run's schedule; empty where its settings never changed."""
-    return parse_schedule(read_json(run_dir / SCHEDULE_FILE) or [])
-
-
-def parse_schedule(stored: Sequence[Mapping[str, Any]]) -> Schedule:
-    """Returns what `dump_schedule` returned."""
-    return tuple(Segment(**segment) for segment in stored)
-
-
-def dump_schedule(schedule: Schedule) -> list[dict[str, Any]]:
-    """Returns a schedule as plain values."""
-    return [asdict(segment) for segment in schedule]
+    return tuple(Segment.from_dict(segment) for segment in read_json(run_dir / SCHEDULE_FILE) or [])
 
 
 def parts_of(config: RunConfig, schedule: Schedule) -> list[tuple[RunConfig, int | None]]:
@@ -97,7 +87,7 @@ def drop_snapshots(folder: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def hand_over(source: Path, target: Path, epoch: int, before: Mapping[str, Any], values: Mapping[str, Any]) -> None:
+def hand_over(source: Path, target: Path, epoch: int, before: Settings, values: Settings) -> None:
     """Makes the run in `target` go on, when it starts the next time, from where `source` stood at an epoch.
 
     Args:
@@ -112,7 +102,7 @@ def hand_over(source: Path, target: Path, epoch: int, before: Mapping[str, Any],
     _link_tree(source / SNAPSHOTS / f"epoch-{epoch:06d}", temporary)
     so_far = read_schedule(source) or (Segment(0, dict(before)),)
     schedule = (*so_far, Segment(epoch, dict(values), source.name))
-    write_json(temporary / SCHEDULE_FILE, dump_schedule(schedule))
+    write_json(temporary / SCHEDULE_FILE, [segment.to_dict() for segment in schedule])
     shutil.rmtree(target / HANDED_OVER, ignore_errors=True)
     temporary.rename(target / HANDED_OVER)
 

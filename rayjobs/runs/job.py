@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from mmcore.config.plain import Plain
+from mmcore.config.sections import get_path
 from rayjobs.feeding.handle import DataHandle
 from rayjobs.runs.extra_tests import NOTHING_MORE, Extra
 from rayjobs.runs.handover import Schedule
@@ -14,8 +16,8 @@ from rayjobs.storage.mirror import NO_MIRROR, Mirror
 if TYPE_CHECKING:
     from mmcore.training.run_log import Reporter
 
-Body = Callable[["Job", "Reporter"], dict[str, Any]]
-"""`rayjobs.runs.worker.run`, or a stand-in of a test."""
+Body = Callable[["Job", "Reporter"], object]
+"""`rayjobs.runs.worker.run`, or a stand-in of a test; what counts of it is the files it leaves."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Job:
         mirror: Where the run's folder has its twin.
     """
 
-    config: dict[str, Any]
+    config: dict[str, Plain]
     data: DataHandle
     run_dir: str
     test: bool = False
@@ -47,3 +49,13 @@ class Job:
     snapshot_every: int = 0
     elastic: tuple[int, int] | None = None
     mirror: Mirror = NO_MIRROR
+
+    @property
+    def select(self) -> str:
+        """Which epoch is tested: "best" or "last"."""
+        return str(get_path(self.config, "trainer.select"))
+
+    @property
+    def max_epochs(self) -> int:
+        """Epochs of a run that is not stopped early."""
+        return int(get_path(self.config, "trainer.max_epochs"))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from ray import train, tune
 
@@ -59,6 +58,6 @@ class TrainReporter:
 
     def report(self, metrics: dict[str, float]) -> None:
         """Passes a row on to Train; all workers wait here for each other."""
-        row: dict[str, Any] = self._progress.update(metrics) if self._progress else dict(metrics)
+        row = self._progress.update(metrics) if self._progress else dict(metrics)
         self._push()
         train.report(row)

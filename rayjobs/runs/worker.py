@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import time
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +26,14 @@ from mmcore.training.run_log import Reporter, Row
 from mmcore.training.trainer import Trainer, completed
 from rayjobs.results_layout import CONFIG_FILE, PREDICTIONS_FILE, PROGRESS_FILE, RESULT_FILE
 from rayjobs.runs.extra_tests import add_conditions
-from rayjobs.runs.handover import dump_schedule, parts_of
+from rayjobs.runs.handover import parts_of
 from rayjobs.runs.job import Job
-from rayjobs.runs.result import group_sizes, result_of
+from rayjobs.runs.result import RunResult, group_sizes, read_result, result_of
 from rayjobs.runs.test_ledger import Entry
 from rayjobs.storage.files import read_json, write_json
 
 
-def run(job: Job, reporter: Reporter) -> dict[str, Any]:
+def run(job: Job, reporter: Reporter) -> RunResult:
     """Trains, going on from the run's newest valid checkpoint, and returns what is written to `result.json`.
 
     A run that ended before is not trained again: its last row is reported once more, for whoever missed it.
@@ -41,23 +42,23 @@ def run(job: Job, reporter: Reporter) -> dict[str, Any]:
         EquipoiseError: The configuration, the data or the run is wrong; trying again would not help.
     """
     config, run_dir = parse_config(job.config), Path(job.run_dir)
-    result = read_json(run_dir / RESULT_FILE)
+    result = read_result(run_dir)
     prepared = job.data.prepared()
-    if result and completed(result["config"]) == config.to_dict() and (result["test"] is not None or not job.test):
-        reporter.report(result["last"])
+    if result and completed(dict(result.config)) == config.to_dict() and (result.test is not None or not job.test):
+        reporter.report(result.last)
         if not job.test or job.extra.is_read(result, used_modalities(config, prepared.spec)):
             return result
     else:
         run_dir.mkdir(parents=True, exist_ok=True)
         result = _train(job, config, prepared, reporter)
     if job.test:
-        _test(job, config, prepared, result)
+        result = _test(job, config, prepared, result)
     if distributed.rank() == 0:
-        write_json(run_dir / RESULT_FILE, result)
+        write_json(run_dir / RESULT_FILE, result.to_dict())
     return result
 
 
-def _train(job: Job, config: RunConfig, prepared: PreparedDataset, reporter: Reporter) -> dict[str, Any]:
+def _train(job: Job, config: RunConfig, prepared: PreparedDataset, reporter: Reporter) -> RunResult:
     if distributed.rank() == 0:
         write_json(Path(job.run_dir) / CONFIG_FILE, config.to_dict())
     start = time.perf_counter()
@@ -67,11 +68,11 @@ def _train(job: Job, config: RunConfig, prepared: PreparedDataset, reporter: Rep
             trainer.fit(until)
     result = result_of(config, prepared, trainer, time.perf_counter() - start)
     if job.schedule:
-        result["schedule"] = dump_schedule(job.schedule)
+        result = replace(result, schedule=job.schedule)
     if job.elastic:
-        result["group_sizes"] = group_sizes(Path(job.run_dir))
         summary = read_json(Path(job.run_dir) / PROGRESS_FILE) or {}  # counts each start's own workers
-        result["device_seconds"] = summary.get("device_seconds", result["device_seconds"])
+        spent = summary.get("device_seconds", result.device_seconds)
+        result = replace(result, group_sizes=group_sizes(Path(job.run_dir)), device_seconds=spent)
     return result
 
 
@@ -106,17 +107,17 @@ def _of_size(config: RunConfig, most: int, size: int) -> RunConfig:
     return with_values(config, {"trainer.accumulate": math.ceil(config.trainer.accumulate * most / size)})
 
 
-def _test(job: Job, config: RunConfig, prepared: PreparedDataset, result: dict[str, Any]) -> None:
-    """Completes a result by what was not read of test yet, with the selected epoch."""
+def _test(job: Job, config: RunConfig, prepared: PreparedDataset, result: RunResult) -> RunResult:
+    """Returns a result completed by what was not read of test yet, with the selected epoch."""
     trainer = _build_trainer(job, config, prepared, None)
     epoch = trainer.load_selected()
     line = prepared.assign(config.protocol).line
     entry = Entry(Path(job.run_dir), config.fingerprint(), prepared.fingerprint, line, job.command)
     with closing(trainer.loader):
-        if result["test"] is None:
+        if result.test is None:
             entry.record(Condition().name)
-            result["test"] = {"epoch": epoch, **_predict(trainer, Path(job.run_dir))}
-        add_conditions(trainer, job.extra, result, entry)
+            result = replace(result, test={"epoch": epoch, **_predict(trainer, Path(job.run_dir))})
+        return add_conditions(trainer, job.extra, result, entry)
 
 
 def _predict(trainer: Trainer, run_dir: Path) -> Row:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 
@@ -54,7 +54,7 @@ class RestorableASHA(AsyncHyperBandScheduler):
             if milestone in entries:
                 recorded[trial.trial_id] = entries[milestone]
 
-    def on_trial_result(self, tune_controller: TuneController, trial: Trial, result: dict[str, Any]) -> str:
+    def on_trial_result(self, tune_controller: TuneController, trial: Trial, result: dict[str, float]) -> str:
         """Decides whether a trial goes on; the rungs are on the disk before anything follows from them."""
         if result.get(FATAL):
             return TrialScheduler.CONTINUE
@@ -62,7 +62,7 @@ class RestorableASHA(AsyncHyperBandScheduler):
         self._save()
         return TrialScheduler.CONTINUE if result[EPOCH] >= self._max_epochs else decision
 
-    def on_trial_complete(self, tune_controller: TuneController, trial: Trial, result: dict[str, Any]) -> None:
+    def on_trial_complete(self, tune_controller: TuneController, trial: Trial, result: dict[str, float]) -> None:
         """Enters the last result of a trial."""
         super().on_trial_complete(tune_controller, trial, result)
         self._save()

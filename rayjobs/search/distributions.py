@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from pydantic import model_validator
 
+from mmcore.config.plain import Plain, Settings
 from mmcore.config.sections import Section, parse_section
 from mmcore.errors import ConfigError
 
@@ -38,7 +39,7 @@ class Distribution(Section):
     choice: list[Any] | None = None
 
     @classmethod
-    def parse(cls, section: Any, where: str) -> Distribution:
+    def parse(cls, section: Plain, where: str) -> Distribution:
         """Returns the distribution a mapping describes.
 
         Raises:
@@ -73,7 +74,7 @@ class Distribution(Section):
         """Returns the lowest and the highest value, or every value of a choice."""
         return list(getattr(self, self.kind))
 
-    def contains(self, value: Any) -> bool:
+    def contains(self, value: Plain) -> bool:
         """Tells whether `value` could be drawn."""
         if self.choice is not None:
             return self._index(value) is not None
@@ -99,22 +100,24 @@ class Distribution(Section):
             return self.decode(math.exp(generator.uniform(math.log(low), math.log(high))))
         return self.decode(float(generator.uniform(low, high)))
 
-    def decode(self, code: Any) -> Any:
+    def decode(self, code: Plain) -> Any:
         """Returns the value a code stands for; never out of the range, however the code was rounded."""
         if self.choice is not None:
-            return self.choice[int(code)]
+            return self.choice[int(cast(int, code))]
         low, high = self.ends()
-        return min(max(math.floor(code) if self._is_integer else float(code), low), high)
+        number = cast(float, code)  # or one of NumPy's, as HyperOpt draws them
+        return min(max(math.floor(number) if self._is_integer else float(number), low), high)
 
-    def encode(self, value: Any) -> Any:
+    def encode(self, value: Plain) -> Any:
         """Returns the code of a value it contains: of an integer the middle of its part of the range."""
         if self.choice is not None:
             return self._index(value)
+        number = cast(float, value)
         if not self._is_integer:
-            return float(value)
-        return math.sqrt(value * (value + 1)) if self._is_log else value + 0.5
+            return float(number)
+        return math.sqrt(number * (number + 1)) if self._is_log else number + 0.5
 
-    def near(self, value: Any, factors: Sequence[float], generator: np.random.Generator) -> Any:
+    def near(self, value: Plain, factors: Sequence[float], generator: np.random.Generator) -> Any:
         """Returns a neighbour of `value`: times one of the factors, no further than the ends; of a choice the next one.
 
         At an end of a choice it may stay as it is.
@@ -123,7 +126,7 @@ class Distribution(Section):
             index = self.encode(value) + (1 if generator.random() < 0.5 else -1)
             return self.choice[min(max(index, 0), len(self.choice) - 1)]
         low, high = self.ends()
-        moved = min(max(value * factors[int(generator.integers(len(factors)))], low), high)
+        moved = min(max(cast(float, value) * factors[int(generator.integers(len(factors)))], low), high)
         return round(moved) if self._is_integer else float(moved)
 
     def to_tune(self) -> Any:
@@ -146,23 +149,23 @@ class Distribution(Section):
         low, high = self.ends()
         return low, high + 1 if self._is_integer else high
 
-    def _index(self, value: Any) -> int | None:
+    def _index(self, value: Plain) -> int | None:
         """Returns the first option that is `value`; `true` is not 1, as it is for Python."""
         found = (index for index, option in enumerate(self.choice or ()) if _same(option, value))
         return next(found, None)
 
 
-def decoded(codes: Mapping[str, Any], space: Mapping[str, Distribution]) -> dict[str, Any]:
+def decoded(codes: Settings, space: Mapping[str, Distribution]) -> dict[str, Any]:
     """Returns the values that a search tool's codes stand for, by path; what is not searched stays."""
     return {path: space[path].decode(code) if path in space else code for path, code in codes.items()}
 
 
-def encoded(values: Mapping[str, Any], space: Mapping[str, Distribution]) -> dict[str, Any]:
+def encoded(values: Settings, space: Mapping[str, Distribution]) -> dict[str, Any]:
     """Returns the codes of values, by path: what `decoded` takes back."""
     return {path: space[path].encode(value) if path in space else value for path, value in values.items()}
 
 
-def _same(one: Any, other: Any) -> bool:
+def _same(one: Plain, other: Plain) -> bool:
     if isinstance(one, list) and isinstance(other, list):
         return len(one) == len(other) and all(map(_same, one, other))
     if isinstance(one, dict) and isinstance(other, dict):

@@ -13,7 +13,7 @@ from typing import Any
 
 from mmcore.assembly.config import with_values
 from rayjobs.feeding.handle import DataHandle
-from rayjobs.results_layout import RESULT_FILE
+from rayjobs.results_layout import FAILURE_FILE, RESULT_FILE
 from rayjobs.runs.job import Job
 from rayjobs.runs.progress import EPOCH, OBJECTIVE
 from rayjobs.runs.reporters import PROGRESS_FILE
@@ -22,7 +22,6 @@ from rayjobs.search.searches import Search
 from rayjobs.storage.files import read_json
 from rayjobs.storage.mirror import NO_MIRROR, Mirror
 from rayjobs.trials.failures import failure_reason
-from rayjobs.trials.trial import FAILURE_FILE
 
 
 @dataclass(frozen=True)

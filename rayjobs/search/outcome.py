@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+
+from mmcore.config.plain import Settings
+from rayjobs.runs.handover import Segment
+from rayjobs.storage.json_record import JsonRecord
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Outcome(JsonRecord):
     """What became of one trial.
 
     Attributes:
@@ -20,22 +23,18 @@ class Outcome:
         objective_loss: Validation loss of that epoch.
         device_seconds: Time its workers spent, restarts included.
         reason: Why it failed.
-        schedule: The settings its weights were trained with, where they changed (`rayjobs.runs.handover.Segment`).
+        schedule: The settings its weights were trained with, where they changed.
     """
 
     name: str
-    values: dict[str, Any]
+    values: Settings
     status: str
     epochs: int
     objective: float | None
     objective_loss: float
     device_seconds: float
     reason: str = ""
-    schedule: tuple[dict[str, Any], ...] = ()
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns it as plain values."""
-        return asdict(self)
+    schedule: tuple[Segment, ...] = ()
 
 
 def succeeded(outcomes: Sequence[Outcome]) -> list[Outcome]:

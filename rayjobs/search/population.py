@@ -22,6 +22,7 @@ from ray.tune.search import Searcher
 
 from mmcore.assembly.config import with_values
 from mmcore.assembly.objects import build_method
+from mmcore.config.plain import Settings
 from mmcore.config.sections import plain
 from mmcore.errors import UsageError
 from mmcore.seeding import derive_seed
@@ -80,7 +81,7 @@ class Population(TrialScheduler):
         concurrent: int,
         seed: int,
     ):
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._folder = folder
         self._changing = dict(space)
         self._size = size
@@ -119,7 +120,7 @@ class Population(TrialScheduler):
         live = [standing.epoch for other, standing in self._standings.items() if not other.is_finished()]
         self._next_exchange = min([*live, *missing], default=0) + self._interval
 
-    def on_trial_result(self, tune_controller: TuneController, trial: Trial, result: dict[str, Any]) -> str:
+    def on_trial_result(self, tune_controller: TuneController, trial: Trial, result: dict[str, float]) -> str:
         """Lets a trial wait when it has reached the next exchange; the last one to come starts it."""
         epoch, standing = int(result.get(EPOCH, 0)), self._standings[trial]
         repeated = epoch <= standing.epoch  # a trial that goes on from another's weights reports their epoch again
@@ -130,7 +131,7 @@ class Population(TrialScheduler):
         self._exchange()
         return self.NOOP
 
-    def on_trial_complete(self, tune_controller: TuneController, trial: Trial, result: dict[str, Any]) -> None:
+    def on_trial_complete(self, tune_controller: TuneController, trial: Trial, result: dict[str, float] | None) -> None:
         """Goes on without a trial that has ended."""
         self._exchange(without=trial)
 
@@ -198,7 +199,7 @@ class Founders(Searcher):
         self,
         population: Population,
         space: Mapping[str, Distribution],
-        points: Sequence[Mapping[str, Any]],
+        points: Sequence[Settings],
         seed: int,
     ):
         super().__init__(metric=OBJECTIVE, mode="max")
@@ -217,7 +218,7 @@ class Founders(Searcher):
             return dict(self._points[self._num_given - 1])
         return {path: distribution.draw(self._generator) for path, distribution in self._ranges.items()}
 
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+    def on_trial_complete(self, trial_id: str, result: dict[str, float] | None = None, error: bool = False) -> None:
         """Learns nothing: a trial's settings change while it runs."""
 
     def save(self, checkpoint_path: str) -> None:
@@ -232,9 +233,7 @@ class Founders(Searcher):
         self._generator.bit_generator.state = state["random"]
 
 
-def changed(
-    values: Mapping[str, Any], space: Mapping[str, Distribution], generator: np.random.Generator
-) -> dict[str, Any]:
+def changed(values: Settings, space: Mapping[str, Distribution], generator: np.random.Generator) -> dict[str, Any]:
     """Returns settings with each of the space's changed: a little, or drawn anew; never out of its range."""
     result = dict(values)
     for path, distribution in space.items():
@@ -271,7 +270,7 @@ def changeable(search: Search, spec: DatasetSpec) -> dict[str, Distribution]:
     return kept
 
 
-def _shapes(search: Search, values: Mapping[str, Any], spec: DatasetSpec) -> dict[str, tuple[int, ...]]:
+def _shapes(search: Search, values: Settings, spec: DatasetSpec) -> dict[str, tuple[int, ...]]:
     method = build_method(with_values(search.config, values), spec)
     return {name: tuple(tensor.shape) for name, tensor in method.state_dict().items()}
 

@@ -7,9 +7,9 @@ section), `--set`, grids and variants ask it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
+from mmcore.config.plain import Settings
 from mmcore.errors import UsageError
 
 RESERVED: dict[str, tuple[str, str]] = {
@@ -46,7 +46,7 @@ def _refusal(path: str) -> str:
     return ""
 
 
-def check_protocol(protocol: Mapping[str, Any]) -> None:
+def check_protocol(protocol: Settings) -> None:
     """Raises a UsageError for the protocol that picks on test, whichever way a search came by it."""
     if protocol.get("name") == "paper":
         raise UsageError(

@@ -10,7 +10,7 @@ import fnmatch
 import pickle
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ray.tune import Callback
 
@@ -35,13 +35,13 @@ class StateKeeper(Callback):
         self._listed = 0
         self._files: list[Path] = []
 
-    def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+    def on_step_end(self, iteration: int, trials: list[Trial], **info: object) -> None:
         """Copies the state Tune has just written in this process, if it changed."""
         staged = staging_folder(trials)
         if staged is not None:
             self.keep(staged)
 
-    def on_experiment_end(self, trials: list[Trial], **info: Any) -> None:
+    def on_experiment_end(self, trials: list[Trial], **info: object) -> None:
         """Copies the last state."""
         self.on_step_end(0, trials)
 

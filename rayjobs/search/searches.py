@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mmcore.assembly.config import complete_config, parse_config, with_values
+from mmcore.config.plain import Plain, Settings
 from mmcore.config.schema import RunConfig
 from mmcore.errors import ConfigError, unknown_name
 from mmcore.methods import METHODS
@@ -113,7 +114,7 @@ class SearchOptions:
 
 def build_searches(
     space: Space,
-    dataset: Mapping[str, Any],
+    dataset: Settings,
     folder_name: str,
     modalities: Sequence[str],
     methods: Sequence[str],
@@ -186,7 +187,7 @@ def ablations_of(method: str) -> list[str]:
 
 def _search(
     space: Space,
-    dataset: dict[str, Any],
+    dataset: Settings,
     folder_name: str,
     row: MethodRow,
     fold: int | None,
@@ -254,7 +255,7 @@ def _concerns(path: str, method: str) -> bool:
     return section != "method" or key.partition(".")[0] in METHODS.get(method).Config.model_fields
 
 
-def _check_fixed(values: Mapping[str, Any], methods: Sequence[str], problems: list[str]) -> None:
+def _check_fixed(values: Settings, methods: Sequence[str], problems: list[str]) -> None:
     problems += refusals(values, "--set")
     for path in values:
         if not any(_concerns(path, method) for method in methods):
@@ -267,7 +268,7 @@ def _check_space(
     label: str,
     config: RunConfig,
     searched: Mapping[str, Distribution],
-    points: Sequence[Mapping[str, Any]],
+    points: Sequence[Settings],
 ) -> None:
     """Checks that each path exists, that the configuration takes all of its range, and that points lie in it."""
     where = f"{space.path.name} ({label})"
@@ -288,7 +289,7 @@ def _check_space(
         raise ConfigError(problems)
 
 
-def _with_values(config: RunConfig, values: Mapping[str, Any], where: str) -> RunConfig:
+def _with_values(config: RunConfig, values: Settings, where: str) -> RunConfig:
     """Returns `config` with `values`; problems name the file and the method."""
     data = config.to_dict()
     problems = [f"{where}: {path} is no path of the configuration" for path in values if not _leads_on(data, path)]
@@ -300,7 +301,7 @@ def _with_values(config: RunConfig, values: Mapping[str, Any], where: str) -> Ru
     raise ConfigError(problems)
 
 
-def _leads_on(data: Any, path: str) -> bool:
+def _leads_on(data: Plain, path: str) -> bool:
     """Tells whether all but the last part of `path` are, or could be, mappings."""
     for part in path.split("."):
         if not isinstance(data, dict):
@@ -309,10 +310,10 @@ def _leads_on(data: Any, path: str) -> bool:
     return True
 
 
-def _distinct(points: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def _distinct(points: Sequence[dict[str, Plain]]) -> list[dict[str, Plain]]:
     """Returns points in their order; those that became equal when a path was fixed only once."""
     return [point for number, point in enumerate(points) if point not in points[:number]]
 
 
-def _without(point: Mapping[str, Any], fixed: Mapping[str, Any]) -> dict[str, Any]:
+def _without(point: Settings, fixed: Settings) -> dict[str, Any]:
     return {path: value for path, value in point.items() if path not in fixed}

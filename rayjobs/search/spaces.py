@@ -18,7 +18,6 @@ the one that looks bad early, and HyperOpt refuses points in nested choices.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,6 +26,7 @@ import yaml
 from annotated_types import Ge, Gt
 from pydantic import BaseModel, ConfigDict, Field
 
+from mmcore.config.plain import Plain, Settings
 from mmcore.config.sections import Section, parse_section
 from mmcore.errors import ConfigError, UsageError, unknown_name
 from mmcore.methods import METHODS
@@ -152,12 +152,12 @@ def _reserved(part: SharedSpace, where: str) -> list[str]:
     return [problem for key, paths in named.items() for problem in refusals(paths, f"{where}{key}")]
 
 
-def _mapping(value: Any) -> dict[str, Any]:
+def _mapping(value: Plain) -> dict[str, Any]:
     """Returns a section as it is, or nothing where it is no mapping (which is a problem named elsewhere)."""
     return value if isinstance(value, dict) else {}
 
 
-def _distributions(sections: Mapping[str, Any], where: str, problems: list[str]) -> dict[str, Distribution]:
+def _distributions(sections: Settings, where: str, problems: list[str]) -> dict[str, Distribution]:
     found = {
         path: collect(problems, Distribution.parse, section, f"{where}.{path}") for path, section in sections.items()
     }

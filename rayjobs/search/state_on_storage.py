@@ -9,7 +9,7 @@ import tarfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ray.tune import Callback
 
@@ -40,7 +40,7 @@ class RunPuller(Callback):
         self._run_dir = run_dir
         self._notify = notify
 
-    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: object) -> None:
         """Pulls; a search does not end where storage is away: what a trial reported, Tune has told its driver."""
         run_dir = self._run_dir(trial)
         try:
@@ -80,7 +80,7 @@ class StatePusher(Callback):
         self._next = float("-inf")
         self._is_away = False
 
-    def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+    def on_step_end(self, iteration: int, trials: list[Trial], **info: object) -> None:
         """Sends the state if it changed, but not at every step; a search does not stop where storage is away."""
         if self._clock() < self._next or self._look() == self._sent:
             return
@@ -98,7 +98,7 @@ class StatePusher(Callback):
             self._notify("storage is back: the search's state was sent")
         self._is_away = False
 
-    def on_experiment_end(self, trials: list[Trial], **info: Any) -> None:
+    def on_experiment_end(self, trials: list[Trial], **info: object) -> None:
         """Sends the last state; waits where storage is away."""
         if self._look() != self._sent:
             patiently(self._send)

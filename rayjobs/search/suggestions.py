@@ -13,6 +13,7 @@ from typing import Any
 from ray.tune.search import ConcurrencyLimiter
 from ray.tune.search.hyperopt import HyperOptSearch
 
+from mmcore.config.plain import Settings
 from rayjobs.search.distributions import Distribution, decoded, encoded
 
 
@@ -25,7 +26,7 @@ class Suggestions(HyperOptSearch):
         settings: Of `HyperOptSearch`.
     """
 
-    def __init__(self, space: Mapping[str, Distribution], points: Sequence[Mapping[str, Any]], **settings: Any):
+    def __init__(self, space: Mapping[str, Distribution], points: Sequence[Settings], **settings: Any):
         super().__init__(points_to_evaluate=[encoded(point, space) for point in points] or None, **settings)
         self._distributions = dict(space)
 

@@ -19,7 +19,7 @@ from rayjobs.cluster.resources import TrialShape
 from rayjobs.ray_internals.controller import keys_kept, thrifty_saving
 from rayjobs.ray_internals.environment import pending_trials
 from rayjobs.results_layout import RUNGS_FILE, TUNE_FOLDER
-from rayjobs.runs.handover import dump_schedule, read_schedule
+from rayjobs.runs.handover import read_schedule
 from rayjobs.runs.job import Body
 from rayjobs.runs.progress import OBJECTIVE
 from rayjobs.search import saved_state, state_on_storage
@@ -226,5 +226,5 @@ def _outcome(trial: Trial, folder: Path, max_epochs: int, name: str = "") -> Out
         objective_loss=float(last.get("objective_loss", 0.0)),
         device_seconds=float(last.get("device_seconds", 0.0)),
         reason=failure_reason(folder / name) if failed else "",
-        schedule=tuple(dump_schedule(schedule)),
+        schedule=schedule,
     )

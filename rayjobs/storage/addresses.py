@@ -10,7 +10,6 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 from mmcore.errors import UsageError
@@ -24,7 +23,7 @@ KEYS_HELP = (
 )
 
 
-def is_address(value: Any) -> bool:
+def is_address(value: str | os.PathLike[str]) -> bool:
     """Tells an address from a path."""
     return isinstance(value, str) and "://" in value
 

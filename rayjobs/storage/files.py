@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from mmcore.config.plain import Plain
 from mmcore.storage import patiently
 
 
@@ -30,7 +31,7 @@ def write_text(path: Path, text: str, patient: bool = True) -> None:
         write()
 
 
-def write_json(path: Path, value: Any, patient: bool = True) -> None:
+def write_json(path: Path, value: Plain, patient: bool = True) -> None:
     """Writes `value` as JSON, whole or not at all; see `write_text`."""
     write_text(path, json.dumps(value, indent=1) + "\n", patient)
 

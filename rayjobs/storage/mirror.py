@@ -141,12 +141,13 @@ class Mirror:
 
         with as_storage_errors():
             place = self._place(folder)
-            return self._filesystem.get_file_info(FileSelector(place, allow_not_found=True, recursive=recursive))
+            found = self._filesystem.get_file_info(FileSelector(place, allow_not_found=True, recursive=recursive))
+            return list(found)
 
     def _read(self, place: str) -> bytes | None:
         try:
             with as_storage_errors(), self._filesystem.open_input_stream(place) as stream:
-                return stream.read()
+                return bytes(stream.read())
         except FileNotFoundError:
             return None
 

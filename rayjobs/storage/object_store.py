@@ -7,10 +7,10 @@ import functools
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pyarrow.fs import FileSystem
+    from pyarrow.fs import FileInfo, FileSystem
 
 LOCAL_SCHEME = "file"
 
@@ -43,7 +43,7 @@ def as_storage_errors() -> Iterator[None]:
         raise OSError(errno.EIO, str(error).splitlines()[0]) from None
 
 
-def is_file(info: Any) -> bool:
+def is_file(info: FileInfo) -> bool:
     """Tells a file from a folder in a listing."""
     from pyarrow.fs import FileType
 

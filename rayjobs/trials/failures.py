@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ray.exceptions import RayError, RayTaskError
 from ray.tune import Callback
@@ -65,7 +65,7 @@ class FailureRules(Callback):
     """A trial that reported a fatal failure is not tried again."""
 
     def on_trial_result(
-        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, float], **info: object
     ) -> None:
         """Takes away the retries of a trial whose last report is fatal."""
         if result.get(FATAL):

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from ray import tune
-from ray.train import UserCallback
+from ray.train import Checkpoint, UserCallback
 from ray.util.queue import Full, Queue
 
 from rayjobs.ray_internals.groups import in_tune_session
@@ -32,7 +32,7 @@ class RowSender(UserCallback):
     def __init__(self, rows: Queue):
         self._rows = rows
 
-    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
+    def after_report(self, run_context: Any, metrics: list[dict[str, float]], checkpoint: Checkpoint | None) -> None:
         """Sends."""
         self._rows.put(dict(metrics[0]))
 

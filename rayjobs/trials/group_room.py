@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import ray
 from ray.tune import Callback
@@ -51,7 +51,7 @@ class RoomKeeper(Callback):
         self._run_dir = run_dir
         self._running: set[Trial] = set()
 
-    def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+    def on_step_end(self, iteration: int, trials: list[Trial], **info: object) -> None:
         """Looks at the trials that ran at the step before."""
         running = {trial for trial in trials if trial.status == Trial.RUNNING}
         for trial in self._running - running:

@@ -6,14 +6,15 @@ What is pickled into a search's state is defined here, never in a program's `__m
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from ray import tune
 
 from mmcore.assembly.config import parse_config, with_values
+from mmcore.config.plain import Plain, Settings
 from mmcore.config.sections import plain
 from rayjobs.cluster.resources import TrialShape, tune_resources
 from rayjobs.results_layout import FAILURE_FILE, HANDED_OVER, NOTES, PROCESS_FILES, PROGRESS_FILE
@@ -40,10 +41,10 @@ class Runs(Protocol):
     def mirror(self) -> Mirror:
         """Where the runs' folders have their twins."""
 
-    def run_dir(self, name: str, values: Mapping[str, Any]) -> Path:
+    def run_dir(self, name: str, values: Settings) -> Path:
         """Returns the folder of the trial `name`, given the values Tune chose for it."""
 
-    def job(self, run_dir: Path, values: Mapping[str, Any]) -> Job:
+    def job(self, run_dir: Path, values: Settings) -> Job:
         """Returns the trial's job."""
 
 
@@ -67,11 +68,11 @@ class SearchRuns:
     snapshot_every: int = 0
     mirror: Mirror = NO_MIRROR
 
-    def run_dir(self, name: str, values: Mapping[str, Any]) -> Path:
+    def run_dir(self, name: str, values: Settings) -> Path:
         """Returns the folder of a trial."""
         return self.folder / name
 
-    def job(self, run_dir: Path, values: Mapping[str, Any]) -> Job:
+    def job(self, run_dir: Path, values: Settings) -> Job:
         """Returns a trial's job."""
         from rayjobs.runs.job import Job
 
@@ -100,16 +101,16 @@ class GivenRuns:
         """Where the runs' folders have their twins."""
         return self.jobs[0].mirror
 
-    def run_dir(self, name: str, values: Mapping[str, Any]) -> Path:
+    def run_dir(self, name: str, values: Settings) -> Path:
         """Returns the folder of the job whose number Tune chose."""
-        return Path(self.jobs[int(values["run"])].run_dir)
+        return Path(self.jobs[int(cast(int, values["run"]))].run_dir)
 
-    def job(self, run_dir: Path, values: Mapping[str, Any]) -> Job:
+    def job(self, run_dir: Path, values: Settings) -> Job:
         """Returns the job whose number Tune chose."""
-        return self.jobs[int(values["run"])]
+        return self.jobs[int(cast(int, values["run"]))]
 
 
-def make_trainable(runs: Runs, shape: TrialShape, body: Body | None = None) -> Callable[[dict[str, Any]], None]:
+def make_trainable(runs: Runs, shape: TrialShape, body: Body | None = None) -> Callable[[dict[str, Plain]], None]:
     """Returns the function Tune runs for each trial, with the resources it needs.
 
     Args:
@@ -118,10 +119,11 @@ def make_trainable(runs: Runs, shape: TrialShape, body: Body | None = None) -> C
         body: What is run; default: the worker's.
     """
     trainable = tune.with_parameters(run_trial, runs=runs, shape=shape, body=body)
-    return tune.with_resources(trainable, tune_resources(shape))
+    placed: Callable[[dict[str, Plain]], None] = tune.with_resources(trainable, tune_resources(shape))
+    return placed
 
 
-def run_trial(values: dict[str, Any], runs: Runs, shape: TrialShape, body: Body | None) -> None:
+def run_trial(values: dict[str, Plain], runs: Runs, shape: TrialShape, body: Body | None) -> None:
     """Runs one trial inside the process Tune started for it.
 
     A lost process is Tune's to retry. What would fail again is recorded with its reason and reported as fatal
@@ -139,7 +141,7 @@ def run_trial(values: dict[str, Any], runs: Runs, shape: TrialShape, body: Body 
 
 
 def _run_body(
-    run_dir: Path, values: dict[str, Any], runs: Runs, shape: TrialShape, body: Body | None, follower: Follower
+    run_dir: Path, values: dict[str, Plain], runs: Runs, shape: TrialShape, body: Body | None, follower: Follower
 ) -> None:
     try:
         if shape.worker_group and (run_dir / HANDED_OVER).is_dir():
@@ -151,8 +153,7 @@ def _run_body(
 
             run_group(job, shape, body or worker_body())
         else:
-            select = job.config["trainer"]["select"]
-            (body or worker_body())(job, TuneReporter(run_dir, select, job.snapshot_every, follower.push))
+            (body or worker_body())(job, TuneReporter(run_dir, job.select, job.snapshot_every, follower.push))
     except Exception as error:
         record_failure(run_dir, error)
         with contextlib.suppress(OSError):  # storage that is away must not hide what went wrong

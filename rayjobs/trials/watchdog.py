@@ -90,11 +90,11 @@ class Watchdog(Callback):
         self._signs: dict[str, _Sign] = {}
         self._next_look = 0.0
 
-    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: object) -> None:
         """Gives a trial that starts, or starts again, the whole time; what it left before is no sign of this life."""
         self._signs[trial.trial_id] = _Sign(self._marks(trial), self._clock())
 
-    def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+    def on_step_end(self, iteration: int, trials: list[Trial], **info: object) -> None:
         """Looks at all running trials; Tune calls this at every step of its loop, results or none."""
         now = self._clock()
         if now < self._next_look:

@@ -101,7 +101,7 @@ def _work(job: Job, body: Body) -> None:
         if group is not None:
             (run_dir / GROUP_FILE).write_text(group.id.hex())
         follower.push()
-        reporter = TrainReporter(run_dir, job.config["trainer"]["select"], job.snapshot_every, follower.push)
+        reporter = TrainReporter(run_dir, job.select, job.snapshot_every, follower.push)
         body(job, reporter)
 
 

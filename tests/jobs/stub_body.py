@@ -87,6 +87,7 @@ def write_result(job: Any, run_dir: Path, row: dict[str, float], right: float | 
     result = {
         "best": row,
         "last": row,
+        "monitor": "val/fused/accuracy",
         "epochs": int(row["epoch"]),
         "seconds": 1.0,
         "device_seconds": 1.0,
@@ -95,7 +96,13 @@ def write_result(job: Any, run_dir: Path, row: dict[str, float], right: float | 
         "shapley": None,
         "readings": [],
         "config": job.config,
+        "config_fingerprint": "c",
+        "data_fingerprint": "d",
         "protocol": "holdout (stub)",
+        "selects_on_test": False,
+        "variants": [],
+        "workers": 1,
+        "notices": [],
     }
     (run_dir / "result.json").write_text(json.dumps(result))
     return result

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +16,8 @@ import yaml
 from click.testing import CliRunner
 
 from rayjobs.reporting import html_page, wording
-from rayjobs.reporting.by_class import MAX_SHOWN, by_class, cells, is_imbalanced, shown
+from rayjobs.reporting.by_class import MAX_SHOWN, ClassRow, by_class, cells, is_imbalanced, shown
+from rayjobs.reporting.ranking_table import RankingRow, RankingTable
 from rayjobs.train import main
 
 
@@ -37,7 +39,7 @@ def test_each_class_has_its_samples_and_the_mean_over_the_models_that_tested_it(
     found = by_class(
         prepared, assignment_of([0, 1, 2, 3, 6], [4, 5]), {"both": ("fused", models), "ear": ("audio", models)}
     )
-    assert found == [
+    assert [row.to_dict() for row in found] == [
         {"class": "sad", "train": 3, "test": 1, "accuracy": {"both": 0.75, "ear": 0.5}},
         {"class": "glad", "train": 1, "test": 1, "accuracy": {"both": 0.0}},
         {"class": "never tested", "train": 1, "test": 0, "accuracy": {}},
@@ -49,29 +51,35 @@ def test_each_class_has_its_samples_and_the_mean_over_the_models_that_tested_it(
     ("sizes", "expected"), [([10, 10], False), ([10, 19], False), ([10, 20], True), ([0, 9], False)]
 )
 def test_what_counts_as_imbalanced(sizes: list[int], expected: bool) -> None:
-    assert is_imbalanced([{"train": size} for size in sizes]) is expected
+    assert is_imbalanced([ClassRow(name="", train=size, test=0, accuracy={}) for size in sizes]) is expected
 
 
 def test_of_many_classes_those_with_the_lowest_accuracy_are_shown_in_their_order() -> None:
-    rows = [{"class": str(n), "accuracy": {"a": 0.9, "b": (n * 7 % 100) / 100}} for n in range(100)]
+    rows = [ClassRow(name=str(n), train=1, test=1, accuracy={"a": 0.9, "b": (n * 7 % 100) / 100}) for n in range(100)]
     some, note = shown(rows)
     assert len(some) == MAX_SHOWN
-    assert max(min(row["accuracy"].values()) for row in some) == pytest.approx((MAX_SHOWN - 1) / 100)
-    assert [row["class"] for row in some] == sorted((row["class"] for row in some), key=int)
+    assert max(min(row.accuracy.values()) for row in some) == pytest.approx((MAX_SHOWN - 1) / 100)
+    assert [row.name for row in some] == sorted((row.name for row in some), key=int)
     assert note == f"the {MAX_SHOWN} of 100 classes with the lowest accuracy"
     assert shown(rows[:3]) == (rows[:3], "")
 
 
 def test_the_report_shows_a_rankings_classes_and_the_terminal_says_so() -> None:
-    row: dict[str, Any] = {"method": "iprm", "accuracy": 0.9, "half_width": None, "delta": None, "modalities": {}}
-    row |= {"trials": 1, "failed": 0, "epochs": 1, "device_seconds": 1.0}
-    found = [{"class": "sad", "train": 30, "test": 3, "accuracy": {"iprm": 2 / 3}}]
-    table = {"rows": [row], "folds": None, "classes": found, "interval_note": "", "search_note": ""}
+    found = ClassRow(name="sad", train=30, test=3, accuracy={"iprm": 2 / 3})
+    row = RankingRow(
+        method="iprm", accuracy=0.9, half_width=None, folds=None, accuracies=[0.9], seeds=[1], delta=None,
+        modalities={}, trials=1, begun=1, failed=0, stopped_early=0, epochs=1, device_seconds=1.0,
+        best=None, best_of_folds=None, config_file=None, failures=[],
+    )  # fmt: skip
+    table = RankingTable(
+        dataset="mine", card="", constructed=False, data_fingerprint="", protocol="", folds=None, num_test_samples=3,
+        interval_note="", chance_notes=[], search_note="", classes=[found], rows=[row],
+    )  # fmt: skip
     grid = html_page._results(table, None)[-1]
     assert grid.headings == ("class", "train", "test", "iprm")
     assert grid.rows == [["sad", "30", "3", "66.7"]]
     assert wording.table_notes(table) == [wording.CLASSES_NOTE]
-    assert wording.table_notes(table | {"classes": []}) == []
+    assert wording.table_notes(replace(table, classes=[])) == []
 
 
 def write_own_data(folder: Path) -> Path:

@@ -166,7 +166,7 @@ def test_other_weights_are_refused(trained: Path, tmp_path: Path, monkeypatch: p
 def test_what_is_encoded_cannot_be_searched(tmp_path: Path) -> None:
     path = tmp_path / "space.yaml"
     path.write_text("trials: 2\nmax_epochs: 1\nspace: {dataset.transforms.image.flip: {choice: [false, true]}}\n")
-    request = Request(("digits",), ("joint",), space=str(path), data_dir=str(tmp_path / "data"),
+    request = Request(datasets=("digits",), methods=("joint",), space=str(path), data_dir=str(tmp_path / "data"),
                       dataset={"encode": {"image": {"name": "small_conv", "width": 4, "depth": 1}}})  # fmt: skip
     with pytest.raises(DataError, match="what is encoded, its transforms and views cannot be searched"):
         make_plans(request, Machine())

@@ -86,7 +86,7 @@ def test_the_selected_weights_predict_as_they_did(results: Path, prepared: Prepa
     run_dir = results / FINAL
     result = run(job_in(run_dir, prepared), Rows())
     again = np.load(run_dir / "predictions.npz")
-    assert result["test"]["epoch"] == 2
+    assert result.tested["epoch"] == 2
     assert (again["sample_ids"] == stored["sample_ids"]).all()
     for name in ("logits/fused", "logits/image", "logits/audio"):
         np.testing.assert_allclose(again[name], stored[name], rtol=CLOSE, atol=CLOSE)
@@ -102,5 +102,5 @@ def test_an_interrupted_run_resumes_from_its_checkpoint(results: Path, prepared:
     result = run(job_in(run_dir, prepared), reporter)
     assert reporter.rows[0]["time/epoch_s"] == first["time/epoch_s"], "the first epoch is not trained again"
     for metric in ("train/total/loss", "val/fused/loss"):
-        assert result["last"][metric] == pytest.approx(stored["last"][metric], rel=CLOSE)
-    assert result["test"]["fused/accuracy"] == pytest.approx(stored["test"]["fused/accuracy"], abs=0.01)
+        assert result.last[metric] == pytest.approx(stored["last"][metric], rel=CLOSE)
+    assert result.tested["fused/accuracy"] == pytest.approx(stored["test"]["fused/accuracy"], abs=0.01)

@@ -413,7 +413,7 @@ class TestS3:
     @pytest.mark.usefixtures("environment")
     def test_storage_that_cannot_be_used_ends_a_command_with_one_message(self, monkeypatch: pytest.MonkeyPatch) -> None:
         absent = open_mirror("s3://no-such-bucket")
-        experiment = Experiment(absent.root / "a", Request((), ()), "")
+        experiment = Experiment(absent.root / "a", Request(datasets=(), methods=()), "")
         write(experiment.folder / "experiment.json")
         with pytest.raises(UsageError, match=r"s3://no-such-bucket cannot be used \(.*NO_SUCH_BUCKET"):
             at_address(experiment, absent)

@@ -56,9 +56,9 @@ def test_the_papers_settings_are_applied(pair: tuple[str, str]) -> None:
     else:
         assert method["alpha"] == own
     paper = describe_paper(config, None)
-    assert f"accuracy {accuracy}" in paper["published"]
-    assert not any(row["deviates"] for row in paper["settings"])
-    assert paper["note"] == ""  # t_N is in epochs of this very run
+    assert f"accuracy {accuracy}" in paper.published
+    assert not any(row.deviates for row in paper.settings)
+    assert paper.note == ""  # t_N is in epochs of this very run
 
 
 def test_every_pair_that_is_covered_is_compared_with_its_paper() -> None:
@@ -66,7 +66,7 @@ def test_every_pair_that_is_covered_is_compared_with_its_paper() -> None:
 
 
 def sources(config: RunConfig, variant: str | None = None) -> dict[str, str]:
-    return {row["path"]: row["from"] for row in describe_paper(config, variant)["settings"]}
+    return {row.path: row.source for row in describe_paper(config, variant).settings}
 
 
 def test_where_a_setting_stands_is_told() -> None:
@@ -92,10 +92,10 @@ def test_what_the_command_says_goes_before_and_is_shown_as_deviating() -> None:
     config = configured("twitter15", "aug", **given)
     assert (config.optimizer.lr, config.trainer.max_epochs, config.method["schedule_epochs"]) == (0.002, 10, 50)
     paper = describe_paper(config, None)
-    deviating = {row["path"]: row["from"] for row in paper["settings"] if row["deviates"]}
+    deviating = {row.path: row.source for row in paper.settings if row.deviates}
     assert deviating["optimizer.lr"] == "this command, not 2e-05 (the paper)"
     assert set(deviating) == {"optimizer.lr", "model.encoders.text.weights", "trainer.max_epochs"}
-    assert paper["note"] == "t_N of 5 in 50 epochs is 1 in the 10 of this run"
+    assert paper.note == "t_N of 5 in 50 epochs is 1 in the 10 of this run"
     assert published_line(paper).endswith("of this run 3 settings deviate, so it is no repetition")
 
 

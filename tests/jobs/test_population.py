@@ -289,8 +289,8 @@ def test_the_best_trials_schedule_gives_its_weights_again(tmp_path: Path, prepar
     schedule = read_schedule(weak)
     last = with_values(config, {LR: 0.005}).to_dict()
     result = run(Job(last, data, str(weak), schedule=schedule), Silent(weak))
-    assert [segment["epoch"] for segment in result["schedule"]] == [0, 1]
-    assert run(Job(last, data, str(again), schedule=schedule), Silent(again))["last"]["epoch"] == 3
+    assert [segment.epoch for segment in result.schedule or ()] == [0, 1]
+    assert run(Job(last, data, str(again), schedule=schedule), Silent(again)).last["epoch"] == 3
     run(Job(last, data, str(plain)), Silent(plain))
     trial, replayed, other = weights_of(weak), weights_of(again), weights_of(plain)
     assert all(torch.equal(trial[name], replayed[name]) for name in trial)

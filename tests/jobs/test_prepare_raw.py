@@ -28,7 +28,7 @@ from rayjobs.preparing.raw_tasks import RayParts, run_by_ray_data
 SPLITS = Path(__file__).parents[2].parent / "shared" / "data" / "splits"
 needs_lists = pytest.mark.skipif(not SPLITS.is_dir(), reason=f"the real lists are not in {SPLITS}")
 NUM_SAMPLES = 40
-REQUEST = Request(("sarcasm",), ("joint",))
+REQUEST = Request(datasets=("sarcasm",), methods=("joint",))
 OPTIONS = {"image_size": 8, "max_tokens": 8}
 
 

@@ -18,6 +18,7 @@ from rayjobs.experiment.plan import Plan
 from rayjobs.experiment.request import Request
 from rayjobs.reporting.finals import load_final
 from rayjobs.reporting.ranking import build_ranking
+from rayjobs.reporting.ranking_table import Ranking
 from rayjobs.reporting.terminal import print_ranking
 from rayjobs.search.searches import Search
 
@@ -43,7 +44,7 @@ def finals_of(folder: Path, label: str, right: float, seeds: int) -> None:
 
 
 def ranking_of(folder: Path, right: dict[str, float], seeds: int = 3, constructed: bool = True) -> dict[str, Any]:
-    request = Request(("digits",), LABELS, "ensemble", final_seeds=seeds)
+    request = Request(datasets=("digits",), methods=LABELS, reference="ensemble", final_seeds=seeds)
     experiment = new_experiment(request, folder, None, "command")
     for label in LABELS:
         failed = TRIAL | {"name": "trial-002", "status": "failed", "epochs": 1, "reason": "loss nan at step 7"}
@@ -52,7 +53,7 @@ def ranking_of(folder: Path, right: dict[str, float], seeds: int = 3, constructe
         stored = {"label": label, "trials": trials, "best": trials[0], "config": {}}
         (experiment.folder / f"digits-{label}").mkdir(exist_ok=True)
         (experiment.folder / f"digits-{label}" / "search.json").write_text(json.dumps(stored))
-    return build_ranking(experiment, [plan_of(constructed)])
+    return build_ranking(experiment, [plan_of(constructed)]).to_dict()
 
 
 def plan_of(constructed: bool) -> Any:
@@ -75,7 +76,7 @@ def plan_of(constructed: bool) -> Any:
 
 def build_again(folder: Path, ranking: dict[str, Any]) -> dict[str, Any]:
     """Builds the ranking of an experiment whose files were changed."""
-    return build_ranking(find_experiment(folder, ranking["experiment"]), [plan_of(True)])
+    return build_ranking(find_experiment(folder, ranking["experiment"]), [plan_of(True)]).to_dict()
 
 
 def rows_of(ranking: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -84,7 +85,7 @@ def rows_of(ranking: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 def shown(ranking: dict[str, Any]) -> str:
     console = Console(file=io.StringIO(), width=200, highlight=False)
-    print_ranking(ranking, console)
+    print_ranking(Ranking.from_dict(ranking), console)
     return console.file.getvalue()  # type: ignore[attr-defined]
 
 
@@ -258,7 +259,13 @@ def test_data_that_is_not_constructed_is_not_called_so(tmp_path: Path) -> None:
 
 def folds_ranking(folder: Path, offsets: list[float], seeds: int = 2) -> dict[str, Any]:
     """Ranks iprm against the ensemble over as many folds as there are `offsets`, its advantage in each of them."""
-    request = Request(("digits",), ("ensemble", "iprm"), "ensemble", final_seeds=seeds, protocol={"name": "cv"})
+    request = Request(
+        datasets=("digits",),
+        methods=("ensemble", "iprm"),
+        reference="ensemble",
+        final_seeds=seeds,
+        protocol={"name": "cv"},
+    )
     experiment = new_experiment(request, folder, None, "command")
     config: Any = SimpleNamespace(protocol=None, trainer=SimpleNamespace(class_weights="none"))
     folds = range(len(offsets))
@@ -283,7 +290,7 @@ def folds_ranking(folder: Path, offsets: list[float], seeds: int = 2) -> dict[st
             result["test"]["fused/accuracy"] = 0.5 + (offsets[search.fold] if search.label == "iprm" else 0.0)
             path.write_text(json.dumps(result))
     plan = Plan(plan_of(True).prepared, tuple(searches), tuple(folds))
-    return build_ranking(experiment, [plan])
+    return build_ranking(experiment, [plan]).to_dict()
 
 
 def test_a_cross_validation_is_compared_by_fold_with_an_interval_over_the_folds(tmp_path: Path) -> None:
@@ -313,7 +320,7 @@ def test_a_cross_validation_lacking_a_fold_has_no_difference(tmp_path: Path) -> 
     ]
     for number in (1, 2):
         (experiment.folder / "digits-iprm" / "fold-1" / f"final-{number}" / "result.json").unlink()
-    again = build_ranking(experiment, [Plan(plan_of(True).prepared, tuple(searches), (0, 1, 2))])
+    again = build_ranking(experiment, [Plan(plan_of(True).prepared, tuple(searches), (0, 1, 2))]).to_dict()
     row = rows_of(again)["iprm"]
     assert row["delta"] is None
     assert (row["accuracy"], row["half_width"], row["folds"]) == (None, None, [])

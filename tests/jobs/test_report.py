@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import stored_records
 from click.testing import CliRunner, Result
 
 from mmcore.analysis.intervals import best_so_far
@@ -73,7 +74,7 @@ def write_trial(folder: Path, number: int, accuracies: list[float], values: dict
     write(run_dir / "config.json", config)
     write(run_dir / "progress.json", {"epoch": len(rows), "objective": max(accuracies), "objective_loss": 0.1})
     if ended:
-        write(run_dir / "result.json", {"protocol": "holdout (seed 0)"})
+        write(run_dir / "result.json", stored_records.result())
 
 
 def write_search(
@@ -91,13 +92,16 @@ def write_search(
                         "objective": max(accuracies), "objective_loss": 0.1, "device_seconds": 1.0,
                         "reason": ""})  # fmt: skip
     if ended:
-        write(experiment / name / "search.json", {"trials": entries, "best": entries[-1], "label": label})
+        write(
+            experiment / name / "search.json",
+            {"trials": entries, "best": entries[-1], "label": label, "config": config},
+        )
 
 
 def write_experiment(folder: Path, finished: bool = True, labels: tuple[str, ...] = ("ensemble", "iprm")) -> Path:
     experiment = folder / "mine"
     stored = {"format_version": 1, "created": "2026-01-02", "folder": str(experiment), "command": f"tune {EVIL}",
-              "request": {"data_dir": str(folder / "nowhere")}}  # fmt: skip
+              "request": {"datasets": ["digits"], "methods": labels, "data_dir": str(folder / "nowhere")}}  # fmt: skip
     write(experiment / "experiment.json", stored)
     for label in labels:
         write_search(experiment, label, ended=finished)
@@ -109,19 +113,32 @@ def write_experiment(folder: Path, finished: bool = True, labels: tuple[str, ...
 
 
 def row_of(label: str, accuracy: float, delta: dict[str, Any] | None) -> dict[str, Any]:
-    return {"method": label, "accuracy": accuracy, "half_width": None, "folds": None, "delta": delta, "trials": 3,
-            "failed": 1 if delta else 0, "epochs": 123, "device_seconds": 45.6,
-            "modalities": {"image": {"accuracy": 0.801, "by": "head"}, "audio": {"accuracy": 0.302, "by": "probe"}},
-            "failures": [{"trial": "trial-009", "reason": f"loss nan {EVIL}"}] if delta else []}  # fmt: skip
+    return stored_records.row(
+        method=label,
+        accuracy=accuracy,
+        delta=delta,
+        trials=3,
+        failed=1 if delta else 0,
+        epochs=123,
+        device_seconds=45.6,
+        modalities={"image": {"accuracy": 0.801, "by": "head"}, "audio": {"accuracy": 0.302, "by": "probe"}},
+        failures=[{"trial": "trial-009", "reason": f"loss nan {EVIL}"}] if delta else [],
+    )
 
 
 def ranking(labels: tuple[str, ...]) -> dict[str, Any]:
     delta = {"mean": 0.0123, "low": -0.0047, "high": 0.0291}
     rows = [row_of(labels[0], 0.9012, None), *(row_of(label, 0.9135, delta) for label in labels[1:])]
-    table = {"dataset": "digits", "card": CARD, "constructed": True, "protocol": "holdout (seed 0)", "folds": None,
-             "num_test_samples": 359, "interval_note": "A note on the intervals.", "search_note": "Searched once.",
-             "chance_notes": ["iprm: audio no better than chance in 1 of 3 final models"], "rows": rows}  # fmt: skip
-    return {"reference": "ensemble", "final_seeds": 3, "rankings": [table], "notes": ["Equal trials."]}
+    table = stored_records.table(
+        card=CARD,
+        constructed=True,
+        num_test_samples=359,
+        interval_note="A note on the intervals.",
+        search_note="Searched once.",
+        chance_notes=["iprm: audio no better than chance in 1 of 3 final models"],
+        rows=rows,
+    )
+    return stored_records.ranking(rankings=[table], notes=["Equal trials."])
 
 
 def page_of(experiment: Path) -> Page:

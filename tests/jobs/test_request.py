@@ -10,7 +10,9 @@ from mmcore.errors import UsageError
 from rayjobs.experiment.experiment import find_experiment, new_experiment, resume_experiment, unfinished_twins
 from rayjobs.experiment.request import Request
 
-REQUEST = Request(("digits",), ("iprm", "aug", "ensemble"), "ensemble", values={"optimizer.lr": 0.01})
+REQUEST = Request(
+    datasets=("digits",), methods=("iprm", "aug", "ensemble"), reference="ensemble", values={"optimizer.lr": 0.01}
+)
 
 
 def test_the_name_says_what_is_searched() -> None:

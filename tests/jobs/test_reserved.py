@@ -102,11 +102,11 @@ def test_a_configuration_file_is_no_space_and_cannot_set_it(tmp_path: Path) -> N
 
 def test_a_request_that_is_gone_on_with_is_asked_again() -> None:
     """One kept by an older release, or changed by hand, has no way in either."""
-    stored = Request(("digits",), ("joint",), protocol={"name": "paper"})
+    stored = Request(datasets=("digits",), methods=("joint",), protocol={"name": "paper"})
     with pytest.raises(Exception, match="picks the best epoch on the test split"):
         check_request(stored, Machine(cpus=1))
     with pytest.raises(Exception, match="'seed' decides which seed a trial has"):
-        check_request(Request(("digits",), ("joint",), values={"seed": 3}), Machine(cpus=1))
+        check_request(Request(datasets=("digits",), methods=("joint",), values={"seed": 3}), Machine(cpus=1))
 
 
 def test_a_plug_ins_variant_cannot_set_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

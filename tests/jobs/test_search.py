@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import yaml
 from hyperopt import pyll
-from ray.tune.experiment import Experiment
 from ray.tune.search.hyperopt import HyperOptSearch
 from scipy import stats
 
@@ -279,10 +278,8 @@ def suggested(
     search = replace(base, space=parsed, points=points, changeable=tuple(space))
     settings = tune_run._choosing(search, folder, concurrent=number)
     searcher = settings["search_alg"]
-    if scheduler == "pbt":
-        searcher.add_configurations(Experiment("x", lambda config: None, config=settings["config"], num_samples=number))
-        return [searcher.next_trial().config for _ in range(number)]
-    searcher.set_search_properties("objective", "max", settings["config"])
+    if scheduler != "pbt":
+        searcher.set_search_properties("objective", "max", settings["config"])
     found = []
     for trial in range(number):
         found.append(searcher.suggest(str(trial)))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from stored_records import outcome
 
 from rayjobs.commands import budget
 from rayjobs.tune import main
@@ -30,7 +31,8 @@ def test_a_dry_run_prints_the_space_and_the_first_points_and_starts_nothing(tmp_
 def test_a_dry_run_estimates_by_an_earlier_search(tmp_path: Path) -> None:
     folder = tmp_path / "results" / "before" / "digits-iprm"
     folder.mkdir(parents=True)
-    (folder / "search.json").write_text(json.dumps({"trials": [{"epochs": 10, "device_seconds": 20.0}]}))
+    trials = [outcome(epochs=10, device_seconds=20.0)]
+    (folder / "search.json").write_text(json.dumps({"label": "iprm", "trials": trials, "best": None, "config": None}))
     result = run(tmp_path, "--dry-run", "--cpus", "2", "--method", "iprm", "--json")
     # 2 s an epoch x 24 epochs x (8 trials in 4 rounds + 3 final models in 2)
     assert json.loads(result.stdout)["searches"][0]["time"] == "at most 4 m 48 s, by the pace of before"

@@ -1,0 +1,37 @@
+"""A finished search, as `search.json` holds it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmcore.config.plain import Settings
+from rayjobs.results_layout import SEARCH_FILE
+from rayjobs.search.outcome import Outcome
+from rayjobs.storage.json_record import JsonRecord
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchResult(JsonRecord):
+    """A finished search.
+
+    Attributes:
+        label: The row's name in the ranking.
+        trials: Every trial, in the order they were started.
+        best: The best of them; None where none succeeded.
+        config: `RunConfig.to_dict()` with the best trial's values.
+    """
+
+    label: str
+    trials: list[Outcome]
+    best: Outcome | None
+    config: Settings | None
+
+
+def read_search(folder: Path) -> SearchResult | None:
+    """Returns what a search left in its folder; None where it has not ended, or the file cannot be read.
+
+    Raises:
+        DataError: The file is no search's.
+    """
+    return SearchResult.read(folder / SEARCH_FILE)

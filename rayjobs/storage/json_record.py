@@ -1,0 +1,122 @@
+"""Dataclasses that stand in JSON files: how they become plain values, and how they are read back.
+
+Keys are the fields' names, in their order. A field may say of itself:
+
+    field(metadata=key("class"))                  the file has it under another name, which is none in Python
+    field(default=None, metadata=OPTIONAL)        the key is left out where the value is None
+    a default                                     the key came after the first release, whose files lack it
+"""
+
+from __future__ import annotations
+
+import functools
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, Field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar, cast
+
+from mmcore.config.plain import Plain, Settings
+from mmcore.errors import DataError
+from rayjobs.storage.files import read_json
+
+OPTIONAL: Mapping[str, bool] = {"optional": True}
+"""Metadata of a field whose key is left out of the file where it is None."""
+R = TypeVar("R", bound="JsonRecord")
+
+
+def key(name: str) -> Mapping[str, str]:
+    """Returns the metadata of a field that the file has under another name."""
+    return {"key": name}
+
+
+class JsonRecord:
+    """A dataclass that stands in a JSON file; its fields may hold dataclasses, and lists and mappings of them."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+    def to_dict(self) -> dict[str, Plain]:
+        """Returns it as plain values, as its file holds them."""
+        values = {}
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if value is not None or "optional" not in each.metadata:
+                values[_key_of(each)] = _plain(value)
+        return values
+
+    @classmethod
+    def from_dict(cls: type[R], stored: Settings) -> R:
+        """Returns what `to_dict` returned as a dataclass; keys of a later release are left out.
+
+        Raises:
+            DataError: A key is missing that every release wrote.
+        """
+        return cast(R, _record(cls, stored))
+
+    @classmethod
+    def read(cls: type[R], path: Path) -> R | None:
+        """Returns what a file holds; None where there is none, or none that can be read.
+
+        Raises:
+            DataError: It holds something else.
+        """
+        stored = read_json(path)
+        try:
+            return cls.from_dict(stored) if stored else None
+        except (DataError, AttributeError, TypeError, ValueError) as error:
+            raise DataError(f"{path} is no {cls.__name__} ({error}): it is damaged, or was changed") from None
+
+
+def _key_of(each: Field[Any]) -> str:
+    return str(each.metadata.get("key", each.name))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, JsonRecord):
+        return value.to_dict()
+    if is_dataclass(value):
+        return {each.name: _plain(getattr(value, each.name)) for each in fields(value)}
+    if isinstance(value, Mapping):
+        return {name: _plain(entry) for name, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(entry) for entry in value]
+    return value
+
+
+def _record(cls: type[Any], stored: Settings) -> Any:
+    hints = _hints(cls)  # type: ignore[arg-type]  # a class is hashable, which mypy does not see
+    found = [each for each in fields(cls) if _key_of(each) in stored]
+    values = {each.name: _read(hints[each.name], stored[_key_of(each)]) for each in found}
+    lacking = [
+        _key_of(each)
+        for each in fields(cls)
+        if each.name not in values and each.default is MISSING and each.default_factory is MISSING
+    ]
+    if lacking:
+        raise DataError(f"{cls.__name__} lacks {', '.join(lacking)}")
+    return cls(**values)
+
+
+@functools.cache
+def _hints(cls: type[Any]) -> dict[str, Any]:
+    # A plain value is taken as it stands, and its alias speaks of itself by name, which no other module has.
+    return typing.get_type_hints(cls, localns={"Plain": object})
+
+
+def _read(hint: Any, value: Any) -> Any:
+    """Returns a stored value as the type a field has; what holds no dataclass or tuple is taken as it stands."""
+    if value is None:
+        return None
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        (hint,) = [each for each in arguments if each is not types.NoneType] if len(arguments) == 2 else (None,)
+        return _read(hint, value)
+    if isinstance(hint, type) and is_dataclass(hint):
+        return _record(hint, value)
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return {name: _read(arguments[1], entry) for name, entry in value.items()}
+    if isinstance(origin, type) and issubclass(origin, Sequence):
+        entries = [_read(arguments[0], entry) for entry in value]
+        return tuple(entries) if origin is tuple else entries
+    return value
