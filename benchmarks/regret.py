@@ -63,7 +63,9 @@ class Bench:
         """Runs one search; its name is what its searcher is seeded by."""
         search = replace(self.search, label=f"{self.search.label}-{seed}", algorithm=searcher)
         folder = self._folder / f"{searcher}-{seed}"
-        return run_search(search, SearchRuns(self._config, self._data, folder, "regret.py"), self._execution, False)
+        return run_search(
+            search, SearchRuns(self._config, self._data, folder, "regret.py"), self._execution, resume=False
+        )
 
 
 def as_choice(distribution: Distribution, fine: int) -> Distribution:

@@ -59,7 +59,7 @@ def main(**flags: Unpack[PredictFlags]) -> None:
         state = read_state(run_dir)
     source, folder, entries, problems = samples_of(state, flags["data"])
     check_faults(str(flags["data"]), problems, len(entries), flags["on_missing"])
-    reports = list(_run(state, source, folder, entries, flags["address"], flags["cpus"]))
+    reports = list(_run(state, source, folder, entries, address=flags["address"], cpus=flags["cpus"]))
     problems += [Problem(**problem) for report in reports for problem in report["problems"]]
     num_rows = sum(len(report["sample_ids"]) for report in reports)
     check_faults(str(flags["data"]), problems, num_rows, flags["on_missing"])
@@ -80,6 +80,7 @@ def _run(
     source: RawSource,
     folder: RawFolder,
     entries: Sequence[Entry],
+    *,
     address: str | None,
     cpus: int | None,
 ) -> Iterator[dict[str, Any]]:
@@ -92,7 +93,7 @@ def _run(
         return
     from rayjobs.cluster import session
 
-    with session.start(address, cpus) as nodes:
+    with session.start(address, num_cpus=cpus) as nodes:
         yield from _run_by_ray_data(state, source, folder, batches, int(sum(node.cpus for node in nodes)))
 
 

@@ -58,7 +58,7 @@ def main(**flags: Unpack[PrepareFlags]) -> None:
     section = {"name": dataset, "options": values, **encoding}
     check_frozen(section)  # before files are read for hours
     raw_dir = flags["raw_dir"] or own_raw_dir(dataset, values, flags["data_dir"])
-    run = RayParts(flags["address"], flags["cpus"])
+    run = RayParts(address=flags["address"], cpus=flags["cpus"])
     if flags["check"]:
         if encoding:
             raise UsageError("--check looks at raw files alone: leave out --encode")
@@ -67,7 +67,7 @@ def main(**flags: Unpack[PrepareFlags]) -> None:
     how = HowToPrepare(flags["split_dir"], flags["vocab"], flags["on_missing"], run)
     with progress_bar(f"preparing {dataset}") as progress:
         prepared = prepare(dataset, values, raw_dir, flags["data_dir"], progress=progress, how=how)
-    prepared = encode_one(prepared, section, RayEncoders(flags["address"], flags["cpus"]))
+    prepared = encode_one(prepared, section, RayEncoders(address=flags["address"], cpus=flags["cpus"]))
     if flags["as_json"]:
         print_json(summary(prepared))
     else:

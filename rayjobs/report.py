@@ -18,7 +18,7 @@ from rayjobs.storage.addresses import fetched
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to write to.  [default: RESULTS/report]")
 @click.option("--json", "as_json", is_flag=True, help="Print what was written as JSON.")
 @friendly_errors
-def main(results: Path | str, out: Path | None, as_json: bool) -> None:
+def main(results: Path | str, out: Path | None, *, as_json: bool) -> None:
     """Show a search: its ranking, what each method adds, how its trials learned, and which settings mattered.
 
     RESULTS is the folder of one search, as rayjobs.tune prints it, or its address. The page needs nothing beside it.

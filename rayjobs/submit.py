@@ -43,7 +43,9 @@ def main(**flags: Unpack[SubmitFlags]) -> None:
         raise UsageError("give either a command after --, or one of --logs, --status, --stop, --list")
     if flags["command"]:
         verb, *arguments = flags["command"]
-        submit(flags["address"], verb, arguments, flags["python"], flags["detach"], flags["as_json"])
+        submit(
+            flags["address"], verb, arguments, python=flags["python"], detach=flags["detach"], as_json=flags["as_json"]
+        )
         return
     with connect(flags["address"]) as client:
         if flags["logs"]:
@@ -52,7 +54,7 @@ def main(**flags: Unpack[SubmitFlags]) -> None:
             stop_job(client, flags["stop"])
         else:
             jobs = [ask_head(client.get_job_info, flags["status"])] if flags["status"] else client.list_jobs()
-            print_jobs([described_job(job) for job in jobs], flags["as_json"])
+            print_jobs([described_job(job) for job in jobs], as_json=flags["as_json"])
 
 
 if __name__ == "__main__":

@@ -168,7 +168,7 @@ def _ready(flags: TrainFlags) -> Ready:
     if absent:
         raise ConfigError(absent)
     paper = describe_paper(complete, flags["variant"]) if flags["as_paper"] else None
-    run = RayParts(flags["address"], verbose=flags["verbose"])
+    run = RayParts(address=flags["address"], verbose=flags["verbose"])
     prepared = prepare_one(
         str(get_path(values, "dataset.name")),
         get_path(values, "dataset.options") or {},
@@ -176,7 +176,7 @@ def _ready(flags: TrainFlags) -> Ready:
         flags["data_dir"],
         HowToPrepare(vocab=flags["vocab"], run=run),
     )
-    encoders = RayEncoders(flags["address"], verbose=flags["verbose"])
+    encoders = RayEncoders(address=flags["address"], verbose=flags["verbose"])
     prepared = encode_one(prepared, get_path(values, "dataset"), encoders)
     set_path(values, "dataset.encoder_sha256", prepared.weights_sha256)
     config = base_config(values, prepared)
@@ -196,7 +196,7 @@ def _train(ready: Ready, suffix: str) -> Trained:
     flags, config, folds = ready.flags, ready.config, ready.folds
     command = shlex.join(["python", "-m", "rayjobs.train", *sys.argv[1:]])
     mirror = open_mirror(flags["output"])
-    folder = open_folder(mirror, flags["name"], config, folds, flags["resume"], command, suffix)
+    folder = open_folder(mirror, flags["name"], config, folds, resume=flags["resume"], command=command, suffix=suffix)
     request = TrainRequest(
         config=config,
         seeds=range(config.seed, config.seed + flags["seeds"]),

@@ -24,6 +24,7 @@ NUM_STARTS = 3
 @contextmanager
 def start(
     address: str | None = None,
+    *,
     num_cpus: int | None = None,
     num_gpus: int | None = None,
     verbose: bool = False,

@@ -79,7 +79,7 @@ class Display:
         live: Whether to keep a table up to date in place; default: on a terminal.
     """
 
-    def __init__(self, stages: Mapping[str, int], live: bool | None = None):
+    def __init__(self, stages: Mapping[str, int], *, live: bool | None = None):
         self.console = Console(stderr=True, highlight=False, soft_wrap=False)
         self._lines = {name: Line(total) for name, total in stages.items()}
         self._running: dict[tuple[str, str], Running] = {}
@@ -140,7 +140,7 @@ class Display:
             running = self._running[stage, name]
             running.epoch, running.fused, running.own = int(row[EPOCH]), fused, own_accuracies(row)
 
-    def ended(self, stage: str, text: str, failed: bool, name: str = "") -> None:
+    def ended(self, stage: str, text: str, *, failed: bool, name: str = "") -> None:
         """Counts a trial that ended; failures are shown in any case, successes where there is no table."""
         self._running.pop((stage, name), None)
         line = self._lines[stage]
@@ -227,7 +227,9 @@ class ProgressCallback(Callback):
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: object) -> None:
         """Shows a trial that failed for good, with its reason."""
         name = self._name(trial)
-        self._display.ended(self._stage, f"{name} failed: {failure_reason(self._run_dir(trial))}", True, name)
+        self._display.ended(
+            self._stage, f"{name} failed: {failure_reason(self._run_dir(trial))}", failed=True, name=name
+        )
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: object) -> None:
         """Shows a trial that is tried again."""

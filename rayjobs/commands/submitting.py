@@ -65,6 +65,7 @@ def submit(
     address: str,
     verb: str,
     arguments: Sequence[str],
+    *,
     python: str | None = None,
     detach: bool = False,
     as_json: bool = False,
@@ -231,7 +232,7 @@ def described_job(job: JobDetails) -> dict[str, Plain]:
     }
 
 
-def print_jobs(jobs: Sequence[dict[str, Plain]], as_json: bool) -> None:
+def print_jobs(jobs: Sequence[dict[str, Plain]], *, as_json: bool) -> None:
     """Prints the jobs of a cluster, newest first."""
     if as_json:
         print_json({"jobs": jobs})

@@ -155,7 +155,7 @@ def train_all(request: TrainRequest, prepared: PreparedDataset, folder: Path) ->
         shape = _shape(request, sum(node.gpus for node in nodes))
         resources.concurrent_trials(shape, nodes)
         data = open_data(prepared, request.cache_bytes)
-        return [_train_group(request, data, folder, *run, shape) for run in request.runs]
+        return [_train_group(request, data, folder, fold=fold, seed=seed, shape=shape) for fold, seed in request.runs]
 
 
 def _shape(request: TrainRequest, gpus: float) -> resources.TrialShape:
@@ -202,7 +202,7 @@ def _train_here(request: TrainRequest, data: DataHandle, folder: Path, fold: int
 
 
 def _train_group(
-    request: TrainRequest, data: DataHandle, folder: Path, fold: int | None, seed: int, shape: resources.TrialShape
+    request: TrainRequest, data: DataHandle, folder: Path, *, fold: int | None, seed: int, shape: resources.TrialShape
 ) -> RunResult:
     job = _job(request, data, folder, fold, seed)
     Path(job.run_dir).mkdir(parents=True, exist_ok=True)

@@ -101,7 +101,13 @@ def _run_plans(plans: Sequence[Plan], experiment: Experiment, machine: Machine, 
     gpus = request.gpus_per_worker if request.gpus_per_worker is not None else resources.visible_gpus(machine.gpus)
     needs_dashboard = request.workers > 1 or gpus > 0
     with (
-        session.start(machine.address, machine.cpus, machine.gpus, machine.verbose, needs_dashboard) as nodes,
+        session.start(
+            machine.address,
+            num_cpus=machine.cpus,
+            num_gpus=machine.gpus,
+            verbose=machine.verbose,
+            needs_dashboard=needs_dashboard,
+        ) as nodes,
         signals.interruptible() as interruption,
         display.shown(),
     ):
@@ -176,7 +182,7 @@ class _Tuner:
             notify=lambda message: self._display.say(f"{search.name}: {message}"),
         )
         with _interrupting(interruption):
-            outcomes = run_search(search, runs, execution, self._resume)
+            outcomes = run_search(search, runs, execution, resume=self._resume)
         drop_snapshots(folder)  # an interrupted search, which does not come here, needs them to go on
         save_search(folder, search, outcomes, experiment)
         share(experiment)

@@ -55,6 +55,7 @@ def plan_searches(
     folder_name: str,
     modalities: Sequence[str],
     rules: SplitRules,
+    *,
     weights_sha256: Mapping[str, str] | None = None,
 ) -> list[Search]:
     """Returns the searches of one data set; the checksums are those of its frozen encoders, as far as known.
@@ -66,7 +67,7 @@ def plan_searches(
     section = section_of(request, dataset) | ({"encoder_sha256": dict(weights_sha256)} if weights_sha256 else {})
     given = Path(request.space) if request.space else None
     is_demo, is_encoded = bool(section["options"].get("demo")), bool(section.get("encode"))
-    space = load_space(space_file(dataset, given, is_demo, is_encoded))
+    space = load_space(space_file(dataset, given, demo=is_demo, encoded=is_encoded))
     folds = rules.folds_of(request.protocol)
     options = SearchOptions(
         request.seed,
@@ -78,7 +79,7 @@ def plan_searches(
         request.scheduler,
         folds[:1] if request.search_once else folds,
     )
-    searches = build_searches(space, section, folder_name, modalities, request.methods, options)
+    searches = build_searches(space, section, folder_name, modalities, request.methods, options=options)
     if request.reference and request.reference not in {search.label for search in searches}:
         rows = ", ".join(search.label for search in searches if search.config.method["name"] == request.reference)
         raise UsageError(f"--reference {request.reference} stands for several rows ({rows}): choose a method with one")
@@ -115,8 +116,8 @@ def check_request(request: Request, machine: Machine) -> None:
 def make_plans(request: Request, machine: Machine) -> list[Plan]:
     """Prepares the data sets and plans their searches; builds each model once, so that what cannot work fails here."""
     plans = []
-    run = RayParts(machine.address, machine.cpus, machine.verbose)
-    encoders = RayEncoders(machine.address, machine.cpus, machine.verbose)
+    run = RayParts(address=machine.address, cpus=machine.cpus, verbose=machine.verbose)
+    encoders = RayEncoders(address=machine.address, cpus=machine.cpus, verbose=machine.verbose)
     for dataset, prepared in prepare_datasets(request, run, encoders).items():
         searches = plan_searches(
             request,
@@ -124,7 +125,7 @@ def make_plans(request: Request, machine: Machine) -> list[Plan]:
             prepared.directory.name,
             prepared.spec.modality_names,
             prepared.rules,
-            prepared.weights_sha256,
+            weights_sha256=prepared.weights_sha256,
         )
         for search in searches:
             _check_encoding(search, prepared)

@@ -33,6 +33,7 @@ def open_folder(
     name: str | None,
     config: RunConfig,
     folds: Folds,
+    *,
     resume: bool,
     command: str,
     suffix: str = "",

@@ -7,7 +7,6 @@ from typing import Any
 
 import pyarrow as pa
 import ray
-import ray.data
 
 from mmcore.batch import Batch
 from mmcore.data.feeding.loader import TensorLoader

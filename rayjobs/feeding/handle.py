@@ -39,7 +39,7 @@ class DataHandle:
         """Opens the prepared data set."""
         return PreparedDataset.open(self.directory)
 
-    def loader(self, config: RunConfig, prepared: PreparedDataset, pin_memory: bool) -> Loader:
+    def loader(self, config: RunConfig, prepared: PreparedDataset, *, pin_memory: bool) -> Loader:
         """Returns this rank's loader."""
         assignment = prepared.assign(config.protocol)
         options: dict[str, Any] = {

@@ -78,6 +78,7 @@ class StreamLoader:
         prepared: PreparedDataset,
         assignment: Assignment,
         batch_size: int,
+        *,
         eval_batch_size: int = 256,
         seed: int = 0,
         rank: int = 0,

@@ -23,7 +23,7 @@ class RayParts:
         verbose: Show Ray's own log.
     """
 
-    def __init__(self, address: str | None = None, cpus: int | None = None, verbose: bool = False):
+    def __init__(self, *, address: str | None = None, cpus: int | None = None, verbose: bool = False):
         self._address = address
         self._cpus = cpus
         self._verbose = verbose
@@ -35,7 +35,7 @@ class RayParts:
             return
         from rayjobs.cluster import session
 
-        with session.start(self._address, self._cpus, verbose=self._verbose) as nodes:
+        with session.start(self._address, num_cpus=self._cpus, verbose=self._verbose) as nodes:
             yield from self.run_there(writer, parts, nodes)
 
     def run_here(self, writer: Writer, parts: Sequence[PlannedPart]) -> Iterator[dict[str, Any]]:

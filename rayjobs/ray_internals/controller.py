@@ -34,7 +34,7 @@ class ThriftyController(TuneController):
     _statuses: Mapping[str, str] = MappingProxyType({})
     _not_before = 0.0
 
-    def checkpoint(self, force: bool = False, wait: bool = False) -> None:
+    def checkpoint(self, force: bool = False, wait: bool = False) -> None:  # noqa: FBT001, FBT002 - as Tune has it
         """Saves if it is time to."""
         start = time.monotonic()
         statuses = {trial.trial_id: trial.status for trial in self.get_trials()}  # type: ignore[no-untyped-call]

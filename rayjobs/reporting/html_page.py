@@ -87,7 +87,7 @@ def _section(experiment: ExperimentRecord, dataset: str) -> dict[str, Any]:
     return {
         "heading": wording.headline(table) if table else f"{dataset}: validation so far",
         "protocol": _protocol(table, ranking, searches),
-        "card": wording.card_text(*card) if card else NO_CARD,
+        "card": wording.card_text(card[0], constructed=card[1]) if card else NO_CARD,
         "is_warning": card is None or card[1],
         "results": _results(table, ranking.reference) if table and ranking else [],
         "notes": _notes(table),

@@ -28,7 +28,7 @@ def _print_table(table: RankingTable, ranking: Ranking, console: Console) -> Non
     _print(console, wording.headline(table), style="bold")
     _print(console, wording.protocol_text(table, ranking.final_seeds))
     style = "yellow" if table.constructed else "dim"
-    _print(console, wording.card_text(table.card, table.constructed), style=style)
+    _print(console, wording.card_text(table.card, constructed=table.constructed), style=style)
     console.print(_results(table, ranking.reference), no_wrap=True, crop=False)
     for note in wording.table_notes(table):
         _print(console, note, style="dim")

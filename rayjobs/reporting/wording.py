@@ -18,7 +18,7 @@ def protocol_text(table: RankingTable, final_seeds: int) -> str:
     return f"Protocol: {table.protocol}; {table.num_test_samples} test samples, {_seeds(final_seeds, table.folds)}."
 
 
-def card_text(card: str, constructed: bool) -> str:
+def card_text(card: str, *, constructed: bool) -> str:
     """Returns a data set's card; that of one made to show an effect says so first."""
     if not constructed or card.startswith("CONSTRUCTED"):
         return card

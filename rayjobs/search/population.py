@@ -218,7 +218,12 @@ class Founders(Searcher):
             return dict(self._points[self._num_given - 1])
         return {path: distribution.draw(self._generator) for path, distribution in self._ranges.items()}
 
-    def on_trial_complete(self, trial_id: str, result: dict[str, float] | None = None, error: bool = False) -> None:
+    def on_trial_complete(
+        self,
+        trial_id: str,
+        result: dict[str, float] | None = None,
+        error: bool = False,  # noqa: FBT001, FBT002 - as Tune has it
+    ) -> None:
         """Learns nothing: a trial's settings change while it runs."""
 
     def save(self, checkpoint_path: str) -> None:

@@ -118,6 +118,7 @@ def build_searches(
     folder_name: str,
     modalities: Sequence[str],
     methods: Sequence[str],
+    *,
     options: SearchOptions,
 ) -> list[Search]:
     """Returns one search per row and fold, with the same number of trials and the same grace period.
@@ -190,6 +191,7 @@ def _search(
     dataset: Settings,
     folder_name: str,
     row: MethodRow,
+    *,
     fold: int | None,
     options: SearchOptions,
 ) -> Search:

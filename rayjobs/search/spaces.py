@@ -93,7 +93,7 @@ class Space(BaseModel):
     own: dict[str, dict[str, Distribution]]
 
 
-def space_file(dataset: str, given: Path | None = None, demo: bool = False, encoded: bool = False) -> Path:
+def space_file(dataset: str, given: Path | None = None, *, demo: bool = False, encoded: bool = False) -> Path:
     """Returns the file to use: the one `given`, else that of demos for a demo, else the data set's own or the default.
 
     On stored features of frozen encoders the data set's own is `<dataset>-encoded.yaml`.

@@ -60,7 +60,7 @@ class Execution:
     notify: Callable[[str], None] = print
 
 
-def run_search(search: Search, runs: SearchRuns, execution: Execution, resume: bool) -> list[Outcome]:
+def run_search(search: Search, runs: SearchRuns, execution: Execution, *, resume: bool) -> list[Outcome]:
     """Runs a search, or goes on with it.
 
     Args:
@@ -124,7 +124,7 @@ def _run(
     if in_groups:
         rules.append(RoomKeeper(run_dir))
     if execution.hang_limit_s:
-        rules.append(Watchdog(execution.hang_limit_s, run_dir, runs.mirror, in_groups))
+        rules.append(Watchdog(execution.hang_limit_s, run_dir, runs.mirror, in_groups=in_groups))
     with keys_kept(), thrifty_saving(), pending_trials(execution.concurrent), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         analysis = tune.run(

@@ -11,7 +11,7 @@ from mmcore.config.plain import Plain
 from mmcore.storage import patiently
 
 
-def write_text(path: Path, text: str, patient: bool = True) -> None:
+def write_text(path: Path, text: str, *, patient: bool = True) -> None:
     """Writes `text` under a temporary name and renames it, so that a reader never sees a part of it.
 
     Args:
@@ -31,9 +31,9 @@ def write_text(path: Path, text: str, patient: bool = True) -> None:
         write()
 
 
-def write_json(path: Path, value: Plain, patient: bool = True) -> None:
+def write_json(path: Path, value: Plain, *, patient: bool = True) -> None:
     """Writes `value` as JSON, whole or not at all; see `write_text`."""
-    write_text(path, json.dumps(value, indent=1) + "\n", patient)
+    write_text(path, json.dumps(value, indent=1) + "\n", patient=patient)
 
 
 def read_json(path: Path) -> Any:

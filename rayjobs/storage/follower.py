@@ -60,7 +60,7 @@ class Follower:
             if self._mirror:
                 thread.join()
 
-    def _push(self, remove: bool = True) -> None:
+    def _push(self, *, remove: bool = True) -> None:
         found = self._look()
         changed = [path for path, state in found.items() if self._pushed.get(path) != state]
         for names in ((), *LAST_FILES):

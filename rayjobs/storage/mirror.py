@@ -136,7 +136,7 @@ class Mirror:
         relative = path.relative_to(self.root).as_posix()
         return self.address.partition("://")[2].rstrip("/") + ("" if relative == "." else f"/{relative}")
 
-    def _list(self, folder: Path, recursive: bool = True) -> list[FileInfo]:
+    def _list(self, folder: Path, *, recursive: bool = True) -> list[FileInfo]:
         from pyarrow.fs import FileSelector
 
         with as_storage_errors():

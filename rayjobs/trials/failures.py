@@ -44,7 +44,9 @@ def record_failure(run_dir: Path, error: BaseException) -> None:
     reason = str(error) if named else f"{type(error).__name__}: {brief(str(error))}"
     trace = "".join(traceback.format_exception(error))
     try:
-        write_json(run_dir / FAILURE_FILE, {"reason": reason, "fatal": is_fatal(error), "traceback": trace}, False)
+        write_json(
+            run_dir / FAILURE_FILE, {"reason": reason, "fatal": is_fatal(error), "traceback": trace}, patient=False
+        )
     except OSError:  # a full disk must not hide what went wrong
         return
 

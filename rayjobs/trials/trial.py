@@ -137,11 +137,11 @@ def run_trial(values: dict[str, Plain], runs: Runs, shape: TrialShape, body: Bod
         (run_dir / FAILURE_FILE).unlink(missing_ok=True)
         announce(run_dir, "trial")
         follower.push()
-        _run_body(run_dir, values, runs, shape, body, follower)
+        _run_body(run_dir, values, runs, shape, body=body, follower=follower)
 
 
 def _run_body(
-    run_dir: Path, values: dict[str, Plain], runs: Runs, shape: TrialShape, body: Body | None, follower: Follower
+    run_dir: Path, values: dict[str, Plain], runs: Runs, shape: TrialShape, *, body: Body | None, follower: Follower
 ) -> None:
     try:
         if shape.worker_group and (run_dir / HANDED_OVER).is_dir():

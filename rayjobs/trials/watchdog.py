@@ -79,6 +79,7 @@ class Watchdog(Callback):
         limit_s: float,
         run_dir: Callable[[Trial], Path],
         mirror: Mirror = NO_MIRROR,
+        *,
         in_groups: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ):

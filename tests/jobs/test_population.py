@@ -324,7 +324,7 @@ def test_what_a_population_cannot_be_is_refused() -> None:
     space = load_space(space_file("digits", None))
     arguments: Any = (space, {"name": "digits", "options": {}}, "digits", ("image", "audio"), ["iprm"])
     with pytest.raises(ConfigError, match="--scheduler pbt needs a population: --trials 4 or more, got 3"):
-        build_searches(*arguments, SearchOptions(scheduler="pbt", trials=3))
+        build_searches(*arguments, options=SearchOptions(scheduler="pbt", trials=3))
     done = CliRunner().invoke(tune.main, ["--scheduler", "pbt", "--search", "grid", "--dry-run"])
     assert done.exit_code == 2
     assert "--scheduler pbt is not for --search grid" in done.output

@@ -43,7 +43,9 @@ def write(folder: Path, **changes: Any) -> Path:
 
 
 def searches(path: Path, *methods: str, **options: Any) -> dict[str, Search]:
-    built = build_searches(load_space(path), DIGITS, "digits", ("image", "audio"), methods, SearchOptions(**options))
+    built = build_searches(
+        load_space(path), DIGITS, "digits", ("image", "audio"), methods, options=SearchOptions(**options)
+    )
     return {search.label: search for search in built}
 
 
@@ -190,7 +192,9 @@ def test_a_grid_is_every_combination_of_choices_and_refuses_ranges(tmp_path: Pat
 
 def test_each_fold_is_a_search_of_its_own(tmp_path: Path) -> None:
     options = SearchOptions(protocol={"name": "cv"}, folds=(0, 1, 2))
-    built = build_searches(load_space(write(tmp_path)), DIGITS, "digits", ("image", "audio"), ("joint",), options)
+    built = build_searches(
+        load_space(write(tmp_path)), DIGITS, "digits", ("image", "audio"), ("joint",), options=options
+    )
     assert [search.name for search in built] == [f"digits-joint/fold-{fold}" for fold in range(3)]
     assert [search.config.protocol.fold for search in built] == [0, 1, 2]
 
