@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from mmcore.assembly.config import complete_config, parse_config, with_values
@@ -144,8 +145,8 @@ def build_searches(
         problems += refusals([*row.values, *(f"method.{key}" for key in row.settings)], f"the variant {row.label}")
     for fold in options.folds:
         for row in rows.values():
-            search = collect(problems, _search, space, dict(dataset), folder_name, row, fold, options)
-            if search:
+            found = partial(_search, space, dict(dataset), folder_name, row, fold=fold, options=options)
+            if search := collect(problems, found):
                 searches.append(search)
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
