@@ -49,7 +49,7 @@ class ThriftyController(TuneController):
         state = super().__getstate__()  # type: ignore[no-untyped-call]
         return {key: value for key, value in state.items() if key not in OF_THIS_RUN}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
+    def __setstate__(self, state: Mapping[str, object]) -> None:
         own = {key: value for key, value in state.items() if key not in OF_THIS_RUN}
         super().__setstate__(own)  # type: ignore[no-untyped-call]
 

@@ -18,9 +18,10 @@ the one that looks bad early, and HyperOpt refuses points in nested choices.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ParamSpec, TypeVar
 
 import yaml
 from annotated_types import Ge, Gt
@@ -32,6 +33,9 @@ from mmcore.errors import ConfigError, UsageError, unknown_name
 from mmcore.methods import METHODS
 from rayjobs.search.distributions import Distribution
 from rayjobs.search.reserved import refusals
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 DEFAULT_FILE = "default.yaml"
 DEMO_FILE = "demo.yaml"
@@ -140,7 +144,7 @@ def load_space(path: Path) -> Space:
     own = {name: _distributions(part.space, f"methods.{name}.space", problems) for name, part in methods.items()}
     for where, part in {"": file, **{f"methods.{name}.": part for name, part in methods.items()}}.items():
         problems += _reserved(part, where) if part else []
-    if problems:
+    if problems or file is None:
         raise ConfigError([f"{path.name}: {problem}" for problem in problems])
     return Space(path=path, file=file, shared=shared, methods=methods, own=own)
 
@@ -164,10 +168,10 @@ def _distributions(sections: Settings, where: str, problems: list[str]) -> dict[
     return {path: distribution for path, distribution in found.items() if distribution is not None}
 
 
-def collect(problems: list[str], function: Any, *arguments: Any) -> Any:
+def collect(problems: list[str], function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
     """Returns what `function` returns, or None with its problems added to the list."""
     try:
-        return function(*arguments)
+        return function(*args, **kwargs)
     except ConfigError as error:
         problems.extend(error.problems)
         return None

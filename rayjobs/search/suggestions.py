@@ -39,6 +39,6 @@ class Suggestions(HyperOptSearch):
 class Limited(ConcurrencyLimiter):
     """Suggests no more trials than run at once: in a restored search the number of its new run, not the saved one."""
 
-    def set_state(self, state: Mapping[str, Any]) -> None:
+    def set_state(self, state: Mapping[str, object]) -> None:
         """Restores what `get_state` returned, but for the number."""
         super().set_state({key: value for key, value in state.items() if key != "max_concurrent"})

@@ -10,7 +10,7 @@ import torch
 from synthetic import make_config, make_spec, make_trainer
 from torch import Tensor, nn
 
-from mmcore import distributed
+from mmcore import distributed, metric_names
 from mmcore.batch import Batch
 from mmcore.config.schema import ScheduleConfig
 from mmcore.errors import CheckpointError, TrainingError
@@ -402,7 +402,7 @@ def test_growth_of_an_older_checkpoint_is_not_told_and_stays_unknown() -> None:
     first, second = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
     growth = Growth()
     growth.load([{"group": "head/a", "parameters": ["first"], "initial": [torch.full((2,), 2.0)]}], {"first": first})
-    assert growth.moved()["head/a/added_1/moved"] == pytest.approx(0.5)
+    assert growth.moved()[metric_names.moved("head/a", 1)] == pytest.approx(0.5)
     growth.load(None, {"first": first})
     growth.add("head/a", [second])
     assert growth.moved() == {}, "the second addition would be called the first"

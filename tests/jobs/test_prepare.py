@@ -106,7 +106,7 @@ def test_a_killed_prepare_leaves_no_half_data_set(tmp_path: Path) -> None:
             if done == 500:
                 Path(sys.argv[1], "reached").touch()
                 time.sleep(600)
-        prepare("digits", None, None, sys.argv[1], progress)
+        prepare("digits", None, None, sys.argv[1], progress=progress)
     """)
     root = Path(__file__).parents[2]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])}

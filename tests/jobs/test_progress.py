@@ -67,7 +67,7 @@ def test_running_trials_are_shown_one_by_one_within_80_columns() -> None:
         assert lines[5].split()[-1] == "starts"
         assert lines[-1].split() == ["and", "2", "more"]
     for number in range(2, 11):
-        display.ended("digits-iprm", "", False, name=f"trial-{number:03d}")
+        display.ended("digits-iprm", "", failed=False, name=f"trial-{number:03d}")
     assert [line.split()[0] for line in shown(display, 80)[3:]] == ["trial-001"]
-    display.ended("digits-iprm", "", True, name="trial-001")
+    display.ended("digits-iprm", "", failed=True, name="trial-001")
     assert not any("running" in line for line in shown(display, 80))

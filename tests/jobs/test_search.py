@@ -296,7 +296,7 @@ def test_a_search_goes_on_with_options_that_are_no_plain_values(tmp_path: Path) 
     search = replace(search, space={"method.x": Distribution.parse({"choice": MIXED}, "x")}, points=[])
 
     def started() -> Any:
-        settings = tune_run._choosing(search, tmp_path, concurrent=1)
+        settings = tune_run._choosing(search, tmp_path, concurrent=9)
         settings["search_alg"].set_search_properties("objective", "max", settings["config"])
         return settings["search_alg"]
 
@@ -360,7 +360,7 @@ def test_random_search_does_not_learn_from_results_and_tpe_does(tmp_path: Path, 
 
     def suggestions(best: float) -> list[float]:
         """Returns the rates of 30 trials, the nearer to `best` the better they are."""
-        settings = tune_run._choosing(search, tmp_path, concurrent=1)
+        settings = tune_run._choosing(search, tmp_path, concurrent=9)
         searcher, space = settings["search_alg"], settings["config"]
         searcher.set_search_properties("objective", "max", space)
         found = []
