@@ -64,5 +64,8 @@ class Step(Protocol):
     def generator(self, name: str) -> torch.Generator:
         """Returns a CPU generator that draws the same numbers on every rank, at this place of the run."""
 
+    def normal(self, name: str, like: Tensor) -> Tensor:
+        """Returns standard normal numbers of a tensor's shape and type, the same on every rank, drawn on its device."""
+
     def grow(self, module: nn.Module, group: str) -> None:
         """Takes a new module's parameters into the optimizer: equal values on all ranks, the current learning rate."""

@@ -255,6 +255,17 @@ class Engine:
             self._generators[name] = seeded_generator(self.config.seed, "engine", name)
         return self._generators[name]
 
+    def normal(self, name: str, like: Tensor) -> Tensor:
+        """Returns standard normal numbers of a tensor's shape and type, the same on every rank, drawn on its device.
+
+        Each call seeds a generator on the device from the CPU one of that name: drawing on the CPU and copying would
+        take longer than the step where a whole encoder's gradient is disturbed.
+        """
+        seed = int(torch.randint(2**63 - 1, (), generator=self.generator(name), device="cpu"))
+        if like.device.type == "meta":
+            return torch.empty_like(like)
+        return torch.empty_like(like).normal_(generator=torch.Generator(like.device).manual_seed(seed))
+
     def grow(self, module: nn.Module, group: str) -> None:
         """Adds a new module to training, with rank 0's values on every rank and the current learning rate.
 

@@ -1,0 +1,186 @@
+"""MMPareto: each encoder follows a direction that hurts neither the joint nor its own loss.
+
+Paper: "MMPareto: Boosting Multimodal Learning with Innocent Unimodal Assistance", ICML 2024.
+
+Where the two gradients of an encoder agree, their sum is taken; where they conflict, the point of least norm between
+them. Either is stretched to the length of the plain sum, times γ: without conflict the method is `joint_unimodal` with
+the encoders' gradient times γ, so γ is a learning-rate factor and must be compared as one.
+
+Rulings and deviations (each with a test in tests/core/methods/test_mmpareto.py):
+  1. Lengths are divided safely: where the weighted sum is 0, so is the gradient (released: NaN in places).
+  2. Lengths are compared per tensor (released), or over the encoder (`rescale: encoder`).
+  3. The released code builds a step schedule and never steps it: variant `released` has a constant rate.
+  4. A modality no sample of the step has: the encoder's joint gradient as it is, without γ.
+  5. Two backward passes for any M, not M + 1: encoders share no parameters, so that the unimodal losses' sum has
+     each encoder's own gradient, and the joint gradient is that of the sum of all losses less it.
+
+Shape legend: B samples, K classes, M modalities.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import torch
+from annotated_types import Ge
+from torch import Tensor, nn
+
+from mmcore.batch import Batch
+from mmcore.methods.base import METHODS, Context
+from mmcore.methods.joint_unimodal import JointUnimodal, JointUnimodalConfig
+from mmcore.methods.unimodal_scores import require_two_modalities
+
+if TYPE_CHECKING:
+    from mmcore.methods.step import Step
+    from mmcore.model import MultimodalModel
+
+PHASE = "joint"
+
+
+class MMParetoConfig(JointUnimodalConfig):
+    """Settings of MMPareto.
+
+    Attributes:
+        fusion: The fusion head.
+        predict: The `fused` logits, or the `sum` of all heads' logits.
+        gamma: γ, factor on the encoders' gradients.
+        rescale: Whether the length of the plain sum is restored per `tensor` (released) or per `encoder`.
+    """
+
+    gamma: Annotated[float, Ge(0)] = 1.5
+    rescale: Literal["tensor", "encoder"] = "tensor"
+
+
+def pareto_weights(joint_square: Tensor, own_square: Tensor, product: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns k of the joint and of the own gradient; they sum to 1.
+
+    (½, ½) where the gradients agree, else the weights of the point of least norm between them. A gradient of 0 gets
+    .999, as in the authors' solver, so that the other one's direction is left.
+
+    Args:
+        joint_square: ⟨a, a⟩.
+        own_square: ⟨u, u⟩.
+        product: ⟨a, u⟩.
+    """
+    width = joint_square + own_square - 2 * product
+    least = (own_square - product) / torch.where(width > 0, width, 1)
+    least = torch.where(product >= own_square, 0.001, least)
+    least = torch.where(product >= joint_square, 0.999, least)
+    weight = torch.where(product > 0, 0.5, least)
+    return weight, 1 - weight
+
+
+def stretch(plain_norm: Tensor, weighted_norm: Tensor) -> Tensor:
+    """Returns max(1, ‖a + u‖ / ‖h‖); 1 where ‖h‖ is 0."""
+    ratio = plain_norm / torch.where(weighted_norm > 0, weighted_norm, 1)
+    return torch.where(weighted_norm > 0, ratio.clamp(min=1), 1)
+
+
+def pareto_gradients(total: list[Tensor], own: list[Tensor], gamma: float, rescale: str) -> tuple[list[Tensor], Tensor]:
+    """Returns one encoder's gradients, tensor by tensor, and k of the joint loss.
+
+    h = 2 k_0 a + 2 k_1 u is written as 2 k_0 (a + u) + 2 (k_1 - k_0) u, so that without conflict it is a + u bit for
+    bit.
+
+    Args:
+        total: a + u, of the sum of all losses.
+        own: u, of the modality's own loss.
+        gamma: γ.
+        rescale: `tensor` or `encoder`.
+    """
+    joint = list(torch._foreach_sub(total, own))
+    joint_square, own_square = (_square(gradients) for gradients in (joint, own))
+    product = torch.stack([(a * u).sum() for a, u in zip(joint, own, strict=True)]).sum()
+    first, second = pareto_weights(joint_square, own_square, product)
+    weighted = list(torch._foreach_mul(total, 2 * first))
+    torch._foreach_add_(weighted, torch._foreach_mul(own, 2 * (second - first)))
+    norms = [torch.stack(torch._foreach_norm(gradients)) for gradients in (total, weighted)]
+    if rescale == "encoder":
+        norms = [torch.linalg.vector_norm(values).expand(len(own)) for values in norms]
+    torch._foreach_mul_(weighted, list((gamma * stretch(*norms)).unbind()))
+    return weighted, first
+
+
+def _square(gradients: list[Tensor]) -> Tensor:
+    return torch.stack(torch._foreach_norm(gradients)).square().sum()
+
+
+@METHODS.register("mmpareto")
+class MMPareto(JointUnimodal):
+    """Sums the fused and the unimodal cross-entropies, and weighs their gradients in each encoder.
+
+    A missing modality is features of zero to the fusion head; its own cross-entropy is a mean over the samples that
+    have it. Heads learn from their plain gradients.
+
+    State (buffer): k of the joint loss, by modality, of the newest step.
+    """
+
+    Config = MMParetoConfig
+
+    def __init__(self, model: MultimodalModel, config: MMParetoConfig, context: Context):
+        super().__init__(model, config, context)
+        require_two_modalities("mmpareto", context)
+        self.joint_weights: Tensor
+        self.register_buffer("joint_weights", torch.full((len(context.modalities),), 0.5))
+
+    @classmethod
+    def variants(cls, modalities: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Returns the released schedule, lengths restored per encoder, and the rule without its factor."""
+        return {
+            "released": {"schedule.name": "constant"},
+            "per_encoder": {"method.rescale": "encoder"},
+            "no_factor": {"method.gamma": 1.0},
+        }
+
+    def train_step(self, batch: Batch, engine: Step) -> dict[str, Tensor]:
+        """Does one step from one forward pass: the own gradients, those of all losses, then the rule."""
+        encoders = self._encoders()
+        parameters = [parameter for group in encoders.values() for parameter in group]
+        logged: dict[str, Tensor] = {}
+        own = [torch.zeros_like(parameter) for parameter in parameters]
+        counts = torch.zeros_like(self.joint_weights)
+        for micro_batch in engine.micro_batches(batch):
+            with engine.autocast():
+                terms = self.losses(micro_batch, PHASE, engine)
+            unimodal = torch.stack([terms[name] for name in self.context.modalities]).sum()
+            if parameters:
+                torch._foreach_add_(own, engine.gradients(unimodal, parameters))
+            counts = counts + self._present(micro_batch, engine)
+            for name, term in engine.backward(terms, PHASE).items():
+                logged[name] = logged[name] + term if name in logged else term
+        engine.reduce_gradients(PHASE)
+        self._weigh(encoders, own, counts)
+        engine.step()
+        return logged
+
+    def diagnostics(self) -> dict[str, Tensor]:
+        """Returns k of the joint loss for each modality's encoder: ½ without conflict."""
+        pairs = zip(self.context.modalities, self.joint_weights.unbind(), strict=True)
+        return {f"joint_weight/{name}": value for name, value in pairs}
+
+    def _encoders(self) -> dict[str, list[nn.Parameter]]:
+        groups = self.model.parameter_groups()
+        names = self.context.modalities
+        return {name: [p for p in groups[f"encoder/{name}"] if p.requires_grad] for name in names}
+
+    def _present(self, batch: Batch, engine: Step) -> Tensor:
+        """Returns how many samples of all ranks have each modality, (M,)."""
+        masks = [batch.has(name) for name in self.context.modalities]
+        everywhere = torch.ones_like(batch.labels, dtype=torch.bool)
+        present = torch.stack([everywhere if mask is None else mask for mask in masks])
+        total, _ = engine.total(present.to(self.joint_weights.dtype).mean(dim=1))
+        return total
+
+    @torch.no_grad()
+    def _weigh(self, encoders: dict[str, list[nn.Parameter]], own: list[Tensor], counts: Tensor) -> None:
+        start = 0
+        for index, group in enumerate(encoders.values()):
+            gradients = [parameter.grad for parameter in group if parameter.grad is not None]
+            if not gradients:
+                continue
+            part, start = own[start : start + len(group)], start + len(group)
+            weighted, weight = pareto_gradients(gradients, part, self.config.gamma, self.config.rescale)
+            self.joint_weights[index] = torch.where(counts[index] > 0, weight, 1)
+            for gradient, value in zip(gradients, weighted, strict=True):
+                gradient.copy_(torch.where(counts[index] > 0, value, gradient))

@@ -1,0 +1,80 @@
+"""How well each modality does inside a joint model: what several balancing methods measure.
+
+They have no heads of their own but take the joint head apart, score each part on the label and compare the scores.
+Nothing here has a gradient.
+
+Shape legend: B samples of this rank's shard, K classes, D_m features of modality m, M modalities.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmcore.batch import Batch
+from mmcore.errors import ConfigError
+from mmcore.layers.precision import full_precision
+from mmcore.methods.fusion import Concat, Sum
+
+if TYPE_CHECKING:
+    from mmcore.methods.base import Context
+    from mmcore.methods.step import Step
+
+MIN_SCORE = 1e-8
+"""Least mean of the others' scores that a ratio is taken to."""
+
+
+@torch.no_grad()
+def slice_logits(fusion: nn.Module, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns each modality's part of the joint logits, (B, K); the parts sum to the joint logits.
+
+    Concat: W_m f_m + b/M, with W_m the columns that see f_m. Sum: W_m f_m + b_m.
+
+    Raises:
+        TypeError: The fusion head is not a sum of one part per modality.
+    """
+    if isinstance(fusion, Sum):
+        return {name: fusion.heads[name](values) for name, values in features.items()}
+    if not isinstance(fusion, Concat):
+        raise TypeError(f"{type(fusion).__name__} cannot be taken apart by modality: use the concat or sum fusion")
+    columns = fusion.head.weight.split([values.shape[1] for values in features.values()], dim=1)
+    share = fusion.head.bias / len(features)
+    return {name: F.linear(values, part, share) for (name, values), part in zip(features.items(), columns, strict=True)}
+
+
+@torch.no_grad()
+def score_totals(logits: Mapping[str, Tensor], batch: Batch, engine: Step) -> Tensor:
+    """Returns (M + 1,): each modality's summed probability of the label, and the samples behind it, over all ranks.
+
+    Samples that lack one of the modalities are left out, as their scores could not be compared.
+    """
+    index, mask = batch.labels[:, None], batch.has(*logits)
+    rows = [full_precision(values).softmax(dim=1).gather(1, index)[:, 0] for values in logits.values()]
+    values = torch.stack([*rows, torch.ones_like(rows[0])])
+    total, _ = engine.total((values if mask is None else torch.where(mask, values, 0)).mean(dim=1))
+    return total
+
+
+def score_ratios(totals: Tensor) -> Tensor:
+    """Returns ρ_m = s_m / mean of the other modalities' s, (M,), from `score_totals`; 1 where no sample was scored."""
+    sums, count = totals[:-1], totals[-1]
+    scores = sums / torch.where(count > 0, count, 1)
+    others = (scores.sum() - scores) / (len(scores) - 1)
+    return torch.where(count > 0, scores / others.clamp(min=MIN_SCORE), 1)
+
+
+def window(start_epoch: int, end_epoch: int, schedule_epochs: int, max_epochs: int) -> tuple[int, int]:
+    """Returns the first and the last epoch (from 0, both inside) in this run of a window told in the paper's epochs."""
+    scale = max_epochs / schedule_epochs
+    return round(start_epoch * scale), round(end_epoch * scale)
+
+
+def require_two_modalities(method: str, context: Context) -> None:
+    """Raises a ConfigError where there is nothing to balance."""
+    if len(context.modalities) < 2:
+        raise ConfigError([f"method.name = {method} compares modalities and needs at least two, got "
+                           f"{', '.join(context.modalities)}: use unimodal"])  # fmt: skip
