@@ -26,9 +26,9 @@ on what it speaks of.
 
 from __future__ import annotations
 
-EXPERIMENT_FORMAT = 2
+EXPERIMENT_FORMAT = 3
 """Of what an interrupted experiment goes on from: Tune's pickled state, plans, suggestions."""
-READABLE_FORMATS = (1, EXPERIMENT_FORMAT)
+READABLE_FORMATS = (1, 2, EXPERIMENT_FORMAT)
 """Of results, which reports read: those have not changed since the first."""
 
 # An experiment

@@ -24,8 +24,6 @@ from mmcore.training.trainer import Trainer
 from mmcore.transforms.batch_transforms import build_transforms
 
 NUM_CLASSES = 3
-WITHOUT_CHANCE = {"simbamm": {"dropout": 0.0}}
-"""Method -> settings under which workers draw nothing each by itself, so that k of them can equal one."""
 
 
 class TinyConfig(Section):
@@ -84,7 +82,7 @@ def make_config(method: str, spec: DatasetSpec, **values: object) -> RunConfig:
     sections = {modality.name: {"name": "tiny"} for modality in spec.modalities}
     base = {
         "dataset": {"name": "digits"},
-        "method": {"name": method, **settings, **WITHOUT_CHANCE.get(method, {})},
+        "method": {"name": method, **settings},
         "model": {"encoders": sections},
         "optimizer": {"lr": 0.02},
         "trainer": {"max_epochs": 4, "batch_size": 16, "device": "cpu"},

@@ -41,7 +41,7 @@ def slice_logits(fusion: nn.Module, features: Mapping[str, Tensor]) -> dict[str,
         return {name: fusion.heads[name](values) for name, values in features.items()}
     if not isinstance(fusion, Concat):
         raise TypeError(f"{type(fusion).__name__} cannot be taken apart by modality: use the concat or sum fusion")
-    columns = fusion.head.weight.split([values.shape[1] for values in features.values()], dim=1)
+    columns = fusion.head.weight.split_with_sizes([values.shape[1] for values in features.values()], dim=1)
     share = fusion.head.bias / len(features)
     return {name: F.linear(values, part, share) for (name, values), part in zip(features.items(), columns, strict=True)}
 
