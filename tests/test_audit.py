@@ -6,12 +6,10 @@ import importlib.util
 import json
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
-
-ROOT = Path(__file__).parents[1]
+from places import ROOT
 
 
 @pytest.fixture

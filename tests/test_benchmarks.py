@@ -10,10 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from places import ROOT
 
 from mmcore.methods import METHODS
 
-ROOT = Path(__file__).parents[1]
 RATIOS = {
     "step": [
         "small_conv/joint",

@@ -5,9 +5,9 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+from places import ROOT
+
 MOST = 0.02
 """Share of parameters that say nothing of what they take."""
 

@@ -17,10 +17,10 @@ import pytest
 import yaml
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
+from places import ROOT, SHARED
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-ROOT = Path(__file__).parents[1]
-KUBERAY = ROOT.parent / "shared" / "data" / "kuberay"
+KUBERAY = SHARED / "data" / "kuberay"
 KINDS = {"RayCluster": "rayclusters.v1.schema.json", "RayJob": "rayjobs.v1.schema.json"}
 DOCKERFILE = (ROOT / "deploy" / "Dockerfile").read_text()
 INSTALLED = {"pyproject.toml", "constraints.txt", "README.md", "LICENSE", "mmcore", "rayjobs", "search_spaces"}

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from places import ROOT
 
-ROOT = Path(__file__).parents[1]
 BARRED_IN_MMCORE = {"ray", "click", "rayjobs", "rich", "hyperopt"}
 # The training and evaluation of anything is mmcore's; rayjobs may move tensors, not compute with them.
 BARRED_IN_RAYJOBS = {"torch.nn", "torch.optim", "torch.autograd", "torchvision", "torchmetrics", "torch.amp"}

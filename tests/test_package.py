@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
+from places import ROOT
+from wheels import build_wheel
 
-ROOT = Path(__file__).parents[1]
 SETUPTOOLS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
 
 
@@ -22,10 +21,7 @@ def test_every_package_is_listed() -> None:
 
 @pytest.mark.slow
 def test_the_wheel_holds_every_file(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), str(ROOT)]
-    subprocess.run(command, check=True)
-    (wheel,) = tmp_path.glob("*.whl")
-    held = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    held = {name for name in zipfile.ZipFile(build_wheel(tmp_path)).namelist() if ".dist-info/" not in name}
     tracked = [path for package in ("mmcore", "rayjobs") for path in (ROOT / package).rglob("*") if path.is_file()]
     wanted = {path.relative_to(ROOT).as_posix() for path in tracked if "__pycache__" not in path.parts}
     wanted |= {f"rayjobs/search_spaces/{path.name}" for path in (ROOT / "search_spaces").glob("*.yaml")}

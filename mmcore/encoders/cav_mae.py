@@ -6,13 +6,13 @@ here). Its checkpoints (`audio_model.21.pth` and others, linked there) hold both
 `module.`: one branch is loaded, every name and shape of it, the rest of what that code saves is left aside, and
 anything else is refused.
 
-Verified in tests/core/test_cav_mae.py: names and shapes against those written out from the code above, and the forward
+Verified in test_cav_mae.py: names and shapes against those written out from the code above, and the forward
 pass against one written with these names. Not verified: a published file, none of which was at hand.
 
 Eleven layers are the branch's own, one is shared by both with layer norms of the branch. The weights were trained on
 Kaldi's log-mel, 128 bands by 1,024 windows of 25 ms every 10 ms at 16 kHz, scaled to mean 0 and deviation 1 over
 AudioSet. That is what the transforms give with kaldi, n_fft 400, hop_length 160, n_mels 128, standardise false, mean
--5.081 and std 4.4849 (tests/core/test_kaldi.py), of a clip of 10.24 s. Pictures are of 224 pixels.
+-5.081 and std 4.4849 (test_kaldi.py), of a clip of 10.24 s. Pictures are of 224 pixels.
 
 Shape legend: B samples, N pictures, C channels, F bands, V windows, D features.
 """

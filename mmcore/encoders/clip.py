@@ -2,7 +2,7 @@
 
 IPRM's paper uses them on Sarcasm in one extra experiment (Table 6): ViT-B/16 and CLIP's text transformer, that is
 `openai/clip-vit-base-patch16`. Architecture and names of the weights are transformers', which publishes that
-checkpoint. Verified on checkpoints that transformers itself wrote, in tests/core/test_clip.py; the published one was
+checkpoint. Verified on checkpoints that transformers itself wrote, in test_clip.py; the published one was
 not loaded there (the tests have no network).
 
 Shape legend: B samples, N pictures, C channels, L tokens, D features.

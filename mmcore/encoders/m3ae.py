@@ -11,7 +11,7 @@ As published and not as in MLA's port: GELU by tanh and layer norms with 1e-6 (F
 the order row, column, channel (MLA's port flattens channels first, which the weights do not fit). Position embeddings
 are fixed.
 
-Verified in tests/core/test_m3ae.py: names and shapes against those written out from both codes, and the forward pass,
+Verified in test_m3ae.py: names and shapes against those written out from both codes, and the forward pass,
 from Flax's parameters on, against one written in NumPy. Not verified: the published file, which was not at hand.
 
 Shape legend: B samples, N pictures, C channels, L tokens, D features.

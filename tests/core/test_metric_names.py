@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
+from places import ROOT
 
 from mmcore import metric_names
 from mmcore.metric_names import own_accuracies, own_metrics
 
-ROOT = Path(__file__).parents[2]
 PARTS = ("val/", "/accuracy", "/probe_accuracy", "/gradient_norm", "/cosine", "time/", "/class_", "/added_", '/loss"')
 
 

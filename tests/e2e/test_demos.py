@@ -9,11 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from places import ROOT
 
 from mmcore.data.raw.source import RawConfig
 from mmcore.data.spec import DATASETS
 
-ROOT = Path(__file__).parents[2]
 DEMOS = [name for name in DATASETS.names() if issubclass(DATASETS.get(name).Config, RawConfig)]
 SMALL = ["--trials", "2", "--max-epochs", "2", "--final-seeds", "1", "--cpus", "2"]
 

@@ -15,8 +15,9 @@ import sysconfig
 from pathlib import Path
 
 import pytest
+from places import ROOT
+from wheels import build_wheel
 
-ROOT = Path(__file__).parents[2]
 PROJECT = """
 [build-system]
 requires = ["setuptools>=77"]
@@ -52,7 +53,9 @@ def python(tmp_path: Path) -> Path:
     (plugin / "my_method.py").write_text(blocks("python")[0])
     (plugin.parent / "pyproject.toml").write_text(PROJECT + blocks("toml")[0])
     wheels = tmp_path / "wheels"
-    call(tmp_path, sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", wheels, ROOT, plugin.parent)
+    wheels.mkdir()
+    build_wheel(wheels)
+    call(tmp_path, sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", wheels, plugin.parent)
     call(tmp_path, sys.executable, "-m", "venv", "env")
     python = tmp_path / "env" / "bin" / "python"
     (packages,) = (tmp_path / "env").glob("lib/python*/site-packages")

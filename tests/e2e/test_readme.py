@@ -10,10 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from places import ROOT, SHARED
 
-ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
-AVDIGITS = ROOT.parent / "shared" / "data" / "avdigits"
+AVDIGITS = SHARED / "data" / "avdigits"
 SMALL = ["--trials", "2", "--max-epochs", "2", "--final-seeds", "1"]
 
 

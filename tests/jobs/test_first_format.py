@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from places import TESTS
 
 from mmcore.data.prepared.prepare import prepare
 from mmcore.data.prepared.store import PreparedDataset
@@ -28,7 +29,7 @@ from rayjobs.runs.job import Job
 from rayjobs.runs.worker import run
 from rayjobs.tune import main as tune
 
-STORED = Path(__file__).parents[1] / "stored" / "first_format"
+STORED = TESTS / "stored" / "first_format"
 FINAL = Path("old") / "digits-aug" / "final-1"
 CLOSE = 1e-4
 """Relative; another processor computes other last digits."""

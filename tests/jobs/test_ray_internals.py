@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 import ray
 import ray.tune.tune as tune_loop
+from places import ROOT
 from ray.exceptions import RayActorError
 from ray.train import WorkerGroupError
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
@@ -38,7 +39,6 @@ from rayjobs.ray_internals import environment, errors, groups, tune_state
 from rayjobs.ray_internals.controller import ThriftyController, keys_kept, rungs_of, thrifty_saving
 
 RAY = Path(ray.__file__).parent
-ROOT = Path(__file__).parents[2]
 
 
 @cache

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from places import ROOT
 from raw_files import index_of, kinds, save_picture, save_text, save_wave
 from torch import Tensor
 
@@ -82,7 +83,7 @@ def test_no_lists(tmp_path: Path) -> None:
 
 
 def test_the_papers_encoders_as_the_card_names_them() -> None:
-    card = (Path(__file__).parents[2] / "docs" / "datasets.md").read_text().partition("## iemocap")[2]
+    card = (ROOT / "docs" / "datasets.md").read_text().partition("## iemocap")[2]
     found = re.findall(r"--set (\S+?)=(\S+)", card.partition("## ")[0])
     values = {path: yaml.safe_load(value) for path, value in found}
     config = parse_config({"dataset": {"name": "iemocap"}, "method": {"name": "iprm"}})

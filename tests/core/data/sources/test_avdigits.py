@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from places import SHARED
 
 from mmcore.config.schema import ProtocolConfig
 from mmcore.data.media import read_audio
@@ -17,7 +18,7 @@ from mmcore.data.prepared.store import PreparedDataset
 from mmcore.data.sources.avdigits import IMAGE_FILE, IMAGE_MAGIC, LABEL_FILE, LABEL_MAGIC, loudest_part, read_idx
 from mmcore.errors import DataError, UsageError
 
-RAW = Path(__file__).parents[2].parent / "shared" / "data" / "avdigits"
+RAW = SHARED / "data" / "avdigits"
 needs_raw = pytest.mark.skipif(not RAW.is_dir(), reason=f"the real data set is not in {RAW}")
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import click
 import pytest
 from click.testing import CliRunner, Result
+from places import ROOT
 
 from mmcore.data.prepared.prepare import prepare
 from mmcore.data.prepared.store import PreparedDataset
@@ -108,7 +109,7 @@ def test_a_killed_prepare_leaves_no_half_data_set(tmp_path: Path) -> None:
                 time.sleep(600)
         prepare("digits", None, None, sys.argv[1], progress=progress)
     """)
-    root = Path(__file__).parents[2]
+    root = ROOT
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])}
     process = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], env=environment)
     deadline = time.monotonic() + 120

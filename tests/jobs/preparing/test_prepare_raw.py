@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from places import SHARED
 from raw_files import save_picture, save_text, save_vocab
 
 from mmcore.data.prepared import writer
@@ -25,7 +26,7 @@ from rayjobs.preparing import raw_tasks
 from rayjobs.preparing.datasets import check_demo, demo_files, prepare_one
 from rayjobs.preparing.raw_tasks import RayParts, run_by_ray_data
 
-SPLITS = Path(__file__).parents[2].parent / "shared" / "data" / "splits"
+SPLITS = SHARED / "data" / "splits"
 needs_lists = pytest.mark.skipif(not SPLITS.is_dir(), reason=f"the real lists are not in {SPLITS}")
 NUM_SAMPLES = 40
 REQUEST = Request(datasets=("sarcasm",), methods=("joint",))

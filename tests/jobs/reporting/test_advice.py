@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 import yaml
+from places import ROOT
 
 from mmcore.assembly.config import parse_config, with_values
 from rayjobs.runs.test_ledger import read_ledger
 
-ROOT = Path(__file__).parent.parent.parent
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1200)]
 
 SMALL = {"name": "small_conv", "width": 4, "features": 16}

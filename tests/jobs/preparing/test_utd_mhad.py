@@ -12,15 +12,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from places import ROOT, SHARED
 from scipy.io import savemat
 
 from mmcore.data.prepared.columns import columns_to_arrays
 from mmcore.data.prepared.store import PreparedDataset
 from rayjobs import prepare
 
-ROOT = Path(__file__).parents[2]
 DOCUMENT = (ROOT / "docs" / "your-data.md").read_text()
-REAL = ROOT.parent / "shared" / "data" / "utd_mhad"
+REAL = SHARED / "data" / "utd_mhad"
 
 
 def block(language: str, first_line: str) -> str:

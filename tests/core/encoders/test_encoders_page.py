@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
+from places import ROOT
 
 from mmcore.encoders import ENCODERS
 from mmcore.encoders.page import _values, own_encoders, page
 
-PAGE = Path(__file__).parents[2] / "docs" / "encoders.md"
+PAGE = ROOT / "docs" / "encoders.md"
 
 
 def test_the_page_is_up_to_date() -> None:

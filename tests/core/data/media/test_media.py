@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 import soundfile
 from PIL import Image
+from places import SHARED
 from raw_files import save_picture, save_text, save_vocab, save_wave
 
 from mmcore.data.media import AudioFile, Frames, ImageFile, RawFolder, Text, read_audio, read_image
 from mmcore.data.media.text import tokenizer
 from mmcore.errors import DataError, UsageError
 
-VOCAB = Path(__file__).parents[2].parent / "shared" / "data" / "bert-base-uncased" / "vocab.txt"
+VOCAB = SHARED / "data" / "bert-base-uncased" / "vocab.txt"
 
 
 class TestRawFolder:

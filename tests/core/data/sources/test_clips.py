@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from places import SHARED
 from raw_files import index_of, kinds, save_picture, save_text, save_wave
 
 from mmcore.config.schema import ProtocolConfig
@@ -22,7 +23,7 @@ from mmcore.data.sources.clips import youtube_id
 from mmcore.data.spec import DATASETS
 from mmcore.errors import DataError, UsageError
 
-SPLITS = Path(__file__).parents[2].parent / "shared" / "data" / "splits"
+SPLITS = SHARED / "data" / "splits"
 needs_lists = pytest.mark.skipif(not SPLITS.is_dir(), reason=f"the real lists are not in {SPLITS}")
 
 

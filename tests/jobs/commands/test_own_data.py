@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from places import ROOT
 from raw_files import describe_numbers, save_picture, save_text, save_wave
 
 from mmcore.data.prepared.store import PreparedDataset
@@ -16,7 +17,7 @@ from mmcore.errors import UsageError
 from rayjobs import prepare, train, tune
 from rayjobs.preparing.datasets import resolve_dataset
 
-DOCS = (Path(__file__).parents[2] / "docs" / "your-data.md").read_text()
+DOCS = (ROOT / "docs" / "your-data.md").read_text()
 
 
 @pytest.fixture
