@@ -30,7 +30,7 @@ WORLD_SIZE = 2
 BATCH_SIZE, NUM_CLASSES = 8, 10
 CHECKED_STEPS = 5
 TOLERANCE = 1e-9
-"""Of weights in double precision, whose rounding differs with the order of sums."""
+"""Allowed difference of weights in double precision, whose rounding differs with the order of sums."""
 SIDES = ("ours", "ddp", "flat", "none")
 AGAINST = {"ddp": "DistributedDataParallel", "flat": "one message after backward", "none": "no communication"}
 
@@ -41,7 +41,7 @@ class Loop:
     Args:
         side: One of `SIDES`.
         size: Height and width of the pictures.
-        dtype: Of weights and pictures.
+        dtype: Type of the weights and pictures.
     """
 
     def __init__(self, side: str, size: int, dtype: torch.dtype):

@@ -32,7 +32,7 @@ from rayjobs.feeding import cached, streaming
 
 RAW_DIRS = {"digits": None, "avdigits": Path(__file__).parents[2] / "shared" / "data" / "avdigits"}
 BARS = {"cached": 1.1}
-"""Of the second epoch."""
+"""Bars for the second epoch."""
 
 
 class Feeder:

@@ -33,7 +33,7 @@ from rayjobs.trials.trial import SearchRuns
 BAR, MEMORY_BAR = 1.3, 2**30
 EPOCHS = 2
 LATE, EARLY = (0.8, 1.0), (0.1, 0.3)
-"""Of the trials: 400 to 500 and 50 to 150 of 500."""
+"""Shares of the trials that are compared: of 500, numbers 400 to 500 and 50 to 150."""
 
 
 class Clock(Callback):

@@ -46,10 +46,10 @@ class Digits(nn.Module):
     """The `digits` set's input: pixels scaled, the waveform's standardised log-mel spectrogram.
 
     Args:
-        mean: Of the pixels, subtracted.
-        std: Of the pixels, divided by.
+        mean: Mean of the pixels, subtracted.
+        std: Standard deviation of the pixels, divided by.
         n_fft: Length of a window.
-        hop_length: From one window to the next.
+        hop_length: Samples from one window to the next.
         filters: (number of mel filters, n_fft // 2 + 1).
     """
 

@@ -54,7 +54,7 @@ class Processes:
 
     Args:
         count: How many.
-        batch_size: Of a step, over all that are members of a group.
+        batch_size: Samples of a step, over all members of the group.
         rendezvous: A file by which they find each other; "": each is on its own.
     """
 

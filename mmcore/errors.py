@@ -48,7 +48,7 @@ class CheckpointError(EquipoiseError):
 
 
 class TrainingError(EquipoiseError):
-    """A run cannot go on (a loss that is not finite, a worker that is not there)."""
+    """A run cannot continue (a loss that is not finite, a worker that is not there)."""
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

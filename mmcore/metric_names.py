@@ -24,7 +24,7 @@ FUSED = "fused"
 
 ACCURACY = "accuracy"
 PROBE_ACCURACY = "probe_accuracy"
-"""Of a linear probe on a modality's features, where it has no head of its own."""
+"""Accuracy of a linear probe on a modality's features, where it has no head of its own."""
 MACRO_F1 = "macro_f1"
 MEAN_AVERAGE_PRECISION = "map"
 CALIBRATION_ERROR = "ece"

@@ -28,7 +28,7 @@ from mmcore.training.checkpoint import CheckpointFolder, load_checkpoint
 from mmcore.training.trainer import load_model
 
 FORM = ("delimiter", "quoting")
-"""Of a text table; another table may have another one."""
+"""Options for the form of a text table; the next table may have another form."""
 
 
 def read_state(path: Path) -> dict[str, Any]:

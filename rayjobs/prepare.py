@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 @click.option("--demo", is_flag=True, help="Small raw files that the data set writes itself.")
 @click.option("--encode", "encoders", multiple=True, metavar="MODALITY=ENCODER,...",
               help="Also store the features of frozen encoders, in a data set beside it; repeatable.")  # fmt: skip
-@click.option("--views", type=click.IntRange(0), help="Of --encode: augmented views stored of each sample.")
-@click.option("--set", "values", multiple=True, metavar="PATH=VALUE", help="Of --encode: dataset.encode.image.weights, "
-              "dataset.transforms.image.flip, ...; repeatable.")  # fmt: skip
+@click.option("--views", type=click.IntRange(0), help="Augmented views of each sample that --encode stores.")
+@click.option("--set", "values", multiple=True, metavar="PATH=VALUE", help="Settings of --encode: "
+              "dataset.encode.image.weights, dataset.transforms.image.flip, ...; repeatable.")  # fmt: skip
 @click.option("--check", is_flag=True, help="Only look: what is there, missing, damaged, on both sides of a split.")
 @click.option("--address", help="A Ray cluster: auto or HOST:PORT.  [default: this machine]")
 @click.option("--cpus", type=click.IntRange(1), help="CPUs of this machine to use.  [default: all]")

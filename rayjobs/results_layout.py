@@ -27,9 +27,9 @@ on what it speaks of.
 from __future__ import annotations
 
 EXPERIMENT_FORMAT = 3
-"""Of what an interrupted experiment goes on from: Tune's pickled state, plans, suggestions."""
+"""Format of what an interrupted experiment resumes from: Tune's pickled state, plans, suggestions."""
 READABLE_FORMATS = (1, 2, EXPERIMENT_FORMAT)
-"""Of results, which reports read: those have not changed since the first."""
+"""Formats of the results that reports can read: results have not changed since the first."""
 
 # An experiment
 
@@ -59,7 +59,7 @@ RUN_FILE = "train.json"
 
 CONFIG_FILE = "config.json"
 PROGRESS_FILE = "progress.json"
-"""The summary of a run, which it goes on from when it is started again."""
+"""The summary of a run, which it continues when it is started again."""
 RESULT_FILE = "result.json"
 PREDICTIONS_FILE = "predictions.npz"
 SIZES_FILE = "group_sizes.json"
@@ -71,7 +71,7 @@ MANIFEST_FILE = "manifest.json"
 SNAPSHOTS = "snapshots"
 HANDED_OVER = "handed-over"
 SCHEDULE_FILE = "schedule.json"
-"""Of population-based training: weights kept for others, weights taken over, and the settings by epoch."""
+"""Files of population-based training: weights kept for others, weights taken over, and the settings by epoch."""
 
 # An attempt at a run
 

@@ -2,7 +2,7 @@
 
     python -m rayjobs.submit --address http://HEAD:8265 -- tune --dataset sarcasm --output /shared/results ...
 
-The job goes on without the client. `tune --address http://...` does the same.
+The job continues without the client. `tune --address http://...` does the same.
 """
 
 from __future__ import annotations

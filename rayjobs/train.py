@@ -35,13 +35,13 @@ if TYPE_CHECKING:
 @click.option("--set", "values", multiple=True, metavar="PATH=VALUE", help="A key of the configuration; repeatable.")
 @click.option("--encode", "encoders", multiple=True, metavar="MODALITY=ENCODER,...",
               help="Train on stored features of frozen encoders; repeatable.")  # fmt: skip
-@click.option("--views", type=click.IntRange(0), help="Of --encode: augmented views stored of each sample.")
+@click.option("--views", type=click.IntRange(0), help="Augmented views of each sample that --encode stores.")
 @click.option("--paper", "as_paper", is_flag=True, help="The paper's settings for this data set and method, printed "
               "with where each stands; --set goes before them.")  # fmt: skip
 @click.option("--protocol", metavar="NAME,...", help="How samples are split: group, holdout, cv or paper; several are "
               "trained one after another, each with a table of its own.")  # fmt: skip
-@click.option("--split-seed", type=click.IntRange(0), help="Of the splits a protocol draws.  [default: 0]")
-@click.option("--folds", type=click.IntRange(3), help="Of --protocol cv.  [default: the data set's]")
+@click.option("--split-seed", type=click.IntRange(0), help="Seed of the splits a protocol draws.  [default: 0]")
+@click.option("--folds", type=click.IntRange(3), help="Number of folds of --protocol cv.  [default: the data set's]")
 @click.option("--max-epochs", type=click.IntRange(1), help="Length of each run.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="The first seed.")
 @click.option("--seeds", type=click.IntRange(1), default=1, show_default=True, help="Number of seeds, one run each.")
@@ -122,8 +122,8 @@ class Trained:
     Attributes:
         path: The folder of its runs on this machine.
         address: Where they lie for good: the folder, or its twin's address.
-        results: Of each fold and seed.
-        differences: To the references, of a cross-validation.
+        results: Results of each fold and seed.
+        differences: Differences from the references, in a cross-validation.
         paper: The paper's settings, where they were asked for.
     """
 
@@ -218,7 +218,7 @@ def _train(ready: Ready, suffix: str) -> Trained:
     try:
         results = train_all(request, ready.prepared, folder)
     except KeyboardInterrupt:
-        click.echo(f"interrupted; the same command with --resume goes on ({mirror.address_of(folder)})", err=True)
+        click.echo(f"interrupted; the same command with --resume continues ({mirror.address_of(folder)})", err=True)
         sys.exit(130)
     references = flags["references"] if len(folds) > 1 else ()
     differences = [compare_folds(results, reference, folds) for reference in references]

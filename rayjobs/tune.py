@@ -24,16 +24,16 @@ from rayjobs.storage.addresses import working_folder
 @click.option("--demo", is_flag=True, help="Small raw files the data set writes itself, and tiny encoders.")
 @click.option("--encode", "encoders", multiple=True, metavar="MODALITY=ENCODER,...",
               help="Search on stored features of frozen encoders; repeatable.")  # fmt: skip
-@click.option("--views", type=click.IntRange(0), help="Of --encode: augmented views stored of each sample.")
+@click.option("--views", type=click.IntRange(0), help="Augmented views of each sample that --encode stores.")
 @click.option("--protocol", default="default", show_default=True, help="How samples are split: group, holdout or cv.")
-@click.option("--split-seed", type=click.IntRange(0), help="Of the splits a protocol draws.  [default: 0]")
-@click.option("--folds", type=click.IntRange(3), help="Of --protocol cv.  [default: the data set's]")
-@click.option("--search-once", is_flag=True, help="Of --protocol cv: search on fold 0 alone, for all folds.")
+@click.option("--split-seed", type=click.IntRange(0), help="Seed of the splits a protocol draws.  [default: 0]")
+@click.option("--folds", type=click.IntRange(3), help="Number of folds of --protocol cv.  [default: the data set's]")
+@click.option("--search-once", is_flag=True, help="With --protocol cv: search on fold 0 alone, for all folds.")
 @click.option("--search", "algorithm", type=click.Choice(["hyperopt", "random", "grid"]), default="hyperopt",
               show_default=True,
               help="How trials are chosen; grid: all combinations of the space's choices, to their end.")  # fmt: skip
 @click.option("--scheduler", type=click.Choice(["asha", "fifo", "pbt"]), default="asha", show_default=True,
-              help="asha stops weak trials early, fifo none; pbt lets them go on from strong ones' weights with "
+              help="asha stops weak trials early, fifo none; pbt lets them continue from strong ones' weights with "
               "changed settings.")  # fmt: skip
 @click.option("--time-budget", metavar="TIME", help="For all searches together: 90m, 8h, 2d; shared out evenly. "
               "Trials that run then count as stopped early.")  # fmt: skip
@@ -44,11 +44,11 @@ from rayjobs.storage.addresses import working_folder
 @click.option(
     "--final-seeds", type=click.IntRange(0), default=3, show_default=True, help="Final models of each method."
 )
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the search.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the search.")
 @click.option("--set", "values", multiple=True, metavar="PATH=VALUE", help="Fix a setting for all trials; repeatable.")
 @click.option("--space", type=click.Path(path_type=Path), help="A search-space file.  [default: the data set's]")
 @click.option("--workers", default="1", show_default=True, metavar="N|MIN:MAX",
-              help="Workers of a trial; MIN:MAX: it goes on with fewer when a node is lost.")  # fmt: skip
+              help="Workers of a trial; MIN:MAX: it continues with fewer when a node is lost.")  # fmt: skip
 @click.option(
     "--gpus-per-worker", type=click.FloatRange(0), help="May be a fraction.  [default: 1 where there are GPUs]"
 )
@@ -73,9 +73,9 @@ from rayjobs.storage.addresses import working_folder
 @click.option("--vocab", type=click.Path(path_type=Path), help="Vocabulary of its texts.  [default: RAW/vocab.txt]")
 @click.option("--output", type=Location(), default=Path("results"), show_default=True,
               help="Results: a folder, or s3://BUCKET/PREFIX.")  # fmt: skip
-@click.option("--name", help="Of the experiment.  [default: made of what is searched]")
+@click.option("--name", help="Name of the experiment.  [default: made of what is searched]")
 @click.option("--resume", is_flag=False, flag_value="", metavar="[NAME]",
-              help="Go on with an interrupted experiment: with the same command, or its name alone.")  # fmt: skip
+              help="Resume an interrupted experiment: with the same command, or its name alone.")  # fmt: skip
 @click.option("--address", help="A Ray cluster: auto or HOST:PORT to join it, http://HEAD:8265 to submit this command "
               "as a job.  [default: a local Ray]")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Print what would be searched, and end.")

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 KINDS = {"unsigned": 1, "signed": 2, "float": 3}
-"""Of numbers, as TIFF counts them."""
+"""Codes of the kinds of numbers, as TIFF counts them."""
 
 
 def save_png(path: Path, values: np.ndarray, colour: int, bits: int, key: Sequence[int] = ()) -> str:

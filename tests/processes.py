@@ -17,7 +17,7 @@ def run_processes(function: Callable[..., Any], world_size: int, *args: Any) -> 
     """Calls `function(rank, *args)` in `world_size` fresh processes of one thread, joined by gloo.
 
     Args:
-        function: Of a module's top level, since it is pickled. Several checks in one function cost one start.
+        function: A module's top-level function, since it is pickled. Several checks in one function cost one start.
         world_size: Number of processes.
         *args: Pickled and sent to each.
 

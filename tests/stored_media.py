@@ -18,7 +18,7 @@ NUM_ROWS = 6
 
 
 class Stored(NamedTuple):
-    """Of one file: what lies in the prepared data set, how much of it is valid, and the rules that were applied."""
+    """One file: what lies in the prepared data set, how much of it is valid, and the rules that were applied."""
 
     array: np.ndarray
     length: int

@@ -1,4 +1,4 @@
-"""What is installed is what the checkout holds: every package, and every file that is no Python."""
+"""The installed package holds what the checkout holds: every package, and every file that is no Python."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def parameter_importance(
         values: T mappings, setting -> value: a number, or anything else, which is taken for a category.
         objectives: T results.
         groups: T labels of what may differ by itself, as folds do: only differences within one count.
-        seed: Of the forest, the parts and the shuffles.
+        seed: Seed of the forest, the parts and the shuffles.
 
     Returns:
         Nothing but a reason for fewer than `MIN_TRIALS` trials or 2 settings that differ, for results all alike, and

@@ -69,7 +69,7 @@ def paired_bootstrap(
         correct_b: The same for B.
         clusters: (N,) label of the cluster each sample belongs to (`choose_clusters`).
         num_resamples: R.
-        seed: Of the resampling.
+        seed: Seed of the resampling.
 
     Returns:
         None for under 3 seeds, and for a single cluster, which says nothing about any other.

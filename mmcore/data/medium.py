@@ -121,7 +121,7 @@ class Note(NamedTuple):
 
     Attributes:
         rule: Equal wherever the same was done, so that the check can count it: "cropped", "turned upright by EXIF".
-        detail: What is of this sample alone: "to 128 of 10002 tokens". Empty: there is nothing more to say.
+        detail: What holds for this sample alone: "to 128 of 10002 tokens". Empty: there is nothing more to say.
     """
 
     rule: str
@@ -139,7 +139,7 @@ class Decoded(NamedTuple):
     """One modality of one sample.
 
     Attributes:
-        array: Of the stored shape and dtype, zero padded.
+        array: Values in the stored shape and dtype, zero padded.
         length: Valid length along the first axis, for a modality of variable length.
         notes: What was done to it, for example `Note(CROPPED, "to 128 of 10002 tokens")`.
         is_present: Whether there is anything of the modality; else the array is zeros.

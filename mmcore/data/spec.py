@@ -40,8 +40,8 @@ class Modality:
         num_values: For tokens, the size of the vocabulary: every id is smaller. None: known only once prepared.
         variable_length: A column `<name>__length` tells how much of the first axis is real.
         may_be_missing: A column `<name>__present` tells whether the sample has it.
-        views: Of features a frozen encoder made: augmented views stored behind the plain one along the first axis,
-            which is then 1 + `views` long: view 0 is what evaluation sees, of the others training draws. 0: there is
+        views: Augmented views that a frozen encoder's features hold behind the plain one along the first axis, which
+            is then 1 + `views` long: evaluation sees view 0, training draws from the others. 0: there is
             no such axis. It is not shown, since a source has none, and what is shown names prepared data.
         fill: What the model puts where a stored number is NaN: that of its training samples
             (`mmcore.layers.filling`). None: no number is.

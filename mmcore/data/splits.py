@@ -264,8 +264,8 @@ def hold_several(groups: np.ndarray, sources: np.ndarray) -> bool:
     """Returns whether a group holds several sources; replicates of one source are no group.
 
     Args:
-        groups: Of each row.
-        sources: Of each row.
+        groups: Group of each row.
+        sources: Source of each row.
     """
     return len(set(zip(groups, sources, strict=True))) > len(set(groups))
 

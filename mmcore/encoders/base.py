@@ -135,7 +135,7 @@ def missing_files(section: Mapping[str, Any], path: str) -> list[str]:
 
     Args:
         section: As `build_encoder` takes it; one that is wrong is left to that.
-        path: Of the section in the configuration.
+        path: Path of the section in the configuration.
     """
     try:
         encoder = ENCODERS.get(section.get("name", ""))

@@ -49,10 +49,10 @@ class _Size(NamedTuple):
     """What a size of the network has.
 
     Attributes:
-        divisor: Of every number of channels.
+        divisor: Divisor of every number of channels.
         last: The last block.
         stride: Frames to one cell of the last layer in time.
-        momentum: Of batch norm's running statistics; the published network's is for long training.
+        momentum: Momentum of batch norm's running statistics; the published network's is for long training.
     """
 
     divisor: int

@@ -33,7 +33,7 @@ class Condition:
             transforms; at least 0. The data sets' own transforms give pictures and spectrograms a deviation of about
             1, features are as stored. The noise of a larger deviation is that of a smaller, scaled.
         only: The modalities that are left to every sample; None: all.
-        seed: Of the draws.
+        seed: Seed of the draws.
     """
 
     missing: float = 0.0

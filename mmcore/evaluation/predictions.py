@@ -50,7 +50,7 @@ class Collector:
         num_classes: K.
         log_prior: Returns the logits (K,) of a sample that has none of them; asked only where there is one.
         device: Where the predictions are.
-        dtype: Of the logits kept.
+        dtype: Type of the logits kept.
     """
 
     def __init__(

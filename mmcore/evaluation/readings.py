@@ -69,7 +69,7 @@ class Reading:
     Attributes:
         kind: `dead`, `at_chance`, `held_back` and `fallen` exclude each other, in this order; `apart` and `late` (what
             was added can no longer learn) may be said beside any.
-        modality: Of which.
+        modality: The modality it speaks of.
         since: First epoch (from 1) of the unbroken stretch it holds for.
         text: The same in words, with its figures.
     """

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from mmcore.errors import UsageError
 
 MAX_MODALITIES = 4
-"""Of more, the 2^M evaluations would be too many."""
+"""Most modalities that are valued: with more, the 2^M evaluations would take too long."""
 
 
 def subsets(modalities: Sequence[str]) -> list[tuple[str, ...]]:

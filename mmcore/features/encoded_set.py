@@ -47,8 +47,8 @@ class EncodedPart:
     """Some consecutive rows of one of the parent's files, to be encoded.
 
     Attributes:
-        path: Of the new file, in the encoded set.
-        split: Of all its samples.
+        path: Path of the new file, in the encoded set.
+        split: Split of all its samples.
         num_rows: Samples in it.
         parent: Path of the parent's file, in the parent.
         start: The first of its rows.
@@ -133,7 +133,7 @@ def encoded_dir(parent: Path, recipe: Recipe) -> Path:
 def encode(
     parent: PreparedDataset, dataset: DatasetConfig, run: RunParts = run_here, progress: Progress | None = None
 ) -> PreparedDataset:
-    """Returns the encoded data set, made now unless an intact one is there; a killed call is gone on with.
+    """Returns the encoded data set, made now unless an intact one is there; an interrupted call resumes.
 
     Args:
         parent: What is encoded.

@@ -29,7 +29,7 @@ from mmcore.seeding import derive_seed
 from mmcore.transforms.batch_transforms import BatchTransforms, build_transforms
 
 SEED = 0
-"""Of the initial values of frozen encoders without pretrained weights."""
+"""Seed of the initial values of frozen encoders without pretrained weights."""
 DTYPE = "float16"
 NUM_PICTURES = {"cuda": 256, "cpu": 64}
 """Pictures, sounds or texts encoded at once; a sample of several frames counts as so many."""

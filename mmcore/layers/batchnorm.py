@@ -150,7 +150,7 @@ class _Normalise(torch.autograd.Function):
         """Returns x normalised.
 
         Args:
-            ctx: Of torch.
+            ctx: Torch's context of the forward pass.
             x: (B, C, ...).
             weight: (C,).
             bias: (C,).

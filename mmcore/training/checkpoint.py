@@ -95,7 +95,7 @@ def _check(directory: Path) -> None:
     if version != FORMAT_VERSION:
         raise CheckpointError(
             f"checkpoint {directory} has format version {version}, this release reads {FORMAT_VERSION}: "
-            "go on with the release that wrote it, or start the run anew"
+            "resume it with the release that wrote it, or start the run anew"
         )
     if weights.stat().st_size != size:
         raise CheckpointError(f"checkpoint {directory}: {weights.stat().st_size} bytes instead of {size} (truncated)")

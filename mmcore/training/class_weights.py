@@ -37,7 +37,7 @@ def sample_weights(setting: ClassWeights, labels: Tensor, num_classes: int) -> T
     if setting == "none":
         return None
     counts = torch.bincount(labels, minlength=num_classes).double()
-    # Of a class that never occurs any number would do.
+    # A class that never occurs may have any weight: it is multiplied by a count of 0.
     given = 1 / counts.clamp(min=1) if isinstance(setting, str) else torch.tensor(setting, dtype=torch.float64)
     return given * (counts.sum() / (given * counts).sum())
 

@@ -43,7 +43,7 @@ class Probes(nn.Module):
     Args:
         num_features: Modality -> D.
         num_classes: K.
-        dtype: Of the probes' weights.
+        dtype: Type of the probes' weights.
 
     Attributes:
         logits: Modality -> (B, K), of the batch seen last in evaluation.

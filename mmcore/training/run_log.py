@@ -147,7 +147,7 @@ def tensorboard_tag(name: str) -> str:
 def hyper_parameters(config: RunConfig) -> dict[str, Any]:
     """Returns what tells runs apart: method, optimizer, schedule's name, length, batch and seed.
 
-    Of the method's settings, its numbers and whatever is not at its default.
+    The method's settings are in it where they are numbers or not at their default.
     """
     defaults = METHODS.get(config.method["name"]).Config.model_fields
     method = {

@@ -1,4 +1,4 @@
-"""What is cheap or random is done here, by batch, on the batch's device: crop, flip, normalise, log-spectrogram.
+"""Cheap or random transforms, applied to a batch on its own device: crop, flip, normalise, log-spectrogram.
 
 Everything is a pure function of the batch: the random numbers of a sample travel with it (`Batch.uniforms`), so
 augmentation does not depend on how a batch is cut among workers, nor on the device. The constants (mean, window,

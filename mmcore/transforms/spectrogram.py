@@ -53,9 +53,9 @@ def mel_filters(num_filters: int, n_fft: int, sample_rate_hz: int) -> Tensor:
 def kaldi_filterbank(x: Tensor, window: Tensor, hop_length: int, filters: Tensor) -> Tensor:
     """Returns Kaldi's log-mel filterbank features (B, F, V), V = 1 + (T - W) // hop_length, as `compute-fbank-feats`.
 
-    Of each W samples, from sample v * hop_length on: their mean is subtracted; of each the sample before, times 0.97
-    (of the first: itself); times the window; filled up with zeros to the filters' size; log(filters |DFT|^2), at least
-    log(2^-23). Without dither, and without the energy.
+    Window v is the W samples from v * hop_length on. Their mean is subtracted; then from each sample 0.97 times the one
+    before (from the first: 0.97 times itself). They are multiplied by the window and filled up with zeros to the
+    filters' size; the result is log(filters |DFT|^2), at least log(2^-23). There is no dither and no energy.
 
     Args:
         x: (B, T) floating, T at least W. Kaldi's own scale is that of 16-bit integers; torchaudio's users have [-1, 1].

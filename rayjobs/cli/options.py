@@ -156,9 +156,9 @@ def encoding_of(named: Sequence[str], views: int | None, values: Settings | None
     """Returns what flags add to a run's `dataset` section: `encode`, `views` and `transforms`.
 
     Args:
-        named: Of `--encode`: `image=clip,text=bert`, repeatable.
-        views: Of `--views`.
-        values: Of `--set`: path -> value, of PATHS.
+        named: Values of `--encode`: `image=clip,text=bert`, repeatable.
+        views: Value of `--views`.
+        values: What `--set` gives: path -> value, of PATHS.
 
     Raises:
         ConfigError: Lists every flag that is no such thing.

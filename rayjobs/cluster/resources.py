@@ -33,7 +33,7 @@ class TrialShape:
         cpus_per_worker: CPU threads of each (`trainer.threads`).
         gpus_per_worker: GPUs of each; a fraction packs several on one.
         streams: Whether it reads through Ray Data's own tasks while it trains.
-        min_workers: The fewest of an elastic group, which goes on with those there is room for; None: it is fixed.
+        min_workers: Fewest workers of an elastic group, which continues with those it has room for; None: it is fixed.
     """
 
     workers: int = 1

@@ -107,7 +107,7 @@ def _course(search: Search) -> str:
     if search.scheduler == "fifo":
         return "all to their end"
     if search.scheduler == "pbt":
-        return f"a population: every {search.grace_epochs} epochs weak ones go on from strong ones' weights"
+        return f"a population: every {search.grace_epochs} epochs weak ones continue from strong ones' weights"
     return f"stopped early from epoch {search.grace_epochs} on (1 of {search.reduction_factor:g} goes on)"
 
 

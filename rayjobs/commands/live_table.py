@@ -56,10 +56,10 @@ class Running:
 
     Attributes:
         settings: Its searched values, in short.
-        max_epochs: Of a trial that is not stopped.
+        max_epochs: Length of a trial that is not stopped, in epochs.
         epoch: Finished epochs.
         own: Modality -> validation accuracy by its own head, else by its probe.
-        fused: The fused one.
+        fused: The fused prediction's accuracy.
         state: "again" for one whose process was lost before.
     """
 
@@ -185,7 +185,7 @@ class ProgressCallback(Callback):
     Args:
         display: Where it is shown.
         stage: The stage that runs.
-        max_epochs: Of a trial that is not stopped.
+        max_epochs: Length of a trial that is not stopped, in epochs.
         run_dirs: Number of a given run -> its folder; a path: the search's folder, with the trials' in it.
     """
 

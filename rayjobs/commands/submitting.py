@@ -92,7 +92,7 @@ def submit(
         if as_json:
             print_json({"job": job})
             return
-        click.echo(f"job {job} is submitted; it goes on without this terminal", err=True)
+        click.echo(f"job {job} is submitted; it continues without this terminal", err=True)
         if detach:
             click.echo(_care(address, job), err=True)
         else:
@@ -177,7 +177,7 @@ def follow_job(client: JobSubmissionClient, job: str, address: str) -> None:
             printed = max(printed, seen)
             click.echo(fresh, nl=False)
 
-    # Of its own, so that asyncio does not put one in its place that only cancels, which what is awaited may swallow.
+    # A handler of our own: asyncio's would only cancel the awaited call, which may swallow the cancellation.
     before = signal.signal(signal.SIGINT, _interrupt)
     try:
         while not ask_head(client.get_job_status, job).is_terminal():
@@ -188,7 +188,7 @@ def follow_job(client: JobSubmissionClient, job: str, address: str) -> None:
             time.sleep(POLL_S)
         asyncio.run(tail())
     except KeyboardInterrupt:
-        click.echo(f"\nthe job goes on.\n{_care(address, job)}", err=True)
+        click.echo(f"\nthe job continues.\n{_care(address, job)}", err=True)
         sys.exit(130)
     finally:
         signal.signal(signal.SIGINT, before)
@@ -207,7 +207,7 @@ def stop_job(client: JobSubmissionClient, job: str) -> None:
     ask_head(client.stop_job, job)
     while not (status := ask_head(client.get_job_status, job)).is_terminal():
         time.sleep(POLL_S)
-    click.echo(f"job {job}: {str(status).lower()}; `tune --resume` goes on with an interrupted search", err=True)
+    click.echo(f"job {job}: {str(status).lower()}; `tune --resume` continues an interrupted search", err=True)
 
 
 def ask_head(question: Callable[[str], T], job: str) -> T:

@@ -44,7 +44,7 @@ from rayjobs.trials.worker_group import run_group
 
 POLL_S = 0.5
 State = tuple[str, str, int]
-"""Of a reading: kind, modality and the epoch since which it holds."""
+"""Key of a reading: its kind, its modality and the epoch since which it holds."""
 
 
 @dataclass(frozen=True, kw_only=True)

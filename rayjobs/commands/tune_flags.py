@@ -134,7 +134,7 @@ def _encoding(flags: TuneFlags, values: dict[str, Plain]) -> dict[str, Plain]:
 
 
 def experiment_of(flags: TuneFlags, machine: Machine) -> Experiment:
-    """Returns the experiment to run: a new one, or the one to go on with."""
+    """Returns the experiment to run: a new one, or the one to resume."""
     from rayjobs.experiment.experiment import at_address
     from rayjobs.results_layout import EXPERIMENT_FILE, RANKING_FILE
 
@@ -159,7 +159,7 @@ def _experiment_in(output: Path, flags: TuneFlags, machine: Machine) -> Experime
     check_request(request, machine)  # before a folder is made for it
     experiment = new_experiment(request, output, name, shlex.join(["python", "-m", "rayjobs.tune", *sys.argv[1:]]))
     for twin in unfinished_twins(experiment):
-        click.echo(f"note: {twin} is unfinished; --resume {twin} goes on with it", err=True)
+        click.echo(f"note: {twin} is unfinished; --resume {twin} continues it", err=True)
     return experiment
 
 

@@ -75,7 +75,7 @@ def run_tuning(experiment: Experiment, machine: Machine, *, resume: bool) -> Ran
             _run_plans(unfinished, experiment, machine, resume=resume)
     except KeyboardInterrupt:
         raise Interrupted(
-            f"interrupted; everything finished so far is kept. To go on:\n"
+            f"interrupted; everything finished so far is kept. To resume:\n"
             f"  python -m rayjobs.tune --resume {experiment.name}{_output_flag(experiment)}"
         ) from None
     ranking = build_ranking(experiment, plans)
@@ -183,7 +183,7 @@ class _Tuner:
         )
         with _interrupting(interruption):
             outcomes = run_search(search, runs, execution, resume=self._resume)
-        drop_snapshots(folder)  # an interrupted search, which does not come here, needs them to go on
+        drop_snapshots(folder)  # an interrupted search, which does not come here, needs them to resume
         save_search(folder, search, outcomes, experiment)
         share(experiment)
         self._display.finish(search.name)
@@ -236,7 +236,7 @@ class _Tuner:
 
 @contextmanager
 def _interrupting(interruption: signals.Interruption) -> Iterator[None]:
-    """Lets a signal end Tune gracefully, and goes on as an interruption then.
+    """Lets a signal end Tune gracefully, and raises it as an interruption afterwards.
 
     Tune returns as if it had ended, with the running trials marked as finished: what it returns is not to be used.
     """

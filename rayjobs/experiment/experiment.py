@@ -22,7 +22,7 @@ class StoredExperiment(JsonRecord):
     Attributes:
         format_version: `EXPERIMENT_FORMAT` of the release that began it.
         created: When, ISO 8601.
-        folder: Where it was begun; its searches can go on only there.
+        folder: Where it was begun; its searches can resume only there.
         command: What was typed.
         request: What was asked for.
     """
@@ -60,7 +60,7 @@ def new_experiment(request: Request, output: Path, name: str | None, command: st
     folder = output / (name or request.name())
     if name and (folder / EXPERIMENT_FILE).exists():
         raise UsageError(
-            f"the experiment {folder} is there already: go on with it by --resume {name}, or choose another --name"
+            f"the experiment {folder} is there already: continue it by --resume {name}, or choose another --name"
         )
     number = 1
     while (folder / EXPERIMENT_FILE).exists():
@@ -93,12 +93,12 @@ def find_experiment(output: Path, name: str) -> Experiment:
         raise UsageError(f"no experiment '{name}' in {output}{there}")
     if stored.format_version != EXPERIMENT_FORMAT:
         raise UsageError(
-            f"{folder} was begun by another release (experiment format {stored.format_version}; this one goes on "
-            f"with {EXPERIMENT_FORMAT}): finish it with that one, or begin anew; rayjobs.report reads what it has"
+            f"{folder} was begun by another release (experiment format {stored.format_version}; this one resumes "
+            f"{EXPERIMENT_FORMAT}): finish it with that one, or begin anew; rayjobs.report reads what it has"
         )
     if Path(stored.folder) != folder.resolve():
         raise UsageError(
-            f"{folder} was moved from {stored.folder}; its searches can go on only there: move it back, or, for "
+            f"{folder} was moved from {stored.folder}; its searches can resume only there: move it back, or, for "
             "results at an address, set EQUIPOISE_CACHE to what it was"
         )
     return Experiment(folder, stored.request, stored.command)
@@ -117,7 +117,7 @@ def at_address(experiment: Experiment, mirror: Mirror) -> Experiment:
 
 
 def resume_experiment(request: Request, output: Path, name: str | None) -> Experiment:
-    """Returns the experiment a command goes on with: the one named, else the newest of the same request.
+    """Returns the experiment a command resumes: the one named, else the newest of the same request.
 
     Raises:
         UsageError: There is none, or the one named answers another request.
@@ -132,7 +132,7 @@ def resume_experiment(request: Request, output: Path, name: str | None) -> Exper
                 f"{found[-1].folder} answers another command ({_difference(found[-1].request, request)}): "
                 f"repeat that one, or pass --resume {found[-1].name} alone"
             )
-        raise UsageError(f"there is no experiment '{request.name()}' in {output} to go on with; leave out --resume")
+        raise UsageError(f"there is no experiment '{request.name()}' in {output} to resume; leave out --resume")
     return same[-1]
 
 

@@ -46,7 +46,7 @@ class RunSetting(JsonRecord):
     """A setting as it is in a run, beside the paper's.
 
     Attributes:
-        path: Of the setting.
+        path: Path of the setting.
         value: What the run has.
         source: Where that is from; of a deviation also what it deviates from.
         deviates: Whether the run has another value than the paper, or the same by chance where a demo has its own.
@@ -65,7 +65,7 @@ class Paper(JsonRecord):
     """A paper's settings for a data set and a method, beside a run's.
 
     Attributes:
-        title: Of the paper.
+        title: Title of the paper.
         published: Its own figures.
         settings: Each setting.
         note: What becomes of a setting that goes by the length of the run; "" for nothing.

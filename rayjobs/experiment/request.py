@@ -25,13 +25,13 @@ class Request(JsonRecord):
         options: Options of the data sets.
         dataset: Settings of the run's `dataset` section beside name and options: what is encoded.
         protocol: Settings of the run's `protocol` section.
-        trials: Of each method; None: what the search-space file says.
-        max_epochs: Of each trial; None: what the file says.
+        trials: Trials of each method; None: what the search-space file says.
+        max_epochs: Longest length of each trial, in epochs; None: what the file says.
         final_seeds: Final models of each method.
         algorithm: How a search chooses its trials: hyperopt, random or grid.
         scheduler: What becomes of weak trials: asha, fifo or pbt.
-        search_once: Of a cross-validation, search fold 0 alone.
-        seed: Of the search.
+        search_once: Whether a cross-validation searches on fold 0 alone.
+        seed: Seed of the search.
         values: Path -> fixed value.
         space: A search-space file; None: the data set's own.
         workers: Workers of a trial; of an elastic one the most.
@@ -83,8 +83,8 @@ class Request(JsonRecord):
         check_protocol(self.protocol)
         if self.scheduler == "pbt" and at_address:
             raise UsageError(
-                "--scheduler pbt is not for results on object storage: trials go on from each other's checkpoints, so "
-                "--output must be a folder that all nodes see"
+                "--scheduler pbt is not for results on object storage: trials continue from each other's checkpoints, "
+                "so --output must be a folder that all nodes see"
             )
         if self.algorithm == "grid":
             self._check_grid(has_budget=has_budget)

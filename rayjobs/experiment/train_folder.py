@@ -38,7 +38,7 @@ def open_folder(
     command: str,
     suffix: str = "",
 ) -> Path:
-    """Returns the folder of the runs: a new one, or that of the command that is gone on with.
+    """Returns the folder of the runs: a new one, or that of the command that is resumed.
 
     A name made from the configuration is numbered (`-2`, `-3`) where it is taken; a given one is not. A suffix tells
     the parts of one command apart.
@@ -58,7 +58,7 @@ def open_folder(
     number = 1
     if not resume:
         if name and (folder / RUN_FILE).exists():
-            raise UsageError(f"{folder} is there already: pass --resume to go on with it, or choose another --name")
+            raise UsageError(f"{folder} is there already: pass --resume to continue it, or choose another --name")
         while (folder / RUN_FILE).exists():
             number += 1
             folder = output / f"{default}-{number}"
@@ -67,7 +67,7 @@ def open_folder(
             number += 1
             folder = output / f"{default}-{number}"
         if not (folder / RUN_FILE).exists():
-            raise UsageError(f"there is no run in {folder} to go on with; leave out --resume")
+            raise UsageError(f"there is no run in {folder} to resume; leave out --resume")
         stored = read_json(folder / RUN_FILE)
         if any(stored.get(key) != value for key, value in wanted.items()):
             raise CheckpointError(

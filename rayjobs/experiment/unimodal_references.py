@@ -31,7 +31,7 @@ def alone_accuracies(folders: Sequence[Path], config: RunConfig, prepared: Prepa
 
     Args:
         folders: Each with runs in it.
-        config: Of the run that is to be compared.
+        config: Configuration of the run that is to be compared.
         prepared: Its data.
 
     Raises:
@@ -52,7 +52,7 @@ def alone_accuracies(folders: Sequence[Path], config: RunConfig, prepared: Prepa
 def searched_accuracies(plan: Plan, experiment: Experiment, fold: int | None = None) -> dict[str, float]:
     """Returns modality -> accuracy in the best trial of an experiment's finished searches of these methods.
 
-    Of the searches on that very fold: another fold's validation samples are no measure of a run on this one.
+    Only searches on that very fold count: another fold's validation samples are no measure of a run on this one.
     """
     found: dict[str, float] = {}
     for method in reversed(METHODS_ALONE):

@@ -42,7 +42,7 @@ BLOCK_BYTES = SHUFFLE_BYTES
 """The most a block of a stream holds, if that is more than one sample; in a small object store BLOCK_SHARE of it."""
 BLOCK_SHARE = 1 / 32
 STORE_SHARE = 0.15
-"""Of the object store, what one stream may fill: up to three of a trial run at a time, each as if it were alone."""
+"""Share of the object store one stream may fill: a trial runs up to three at a time, each as if it were alone."""
 PREFETCH_SHARE = 0.25
 """The next streams start when this share of an epoch's steps is left."""
 NUM_PREFETCHED = 4
@@ -65,7 +65,7 @@ class StreamLoader:
         assignment: Which rows belong to which split.
         batch_size: Samples of one step over all workers.
         eval_batch_size: Samples of one evaluation batch of one worker.
-        seed: Of the order and of `Batch.uniforms`.
+        seed: Seed of the sample order and of `Batch.uniforms`.
         rank: This worker.
         world_size: Number of workers.
         pin_memory: Give batches in page-locked memory; only useful with a GPU.

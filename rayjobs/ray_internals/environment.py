@@ -63,7 +63,7 @@ def session() -> Iterator[None]:
 def pending_trials(most: int) -> Iterator[None]:
     """Lets Tune start up to `most` trials at once for the time of a `with` block; a user's own setting stays.
 
-    Of a searcher that Tune does not limit itself it starts one at a time, each for the seconds of a new process.
+    Without it Tune starts the trials of some searchers one at a time, each taking the seconds a new process needs.
     """
     with _set({PENDING: os.environ.get(PENDING, str(most))}):
         yield

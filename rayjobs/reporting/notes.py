@@ -50,7 +50,7 @@ def elastic_notes(experiment: Experiment, plan: Plan) -> list[str]:
                 f"{short_name(run, label)} {', '.join(map(str, found))}" for run, found in changed.items()
             )
             notes.append(
-                f"{label}: {len(changed)} of {len(sizes)} runs went on with another number of workers ({listed}): "
+                f"{label}: {len(changed)} of {len(sizes)} runs continued with another number of workers ({listed}): "
                 "the same global batches, but not bit for bit the run of a fixed group"
             )
     return notes
@@ -100,8 +100,8 @@ def dead_notes(finals: Finals) -> list[str]:
 def more_seeds(experiment: Experiment, tables: Sequence[RankingTable]) -> str:
     """Returns the command that trains the first row's best configuration with more seeds; "" where there is none.
 
-    With none that the search or its final models had: those models' test results are known. Of a cross-validation
-    each fold with its own best configuration, whose seed and split the file holds.
+    The seeds are new, neither the search's nor its final models', since those models' test results are known already.
+    In a cross-validation each fold trains its own best configuration, whose seed and split the file holds.
     """
     files = [row.config_files for table in tables for row in table.rows if row.config_files]
     if not files:

@@ -100,7 +100,7 @@ class _Runs:
 
     Args:
         experiment: The experiment.
-        plan: Of the data set.
+        plan: Plan of the data set's searches.
         label: The row.
     """
 

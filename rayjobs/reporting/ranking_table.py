@@ -50,10 +50,10 @@ class RankingRow(JsonRecord):
     Attributes:
         method: The row's name.
         accuracy: On test, the mean over final seeds and folds; None where a final model is missing.
-        half_width: Of the accuracy's 95 % interval over the folds, of a cross-validation.
+        half_width: Half the accuracy's 95 % interval over the folds of a cross-validation.
         folds: Accuracy on each fold, of a cross-validation.
-        accuracies: Of each final model.
-        seeds: Of each final model.
+        accuracies: Test accuracy of each final model.
+        seeds: Seed of each final model.
         failed_because: Why there is no result; "" where there is one. The first release did not say.
         delta: What it adds to the reference; None for the reference itself, and where they cannot be compared.
         modalities: Modality -> its own accuracy.
@@ -61,8 +61,8 @@ class RankingRow(JsonRecord):
         begun: Those that finished an epoch or failed.
         failed: Those that failed.
         stopped_early: Those that were stopped.
-        epochs: Of all trials and final models.
-        device_seconds: Of all trials and final models.
+        epochs: Epochs trained by all trials and final models.
+        device_seconds: Seconds on a device, of all trials and final models.
         best: The best trial, of the first fold where there are folds.
         best_of_folds: The best trial of each search, where there is more than one.
         config_file: The first of `config_files`; None where there is none.

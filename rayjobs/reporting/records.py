@@ -48,7 +48,7 @@ class StoredPlan(JsonRecord):
     """What a report reads of `plan.json`: a search as it was begun.
 
     Attributes:
-        name: Of the search, and of its folder in the experiment's.
+        name: Name of the search, and of its folder in the experiment's.
         trials: How many it was to have.
         space: Path -> what it is drawn from, in words.
         config: What all trials have in common.
@@ -65,7 +65,7 @@ class TrialRecord:
     """One trial.
 
     Attributes:
-        name: Of its folder: `trial-001`.
+        name: Name of its folder: `trial-001`.
         values: Path -> searched value.
         status: "done", "stopped" (early), "failed", or "running or stopped" while the search has not ended.
         epochs: Finished epochs.

@@ -66,7 +66,7 @@ def compare_folds(results: Sequence[RunResult], reference: Path, folds: Folds) -
     """Returns by how much the runs of a cross-validation differ from a reference's on the same folds.
 
     Args:
-        results: Of all folds.
+        results: Results of all folds.
         reference: The folder of a `train` command, with runs on each of the folds.
         folds: Those of the runs.
     """
@@ -94,7 +94,7 @@ def print_results(
     """Prints each metric on test, of every seed or fold and their mean, and the 95 % interval from three of them on.
 
     Args:
-        results: Of every seed and fold.
+        results: Results of every seed and fold.
         folder: Where they lie.
         prepared: Their data.
         differences: To the references.

@@ -1,4 +1,4 @@
-"""How a trial goes on from another one's checkpoint: what population-based training keeps in the trials' folders.
+"""How a trial continues from another one's checkpoint: what population-based training keeps in the trials' folders.
 
     trial-002/snapshots/epoch-000007/   as the trial stood at that epoch: checkpoints (hard links) and its summary
     trial-005/handed-over/              the same, put here by the driver, and the schedule; taken over at the next start
@@ -59,7 +59,7 @@ def parts_of(config: RunConfig, schedule: Schedule) -> list[tuple[RunConfig, int
 
 
 def keep_snapshot(run_dir: Path, epoch: int) -> None:
-    """Keeps a run as it stands at the end of an epoch, before it goes on; called by rank 0.
+    """Keeps a run as it stands at the end of an epoch, before it continues; called by rank 0.
 
     Raises:
         CheckpointError: The run has checkpoints, but not that epoch's.
@@ -71,7 +71,7 @@ def keep_snapshot(run_dir: Path, epoch: int) -> None:
     checkpoints = run_dir / CHECKPOINTS
     if checkpoints.is_dir():
         if not (checkpoints / folder.name).is_dir():
-            raise CheckpointError(f"{checkpoints} holds no {folder.name}: no other trial could go on from it")
+            raise CheckpointError(f"{checkpoints} holds no {folder.name}: no other trial could resume from it")
         for path in (checkpoints / folder.name, *checkpoints.glob("best-*")):
             _link_tree(path, temporary / CHECKPOINTS / path.name)
     shutil.copyfile(run_dir / PROGRESS_FILE, temporary / PROGRESS_FILE)
@@ -88,14 +88,14 @@ def drop_snapshots(folder: Path) -> None:
 
 
 def hand_over(source: Path, target: Path, epoch: int, before: Settings, values: Settings) -> None:
-    """Makes the run in `target` go on, when it starts the next time, from where `source` stood at an epoch.
+    """Makes the run in `target` continue, when it starts the next time, from where `source` stood at an epoch.
 
     Args:
-        source: Folder of the trial to go on from.
+        source: Folder of the trial to continue from.
         target: Folder of the trial whose own weights are given up.
         epoch: At which the source's snapshot was taken.
         before: The source's settings.
-        values: Those to go on with.
+        values: Settings to continue with.
     """
     temporary = target / f".{HANDED_OVER}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)

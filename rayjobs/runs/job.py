@@ -33,7 +33,7 @@ class Job:
         extra: What is tested beside the data as they are.
         alone: Modality -> validation accuracy of a reference trained on it alone, as far as known; for the readings.
         schedule: Searched values that change at some epochs, of population-based training; `config` has the last ones.
-        snapshot_every: Epochs after which the run is kept for another trial to go on from; 0: never.
+        snapshot_every: Epochs after which the run is kept for another trial to continue from; 0: never.
         elastic: The fewest and the most workers of a group whose size may change; None: it is fixed.
         mirror: Where the run's folder has its twin.
     """

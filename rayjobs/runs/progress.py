@@ -21,13 +21,13 @@ FATAL = "fatal"
 
 
 class Progress:
-    """The running summary of one run, kept in its folder so that a restarted run goes on from it.
+    """The running summary of one run, kept in its folder so that a restarted run continues it.
 
     Args:
         run_dir: The run's folder.
         select: `trainer.select`: whether the best or the last epoch counts.
         num_devices: Workers whose time is spent at once.
-        snapshot_every: Epochs after which the run is kept as it stands, for another trial to go on from; 0: never.
+        snapshot_every: Epochs after which the run is kept as it stands, for another trial to continue from; 0: never.
     """
 
     def __init__(self, run_dir: Path, select: str, num_devices: int, snapshot_every: int = 0):

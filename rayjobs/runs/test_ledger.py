@@ -84,7 +84,7 @@ def tested_before(output: Path, configs: Mapping[str, RunConfig], data: str, fol
         output: The results folder.
         configs: Title of a run -> its configuration.
         data: The data's fingerprint.
-        folder: Whose own runs do not count: they are gone on with.
+        folder: Folder whose own runs do not count, since they are resumed.
     """
     read = {
         entry["config"]: entry["run_dir"]

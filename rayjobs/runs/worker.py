@@ -34,7 +34,7 @@ from rayjobs.storage.files import read_json, write_json
 
 
 def run(job: Job, reporter: Reporter) -> RunResult:
-    """Trains, going on from the run's newest valid checkpoint, and returns what is written to `result.json`.
+    """Trains, resuming from the run's newest valid checkpoint, and returns what is written to `result.json`.
 
     A run that ended before is not trained again: its last row is reported once more, for whoever missed it.
 

@@ -29,7 +29,7 @@ class RestorableASHA(AsyncHyperBandScheduler):
             there back over it for as long as it runs.
         max_epochs: Length of a trial that is not stopped.
         grace_epochs: Epochs every trial gets.
-        reduction_factor: Of the trials that reach a rung, one in so many goes on.
+        reduction_factor: One in this many of the trials that reach a rung continues.
     """
 
     def __init__(self, rungs_file: Path, max_epochs: int, grace_epochs: int, reduction_factor: float):
@@ -55,7 +55,7 @@ class RestorableASHA(AsyncHyperBandScheduler):
                 recorded[trial.trial_id] = entries[milestone]
 
     def on_trial_result(self, tune_controller: TuneController, trial: Trial, result: dict[str, float]) -> str:
-        """Decides whether a trial goes on; the rungs are on the disk before anything follows from them."""
+        """Decides whether a trial continues; the rungs are on the disk before anything follows from them."""
         if result.get(FATAL):
             return TrialScheduler.CONTINUE
         decision = super().on_trial_result(tune_controller, trial, result)

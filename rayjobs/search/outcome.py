@@ -15,7 +15,7 @@ class Outcome(JsonRecord):
     """What became of one trial.
 
     Attributes:
-        name: Of the trial and its folder.
+        name: Name of the trial and its folder.
         values: What was searched.
         status: "done", "stopped" (early), "failed" or "unfinished".
         epochs: Finished epochs.

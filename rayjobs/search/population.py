@@ -1,7 +1,7 @@
-"""Population-based training over a method's own space: weak trials go on from strong ones, with changed settings.
+"""Population-based training over a method's own space: weak trials continue from strong ones, with changed settings.
 
 Every `interval` epochs all trials wait for each other; the weakest quarter takes over the weights of one of the
-strongest quarter and its settings, changed. Tune's own scheduler of this name is not used: here trials go on from the
+strongest quarter and its settings, changed. Tune's own scheduler of this name is not used: here trials resume from the
 checkpoints in their folders (`rayjobs.runs.handover`), no value leaves the range it is searched in, the numbers are
 drawn from the search's seed, and a trial that ends or fails does not leave the others waiting.
 """
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from rayjobs.search.searches import Search
 
 QUANTILE = 0.25
-"""Share of the trials that give up their weights, and of those they go on from."""
+"""Share of the trials that give up their weights, and of those they continue from."""
 RESAMPLE = 0.25
 """How often a setting is drawn anew instead of changed a little."""
 FACTORS = (0.8, 1.25)
@@ -123,7 +123,7 @@ class Population(TrialScheduler):
     def on_trial_result(self, tune_controller: TuneController, trial: Trial, result: dict[str, float]) -> str:
         """Lets a trial wait when it has reached the next exchange; the last one to come starts it."""
         epoch, standing = int(result.get(EPOCH, 0)), self._standings[trial]
-        repeated = epoch <= standing.epoch  # a trial that goes on from another's weights reports their epoch again
+        repeated = epoch <= standing.epoch  # a trial that continues from another's weights reports their epoch again
         if result.get(FATAL) or repeated or epoch < self._next_exchange or epoch >= self._max_epochs:
             return self.CONTINUE
         standing.epoch, standing.objective = epoch, result[OBJECTIVE]
@@ -158,7 +158,7 @@ class Population(TrialScheduler):
         return f"population of {self._size}, next exchange at epoch {self._next_exchange}"
 
     def _exchange(self, without: Trial | None = None) -> None:
-        """Lets the weakest go on from the strongest, as soon as all that are left wait for it."""
+        """Lets the weakest continue from the strongest, as soon as all that are left wait for it."""
         left = {
             trial: standing
             for trial, standing in self._standings.items()

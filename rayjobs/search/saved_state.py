@@ -97,7 +97,7 @@ def prepare_restore(folder: Path, keeper_folder: Path) -> tuple[bool, list[str]]
                     stale.unlink()
             for file in state_files(copy):
                 shutil.copyfile(file, folder / file.name)
-            return True, [f"{'; '.join(problems)}: went on from the intact copy"]
+            return True, [f"{'; '.join(problems)}: resumed from the intact copy"]
     return False, []
 
 

@@ -18,7 +18,7 @@ from rayjobs.search.reserved import check_protocol, refusals
 from rayjobs.search.spaces import MethodSpace, Space, SpaceFile, collect
 
 MIN_POPULATION = 4
-"""Trials: of fewer none is in the weakest quarter."""
+"""Smallest population: with fewer trials the weakest quarter is empty."""
 
 
 @dataclass(frozen=True)
@@ -28,17 +28,17 @@ class Search:
     Attributes:
         dataset: Name of the prepared data set.
         label: The row's name in the ranking: the method, with its variant (`unimodal-image`).
-        fold: Of a cross-validation; None where there is one split.
+        fold: Fold of a cross-validation; None where there is one split.
         config: The configuration whose searched values are replaced.
         space: Path -> what it is drawn from.
         points: Values tried first.
         trials: How many.
         algorithm: `hyperopt` (TPE); `random`; or `grid`: every point is a trial trained to its end, nothing is drawn.
         scheduler: `asha`, which stops trials early; `fifo`, which lets each come to its end; or `pbt`, whose weak
-            trials go on from strong ones with changed settings, every `grace_epochs`.
+            trials continue from strong ones with changed settings, every `grace_epochs`.
         grace_epochs: Epochs every trial gets; longer than any interval at which a method changes itself.
-        reduction_factor: Of the trials that reach a rung, one in so many goes on.
-        changeable: Of the space, the paths a population changes; the others come with the weights.
+        reduction_factor: One in this many of the trials that reach a rung continues.
+        changeable: Paths of the space that a population changes; the others come with the weights.
     """
 
     dataset: str
@@ -93,7 +93,7 @@ class SearchOptions:
     """What the command line adds to a file.
 
     Attributes:
-        seed: Of every trial; the final models have others.
+        seed: Seed of every trial; the final models have others.
         protocol: Settings of the run's `protocol` section.
         values: Path -> fixed value; takes a path out of the space.
         trials: Replaces the file's.

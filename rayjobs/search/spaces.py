@@ -2,7 +2,7 @@
 
     trials: 8                    # of every method
     max_epochs: 24               # of a trial that is not stopped early
-    reduction_factor: 3          # of the trials that reach a rung, one in so many goes on
+    reduction_factor: 3          # one in this many of the trials that reach a rung continues
     set: {trainer.batch_size: 64}                  # fixed, for every method
     space: {optimizer.lr: {loguniform: [0.001, 0.1]}}    # searched, for every method
     points: [{optimizer.lr: 0.01}]                 # tried first, by methods that name none of their own

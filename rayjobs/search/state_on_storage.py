@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 EVERY_S = 1.0
 """Between two states sent; a step of a search takes milliseconds, an object some tens of them."""
 AGAIN_S = 10.0
-"""Before storage that is away is asked again; the search goes on meanwhile."""
+"""Seconds before storage that is away is asked again; the search continues meanwhile."""
 
 
 class RunPuller(Callback):
@@ -47,7 +47,7 @@ class RunPuller(Callback):
             self._mirror.pull(run_dir, without=(CHECKPOINTS,))
         except OSError as error:
             self._notify(
-                f"storage is away ({error.strerror or error}): the search goes on without what {run_dir.name} wrote; "
+                f"storage is away ({error.strerror or error}): the search continues without what {run_dir.name} wrote; "
                 "--resume, when storage is back, reads it"
             )
 
@@ -90,7 +90,7 @@ class StatePusher(Callback):
             self._next = self._clock() + AGAIN_S
             reason = error.strerror or error
             if not self._is_away:
-                self._notify(f"storage is away ({reason}): the search goes on, its state is sent later")
+                self._notify(f"storage is away ({reason}): the search continues, its state is sent later")
             self._is_away = True
             return
         self._next = self._clock() + EVERY_S

@@ -23,7 +23,7 @@ class Suggestions(HyperOptSearch):
     Args:
         space: Path -> what is searched; Tune is given the codes' (`Distribution.to_tune`).
         points: Values tried first, each with one for every path.
-        settings: Of `HyperOptSearch`.
+        settings: Arguments of `HyperOptSearch`.
     """
 
     def __init__(self, space: Mapping[str, Distribution], points: Sequence[Settings], **settings: Any):

@@ -61,13 +61,13 @@ class Execution:
 
 
 def run_search(search: Search, runs: SearchRuns, execution: Execution, *, resume: bool) -> list[Outcome]:
-    """Runs a search, or goes on with it.
+    """Runs a search, or resumes it.
 
     Args:
         search: What is searched.
         runs: What its trials are made from.
         execution: How they are run.
-        resume: Go on from the state in the folder, if there is one.
+        resume: Continue from the state in the folder, if there is one.
 
     Returns:
         What became of each trial, those of before a restore included.

@@ -1,4 +1,4 @@
-"""Keeps a run's folder and its copy in object storage equal while the run goes on."""
+"""Keeps a run's folder and its copy in object storage equal while the run trains."""
 
 from __future__ import annotations
 

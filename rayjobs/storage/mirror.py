@@ -1,6 +1,6 @@
 """Results on object storage: every process works in a local folder, and what lies in it has a twin at an address.
 
-    s3://bucket/prefix/EXPERIMENT/...    what counts: whoever starts anew, anywhere, goes on from it
+    s3://bucket/prefix/EXPERIMENT/...    what counts: whoever starts anew, anywhere, resumes from it
     /var/tmp/equipoise-USER/.../...      the same path on every node: a working copy, which may be lost at any time
 
 A run pulls its folder before it begins and pushes what changed before each report, so that what was reported is in

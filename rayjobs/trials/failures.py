@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class LostWorkers(OSError):
-    """Workers of a group went away; the run can go on from its last checkpoint."""
+    """Workers of a group went away; the run can resume from its last checkpoint."""
 
 
 def is_fatal(error: BaseException) -> bool:

@@ -130,7 +130,7 @@ def run_trial(values: dict[str, Plain], runs: Runs, shape: TrialShape, body: Bod
     before the exception goes up, since Tune retries every exception alike.
     """
     run_dir = runs.run_dir(tune.get_context().get_trial_name(), values)
-    # Of a worker group, what the run itself writes is the first worker's to push.
+    # In a worker group the first worker pushes what the run itself writes: two writers of one file would race.
     own = (PROCESS_FILES, *NOTES) if shape.worker_group else ()
     with following(runs.mirror, run_dir, own) as follower:
         run_dir.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,7 @@ from mmcore import distributed
 
 
 def _tensors(rank: int) -> list[torch.Tensor]:
-    """Of several types and layouts; the third is larger than a bucket."""
+    """Tensors of several types and layouts; the third is larger than a bucket."""
     generator = torch.Generator().manual_seed(rank)
     return [
         torch.randn(3, 4, generator=generator),

@@ -15,7 +15,7 @@ register()  # in Ray's processes, too
 
 
 class DyingWriter(EncodedWriter):
-    """Of `EncodedWriter`; `marker` is a file: who finds it removes it, and is killed."""
+    """An `EncodedWriter` that dies: the process that finds the file `marker` removes it and is killed."""
 
     marker: Path
 

@@ -24,7 +24,7 @@ def save_clip(
 
     Args:
         path: Its suffix, one of CODECS, chooses container and codecs.
-        frames: Of even height and width.
+        frames: Pictures of even height and width.
         sound: (T,) int16 at DEMO_RATE_HZ; may be shorter or longer than the pictures.
         repeat: Frames of the clip that show each of `frames`; there are FRAMES_PER_SECOND.
     """

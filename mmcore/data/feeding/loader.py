@@ -85,7 +85,7 @@ class TensorLoader:
         assignment: Which rows belong to which split.
         batch_size: Samples of one step over all workers.
         eval_batch_size: Samples of one evaluation batch of one worker.
-        seed: Of the order and of `Batch.uniforms`.
+        seed: Seed of the sample order and of `Batch.uniforms`.
         rank: This worker.
         world_size: Number of workers.
         pin_memory: Give batches in page-locked memory; only useful with a GPU.
@@ -184,8 +184,8 @@ class Uniforms:
     """Draws `Batch.uniforms` of one epoch, a function of (seed, epoch) and a sample's place in the epoch.
 
     Args:
-        seed: Of the run.
-        epoch: From 0.
+        seed: Seed of the run.
+        epoch: Number of the epoch, from 0.
         first: Place of the first sample to draw for.
     """
 

@@ -33,7 +33,7 @@ BITS, PHOTOMETRIC, PLANAR, EXTRA_SAMPLES, SAMPLE_FORMAT = 258, 262, 284, 338, 33
 BY_PLANE = 2
 """All of the first colour, then all of the second."""
 PREMULTIPLIED = 1
-"""Of an extra sample: opacity, by which the colours have been multiplied."""
+"""Kind of an extra sample: opacity, by which the colours have been multiplied."""
 WHITE_IS_ZERO, GREY, RGB = 0, 1, 2
 JPEG2000_START, JPEG2000_BITS = b"\xff\x4f\xff\x51", 42
 """What a codestream begins with, and where, counted from there, the first component's sign and bits stand."""
@@ -45,7 +45,7 @@ class Values(NamedTuple):
 
     Attributes:
         kind: Unsigned or signed integers, or floats.
-        bits: Of each.
+        bits: Bits of each value.
         top: The largest unsigned value of the file: 4095 of a PGM that says so.
         seen: What Pillow makes of `top`.
         white_is_zero: Whether 0 is white.

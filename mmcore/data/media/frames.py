@@ -25,7 +25,7 @@ class Frames(Medium):
     The value is the path of a clip, or the paths of pictures that somebody took of it, in order.
 
     Args:
-        name: Of the modality.
+        name: Name of the modality.
         num_frames: T.
         size: Height and width, pixels.
         pick: Which of the frames: the first T; T spread as the papers do; at the middles of T equal parts; the T

@@ -60,7 +60,7 @@ class ImageFile(Medium):
     The whole picture is resized, whatever its shape, as the papers do for evaluation.
 
     Args:
-        name: Of the modality.
+        name: Name of the modality.
         size: Height and width, pixels.
         rules: What its file leaves open.
     """

@@ -20,7 +20,7 @@ from mmcore.errors import DataError, UsageError
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 ARRAYS = frozenset({".npy", ".npz"})
 BEGINNINGS = (b"\x93NUMPY", b"PK")
-"""Of NumPy's files, one array or several."""
+"""First bytes of NumPy's files, with one array or several."""
 ERROR_CELL = re.compile(r"\s*#(N/?A|VALUE!|DIV/0!|REF!|NUM!|NAME\?|NULL!)\s*([,;#]|$)", re.IGNORECASE)
 """What Excel writes into a cell; at the start of a line it would be taken for a comment."""
 NO_NAME = re.compile(

@@ -26,7 +26,7 @@ class Series(Medium):
     """A numeric series (T, C) float32 with its length. The value is a file of numbers, or the numbers themselves.
 
     Args:
-        name: Of the modality.
+        name: Name of the modality.
         length: T; what a longer series has beyond it is left out.
         channels: C; a series of one channel may leave out its axis.
         key: Which array of a .npz file; None: it has but one.
@@ -78,7 +78,7 @@ class Cells(Medium):
     """Cells of a table as features (N,) float32. The value is the cells; None is an empty one, stored as NaN.
 
     Args:
-        name: Of the modality.
+        name: Name of the modality.
         columns: Their N names, for messages.
         fill: What the model puts where a cell is empty, fitted on the training samples; None: none may be.
     """

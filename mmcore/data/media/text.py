@@ -31,7 +31,7 @@ class Text(Medium):
     CLIP's vocabulary gives its own start and end around the tokens; 0 is no padding there, the lengths tell.
 
     Args:
-        name: Of the modality.
+        name: Name of the modality.
         max_tokens: L, the two special tokens included; the rest of a longer text is left out.
     """
 

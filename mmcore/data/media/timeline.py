@@ -23,7 +23,7 @@ class Timeline:
     Args:
         times_s: When each frame begins, ascending, seconds from any zero.
         last_s: How long the last one lasts, seconds; 0: as long as most.
-        unit_s: Of the container's times, seconds.
+        unit_s: Unit of the container's times, seconds.
 
     Attributes:
         times_s: (n,) float64, from 0 on.

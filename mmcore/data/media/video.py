@@ -30,7 +30,7 @@ MOST_MISSING_S = 2.0
 """Seconds by which pictures may end before the file's stated end; sound often goes on a little longer."""
 PIXELS = {1: "gray", 3: "rgb24"}
 HELD_BYTES = 2**26
-"""Of a clip's packets that are kept from looking at them to decoding; a longer clip is opened twice."""
+"""Most bytes of a clip's packets that are kept from inspection to decoding; a larger clip is opened twice."""
 GUESSED_RATE = 25.0
 """Frames a second of a stream that says nothing of its own times: FFmpeg's own guess."""
 IDR = 5
@@ -77,9 +77,9 @@ class Packets(NamedTuple):
     """A clip's packets in the order of decoding.
 
     Attributes:
-        infos: Of all that hold something.
-        held: They themselves, unless they are too many.
-        unit_s: Of their times, seconds.
+        infos: Facts about each packet that holds something.
+        held: The packets themselves, unless they are too many.
+        unit_s: Unit of their times, seconds.
         rate: Frames a second.
         rate_is_guessed: Whether they are FFmpeg's guess, and not the stream's own word.
         stated_s: How long the pictures go on by the file's own header; 0 if it does not say.

@@ -28,7 +28,7 @@ class Window(Medium):
     The value is [path, start, stop]: frames from `start` up to, not including, `stop`, counted from 0.
 
     Args:
-        name: Of the modality.
+        name: Name of the modality.
         num_frames: T, the length of every window.
         size: Height and width, pixels.
         channels: 3 for colour, 1 for brightness, such as depth.
@@ -57,7 +57,7 @@ class Flow(Medium):
     needs the frame behind the window; where the clip ends with the window it is zero. The value is as for `Window`.
 
     Args:
-        name: Of the modality.
+        name: Name of the modality.
         num_frames: T, the length of every window.
         size: Height and width, pixels.
     """

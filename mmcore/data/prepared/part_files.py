@@ -30,12 +30,12 @@ class PlannedPart(Protocol):
 
     @property
     def path(self) -> str:
-        """Of its file, in the prepared data set."""
+        """Path of its file, in the prepared data set."""
         ...
 
     @property
     def split(self) -> str:
-        """Of all its samples."""
+        """Split of all its samples."""
         ...
 
     @property

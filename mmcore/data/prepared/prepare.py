@@ -69,8 +69,8 @@ def prepare(
 ) -> PreparedDataset:
     """Returns the prepared data set, made now unless an intact one of the same raw files is there.
 
-    What a killed call left is gone on with, or removed, by the next; a second call at the same time waits for
-    the first. Until all is written, what was there before stays in its place.
+    What an interrupted call left is used, or removed, by the next; a second call at the same time waits for the
+    first. Until all is written, what was there before stays in its place.
 
     Args:
         source_name: Registered name of the data set.

@@ -33,8 +33,8 @@ class Part:
     """Some samples of one split, written together; small, and picklable.
 
     Attributes:
-        path: Of its file, in the prepared data set.
-        split: Of all its samples.
+        path: Path of its file, in the prepared data set.
+        split: Split of all its samples.
         entries: Its samples, in order.
     """
 

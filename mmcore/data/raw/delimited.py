@@ -164,7 +164,7 @@ def _check_span(path: Path, first: int, whole: Sequence[bool], *, is_complete: b
     Args:
         path: The file.
         first: The line the row begins in.
-        whole: Of each of its lines, whether it is like a row.
+        whole: Whether each of its lines is like a row.
         is_complete: Whether the row has as many fields as the header.
     """
     if not is_complete or any(whole[1:-1]) or (whole[0] and whole[-1]):

@@ -72,7 +72,7 @@ class Problem:
         sample_id: The sample, or the line's place where it has no id.
         kind: One of this module's constants; `BY_RULE` are no faults.
         reason: For people.
-        rule: Of a note: equal wherever the same was done, with the modality in front; notes are counted by it.
+        rule: Rule of a note: equal wherever the same was done, with the modality in front; notes are counted by it.
     """
 
     sample_id: str

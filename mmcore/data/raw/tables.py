@@ -75,8 +75,8 @@ def read_table(path: Path, delimiter: str | None = None, quoting: str | None = N
 
     Args:
         path: Ends in one of `KINDS`; any other ending is delimited text where `delimiter` is given.
-        delimiter: Of delimited text; None: the comma of .csv, the tab of .tsv and .tab.
-        quoting: Of delimited text: "csv", "none", or None, see `read_delimited`.
+        delimiter: Delimiter of delimited text; None: the comma of .csv, the tab of .tsv and .tab.
+        quoting: Quoting of delimited text: "csv", "none", or None, see `read_delimited`.
 
     Raises:
         UsageError: The file is missing, a folder, not UTF-8, of another kind, has no rows, or its quotes can not be

@@ -39,8 +39,8 @@ class TweetSource(RawSource):
     """A data set of tweets with one picture each.
 
     Class attributes:
-        picture_mean: Of the pictures' channels.
-        picture_std: Their deviations.
+        picture_mean: Mean of each of the pictures' channels.
+        picture_std: Standard deviation of each channel.
     """
 
     picture_mean: ClassVar[tuple[float, ...]]

@@ -1,4 +1,4 @@
-"""What is said of the split that training will use, before a model is trained."""
+"""The report on the split that training will use, printed before a model is trained."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ TOLERANCE = 1e-6
 # 37 samples in batches of 16: the last has 5, shards are unequal. 33 in 16: the last has 1, all but rank 0 are empty.
 SIZES = {"unequal": 37, "empty": 33}
 BUCKET_BYTES = 1000
-"""Of gradients here, so that most methods fill several buckets."""
+"""Size of a bucket of gradients here, so that most methods fill several buckets."""
 
 
 @dataclass(frozen=True)

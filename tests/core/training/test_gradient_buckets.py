@@ -21,7 +21,7 @@ from mmcore.training.trainer import Trainer
 
 WEIGHTS = (3.0, 1.0)
 FEW_BYTES = 400
-"""Of a bucket here, so that a small network fills several."""
+"""Size of a bucket here, so that a small network fills several."""
 
 
 class Network(nn.Module):

@@ -183,7 +183,7 @@ def test_a_job_outlives_its_client_and_is_stopped(head, tmp_path: Path) -> None:
     follower.send_signal(signal.SIGINT)
     _, stderr = follower.communicate(timeout=180)
     assert follower.returncode == 130
-    assert "the job goes on" in stderr
+    assert "the job continues" in stderr
     assert f"--stop {job}" in stderr
     assert '"RUNNING"' in submit(environment, address, "--status", job, "--json").stdout
     stopped = submit(environment, address, "--stop", job)

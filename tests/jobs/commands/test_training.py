@@ -73,7 +73,7 @@ def test_another_configuration_is_not_resumed(data_dir: Path, tmp_path: Path) ->
         (["--set", "optimizer.lrr=1"], "unknown key 'optimizer.lrr': did you mean 'lr'?"),
         (["--method", "unimodal", "--set", "method.modality=imag"], "did you mean 'image'?"),
         (["--config", "nowhere.yaml"], "--config nowhere.yaml: there is no such file"),
-        (["--resume"], "to go on with; leave out --resume"),
+        (["--resume"], "to resume; leave out --resume"),
         (["--gpus-per-worker", "2", "--workers", "3"], "asks for 3 workers"),
         (["--folds", "4"], "--folds is for --protocol cv, got protocol default"),
         (

@@ -1,4 +1,4 @@
-"""Population-based training: whose weights a trial goes on from, with which settings, and what is trained last."""
+"""Population-based training: whose weights a trial continues from, with which settings, and what is trained last."""
 
 from __future__ import annotations
 
@@ -332,7 +332,7 @@ def test_what_a_population_cannot_be_is_refused() -> None:
     assert done.exit_code == 2
     assert "--output must be a folder that all nodes see" in " ".join(done.output.split())
     done = CliRunner().invoke(tune.main, ["--scheduler", "pbt", "--dry-run", "--method", "iprm"])
-    assert "a population: every 7 epochs weak ones go on from strong ones' weights" in done.output
+    assert "a population: every 7 epochs weak ones continue from strong ones' weights" in done.output
 
 
 @pytest.mark.slow
@@ -353,7 +353,7 @@ def test_a_population_survives_interruptions_and_a_trial_that_fails(tmp_path: Pa
         process.send_signal(signal.SIGINT)
         output_of(process)
     assert process.returncode == 130
-    assert (search / "trial-001" / results_layout.SNAPSHOTS).is_dir(), "what the exchange goes on from is gone"
+    assert (search / "trial-001" / results_layout.SNAPSHOTS).is_dir(), "what the exchange continues from is gone"
     process = start_driver(tmp_path, *arguments, "--resume", plan=plan)
     try:
         wait_for(lambda: epochs_of(search / "trial-004") >= 4, process)

@@ -306,7 +306,7 @@ class TestTheDriver:
             end(0, [], None)
         assert len(said) == 1
         assert "NETWORK_CONNECTION" in said[0]
-        assert "goes on without what trial-001 wrote" in said[0]
+        assert "continues without what trial-001 wrote" in said[0]
         end(0, [], None)
         assert names(here.root / RUN) == ["failure.json"], "checkpoints are the run's own to pull"
         assert len(said) == 1

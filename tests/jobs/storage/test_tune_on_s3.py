@@ -51,7 +51,7 @@ def test_a_search_on_object_storage_goes_on_after_its_machine_is_lost(
     trials = trials_of(search)
     assert sorted(trials) == ["trial-001", "trial-002", "trial-003"]
     assert trials["trial-003"]["epochs"] == 8
-    assert [epoch for _, epoch in starts_of(search / "trial-003")][1:] == [3], "it did not go on from its last report"
+    assert [epoch for _, epoch in starts_of(search / "trial-003")][1:] == [3], "it did not resume from its last report"
     row = json.loads(done.stdout)["rankings"][0]["rows"][0]
     assert (row["trials"], row["failed"], len(row["accuracies"])) == (3, 0, 1)
     for name in ("ranking.json", "best-digits-iprm.yaml", "digits-iprm/search.json", "digits-iprm/final-1/result.json"):

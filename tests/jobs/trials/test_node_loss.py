@@ -35,7 +35,7 @@ def test_an_elastic_group_goes_on_with_the_workers_that_are_left(
     (outcome,) = trials_of(tmp_path / SEARCH).values()
     assert (outcome["status"], outcome["epochs"]) == ("done", 5)
     assert starts_of(trial)[-1][1] >= 3, "it started anew"
-    assert "1 of 1 runs went on with another number of workers (trial-001 2, 1)" in " ".join(stdout.split())
+    assert "1 of 1 runs continued with another number of workers (trial-001 2, 1)" in " ".join(stdout.split())
 
 
 @pytest.mark.slow

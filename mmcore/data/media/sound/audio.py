@@ -39,7 +39,7 @@ class AudioFile(Medium):
     """A sound file, or a clip's sound, as a mono waveform (T,) int16 with its length. The value is the file's path.
 
     Args:
-        name: Of the modality.
+        name: Name of the modality.
         sample_rate_hz: To which it is resampled.
         seconds: What is kept of it, from its start; shorter clips are zero padded.
     """

@@ -131,9 +131,10 @@ def long_chunks_of(
 
     Args:
         source: The file.
-        place: Of the first chunk.
-        sound: Name of the chunk with the sound, as long as every name. Of no other do the sizes go beyond the file.
-        order: Of the bytes of a size.
+        place: Place of the first chunk, in bytes.
+        sound: Name of the chunk with the sound, as long as every name. No other chunk's size may reach
+            beyond the file.
+        order: Order of a size's bytes.
         counted: Bytes of a chunk's header that its size counts too.
         unit: To whose multiple a chunk is padded.
     """

@@ -51,11 +51,11 @@ class Plain(NamedTuple):
     """Where a wav file of 16-bit samples has them.
 
     Attributes:
-        begin: In bytes from the file's start.
-        num_bytes: Of whole samples.
-        channels: Whose samples alternate.
-        rate_hz: Of the file.
-        order: Of the two bytes.
+        begin: Bytes from the file's start to the first sample.
+        num_bytes: Bytes of whole samples.
+        channels: Number of channels, whose samples alternate.
+        rate_hz: Sample rate of the file, Hz.
+        order: Order of a sample's two bytes.
     """
 
     begin: int
@@ -134,7 +134,7 @@ def _compared(
         source: The file.
         chunks: Its chunks.
         end: Where they end.
-        names: Of the chunk with the sound.
+        names: Names the chunk with the sound may have.
         reads_on: Whether soundfile takes what is behind the sound for sound.
     """
     data = next((chunk for chunk in chunks if chunk.name in names), None)

@@ -32,15 +32,15 @@ FEWEST_FRAMES = 3
 
 
 V1_BYTES, LONG_V1_BYTES = 128, 227
-"""Of an ID3v1 tag, and of the longer one that may lie in front of it."""
+"""Lengths of an ID3v1 tag, and of the longer one that may lie in front of it."""
 
 
 class _Stream(NamedTuple):
     """Where the frames lie.
 
     Attributes:
-        start: Of the first frame with sound, in bytes.
-        stop: Behind the last one.
+        start: Place of the first frame with sound, in bytes.
+        stop: Place behind the last one, in bytes.
         num_frames: How many.
         stated: Frames by the header that encoders write in front (Xing's), or None.
         delay: Samples in front that are the encoder's, not the sound's.

@@ -25,7 +25,7 @@ class Samples(NamedTuple):
 
     Attributes:
         data: (T, C) float32 or float64 of full scale 1, or int16.
-        rate_hz: Of the file.
+        rate_hz: Sample rate of the file, Hz.
         notes: What the decoder did or met.
     """
 
