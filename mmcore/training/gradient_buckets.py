@@ -30,7 +30,7 @@ class _Bucket:
     """Some parameters' gradients in one tensor.
 
     Attributes:
-        parameters: In the order of `flat`.
+        parameters: Parameters in the order of `flat`.
         flat: What is sent: the gradients, one after another, and in a phase's first bucket the weight.
         views: Parts of `flat` in the shapes and strides of the parameters.
         missing: Indices of the gradients that have not come yet.
@@ -60,6 +60,7 @@ class GradientAverager:
     """
 
     def __init__(self) -> None:
+        # A group of its own: batch norm's collectives may come between ours in another order on another rank.
         self._group = cast(dist.ProcessGroup, dist.new_group())
         self._plans: dict[str, _Plan] = {}
         self._running: str | None = None
@@ -69,8 +70,8 @@ class GradientAverager:
 
         Args:
             phase: Names the parameters; they may change only after `forget`.
-            parameters: What has a gradient when the phase ends.
-            weight: This rank's, of the sum over ranks that the gradients are divided by.
+            parameters: Parameters that have a gradient when the phase ends.
+            weight: This rank's weight; the gradients are divided by its sum over ranks.
         """
         if phase not in self._plans:
             self._plans[phase] = self._plan(phase, parameters)
@@ -78,6 +79,7 @@ class GradientAverager:
         plan.num_sent = 0
         for bucket in plan.buckets:
             bucket.missing = set(range(len(bucket.parameters)))
+        # The weight travels with the gradients: a message of its own would cost one more round trip.
         plan.buckets[0].flat[-1:].fill_(weight)
         self._running = phase
 
@@ -94,15 +96,17 @@ class GradientAverager:
             raise TrainingError(f"backward was told phase {self._running!r}, but reduce_gradients {phase!r}")
         plan = self._plans[phase]
         for bucket in plan.buckets:
+            # A rank whose samples did not reach a parameter sends zeros: the others wait for its bucket.
             for index in sorted(bucket.missing):
                 _take(bucket, index)
         self._send_full(plan)
         self._running = None
+        # A view: it holds the sum over ranks only after the first bucket's `wait` below.
         total = plan.buckets[0].flat[-1:]
         for bucket in plan.buckets:
             bucket.work.wait()  # on a GPU the stream waits, not this process
             gradients = bucket.flat[:-1] if bucket is plan.buckets[0] else bucket.flat
-            gradients.div_(total)
+            gradients.div_(total)  # in place, since each `grad` is a view of `flat`
             bucket.work = None
 
     def forget(self) -> None:
@@ -138,6 +142,7 @@ class GradientAverager:
 
     def _send_full(self, plan: _Plan) -> None:
         """Sends the next buckets, as many as are full without a gap."""
+        # In order, without a gap: ranks that sent in the order of arrival would sum unlike buckets.
         while plan.num_sent < len(plan.buckets) and not plan.buckets[plan.num_sent].missing:
             bucket = plan.buckets[plan.num_sent]
             bucket.work = dist.all_reduce(bucket.flat, group=self._group, async_op=True)
@@ -160,7 +165,7 @@ def _take(bucket: _Bucket, index: int) -> None:
     """Puts a parameter's gradient, zeros if it has none, into its bucket."""
     parameter, view = bucket.parameters[index], bucket.views[index]
     if parameter.grad is None:
-        view.zero_()
+        view.zero_()  # the last step's gradient is still in it
     else:
         view.copy_(parameter.grad)
     parameter.grad = view

@@ -66,7 +66,7 @@ def parse_overrides(pairs: Iterable[str], option: str = "--option") -> dict[str,
         option: What they were given with, for the messages.
 
     Raises:
-        ConfigError: Lists every argument without "=", with a value that is no YAML, or whose key came before.
+        ConfigError: Lists every argument without "=", with a value that is not valid YAML, or whose key came before.
     """
     values: dict[str, Any] = {}
     problems = []
@@ -90,12 +90,12 @@ def parse_scalar(text: str) -> Any:
     """Returns a YAML value; numbers such as `1e-3`, which YAML 1.1 takes for text, are numbers.
 
     Raises:
-        UsageError: `text` is no YAML.
+        UsageError: `text` is not valid YAML.
     """
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
-        raise UsageError(f"{text!r} is no YAML value; put it in quotes") from None
+        raise UsageError(f"{text!r} is not valid YAML; put it in quotes") from None
     return float(text) if isinstance(value, str) and EXPONENT_NUMBER.fullmatch(text.strip()) else value
 
 

@@ -162,7 +162,7 @@ def read_config(path: Path) -> dict[str, Plain]:
     except FileNotFoundError:
         raise UsageError(f"--config {path}: there is no such file") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"--config {path} is no YAML file ({error})") from None
+        raise UsageError(f"--config {path} is not valid YAML ({error})") from None
     if not isinstance(values, dict):
         raise UsageError(f"--config {path} must hold a mapping, as tune's best-*.yaml does, got {json.dumps(values)}")
     return values

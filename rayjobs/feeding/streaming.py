@@ -57,8 +57,8 @@ class StreamLoader:
     """Streams the files by Ray Data: for what does not fit in memory.
 
     An epoch's order is a function of (seed, epoch): files in a drawn order, some together in a window, whose samples
-    are mixed. Every rank has its part of each global batch read, so that k workers see what one sees; that costs k
-    times the reading of one. Nothing before `start_step`'s window is read.
+    are mixed. Each of k ranks streams the windows itself and keeps its part of each global batch, so that k workers
+    see the samples one would see; the price is k times the reading of one. Windows before `start_step` are not read.
 
     Args:
         prepared: The data set; its files must be reachable from the nodes that read.
@@ -124,6 +124,7 @@ class StreamLoader:
                 self._start_ahead(epoch)
             num_global = self._num_global(step)
             start, stop, batch.is_placeholder = training_shard(num_global, self.rank, self.world_size)
+            # Drawn for the whole batch and then cut: a sample's augmentation must not depend on the number of workers.
             batch.uniforms = uniforms.draw(num_global)[start:stop]
             yield batch.pin_memory() if self._pin_memory else batch
 
@@ -136,7 +137,7 @@ class StreamLoader:
 
     def close(self) -> None:
         """Ends the streams that were started ahead, and frees what they hold: Ray must not end under them."""
-        streams = self._end_streams()
+        streams = self._end_streams()  # all are told before any is waited for, so that they end side by side
         for stream in streams:
             stream.join(END_S)
 
@@ -151,6 +152,7 @@ class StreamLoader:
         return streams
 
     def _start_ahead(self, epoch: int) -> None:
+        # Validation comes next, and the epoch after it: both start while this epoch still computes.
         wanted = [("val", 0)]
         if self._num_epochs is None or epoch + 1 < self._num_epochs:
             wanted.append(("train", epoch + 1))
@@ -159,6 +161,7 @@ class StreamLoader:
                 self._ready[split, number] = self._start(split, number)
 
     def _stream(self, split: str, epoch: int, start_step: int = 0) -> Iterator[Batch]:
+        # A stream started ahead begins with step 0: a run that resumes within an epoch needs one of its own.
         ready = None if start_step else self._ready.pop((split, epoch), None)
         try:
             yield from ready or self._start(split, epoch, start_step)
@@ -175,6 +178,7 @@ class StreamLoader:
             windows = in_order(files)
             total, size = len(self._share(split)), self.eval_batch_size
             shares = [(first, min(first + size, total)) for first in range(0, total, size)]
+        # The smallest store decides: any node may be given the read task.
         block_bytes = min(BLOCK_BYTES, BLOCK_SHARE * smallest_store_bytes())
         block_rows = max(1, int(block_bytes / self._sample_bytes))
         windows = cut(windows, shares, block_rows)
@@ -192,6 +196,7 @@ class StreamLoader:
         limit = ExecutionResources.for_limits(object_store_memory=STORE_SHARE * smallest_store_bytes())
         dataset.context.execution_options.resource_limits = limit
         options = {"batch_size": 1, "collate_fn": _Unpacked(), "prefetch_batches": NUM_PREFETCHED}
+        # Closed on the way out, however it is left: an open iterator keeps its tasks and their memory.
         with closing(iter(dataset.iter_torch_batches(**options))) as pieces:
             for size in sizes:
                 batch = [next(pieces)]
@@ -225,7 +230,7 @@ class StreamLoader:
 def quiet_ray_data() -> None:
     """Makes Ray Data keep the order of its blocks (it does not by itself), and keep quiet."""
     context = DataContext.get_current()
-    context.execution_options.preserve_order = True
+    context.execution_options.preserve_order = True  # else batches would depend on which task is faster
     context.enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
 
@@ -257,6 +262,7 @@ class _Stream:
 
     def close(self) -> None:
         """Ends the stream now, or as soon as it has started."""
+        # Set before the queue is looked at: `_run` looks in the other order, so that one of the two ends the stream.
         self._closed.set()
         try:
             started = self._started.get_nowait()
@@ -276,7 +282,7 @@ class _Stream:
             self._started.put((batches, [] if first is None else [first]))
         except BaseException as error:  # noqa: BLE001 (raised again where the stream is read)
             self._started.put(error)
-        if self._closed.is_set():
+        if self._closed.is_set():  # `close` came while the stream was starting, and found nothing to end
             self.close()
 
     def _wait(self) -> tuple[Generator[Batch], list[Batch]] | BaseException:
@@ -292,7 +298,7 @@ class _Stream:
                     raise TrainingError(
                         f"Ray Data's read tasks wait for a CPU: all {total:g} are taken by trials; run fewer at a time"
                     ) from None
-                was_starved = is_starved
+                was_starved = is_starved  # once may be chance: a trial may just be ending
 
 
 class _Windows(Datasource):

@@ -1,7 +1,7 @@
 """A search survives the death of its driver: an intact copy of its state, and a check before it is used.
 
-Tune writes its state files in place and copies them without renaming, so a kill can leave one half-written; it would
-then start the search again from nothing, or hang. The copy here is renamed into place.
+Tune writes its state files in place and copies them without renaming, so a killed driver can leave one half-written.
+From such a file Tune starts the search again from nothing, or hangs. The copy kept here is renamed into place.
 """
 
 from __future__ import annotations
@@ -54,6 +54,7 @@ class StateKeeper(Callback):
         seen = {file.name: (file.stat().st_mtime_ns, file.stat().st_size) for file in files}
         if not files or seen == self._seen:
             return
+        # What a killed driver left half-copied is removed, never added to.
         temporary = self._folder / f".{COPY_FOLDER}.tmp"
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
@@ -62,6 +63,8 @@ class StateKeeper(Callback):
         old = self._folder / f".{COPY_FOLDER}.old"
         copy = self._folder / COPY_FOLDER
         shutil.rmtree(old, ignore_errors=True)
+        # A folder cannot replace one that is not empty, so the old copy steps aside first. After a kill between the two
+        # renames it is still whole under its second name, which `prepare_restore` looks for too.
         if copy.exists():
             copy.rename(old)
         temporary.rename(copy)
@@ -92,6 +95,7 @@ def prepare_restore(folder: Path, keeper_folder: Path) -> tuple[bool, list[str]]
     for name in (COPY_FOLDER, f".{COPY_FOLDER}.old"):
         copy = keeper_folder / name
         if not check_state(copy):
+            # The names hold a time, and the newest counts: a damaged file that stayed could win over the copy's.
             for pattern in STATE_PATTERNS:
                 for stale in folder.glob(pattern):
                     stale.unlink()
@@ -112,6 +116,7 @@ def check_state(folder: Path) -> list[str]:
             problems.append(f"{states[-1].name} holds no trial")
     except (ValueError, KeyError, OSError) as error:
         problems.append(f"{states[-1].name} is damaged ({error})")
+    # Only loading shows whether a pickle is whole: a cut one may end anywhere.
     for path in searchers[-1:] + sorted(folder.glob(GENERATOR))[-1:]:
         try:
             with path.open("rb") as file:

@@ -130,7 +130,7 @@ def load_space(path: Path) -> Space:
     try:
         content = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:
-        raise ConfigError([f"{path} is not YAML: {error}"]) from None
+        raise ConfigError([f"{path} is not valid YAML: {error}"]) from None
     if not isinstance(content, dict):
         raise ConfigError([f"{path} must hold a mapping, got {type(content).__name__}"])
     problems: list[str] = []

@@ -87,6 +87,7 @@ class Mirror:
         """Pulls the files `names` of every folder of the root; those there are no longer are removed here."""
         if not self.address:
             return
+        # All go first: a twin that was removed must not leave its old file here.
         for stale in (file for name in names for file in self.root.glob(f"*/{name}")):
             stale.unlink()
         twins = [info for info in patiently(lambda: self._list(self.root, recursive=False)) if not is_file(info)]
@@ -102,6 +103,7 @@ class Mirror:
         """Puts what is in storage in the place of a local folder, but for checkpoints: each run pulls its own."""
         if self.address:
             shutil.rmtree(folder, ignore_errors=True)
+            # Checkpoints are the largest part; this process reads none of them.
             self.pull(folder, without=(CHECKPOINTS,))
 
     def rename(self, old: Path, new: Path) -> None:
@@ -157,6 +159,7 @@ class Mirror:
         twins = [PurePosixPath(info.path).relative_to(place) for info in self._list(folder) if is_file(info)]
         twins = [twin for twin in twins if not set(without) & set(twin.parts)]
         here = [path for path in files_in(folder) if not set(without) & set(path.relative_to(folder).parts)]
+        # Downloads come before removals: a pull that fails in between leaves too much here, never too little.
         self._each(self._download, [folder / twin for twin in twins])
         for path in set(here) - {folder / twin for twin in twins}:
             path.unlink(missing_ok=True)
@@ -167,6 +170,7 @@ class Mirror:
         from pyarrow.fs import LocalFileSystem, copy_files
 
         path.parent.mkdir(parents=True, exist_ok=True)
+        # Renamed when whole, and named by process: two processes of a node may pull the same file.
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         here = LocalFileSystem()
         copy_files(self._place(path), str(temporary), source_filesystem=self._filesystem, destination_filesystem=here)
@@ -197,7 +201,7 @@ class Mirror:
         if not paths:
             return
         with as_storage_errors(), ThreadPoolExecutor(PARALLEL) as pool:
-            list(pool.map(action, paths))
+            list(pool.map(action, paths))  # `map` alone would drop the exceptions
 
 
 NO_MIRROR = Mirror()
@@ -207,6 +211,7 @@ def files_in(folder: Path) -> list[Path]:
     """Returns all files below a folder, but for temporary ones, whose name or folder's name begins with a dot."""
     found = []
     for place, folders, names in os.walk(folder):
+        # Changed in place, so that `os.walk` does not enter a half-written folder.
         folders[:] = [name for name in folders if not name.startswith(".")]
         found += [Path(place) / name for name in names if not name.startswith(".")]
     return sorted(found)
@@ -220,5 +225,6 @@ def own_folder(path: Path) -> None:
     """
     for folder in (path.parent, path):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # `mkdir` accepts what is there: in a shared /var/tmp another user may have put a link or a folder there first.
         if folder.is_symlink() or folder.stat().st_uid != os.geteuid():
             raise PermissionError(errno.EPERM, "belongs to another user; set EQUIPOISE_CACHE to a folder", str(folder))

@@ -126,15 +126,16 @@ def make_trainable(runs: Runs, shape: TrialShape, body: Body | None = None) -> C
 def run_trial(values: dict[str, Plain], runs: Runs, shape: TrialShape, body: Body | None) -> None:
     """Runs one trial inside the process Tune started for it.
 
-    A lost process is Tune's to retry. What would fail again is recorded with its reason and reported as fatal
-    before the exception goes up, since Tune retries every exception alike.
+    Tune retries a trial after every exception alike. That is right for a lost process; an error that would come again
+    is recorded with its reason and reported as fatal before the exception goes up, so that the trial stops.
     """
     run_dir = runs.run_dir(tune.get_context().get_trial_name(), values)
     # In a worker group the first worker pushes what the run itself writes: two writers of one file would race.
     own = (PROCESS_FILES, *NOTES) if shape.worker_group else ()
     with following(runs.mirror, run_dir, own) as follower:
         run_dir.mkdir(parents=True, exist_ok=True)
-        (run_dir / FAILURE_FILE).unlink(missing_ok=True)
+        (run_dir / FAILURE_FILE).unlink(missing_ok=True)  # an earlier attempt's: it would be taken for this one's
+        # The watchdog must know of the process before anything in it can hang.
         announce(run_dir, "trial")
         follower.push()
         _run_body(run_dir, values, runs, shape, body=body, follower=follower)
@@ -146,6 +147,7 @@ def _run_body(
     try:
         if shape.worker_group and (run_dir / HANDED_OVER).is_dir():
             end_workers(run_dir)  # those of the weights that are given up, which might still write
+        # Before the job is made, whose settings come with the weights.
         take_over(run_dir)
         job = runs.job(run_dir, values)
         if shape.worker_group:
@@ -155,6 +157,7 @@ def _run_body(
         else:
             (body or worker_body())(job, TuneReporter(run_dir, job.select, job.snapshot_every, follower.push))
     except Exception as error:
+        # Written and pushed before the exception goes up: after it, Tune may end this process at any moment.
         record_failure(run_dir, error)
         with contextlib.suppress(OSError):  # storage that is away must not hide what went wrong
             follower.push()
@@ -172,5 +175,6 @@ def worker_body() -> Body:
 
 def trial_name(trial: Trial) -> str:
     """Returns `trial-003` for the third trial of an experiment: its name and that of its folder."""
+    # Tune's tag begins with the trial's number in the experiment: "3_lr=0.1".
     number = (trial.experiment_tag or "0").partition("_")[0]
     return f"trial-{int(number):03d}"

@@ -274,7 +274,7 @@ def read_description(path: Path, classes: Sequence[str] | None = None) -> dict[s
 
     Raises:
         ConfigError: Lists every problem of the file, the columns its manifest lacks among them.
-        UsageError: It is missing or no YAML, or its manifest can not be read; or the labels are numbers to be
+        UsageError: It is missing or not valid YAML, or its manifest cannot be read; or the labels are numbers to be
             predicted.
     """
     if not path.is_file():

@@ -30,7 +30,7 @@ def read_yaml(path: Path, names: Collection[Place], optional: Collection[Place])
         optional: Those whose plain words are text, but null and ~ are None.
 
     Raises:
-        UsageError: The file can not be read, or is no YAML.
+        UsageError: The file cannot be read, or is not valid YAML.
         ConfigError: It holds no mapping.
     """
     try:
@@ -41,7 +41,7 @@ def read_yaml(path: Path, names: Collection[Place], optional: Collection[Place])
             _keep(node, (), names, optional, set())
         content = None if node is None else loader.construct_document(node)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UsageError(f"{path} is no YAML file: {error}") from None
+        raise UsageError(f"{path} is not valid YAML: {error}") from None
     if not isinstance(content, dict):
         raise ConfigError([f"{path} must hold a mapping, got {type(content).__name__}"])
     return content, problems

@@ -139,9 +139,9 @@ def _json_rows(path: Path) -> Iterator[Row]:
         except UnicodeEncodeError:
             yield place, "the line holds half a character (one \\ud800 to \\udfff alone)"
         except (ValueError, RecursionError) as error:
-            yield place, f"the line is no JSON: {error}"
+            yield place, f"the line is not valid JSON: {error}"
         else:
-            yield place, record if isinstance(record, dict) else "the line is no JSON object"
+            yield place, record if isinstance(record, dict) else "the line is not a JSON object"
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -160,7 +160,7 @@ def _read_parquet(path: Path) -> Table:
         with pq.ParquetFile(path) as file:
             schema, num_rows = file.schema_arrow, file.metadata.num_rows
     except (pa.ArrowException, OSError) as error:
-        raise UsageError(f"the manifest {path} is no Parquet file: {str(error).splitlines()[0]}") from None
+        raise UsageError(f"the manifest {path} is not a valid Parquet file: {str(error).splitlines()[0]}") from None
     if not num_rows:
         raise UsageError(f"the manifest {path} has no rows")
     unusable = {

@@ -137,7 +137,7 @@ def _read_json(index: Index, path: Path, split: str, labels: Sequence[str], pict
     try:
         rows = json.loads(path.read_bytes())
     except ValueError as error:
-        raise UsageError(f"{path} is no JSON file: {error}") from None
+        raise UsageError(f"{path} is not valid JSON: {error}") from None
     if not isinstance(rows, list):
         raise UsageError(f"{path} must hold a list of {{image, text, label}}")
     for number, row in enumerate(rows):

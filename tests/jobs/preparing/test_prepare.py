@@ -142,12 +142,12 @@ class TestCli:
         assert raised.value.problems == [
             "--set must be key=value, got 'a'",
             "--set must be key=value, got '=1'",
-            "--set b: '[' is no YAML value; put it in quotes",
+            "--set b: '[' is not valid YAML; put it in quotes",
             "--set c is given twice",
         ]
 
     def test_bad_yaml(self) -> None:
-        with pytest.raises(UsageError, match="is no YAML value"):
+        with pytest.raises(UsageError, match="is not valid YAML"):
             parse_scalar("{")
 
     @pytest.mark.parametrize(

@@ -245,7 +245,7 @@ class TestProblems:
         with pytest.raises(UsageError, match="there is no such file"):
             read_description(tmp_path / "none.yaml")
         for content, message in (
-            (b"a: [", "is no YAML file"), (b"- a", "must hold a mapping, got list"), (b"", "must hold a mapping"),
+            (b"a: [", "is not valid YAML"), (b"- a", "must hold a mapping, got list"), (b"", "must hold a mapping"),
             (b"\xff", "line 1 is not UTF-8"), ("a: b".encode("utf-16"), "is UTF-16"), (b"a: &x [*x]", "my.yaml"),
         ):  # fmt: skip
             with pytest.raises(UsageError, match=message):

@@ -198,15 +198,15 @@ class TestJsonl:
         assert found["a.ndjson:10"] == {"a": "😀"}
         reasons = {place: reason for place, reason in found.items() if isinstance(reason, str)}
         for line, reason in {
-            5: "no JSON", 6: "no JSON object", 7: "NaN is no number; write null", 8: "the key 'a' is given twice",
-            9: "half a character", 11: "no JSON", 12: "Infinity is no number",
+            5: "not valid JSON", 6: "not a JSON object", 7: "NaN is no number; write null",
+            8: "the key 'a' is given twice", 9: "half a character", 11: "not valid JSON", 12: "Infinity is no number",
         }.items():  # fmt: skip
             assert reason in reasons.pop(f"a.ndjson:{line}")
         assert not reasons
 
     def test_a_list_in_one_piece_is_no_table(self, tmp_path: Path) -> None:
         path = save_text(tmp_path / "a.jsonl", json.dumps([{"a": 1}, {"a": 2}], indent=1))
-        with pytest.raises(UsageError, match=r"one JSON object a line \(a.jsonl:1: the line is no JSON"):
+        with pytest.raises(UsageError, match=r"one JSON object a line \(a.jsonl:1: the line is not valid JSON"):
             read_table(path)
 
 
@@ -243,7 +243,7 @@ class TestParquet:
     def test_a_damaged_file(self, tmp_path: Path) -> None:
         pq.write_table(pa.table({"y": ["a"] * 1000}), tmp_path / "a.parquet")
         content = (tmp_path / "a.parquet").read_bytes()
-        with pytest.raises(UsageError, match="is no Parquet file"):
+        with pytest.raises(UsageError, match="is not a valid Parquet file"):
             read_table(save_text(tmp_path / "cut.parquet", content[:-20]))
         damaged = save_text(tmp_path / "bad.parquet", content[:8] + b"\xff" * 40 + content[48:])
         with pytest.raises(UsageError, match="can not be read after row 0"):

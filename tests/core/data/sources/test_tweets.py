@@ -128,7 +128,7 @@ class TestSarcasm:
         with pytest.raises(UsageError, match=r"text/valid2.txt and text/test2.txt is missing"):
             index_of("sarcasm", tmp_path)
         save_text(tmp_path / "other" / "train.json", "{")
-        with pytest.raises(UsageError, match=r"train.json is no JSON file"):
+        with pytest.raises(UsageError, match=r"train.json is not valid JSON"):
             index_of("sarcasm", tmp_path / "other")
 
 
