@@ -48,8 +48,8 @@ def write_sounds(folder: Path) -> dict[str, list[Any]]:
     ):
         wave = 0.3 * np.sin(2 * np.pi * 440 * np.arange(rate_hz * SECONDS) / rate_hz) + noise[: rate_hz * SECONDS]
         soundfile.write(str(folder / name), np.stack([wave] * channels, axis=1), rate_hz, **form)
-        cases[name] = ["AudioFile", ["a", rate_hz, SECONDS], name]
-        cases[f"{name}/resampled"] = ["AudioFile", ["a", 22_050, SECONDS], name]
+        cases[name] = ["AudioFile", {"name": "a", "sample_rate_hz": rate_hz, "seconds": SECONDS}, name]
+        cases[f"{name}/resampled"] = ["AudioFile", {"name": "a", "sample_rate_hz": 22_050, "seconds": SECONDS}, name]
     return cases
 
 
@@ -62,7 +62,7 @@ def write_pictures(folder: Path) -> dict[str, list[Any]]:
     picture.save(folder / "colour.jpg", quality=90)
     picture.save(folder / "colour.png")
     picture.convert("L").save(folder / "grey.png")
-    return {name: ["ImageFile", ["i", SIDE], name] for name in ("colour.jpg", "colour.png", "grey.png")}
+    return {name: ["ImageFile", {"name": "i", "size": SIDE}, name] for name in ("colour.jpg", "colour.png", "grey.png")}
 
 
 def write_clips(folder: Path) -> dict[str, list[Any]]:
@@ -85,8 +85,8 @@ def write_clips(folder: Path) -> dict[str, list[Any]]:
         container.mux(video.encode())
         container.mux(audio.encode())
     return {
-        "clip.mp4/frames": ["Frames", ["v", 3, SIDE, "spread"], "clip.mp4"],
-        "clip.mp4/sound": ["AudioFile", ["a", 22_050, 4], "clip.mp4"],
+        "clip.mp4/frames": ["Frames", {"name": "v", "num_frames": 3, "size": SIDE, "pick": "spread"}, "clip.mp4"],
+        "clip.mp4/sound": ["AudioFile", {"name": "a", "sample_rate_hz": 22_050, "seconds": 4}, "clip.mp4"],
     }
 
 
@@ -99,7 +99,7 @@ def serve() -> None:
 
     for line in sys.stdin:
         root, (name, arguments, file), calls = json.loads(line)
-        medium, folder = getattr(media, name)(*arguments), media.RawFolder(Path(root))
+        medium, folder = getattr(media, name)(**arguments), media.RawFolder(Path(root))
         medium.read(folder, file)
         cpu_start, start = time.process_time(), time.perf_counter()
         for _ in range(calls):
