@@ -136,7 +136,9 @@ def test_a_killed_driver_loses_no_finished_trial_and_keeps_its_rungs(tmp_path: P
     trials = trials_of(folder)
     assert sorted(trials) == ["trial-001", "trial-002", "trial-003", "trial-004"]
     for name in ("trial-001", "trial-002"):
-        assert len(starts_of(folder / name)) == 1, "a finished trial was run again"
+        # A kill within a second of its end may come before the state that tells of it. Tune then starts it once more,
+        # and it has no epoch left: 8 are done, the next would be the ninth.
+        assert [first for _, first in starts_of(folder / name)] in ([1], [1, 9]), "an epoch was trained again"
     after = read_rungs(folder / "rungs.json")
     assert {name: after[name] for name in before} == before
     assert len(after) == 4
