@@ -12,9 +12,6 @@ FOLDER is another checkout: `git worktree add ../before COMMIT`.
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -24,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from builds import THIS, Build, add_option, in_turns, serve
 from common import Report, Rounds, parser, ratio
 
 SECONDS, SIDE = 5, 128
@@ -93,68 +91,34 @@ def write_clips(folder: Path) -> dict[str, list[Any]]:
 WRITERS = {"sound": write_sounds, "pictures": write_pictures, "clips": write_clips}
 
 
-def serve() -> None:
-    """Runs in the process of a build: reads cases from standard input, answers each with the seconds it took."""
+def answer(question: Any) -> object:
+    """Returns what a build's process answers: the seconds of a call, of the clock and of CPU time."""
     from mmcore.data import media
 
-    for line in sys.stdin:
-        root, (name, arguments, file), calls = json.loads(line)
-        medium, folder = getattr(media, name)(**arguments), media.RawFolder(Path(root))
+    root, (name, arguments, file), calls = question
+    medium, folder = getattr(media, name)(**arguments), media.RawFolder(Path(root))
+    medium.read(folder, file)
+    cpu_start, start = time.process_time(), time.perf_counter()
+    for _ in range(calls):
         medium.read(folder, file)
-        cpu_start, start = time.process_time(), time.perf_counter()
-        for _ in range(calls):
-            medium.read(folder, file)
-        wall, cpu = time.perf_counter() - start, time.process_time() - cpu_start
-        print(wall / calls, cpu / calls, flush=True)
-
-
-class Build:
-    """A process that decodes with the code of one checkout."""
-
-    def __init__(self, checkout: Path):
-        environment = os.environ | {"PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"}
-        self._process = subprocess.Popen(
-            [sys.executable, __file__, "--serve"], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            text=True,
-        )  # fmt: skip
-
-    def seconds(self, folder: Path, case: Sequence[Any], calls: int) -> tuple[float, float]:
-        """Returns what a call took, of the clock and of CPU time."""
-        assert self._process.stdin
-        assert self._process.stdout
-        print(json.dumps([str(folder), case, calls]), file=self._process.stdin, flush=True)
-        wall, cpu = self._process.stdout.readline().split()
-        return float(wall), float(cpu)
-
-    def close(self) -> None:
-        """Ends the process."""
-        assert self._process.stdin
-        self._process.stdin.close()
-        self._process.wait()
+    return (time.perf_counter() - start) / calls, (time.process_time() - cpu_start) / calls
 
 
 def compare(builds: dict[str, Build], folder: Path, case: Sequence[Any], rounds: int) -> dict[str, Rounds]:
-    """Decodes a case by both builds in turns; the order changes from round to round."""
-    calls = max(1, round(0.05 / builds["this"].seconds(folder, case, 1)[0]))
-    results = {name: Rounds() for name in builds}
-    for turn in range(rounds):
-        for name in builds if turn % 2 == 0 else reversed(list(builds)):
-            wall, cpu = builds[name].seconds(folder, case, calls)
-            results[name].wall.append(wall)
-            results[name].cpu.append(cpu)
-    return results
+    """Decodes a case by both builds in turns, for about 50 ms each time."""
+    calls = max(1, round(0.05 / builds["this"].ask((str(folder), case, 1))[0]))
+    return in_turns(lambda name: builds[name].ask((str(folder), case, calls)), rounds)
 
 
 def main() -> None:
     options = parser(str(__doc__).split("\n", 1)[0])
-    here = Path(__file__).resolve().parent.parent
-    options.add_argument("--against", type=Path, default=here, metavar="FOLDER", help="another checkout")
+    add_option(options)
     options.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="what is decoded")
     options.add_argument("--rounds", type=int, default=9, help="figures of each side")
     arguments = options.parse_args()
     rounds = 2 if arguments.quick else arguments.rounds
     report = Report("decoding media: this build ÷ another", f"{rounds} rounds of 50 ms; against {arguments.against}")
-    builds = {"this": Build(here), "against": Build(arguments.against)}
+    builds = {"this": Build(__file__, THIS), "against": Build(__file__, arguments.against)}
     with tempfile.TemporaryDirectory() as directory:
         folder = Path(directory)
         for kind in arguments.kinds:
@@ -166,4 +130,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    serve() if sys.argv[1:] == ["--serve"] else main()
+    serve(answer) if sys.argv[1:] == ["--serve"] else main()

@@ -43,11 +43,14 @@ RATIOS = {
     "regret": ["digits-iprm/hyperopt_epochs÷grid", "digits-iprm/random_epochs÷grid"],
     "restart": ["own_process/restart÷start", "worker_group/restart÷start"],
     "features": ["features/epoch", "features/encoding", "features/data_time"],
+    "against": ["step/small_conv/joint", "search", "start/dry_run"],
+    "rooms": ["job/rooms", "job/returns"],
     "feeding": ["digits/cached_first", "digits/cached_second", "digits/streamed_first", "digits/streamed_second"],
 }
 
 WITH_RAY = (
     "trials", "feeding", "decoding", "preparing", "larger_than_memory", "many_trials", "regret", "restart",
+    "against",
 )  # fmt: skip
 
 
@@ -68,6 +71,7 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "features",
         "media",
         "clips",
+        "rooms",
         *(pytest.param(name, marks=pytest.mark.ray) for name in WITH_RAY),
         "workers",
     ],
