@@ -1,11 +1,17 @@
 """AGM: each modality's share of the joint logits is found by leaving inputs out, and its gradient is scaled.
 
+In short: What each modality adds to the joint answer is found by answering again with its input left out. A modality
+that does better than usual beside the others has the gradient of that part made smaller; one that does worse, larger.
+
 Paper: "Boosting Multi-modal Model Performance with Adaptive Gradient Modulation", ICCV 2023.
 
 Step by step: z(S) are the joint logits with the inputs outside S at zero, z(∅) = 0; m_j is modality j's Shapley share
 of them, so that Σ_j m_j = z(all); c_j is the cross-entropy of m_j; r_j = exp(M/(M-1)·(mean of the c's - c_j)), and τ_j
 the same of the c's means over all earlier steps; the gradient that reaches m_j is multiplied by
 k_j = exp(α·min(τ_j - r_j, cap)). The loss is that of z(all): the other passes change its gradient alone.
+
+Cost: in the window about twice `joint`'s, where inputs have lengths three times; outside it `joint`'s. The rule as
+it is written takes 2^M - 1 times.
 
 Rulings and deviations (each with a test in tests/core/methods/test_agm.py):
   1. Outside the window k = 1; the released code keeps the last batch's k for the rest of the run
