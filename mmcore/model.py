@@ -69,6 +69,20 @@ class MultimodalModel(nn.Module):
             self.listener(features, batch)
         return features
 
+    def encode_as_evaluated(self, batch: Batch, modalities: Sequence[str] | None = None) -> dict[str, Tensor]:
+        """Returns what `encode` does in evaluation, with gradients, also while the model trains.
+
+        Batch norms use their running statistics and keep them, nothing is dropped, and the listener hears nothing.
+        """
+        training = [module for module in self.modules() if module.training]
+        try:
+            for module in training:
+                module.training = False
+            return {name: self._encode_one(batch, name) for name in modalities or self.modalities}
+        finally:
+            for module in training:
+                module.training = True
+
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """Returns "encoder/<modality>" -> parameters of its encoder and projection."""
         groups = {f"encoder/{name}": list(encoder.parameters()) for name, encoder in self.encoders.items()}

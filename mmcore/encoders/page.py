@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 
 from mmcore.config.sections import Section
+from mmcore.config.setting_words import values_in_words
 from mmcore.data.spec import Modality
 from mmcore.encoders.base import ENCODERS, Encoder
 from mmcore.errors import UsageError
@@ -54,22 +54,7 @@ def _section(name: str, encoder: type[Encoder]) -> str:
 
 def _settings(config: type[Section]) -> Iterator[str]:
     for key, schema in config.model_json_schema()["properties"].items():
-        yield f"| `{key}` | {_values(schema)} | `{schema['default']}` | {schema.get('description', '')} |"
-
-
-def _values(schema: dict[str, Any]) -> str:
-    """Returns what a setting may be, in words, from its JSON schema."""
-    if "anyOf" in schema:
-        return ", or ".join(_values(part) for part in schema["anyOf"])
-    choices = schema.get("enum", [schema["const"]] if "const" in schema else [])
-    if choices:
-        return ", ".join(f"`{choice}`" for choice in choices)
-    low = f"at least {schema['minimum']:g}" if "minimum" in schema else ""
-    high = f"at most {schema['maximum']:g}" if "maximum" in schema else ""
-    if "exclusiveMaximum" in schema:
-        high = f"less than {schema['exclusiveMaximum']:g}"
-    kind = {"string": "text", "boolean": "true or false"}.get(schema["type"], schema["type"])
-    return ", ".join(word for word in (kind, low, high) if word)
+        yield f"| `{key}` | {values_in_words(schema)} | `{schema['default']}` | {schema.get('description', '')} |"
 
 
 def _sizes(encoder: type[Encoder]) -> Iterator[str]:

@@ -1,5 +1,8 @@
 """AUG: adds classifiers to the modality that lags behind, as boosting does.
 
+In short: Now and then the modality that lags behind gets one more small classifier, which learns what its older ones
+still get wrong. So a weak modality grows in what it can express, as in boosting, and no modality is held back.
+
 Paper: "AUG", NeurIPS 2025 (arXiv 2502.20120), equations (2)-(6), §3.3 and Algorithm 1. Released code:
 github njustkmg/NeurIPS25-AUG at 841d079, first drop 966dbf5 (read for facts; nothing of it is here).
 
@@ -8,6 +11,8 @@ Every modality has n classifiers on its encoder. Each has a Layer 1 (D -> 256) o
 learns what the older ones leave over (ε), and both the sum of all and the sum without the newest learn the label
 (ε_all, ε_pre). Every t_N epochs, a modality whose training score has fallen behind the strongest's gets one more
 classifier. The modalities meet in Layer 2 only; there is no fused loss.
+
+Cost: that of `joint_unimodal`, and of the classifiers that were added.
 
 Rulings and deviations (each with a test in tests/core/methods/test_aug.py):
   1. A modality with one classifier has one cross-entropy (C1); Eq. 5 taken literally would count it twice.

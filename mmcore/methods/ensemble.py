@@ -1,7 +1,11 @@
 """Ensemble (UME): all modalities trained side by side, their logits averaged; no fused head.
 
-Source: Du et al., "On Uni-Modal Feature Learning in Supervised Multi-Modal Learning", ICML 2023
-(arXiv 2305.01233). The reference row of every ranking: what a balancing method adds is read against it.
+In short: Each modality is trained by itself, and their answers are averaged only when a prediction is made. No modality
+can hold another one back, so it is the reference of every ranking: a method is worth its trouble where it beats this.
+
+Source: Du et al., "On Uni-Modal Feature Learning in Supervised Multi-Modal Learning", ICML 2023 (arXiv 2305.01233).
+
+Cost: that of `joint`.
 
 Nothing is shared between the modalities, so with a learning rate that does not react to the fused loss it equals
 separate trainings.
@@ -37,7 +41,11 @@ if TYPE_CHECKING:
 
 
 class EnsembleConfig(Section):
-    """What is averaged over the modalities at inference."""
+    """The one setting of the ensemble.
+
+    Attributes:
+        average: What is averaged over the modalities at inference.
+    """
 
     average: Literal["logits", "probabilities"] = "logits"
 

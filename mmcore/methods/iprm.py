@@ -1,5 +1,8 @@
 """IPRM: rebalancing by geodesic mixing of the modalities' features.
 
+In short: The features of two modalities are mixed along the sphere, and the mixture is classified too. How much of each
+is mixed in follows in every step from how far each one's own prediction is from the mixed one's.
+
 Paper: "IPRM", IJCAI 2025, pp. 3552-3560, equations (1)-(4) and Algorithm 1. Released code:
 github njustkmg/IJCAI25-IPRM at 0bb457f (read for facts; nothing of it is here).
 
@@ -9,6 +12,8 @@ Each step runs the encoders once and the mixed head twice:
   - rebalanced pass: mixes with λ̂_t, which follows from these divergences, and learns.
 The modality *nearer* to the mixed prediction gets the larger weight. This may look the wrong way round for a
 rebalancing method, but paper and code agree on it.
+
+Cost: that of `joint_unimodal`, and the mixed heads twice; the encoders run once.
 
 Rulings and deviations (each with a test in tests/core/methods/test_iprm.py):
   1. θ is computed by atan2, and near θ = π the path is a fixed one: the paper's arccos is NaN or imprecise there.

@@ -1,7 +1,11 @@
 """Joint training: one fusion head on all encoders, its cross-entropy alone.
 
-The naive baseline ("Concat", "Sum", "Weight", "Affine", "Gated" in the papers' tables), in which one modality usually
-does the work.
+In short: All encoders feed one head, and that head's answer alone is trained. The modality that is learnt most easily
+soon does the work, and the other encoders hardly learn: this is the imbalance all other methods are meant to cure.
+
+Source: "Concat", "Sum", "Weight", "Affine" and "Gated" in the papers' tables.
+
+Cost: 1; every other method's is told beside it.
 
 Shape legend: B samples, K classes.
 """
@@ -24,7 +28,11 @@ if TYPE_CHECKING:
 
 
 class JointConfig(Section):
-    """The fusion head."""
+    """The one setting of joint training.
+
+    Attributes:
+        fusion: The head all features feed.
+    """
 
     fusion: FusionName = "concat"
 

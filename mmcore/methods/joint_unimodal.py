@@ -1,6 +1,11 @@
 """Joint training with a head per modality: the fused cross-entropy plus every modality's own.
 
-The rung between `joint` and the balancing methods; much of what these gain over `joint` is already here.
+In short: As `joint`, and each modality also answers by itself through a small head, whose error is added. So every
+encoder has a task of its own, however strong the others are; much of what balancing methods gain is already here.
+
+Source: the rung of the ladder between `joint` and the balancing methods, which the papers leave out.
+
+Cost: that of `joint` and of M linear heads.
 
 Shape legend: B samples, K classes.
 """
@@ -34,7 +39,12 @@ if TYPE_CHECKING:
 
 
 class JointUnimodalConfig(Section):
-    """The fusion head, and what the fused prediction is: its logits, or all heads' logits summed (as IPRM predicts)."""
+    """Settings of joint training with unimodal heads.
+
+    Attributes:
+        fusion: The head all features feed.
+        predict: The `fused` head's logits, or the `sum` of all heads' (as IPRM predicts).
+    """
 
     fusion: FusionName = "concat"
     predict: Literal["fused", "sum"] = "fused"

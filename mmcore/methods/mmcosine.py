@@ -1,7 +1,13 @@
 """MMCosine: joint training on cosine logits, so that no modality wins by the size of its features or weights.
 
+In short: A modality's vote for a class is the angle between its features and the class's weights, not their product.
+So no modality can win by growing large, only by pointing the right way.
+
 Paper: "MMCosine: Multi-Modal Cosine Loss Towards Balanced Audio-Visual Fine-Grained Learning", ICASSP 2023.
-z_m = s·cos(f_m, W_m,k), z = Σ_m z_m.
+
+Step by step: z_m = s·cos(f_m, W_m,k); z = Σ_m z_m; the loss is the cross-entropy of z.
+
+Cost: that of `joint`.
 
 Rulings and deviations (each with a test in tests/core/methods/test_mmcosine.py):
   1. Training and prediction use the same cosine logits; the released evaluation takes the raw linear head with its

@@ -1,10 +1,16 @@
 """MMPareto: each encoder follows a direction that hurts neither the joint nor its own loss.
 
+In short: An encoder is pulled by the joint loss and by its own modality's, and the two may disagree. Where they do, it
+follows a direction that makes neither worse, and everywhere it moves by as much as the plain sum would, times γ.
+
 Paper: "MMPareto: Boosting Multimodal Learning with Innocent Unimodal Assistance", ICML 2024.
 
-Where the two gradients of an encoder agree, their sum is taken; where they conflict, the point of least norm between
-them. Either is stretched to the length of the plain sum, times γ: without conflict the method is `joint_unimodal` with
-the encoders' gradient times γ, so γ is a learning-rate factor and must be compared as one.
+Step by step: a and u are an encoder's gradients of the joint and of its own loss. ⟨a, u⟩ > 0: k = (½, ½); else k is
+that of the least norm of k_0 a + k_1 u. h = 2 k_0 a + 2 k_1 u; g <- γ·max(1, ‖a + u‖/‖h‖)·h. Without conflict the
+method is `joint_unimodal` with the encoders' gradient times γ, so γ is a learning-rate factor and must be compared as
+one.
+
+Cost: one forward and two backward passes, for any M: (F + 2B)/(F + B) of `joint`'s.
 
 Rulings and deviations (each with a test in tests/core/methods/test_mmpareto.py):
   1. Lengths are divided safely: where the weighted sum is 0, so is the gradient (released: NaN in places).
@@ -42,8 +48,6 @@ class MMParetoConfig(JointUnimodalConfig):
     """Settings of MMPareto.
 
     Attributes:
-        fusion: The fusion head.
-        predict: The `fused` logits, or the `sum` of all heads' logits.
         gamma: γ, factor on the encoders' gradients.
         rescale: Whether the length of the plain sum is restored per `tensor` (released) or per `encoder`.
     """

@@ -1,10 +1,15 @@
 """OGM and OGM-GE: the gradient of the modality that does better is damped, in each step; GE adds noise.
 
+In short: In each step the modality that answers better has its encoder's gradient made smaller, so that the others can
+catch up. GE adds noise of the gradient's own size, which is meant to find flatter minima.
+
 Paper: "Balanced Multimodal Learning via On-the-fly Gradient Modulation", CVPR 2022.
 
 Step by step: ρ_m = s_m / mean of the others' s, with s the mean probability of the label in the modality's part of
 the joint logits; k_m = 1 - tanh(α ρ_m) where ρ_m > 1, else 1; g_m <- k_m g_m (OGM), + N(0, σ²) with σ the deviation of
 each tensor's undamped gradient (GE).
+
+Cost: that of `joint`; with noise also one random number for each weight.
 
 Rulings and deviations (each with a test in tests/core/methods/test_ogm.py):
   1. Damped where ρ > 1; the released code damps audio at ρ = 1 too.

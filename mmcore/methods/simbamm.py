@@ -1,7 +1,13 @@
 """SimBaMM: a small transformer over one token per modality, its cross-entropy alone.
 
-Paper: Rheude, Eils, Wild, "Fusion or Confusion? Multimodal Complexity Is Not All You Need" (arXiv 2512.22991). The
-field's plain attention fusion, which its authors found hard to beat.
+In short: Each modality becomes one token, and a small transformer reads the tokens beside one more, off which the
+answer is taken. Attention settles for each sample what each modality counts; the authors found this plain fusion hard
+to beat.
+
+Paper: Rheude, Eils, Wild, "Fusion or Confusion? Multimodal Complexity Is Not All You Need" (arXiv 2512.22991); of the
+text only the released code could be read.
+
+Cost: that of `joint`, and of a transformer over M + 1 tokens.
 
 Rulings and deviations (each with a test in tests/core/methods/test_simbamm.py):
   1. One token per modality; the authors' variant with all steps of a sequence needs encoders that give steps.

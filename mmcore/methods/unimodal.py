@@ -1,6 +1,11 @@
 """Unimodal: one encoder and one linear head on a single modality, cross-entropy.
 
-The lowest rung of the ladder of baselines: what a modality reaches alone.
+In short: One modality is trained alone, and the others are never looked at. It shows what a modality can reach by
+itself, which is what a balanced model should get out of it.
+
+Source: "Audio", "Video", "Text" in the papers' tables.
+
+Cost: the part of `joint`'s that the one encoder has.
 
 Shape legend: B samples, K classes.
 """
@@ -23,7 +28,11 @@ if TYPE_CHECKING:
 
 
 class UnimodalConfig(Section):
-    """The modality that is trained; the others are not even encoded."""
+    """The one setting of unimodal training.
+
+    Attributes:
+        modality: The one that is trained; the others are not even encoded.
+    """
 
     modality: str
 

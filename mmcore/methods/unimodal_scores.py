@@ -8,7 +8,7 @@ Shape legend: B samples of this rank's shard, K classes, D_m features of modalit
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -52,10 +52,20 @@ def score_totals(logits: Mapping[str, Tensor], batch: Batch, engine: Step) -> Te
 
     Samples that lack one of the modalities are left out, as their scores could not be compared.
     """
-    index, mask = batch.labels[:, None], batch.has(*logits)
-    rows = [full_precision(values).softmax(dim=1).gather(1, index)[:, 0] for values in logits.values()]
-    values = torch.stack([*rows, torch.ones_like(rows[0])])
-    total, _ = engine.total((values if mask is None else torch.where(mask, values, 0)).mean(dim=1))
+    index = batch.labels[:, None]
+    scores = [full_precision(values).softmax(dim=1).gather(1, index)[:, 0] for values in logits.values()]
+    return totals_over_complete(scores, list(logits), batch, engine)
+
+
+@torch.no_grad()
+def totals_over_complete(values: Sequence[Tensor], names: Sequence[str], batch: Batch, engine: Step) -> Tensor:
+    """Returns (M + 1,): the sum of each modality's values (B,), and the samples behind it, over all ranks.
+
+    Samples that lack one of the modalities are left out.
+    """
+    mask = batch.has(*names)
+    rows = torch.stack([*values, torch.ones_like(values[0])])
+    total, _ = engine.total((rows if mask is None else torch.where(mask, rows, 0)).mean(dim=1))
     return total
 
 

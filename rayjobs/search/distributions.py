@@ -82,6 +82,17 @@ class Distribution(Section):
         is_number = isinstance(value, int if self._is_integer else int | float) and not isinstance(value, bool)
         return is_number and low <= value <= high
 
+    def widened(self, low: float, high: float, where: str) -> Distribution:
+        """Returns the range with its low and its high end each times a factor.
+
+        Raises:
+            ConfigError: It is no range of floats; named by `where`.
+        """
+        if self.kind not in ("uniform", "loguniform"):
+            raise ConfigError([f"{where} widens a range, uniform or loguniform, got {self.describe()}"])
+        ends = self.ends()
+        return Distribution.parse({self.kind: [ends[0] * low, ends[1] * high]}, where)
+
     def describe(self) -> str:
         """Returns it as text: `loguniform 0.001 ... 0.1`."""
         if self.choice is not None:

@@ -6,11 +6,14 @@
     set: {trainer.batch_size: 64}                  # fixed, for every method
     space: {optimizer.lr: {loguniform: [0.001, 0.1]}}    # searched, for every method
     points: [{optimizer.lr: 0.01}]                 # tried first, by methods that name none of their own
+    fill_in_methods: true        # methods the file says nothing of: as default.yaml or their own package says
     methods:
       iprm:                      # added to the above
         space: {method.alpha: {uniform: [0.1, 0.99]}}
         points: [{method.alpha: 0.8, optimizer.lr: 0.01}]
         paper: {title: ..., published: ..., stated: {...}}    # for train --paper alone: PaperSettings
+      joint:
+        widen: {optimizer.lr: [1, 2.5]}    # the low and the high end of that range above, each times its factor
 
 Keys are paths in the run's configuration. One space per method: a conditional space over all methods would starve
 the one that looks bad early, and HyperOpt refuses points in nested choices.
@@ -18,7 +21,8 @@ the one that looks bad early, and HyperOpt refuses points in nested choices.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, ParamSpec, TypeVar
@@ -70,18 +74,35 @@ class PaperSettings(Section):
 
 
 class MethodSpace(SharedSpace):
-    """What a file says about one method."""
+    """What a file says about one method.
 
+    Attributes:
+        widen: Path of the shared space -> factors of the low and the high end of its range.
+        paper: What its paper trained this data set with.
+    """
+
+    widen: dict[str, tuple[float, float]] = Field(default={})
     paper: PaperSettings | None = None
 
 
 class SpaceFile(SharedSpace):
-    """The content of a search-space file."""
+    """The content of a search-space file.
+
+    Attributes:
+        trials: Of every method.
+        max_epochs: Of a trial that is not stopped early.
+        reduction_factor: One in this many of the trials that reach a rung continues.
+        grace_epochs: Epochs every trial gets; None: a quarter.
+        fill_in_methods: Whether methods without a section here get that of the default file or of their own package;
+            else their own settings stay at the defaults.
+        methods: Method -> `MethodSpace`.
+    """
 
     trials: Annotated[int, Ge(1)]
     max_epochs: Annotated[int, Ge(1)]
     reduction_factor: Annotated[float, Gt(1)] = 3
     grace_epochs: Annotated[int, Ge(1)] | None = None
+    fill_in_methods: bool = False
     methods: dict[str, Any] = Field(default={})
 
 
@@ -127,26 +148,88 @@ def load_space(path: Path) -> Space:
     Raises:
         ConfigError: Lists every problem, each with the file's name.
     """
+    content = _read(path)
+    problems: list[str] = []
+    file = collect(problems, parse_section, SpaceFile, content, "")
+    shared = _distributions(_mapping(content.get("space")), "space", problems)
+    methods: dict[str, MethodSpace] = {}
+    sections = _mapping(content.get("methods"))
+    if file is not None and file.fill_in_methods:
+        sections = {**_filled_in(file.points, sections), **sections}
+    for name, section in sections.items():
+        if name not in METHODS.names():
+            problems.append(f"methods: {unknown_name('method', name, METHODS.names())}")
+        methods[name] = collect(problems, parse_section, MethodSpace, section or {}, f"methods.{name}") or MethodSpace()
+    own = {
+        name: {
+            **_widened(shared, part.widen, f"methods.{name}.widen", problems),
+            **_distributions(part.space, f"methods.{name}.space", problems),
+        }
+        for name, part in methods.items()
+    }
+    for where, part in {"": file, **{f"methods.{name}.": part for name, part in methods.items()}}.items():
+        problems += _reserved(part, where) if part else []
+    if problems or file is None:
+        raise ConfigError([f"{path.name}: {problem}" for problem in problems])
+    return Space(path=path, file=file, shared=shared, methods=methods, own=own)
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:
         raise ConfigError([f"{path} is not valid YAML: {error}"]) from None
     if not isinstance(content, dict):
         raise ConfigError([f"{path} must hold a mapping, got {type(content).__name__}"])
-    problems: list[str] = []
-    file = collect(problems, parse_section, SpaceFile, content, "")
-    shared = _distributions(_mapping(content.get("space")), "space", problems)
-    methods: dict[str, MethodSpace] = {}
-    for name, section in _mapping(content.get("methods")).items():
-        if name not in METHODS.names():
-            problems.append(f"methods: {unknown_name('method', name, METHODS.names())}")
-        methods[name] = collect(problems, parse_section, MethodSpace, section or {}, f"methods.{name}") or MethodSpace()
-    own = {name: _distributions(part.space, f"methods.{name}.space", problems) for name, part in methods.items()}
-    for where, part in {"": file, **{f"methods.{name}.": part for name, part in methods.items()}}.items():
-        problems += _reserved(part, where) if part else []
-    if problems or file is None:
-        raise ConfigError([f"{path.name}: {problem}" for problem in problems])
-    return Space(path=path, file=file, shared=shared, methods=methods, own=own)
+    return content
+
+
+def _filled_in(points: Sequence[Settings], sections: Settings) -> dict[str, Any]:
+    """Returns the sections of methods that a file says nothing of, fitted to it.
+
+    Rates belong to a data set, so of their points only the methods' own settings are kept, at each of the file's.
+    """
+    known = {**_mapping(_read(spaces_folder() / DEFAULT_FILE).get("methods")), **_of_plugins()}
+    found = {}
+    for name, section in known.items():
+        if name in sections or not isinstance(section, dict):
+            continue
+        own = [_of_method(point) for point in section.get("points", [{}])]
+        found[name] = {**section, "points": [{**point, **values} for point in points for values in own]}
+    return found
+
+
+def _of_method(point: Settings) -> dict[str, Any]:
+    return {path: value for path, value in point.items() if path.startswith("method.")}
+
+
+def _of_plugins() -> dict[str, Any]:
+    """Returns the sections that methods of other packages bring: `my_method.yaml` beside `my_method.py`."""
+    found = {}
+    for name in METHODS.names():
+        module = inspect.getmodule(METHODS.get(name))
+        place = getattr(module, "__file__", None)
+        if place is None or METHODS.get(name).__module__.startswith("mmcore."):
+            continue
+        beside = Path(place).with_suffix(".yaml")
+        if beside.is_file():
+            found[name] = _read(beside)
+            parse_section(
+                MethodSpace, found[name], str(beside)
+            )  # here, since its problems are not the data set's file's
+    return found
+
+
+def _widened(
+    shared: Mapping[str, Distribution], factors: Mapping[str, tuple[float, float]], where: str, problems: list[str]
+) -> dict[str, Distribution]:
+    problems += [f"{where}: '{path}' is not in the file's space" for path in factors if path not in shared]
+    found = {
+        path: collect(problems, shared[path].widened, low, high, f"{where}.{path}")
+        for path, (low, high) in factors.items()
+        if path in shared
+    }
+    return {path: distribution for path, distribution in found.items() if distribution is not None}
 
 
 def _reserved(part: SharedSpace, where: str) -> list[str]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import pytest
 from places import ROOT
 
 from mmcore.encoders import ENCODERS
-from mmcore.encoders.page import _values, own_encoders, page
+from mmcore.encoders.page import own_encoders, page
 
 PAGE = ROOT / "docs" / "encoders.md"
 
@@ -27,15 +26,3 @@ def test_every_encoder_has_its_settings_sizes_and_weights_on_it() -> None:
     # ResNet18 without its classifier: 11,689,512 parameters less 512 * 1000 + 1000
     assert "| a picture, 3 × 224 × 224, size `18` | 512 | 11,176,512 |" in text
     assert "| `dropout` | number, at least 0, less than 1 | `0.1` | " in text
-
-
-@pytest.mark.parametrize(
-    ("schema", "words"),
-    [
-        ({"anyOf": [{"type": "integer", "minimum": 1}, {"type": "null"}]}, "integer, at least 1, or null"),
-        ({"const": "none", "type": "string"}, "`none`"),
-        ({"type": "number", "minimum": 0, "maximum": 1}, "number, at least 0, at most 1"),
-    ],
-)
-def test_what_a_setting_may_be_in_words(schema: dict, words: str) -> None:
-    assert _values(schema) == words

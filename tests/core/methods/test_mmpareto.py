@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from synthetic import make_config, make_spec, make_trainer
+from stepping import assert_equal_runs, step_gradients, trainer_of
 from torch import Tensor
 
 from mmcore.methods.mmpareto import pareto_gradients, pareto_weights, stretch
@@ -14,13 +14,6 @@ from mmcore.seeding import generator
 from mmcore.training.trainer import Trainer
 
 SHAPES = [(3, 2), (4,), (2, 2, 2)]
-
-
-def trainer_of(method: str, count: int = 2, **values: object) -> Trainer:
-    spec = make_spec(count)
-    trainer = make_trainer(make_config(method, spec, **{"trainer__precision": "float64", **values}), spec)
-    trainer.method.train()
-    return trainer
 
 
 def pair(is_conflict: bool) -> tuple[list[Tensor], list[Tensor]]:
@@ -118,20 +111,6 @@ def test_opposite_gradients_give_0_and_no_nan() -> None:
 # The class
 
 
-def step_gradients(trainer: Trainer, batch: object = None) -> dict[str, Tensor]:
-    """Of the first step, as the optimizer is given them."""
-    found: dict[str, Tensor] = {}
-    step = trainer.engine.step
-
-    def recording() -> None:
-        found.update({name: p.grad.clone() for name, p in trainer.method.named_parameters()})
-        step()
-
-    trainer.engine.step = recording
-    trainer.train_step(batch or next(iter(trainer.loader.train_batches(0))))
-    return found
-
-
 def naive_step(trainer: Trainer) -> dict[str, list[float]]:
     """M + 1 backward passes, one encoder after the other."""
     batch = trainer.transforms(next(iter(trainer.loader.train_batches(0))), training=True)
@@ -171,9 +150,7 @@ def test_without_conflict_and_factor_it_is_joint_unimodal_bit_for_bit(count: int
     values = {"method__gamma": 1.0, "trainer__precision": "float32"}
     own = forced(trainer_of("mmpareto", count, **values), monkeypatch)
     other = trainer_of("joint_unimodal", count, trainer__precision="float32")
-    own.fit(), other.fit()
-    for name, value in other.method.state_dict().items():
-        assert torch.equal(own.method.state_dict()[name], value), name
+    assert_equal_runs(own, other)
 
 
 def test_in_micro_batches_the_rule_is_of_the_whole_step() -> None:

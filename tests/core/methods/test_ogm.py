@@ -6,41 +6,13 @@ import math
 
 import pytest
 import torch
-from synthetic import make_config, make_spec, make_trainer
+from stepping import assert_equal_runs, step_gradients, trainer_of
 from torch import Tensor, nn
 
 from mmcore.errors import ConfigError
 from mmcore.methods.ogm import damping, noise_deviation
 from mmcore.seeding import generator
 from mmcore.training.trainer import Trainer
-
-
-def trainer_of(method: str, count: int = 2, **values: object) -> Trainer:
-    spec = make_spec(count)
-    trainer = make_trainer(make_config(method, spec, **{"trainer__precision": "float64", **values}), spec)
-    trainer.method.train()
-    return trainer
-
-
-def gradients_of(trainer: Trainer) -> dict[str, Tensor]:
-    """Of the first step, as the optimizer is given them."""
-    found: dict[str, Tensor] = {}
-    step = trainer.engine.step
-
-    def recording() -> None:
-        found.update({name: p.grad.clone() for name, p in trainer.method.named_parameters()})
-        step()
-
-    trainer.engine.step = recording
-    trainer.train_step(next(iter(trainer.loader.train_batches(0))))
-    return found
-
-
-def assert_equal_runs(first: Trainer, second: Trainer) -> None:
-    first.fit(), second.fit()
-    own = first.method.state_dict()
-    for name, value in second.method.state_dict().items():
-        assert torch.equal(own[name], value), name
 
 
 def test_the_damping_is_that_of_the_equation_and_jumps_at_1() -> None:
@@ -89,7 +61,7 @@ def rows_of(trainer: Trainer) -> list[dict[str, float]]:
 @pytest.mark.parametrize("count", [2, 3, 4])
 def test_encoders_gradients_are_joints_times_k_and_the_heads_are_joints(count: int) -> None:
     own, joint = trainer_of("ogm", count), trainer_of("joint", count)
-    found, plain = gradients_of(own), gradients_of(joint)
+    found, plain = step_gradients(own), step_gradients(joint)
     coefficients = dict(zip(own.method.context.modalities, own.method.coefficients.tolist(), strict=True))
     assert 0 < sum(value < 1 for value in coefficients.values()) < count
     for name, gradient in plain.items():
@@ -114,7 +86,7 @@ def test_the_coefficients_come_from_the_steps_own_scores() -> None:
 
 def test_in_micro_batches_scores_are_of_the_whole_step() -> None:
     whole, parts = trainer_of("ogm", 3), trainer_of("ogm", 3, trainer__accumulate=3)
-    expected, found = gradients_of(whole), gradients_of(parts)
+    expected, found = step_gradients(whole), step_gradients(parts)
     torch.testing.assert_close(whole.method.coefficients, parts.method.coefficients)
     for name, gradient in expected.items():
         torch.testing.assert_close(found[name], gradient)
@@ -130,7 +102,7 @@ def test_noise_is_added_to_every_modality_at_the_undamped_gradients_size() -> No
         return draws[-1]
 
     noisy.engine.normal = recording
-    found, expected, plain = gradients_of(noisy), gradients_of(damped), gradients_of(joint)
+    found, expected, plain = step_gradients(noisy), step_gradients(damped), step_gradients(joint)
     names = [name for name in found if "encoders." in name]
     assert len(draws) == len(names) == 4
     for name, draw in zip(names, draws, strict=True):
@@ -156,7 +128,7 @@ def test_convolutions_alone_are_damped_as_released(monkeypatch: pytest.MonkeyPat
     trainer, joint = trainer_of("ogm"), trainer_of("joint")
     object.__setattr__(trainer.method.config, "parameters", "convolutions")
     monkeypatch.setattr(trainer.method, "_kernels", lambda name: [trainer.method.model.encoders[name].layer.weight])
-    found, plain = gradients_of(trainer), gradients_of(joint)
+    found, plain = step_gradients(trainer), step_gradients(joint)
     different = {name for name in plain if not torch.equal(found[name], plain[name])}
     assert len(different) == 1
     assert all(name.endswith("layer.weight") for name in different)
