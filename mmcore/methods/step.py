@@ -7,12 +7,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from mmcore.batch import Batch
+
+
+class Place(NamedTuple):
+    """Where in the run a step is.
+
+    Attributes:
+        epoch: The running epoch, from 0.
+        step: The step within the epoch, from 0; all phases of one batch are one step.
+        num_steps: Steps of an epoch.
+    """
+
+    epoch: int
+    step: int
+    num_steps: int
 
 
 class Step(Protocol):
@@ -28,6 +42,10 @@ class Step(Protocol):
     @property
     def is_first_part(self) -> bool:
         """Whether this micro-batch is the first of its optimizer step."""
+
+    @property
+    def place(self) -> Place:
+        """The running epoch and step: plain numbers, the same on every rank."""
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Returns the context in which forward passes run at the configured precision."""

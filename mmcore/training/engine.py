@@ -27,6 +27,7 @@ from mmcore.config.schema import RunConfig
 from mmcore.data.feeding.loader import shard_bounds
 from mmcore.errors import CheckpointError, TrainingError
 from mmcore.methods.base import Method
+from mmcore.methods.step import Place
 from mmcore.seeding import generator as seeded_generator
 from mmcore.training.gradient_buckets import GradientAverager
 from mmcore.training.gradient_cosines import CosineMeter
@@ -54,6 +55,7 @@ class Engine:
         cosines: Cosine between the joint gradient and each modality's own, from the last step that measured it.
         class_weights: (K,) weight of a sample of each class (`mmcore.methods.base.cross_entropy`); None: all 1.
         term_samples: Loss term -> this rank's samples behind it in the running step (the trainer clears it).
+        place: The running epoch and step; the trainer sets it, also on resume, so no checkpoint holds it.
         is_first_part: Whether the running micro-batch is the step's first, where per-step state moves on.
     """
 
@@ -62,6 +64,7 @@ class Engine:
         self.config = config
         self.device = device
         self.step_index = 0
+        self.place = Place(0, 0, 1)
         self.log_step = self.cosine_step = False
         self.gradient_norms: dict[str, Tensor] = {}
         self.cosines = CosineMeter()

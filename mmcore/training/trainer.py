@@ -27,6 +27,7 @@ from mmcore.evaluation.conditions import Condition
 from mmcore.evaluation.predictions import PROBE, Collector, Evaluation, log_prior
 from mmcore.evaluation.readings import COSINE_EVERY_STEPS, Facts, Reading, kept, readings
 from mmcore.methods.base import EpochStats, Method
+from mmcore.methods.step import Place
 from mmcore.training.checkpoint import CheckpointFolder
 from mmcore.training.class_weights import sample_weights
 from mmcore.training.engine import Engine
@@ -178,6 +179,7 @@ class Trainer:
         """Does one optimizer step of the method (several, if it has several phases)."""
         batch = self._on_device(batch, training=True)
         progress, engine = self.progress, self.engine
+        engine.place = Place(progress.epoch, progress.step_in_epoch, self.loader.num_steps)
         is_diagnosed = self.config.trainer.diagnostics
         engine.log_step = is_diagnosed and progress.step_in_epoch % self.config.trainer.log_every_steps == 0
         # In the middle of each interval, since the first step of a run says little about its course.
