@@ -11,6 +11,7 @@ from mmcore.methods import (
     mmcosine,
     mmpareto,
     ogm,
+    pmr,
     simbamm,
     unimodal,
 )
@@ -19,5 +20,5 @@ from mmcore.methods.base import FUSED, METHODS, Context, EpochStats, Method, Nee
 __all__ = [
     "FUSED", "METHODS", "Context", "EpochStats", "Method", "Need",
     "agm", "aug", "ensemble", "iprm", "joint", "joint_unimodal", "mla", "mmcosine", "mmpareto", "ogm",
-    "simbamm", "unimodal",
+    "pmr", "simbamm", "unimodal",
 ]  # fmt: skip

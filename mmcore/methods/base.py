@@ -108,6 +108,13 @@ class Method(nn.Module):
         """
         return {}
 
+    def begin_epoch(self, engine: Step) -> None:
+        """Prepares an epoch, before its first step: `engine.passes` gives samples, `engine.place` the epoch.
+
+        The method is in evaluation mode. It is not called where a run resumes inside the epoch, so that all it finds
+        out must be buffers.
+        """
+
     def losses(self, batch: Batch, phase: str, engine: Step) -> dict[str, Tensor]:
         """Returns the phase's loss terms, each a mean over this rank's samples; the engine adds them up."""
         raise NotImplementedError

@@ -79,6 +79,20 @@ class Step(Protocol):
     def total(self, statistic: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the sum over all ranks' samples behind a batch mean, and the number of those samples (a scalar)."""
 
+    def sum(self, values: Tensor) -> Tensor:
+        """Returns the sum over all ranks of what each summed up over its own samples, in any number of batches."""
+
+    def passes(self, split: str, fraction: float = 1.0) -> Iterator[Batch]:
+        """Yields this rank's part of batches of a share of a split, on the device, transformed as in evaluation.
+
+        For `begin_epoch`. The samples are drawn anew for each epoch, the same on every rank, at least one batch of
+        them. Every rank gets as many batches; an empty part is a placeholder, whose samples sums must leave out.
+
+        Args:
+            split: "train" or "val": test teaches nothing.
+            fraction: Share of the split's samples, in (0, 1].
+        """
+
     def generator(self, name: str) -> torch.Generator:
         """Returns a CPU generator that draws the same numbers on every rank, at this place of the run."""
 
