@@ -72,7 +72,12 @@ def per_search_default(planned: Sequence[Planned], places: int) -> int:
 
 
 def _place(plan: Plan, label: str, fold: int | None, number: int) -> Place:
-    return Place(plan.folds.index(fold) if fold in plan.folds else 0, number, f"{plan.prepared.directory.name}-{label}")
+    return Place(plan.folds.index(fold) if fold in plan.folds else 0, number, row_of(plan, label))
+
+
+def row_of(plan: Plan, label: str) -> str:
+    """Returns what the runs of a row are called together, over all folds."""
+    return f"{plan.prepared.directory.name}-{label}"
 
 
 def _search_stage(
