@@ -7,6 +7,7 @@ search that has spent least comes first, and final models wait for the searches.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -70,7 +71,7 @@ class Pool:
         self.stages = {stage.name: stage for stage in stages}
         self.runs: dict[Key, Run] = {}
         self.began: float | None = None
-        self._capacity = capacity
+        self._capacity = functools.cache(capacity)
         self._budget = budget
         self._pace = pace or Pace()
         self._clock = clock
