@@ -57,6 +57,7 @@ def main(**flags: Unpack[PredictFlags]) -> None:
     if submit_instead("predict", flags["address"]):
         return
     with fetched(flags["checkpoint"]) as run_dir:
+        _refuse_sum(run_dir)
         state = read_state(run_dir)
     source, folder, entries, problems = samples_of(state, flags["data"])
     check_faults(str(flags["data"]), problems, len(entries), flags["on_missing"])
@@ -74,6 +75,19 @@ def main(**flags: Unpack[PredictFlags]) -> None:
         click.echo(f"{flags['out']}: {num_rows} predictions, {len(left_out)} samples left out")
         for problem in left_out[:5]:
             click.echo(f"  {problem.sample_id}: {problem.kind}: {problem.reason}")
+
+
+def _refuse_sum(run_dir: Path) -> None:
+    """Raises a UsageError for a run that has no network of its own."""
+    from mmcore.errors import UsageError
+    from rayjobs.runs.result import read_result
+
+    result = read_result(run_dir)
+    if result and result.parts:
+        raise UsageError(
+            f"{run_dir} is a sum of networks, one for each modality ({', '.join(result.parts)}): predict with each "
+            f"({run_dir.name}/{next(iter(result.parts))}), and add their logits by the weights in its result.json"
+        )
 
 
 def _run(
