@@ -37,7 +37,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
-from annotated_types import Ge
+from annotated_types import Ge, Le
 from torch import Tensor
 
 from mmcore.batch import Batch
@@ -72,9 +72,9 @@ class AgmConfig(JointConfig):
 
     alpha: Annotated[float, Ge(0)] = 1.5
     cap: Annotated[float, Ge(0)] = 10.0
-    start_epoch: Annotated[int, Ge(1)] = 1
-    end_epoch: Annotated[int, Ge(1)] = 20
-    schedule_epochs: Annotated[int, Ge(1)] = 100
+    start_epoch: Annotated[int, Ge(1), Le(10**6)] = 1
+    end_epoch: Annotated[int, Ge(1), Le(10**6)] = 20
+    schedule_epochs: Annotated[int, Ge(1), Le(10**6)] = 100
     after_window: Literal["off", "last"] = "off"
 
 

@@ -29,7 +29,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
-from annotated_types import Ge
+from annotated_types import Ge, Le
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
@@ -62,9 +62,9 @@ class OgmConfig(Section):
 
     alpha: Annotated[float, Ge(0)] = 0.8
     noise: bool = False
-    start_epoch: Annotated[int, Ge(0)] = 0
-    end_epoch: Annotated[int, Ge(0)] = 50
-    schedule_epochs: Annotated[int, Ge(1)] = 100
+    start_epoch: Annotated[int, Ge(0), Le(10**6)] = 0
+    end_epoch: Annotated[int, Ge(0), Le(10**6)] = 50
+    schedule_epochs: Annotated[int, Ge(1), Le(10**6)] = 100
     fusion: Literal["concat", "sum"] = "concat"
     parameters: Literal["all", "convolutions"] = "all"
 
