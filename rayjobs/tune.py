@@ -11,6 +11,7 @@ from rich.console import Console
 
 from rayjobs.cli.flag_types import (
     CPUS,
+    DEVICE_SECONDS,
     EPOCHS,
     FINAL_SEEDS,
     FOLDS,
@@ -54,6 +55,11 @@ from rayjobs.storage.addresses import working_folder
               "changed settings.")  # fmt: skip
 @click.option("--time-budget", metavar="TIME", help="For all searches together: 90m, 8h, 2d; shared out evenly. "
               "Trials that run then count as stopped early.")  # fmt: skip
+@click.option("--cost-budget", type=DEVICE_SECONDS, metavar="DEVICE_SECONDS",
+              help="For all searches together, as --time-budget.")  # fmt: skip
+@click.option("--per-search", type=TRIALS, metavar="N", help="Trials of each search at a time. With 1 a "
+              "search's outcome depends on its seed alone, not on the machine.  [default: what fills the "
+              "machine]")  # fmt: skip
 @click.option("--trials", type=TRIALS, help="Trials of each method.  [default: the space's]")
 @click.option("--max-epochs", type=EPOCHS, help="Epochs of a trial not stopped early.  [default: the space's]")
 @click.option("--final-seeds", type=FINAL_SEEDS, default=3, show_default=True, help="Final models of each method.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 from pydantic import ValidationError
 
@@ -82,7 +82,7 @@ def with_named_frozen(dataset: Mapping[str, Any]) -> dict[str, Any]:
     return {**dataset, "encode": encode}
 
 
-def _are_sections(given: Any) -> bool:
+def _are_sections(given: Any) -> TypeGuard[Mapping[str, Mapping[str, Any]]]:
     """Tells whether something is a mapping of mappings, and not empty; what is none is told by `parse_config`."""
     return isinstance(given, Mapping) and bool(given) and all(isinstance(one, Mapping) for one in given.values())
 

@@ -36,10 +36,10 @@ MAX_NAME_BYTES = 150
 
 
 class Amount(click.FloatRange):
-    """A finite number from 0 on."""
+    """A finite number from 0 on, or above 0."""
 
-    def __init__(self, most: float):
-        super().__init__(0, most)
+    def __init__(self, most: float, *, is_above_0: bool = False):
+        super().__init__(0, most, min_open=is_above_0)
 
     def convert(self, value: float | str, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Returns the number."""
@@ -51,6 +51,7 @@ class Amount(click.FloatRange):
 
 GPUS = Amount(1000)
 MINUTES = Amount(1_000_000)
+DEVICE_SECONDS = Amount(1e12, is_above_0=True)
 
 
 class FolderName(click.ParamType[str]):

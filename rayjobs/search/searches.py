@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -237,7 +237,7 @@ def _search(
     )
 
 
-def _check_apart(in_file: Settings, fixed: Settings, searched: Settings, where: str) -> None:
+def _check_apart(in_file: Settings, fixed: Settings, searched: Iterable[str], where: str) -> None:
     """Raises a ConfigError for each path that is searched and fixed, itself or by one above or below it.
 
     A path that the command line fixes is not searched any more; it may not fix a part of one, or what it is a part of.
