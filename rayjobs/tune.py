@@ -28,7 +28,7 @@ from rayjobs.cli.flag_types import (
     folder,
 )
 from rayjobs.cli.options import friendly_errors, print_json
-from rayjobs.commands.tune_flags import TuneFlags, experiment_of, machine_of, request_of
+from rayjobs.commands.tune_flags import TuneFlags, machine_of, request_of
 from rayjobs.storage.addresses import working_folder
 
 
@@ -108,6 +108,7 @@ def main(**flags: Unpack[TuneFlags]) -> None:
         return
     # Late: these bring Ray Tune and HyperOpt, which a dry run and a command sent elsewhere do without.
     from rayjobs.cluster.session import check_address
+    from rayjobs.commands.begun import experiment_of
     from rayjobs.commands.tuning import Interrupted, run_tuning
 
     check_address(flags["address"])
@@ -129,11 +130,13 @@ def main(**flags: Unpack[TuneFlags]) -> None:
 
 
 def _dry_run(flags: TuneFlags) -> None:
+    from rayjobs.commands.begun import resumed_request
     from rayjobs.commands.dry_run import preview, print_preview
 
     output = flags["output"]
     output = output if isinstance(output, Path) else working_folder(output)
-    plan = preview(request_of(flags), machine_of(flags), output)
+    request = resumed_request(output, flags) if flags["resume"] else request_of(flags)
+    plan = preview(request, machine_of(flags), output)
     if flags["as_json"]:
         print_json(plan.to_dict())
     else:

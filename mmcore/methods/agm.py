@@ -45,7 +45,7 @@ from mmcore.errors import ConfigError
 from mmcore.layers.precision import full_precision
 from mmcore.methods.base import FUSED, METHODS, Context, EpochStats, cross_entropy
 from mmcore.methods.joint import Joint, JointConfig
-from mmcore.methods.unimodal_scores import require_two_modalities, totals_over_complete, window
+from mmcore.methods.unimodal_scores import totals_over_complete, window
 
 if TYPE_CHECKING:
     from mmcore.methods.step import Step
@@ -151,10 +151,10 @@ class Agm(Joint):
     """
 
     Config = AgmConfig
+    min_modalities = 2
 
     def __init__(self, model: MultimodalModel, config: AgmConfig, context: Context):
         super().__init__(model, config, context)
-        require_two_modalities("agm", context)
         names = context.modalities
         if len(names) > MOST_MODALITIES:
             raise ConfigError([f"method.name = agm predicts from each of the 2^M subsets of the modalities in every "

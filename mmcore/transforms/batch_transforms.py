@@ -56,7 +56,7 @@ def _ascending(pair: tuple[float, float]) -> tuple[float, float]:
     return pair
 
 
-Size = Annotated[int, Ge(1), Le(65_536)]
+Size = Annotated[int, Ge(1), Le(10**8)]
 Fraction = Annotated[float, Gt(0), Le(1)]
 Positive = Annotated[float, Gt(0)]
 

@@ -63,8 +63,17 @@ def _check_texts(context: click.Context) -> None:
         for value in given if isinstance(given, tuple) else (given,):
             if isinstance(value, (str, Path)) and not _is_text(str(value)):
                 raise UsageError(f"{parameter.opts[0]} must be UTF-8, got {os.fsencode(value)!r}")
+            if isinstance(value, Path):
+                _check_links(value, parameter.opts[0])
             if value == "" and getattr(parameter, "flag_value", None) != "":
                 raise UsageError(f"{parameter.opts[0]} must not be empty; leave it out for the default")
+
+
+def _check_links(path: Path, option: str) -> None:
+    try:
+        path.resolve()
+    except (RuntimeError, OSError):  # Python 3.13 on: an OSError
+        raise UsageError(f"{option} {path}: its symbolic links lead in a circle") from None
 
 
 def _is_text(value: str) -> bool:

@@ -104,7 +104,7 @@ def test_set_path_makes_the_mappings_on_the_way() -> None:
         ({"optimizer": {"momentum": 1}}, "optimizer.momentum must be in [0, 1), got 1"),
         ({"optimizer": {"clip_norm": 0}}, "optimizer.clip_norm must be greater than 0, got 0"),
         ({"trainer": {"max_epochs": 0}}, "trainer.max_epochs must be in [1, 1000000], got 0"),
-        ({"trainer": {"checkpoint_every_steps": -1}}, "trainer.checkpoint_every_steps must be at least 1, got -1"),
+        ({"trainer": {"log_every_steps": -1}}, "trainer.log_every_steps must be in [1, 1000000000], got -1"),
         ({"trainer": {"max_epochs": 3.5}}, "trainer.max_epochs must be a valid integer, got 3.5"),
         ({"trainer": {"probes": "maybe"}}, "trainer.probes must be a valid boolean, got 'maybe'"),
         ({"optimizer": {"lr": "fast"}}, "optimizer.lr must be a valid number, got 'fast'"),
