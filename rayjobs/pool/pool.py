@@ -7,6 +7,7 @@ search that has spent least comes first, and final models wait for the searches.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -70,7 +71,7 @@ class Pool:
         self.stages = {stage.name: stage for stage in stages}
         self.runs: dict[Key, Run] = {}
         self.began: float | None = None
-        self._capacity = capacity
+        self._capacity = functools.cache(capacity)
         self._budget = budget
         self._pace = pace or Pace()
         self._clock = clock
@@ -167,6 +168,11 @@ class Pool:
         if pace is None:
             return None
         return pace * count.epochs_left / max(1, min(stage.at_once or count.total, count.total, self.places))
+
+    def without_place(self, limit_s: float) -> list[tuple[Run, float]]:
+        """Returns the runs no process has had for longer than that, and the seconds they have waited."""
+        waited = [(run, self._clock() - run.dealt) for run in self.runs.values() if run.started is None]
+        return [(run, seconds) for run, seconds in waited if seconds > limit_s]
 
     def idle_hint(self) -> int | None:
         """Returns how many trials of each search at a time would fill the places; None where they are filled."""
