@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mmcore.storage import patiently, whole_file
-from rayjobs.cli.options import Location, friendly_errors, print_json
+from rayjobs.cli.flag_types import CPUS, Location
+from rayjobs.cli.options import friendly_errors, print_json
 from rayjobs.storage.addresses import fetched
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class PredictFlags(TypedDict):
 @click.option("--on-missing", type=click.Choice(["fail", "skip"]), default="fail", show_default=True,
               help="Refuse missing and damaged files, or leave their samples out.")  # fmt: skip
 @click.option("--address", help="A Ray cluster: auto or HOST:PORT.  [default: this machine]")
-@click.option("--cpus", type=click.IntRange(1), help="CPUs of this machine to use.  [default: all]")
+@click.option("--cpus", type=CPUS, help="CPUs of this machine to use.  [default: all]")
 @click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
 @friendly_errors
 def main(**flags: Unpack[PredictFlags]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from mmcore.assembly.config import with_values
@@ -16,6 +17,8 @@ from rayjobs.storage.files import read_json, write_json
 from rayjobs.storage.mirror import Mirror
 
 Folds = tuple[int | None, ...]
+MOST_DIFFERENCES = 5
+"""Told of a configuration that is another one."""
 
 
 def run_folder(folder: Path, fold: int | None) -> Path:
@@ -69,10 +72,11 @@ def open_folder(
         if not (folder / RUN_FILE).exists():
             raise UsageError(f"there is no run in {folder} to resume; leave out --resume")
         stored = read_json(folder / RUN_FILE)
-        if any(stored.get(key) != value for key, value in wanted.items()):
+        different = _differences(wanted, {key: stored.get(key) for key in wanted})
+        if different:
             raise CheckpointError(
-                f"{folder} holds runs of another configuration: repeat the command that made them "
-                f"({stored['command']}), or leave out --resume"
+                f"{folder} holds runs of another configuration ({'; '.join(different[:MOST_DIFFERENCES])}): repeat the "
+                f"command that made them ({stored['command']}), or leave out --resume"
             )
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / RUN_FILE, {**wanted, "command": command})
@@ -83,6 +87,14 @@ def open_folder(
         mirror.push([folder / RUN_FILE])
     mirror.renew(folder)
     return folder
+
+
+def _differences(wanted: Plain, stored: Plain, path: str = "") -> list[str]:
+    """Returns what a configuration has otherwise than the stored one, by path."""
+    if isinstance(wanted, Mapping) and isinstance(stored, Mapping):
+        paths = {key: f"{path}.{key}" if path else key for key in [*wanted, *stored]}
+        return [one for key in paths for one in _differences(wanted.get(key), stored.get(key), paths[key])]
+    return [] if wanted == stored else [f"{path.removeprefix('config.')} was {stored!r}, not {wanted!r}"]
 
 
 def run_title(fold: int | None, seed: int) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -19,6 +20,8 @@ from rayjobs.search.spaces import MethodSpace, Space, SpaceFile, collect
 
 TUNED_ENSEMBLE = "ensemble-tuned"
 """The row whose modalities are searched, trained and stopped each by itself, with their share of the row's trials."""
+MAX_GRID = 10_000
+"""Most combinations of a grid: each is a run to its end."""
 MIN_POPULATION = 4
 """Smallest population: with fewer trials the weakest quarter is empty."""
 
@@ -254,6 +257,7 @@ def _search(
     config = _with_values(config, values, f"{space.path.name} ({label})")
     searched = {**space.shared, **space.own.get(method, {})}
     searched = {path: values for path, values in searched.items() if path not in fixed}
+    _check_apart(space.file.set | part.set, fixed, searched, f"{space.path.name} ({label})")
     is_grid = options.algorithm == "grid"
     points = _distinct([_without(point, fixed) for point in (part.points or space.file.points)])
     if is_grid:
@@ -293,16 +297,45 @@ def _share_of(trials: int, row: MethodRow) -> int:
     return trials // parts + (at < trials % parts)
 
 
+def _check_apart(in_file: Settings, fixed: Settings, searched: Iterable[str], where: str) -> None:
+    """Raises a ConfigError for each path that is searched and fixed, itself or by one above or below it.
+
+    A path that the command line fixes is not searched any more; it may not fix a part of one, or what it is a part of.
+    """
+    problems = [
+        f"{where}: '{path}' is searched and '{other}' is fixed by {by}: leave out one of them"
+        for path in searched
+        for by, paths in (("set:", in_file), ("--set or a variant", fixed))
+        for other in paths
+        if f"{path}.".startswith(f"{other}.") or f"{other}.".startswith(f"{path}.")
+    ]
+    problems += [
+        f"{where}: '{path}' and '{other}', a part of it, are both searched: leave out one of them"
+        for path in searched
+        for other in searched
+        if other.startswith(f"{path}.")
+    ]
+    if problems:
+        raise ConfigError(problems)
+
+
 def _grid(space: Mapping[str, Distribution], where: str) -> list[dict[str, Any]]:
     """Returns every combination of a space's choices, the last path changing first.
 
     Raises:
-        ConfigError: A path is drawn from a range.
+        ConfigError: A path is drawn from a range, or there are more than MAX_GRID of them.
     """
     ranges = [path for path, distribution in space.items() if distribution.choice is None]
     if ranges:
         raise ConfigError([f"{where}: --search grid needs a choice for {path}, not a range" for path in ranges])
     choices = [distribution.ends() for distribution in space.values()]
+    number = math.prod(map(len, choices))
+    if number > MAX_GRID:
+        sizes = " x ".join(str(len(values)) for values in choices)
+        raise ConfigError(
+            [f"{where}: --search grid would train {number:,} combinations ({sizes}), {MAX_GRID:,} at most: take "
+             "options out of the space, fix paths by --set, or use --search random"]
+        )  # fmt: skip
     return [dict(zip(space, values, strict=True)) for values in itertools.product(*choices)]
 
 
