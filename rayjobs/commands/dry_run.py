@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from rich.console import Console
 
 from mmcore.config.plain import Plain
 from mmcore.data.spec import DATASETS
+from mmcore.errors import DataError
 from rayjobs.cli.terminal import format_seconds
 from rayjobs.cluster import resources
 from rayjobs.experiment.data import options_of
@@ -20,6 +22,7 @@ from rayjobs.experiment.request import Request
 from rayjobs.experiment.search_result import SearchResult
 from rayjobs.preparing.datasets import source_modalities
 from rayjobs.results_layout import SEARCH_FILE
+from rayjobs.search.outcome import Outcome
 from rayjobs.search.searches import Search
 
 
@@ -120,8 +123,10 @@ def _final_rows(request: Request, searches: Sequence[Search], dataset: str) -> i
 def _estimate(search: Search, request: Request, output: Path, concurrent: int) -> str:
     """Returns an upper bound from the newest search of that name, or says that there is none to go by."""
     files = sorted(output.glob(f"*/{search.name}/{SEARCH_FILE}"), key=lambda path: path.stat().st_mtime)
-    before = SearchResult.read(files[-1]) if files else None
-    trials = before.trials if before else []
+    trials: Sequence[Outcome] = []
+    with contextlib.suppress(DataError):  # another experiment's, of which only the pace is wanted
+        before = SearchResult.read(files[-1]) if files else None
+        trials = before.trials if before else []
     epochs, seconds = sum(trial.epochs for trial in trials), sum(trial.device_seconds for trial in trials)
     if not epochs:
         return f"unknown: {output} holds no earlier search of that name to go by"

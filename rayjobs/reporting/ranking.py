@@ -18,7 +18,15 @@ from rayjobs.experiment.search_result import SearchResult, read_search
 from rayjobs.reporting.by_class import ClassRow, by_class, is_imbalanced
 from rayjobs.reporting.comparison import all_folds, compare_folds, compare_seeds
 from rayjobs.reporting.finals import Final, Finals, accuracies_of, flattened, load_final, short_name
-from rayjobs.reporting.notes import budget_notes, chance_notes, dead_notes, elastic_notes, more_seeds, schedule_notes
+from rayjobs.reporting.notes import (
+    budget_notes,
+    chance_notes,
+    dead_notes,
+    elastic_notes,
+    mended_notes,
+    more_seeds,
+    schedule_notes,
+)
 from rayjobs.reporting.ranking_table import Failure, OwnAccuracy, Ranking, RankingRow, RankingTable
 from rayjobs.results_layout import LEDGER_FILE
 from rayjobs.search.outcome import Outcome
@@ -85,6 +93,7 @@ def _table(experiment: Experiment, plan: Plan) -> RankingTable:
         chance_notes=[
             *chance_notes(rows, finals),
             *dead_notes(finals),
+            *mended_notes(finals),
             *budget_notes(rows, plan),
             *schedule_notes(rows),
             *elastic_notes(experiment, plan),

@@ -5,15 +5,12 @@ The same body serves a trial's own process, a worker of a Ray Train group and a 
 
 from __future__ import annotations
 
-import io
 import math
 import time
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from mmcore import distributed
 from mmcore.assembly.config import build_source, parse_config, with_values
@@ -23,13 +20,13 @@ from mmcore.config.schema import RunConfig
 from mmcore.data.prepared.store import PreparedDataset
 from mmcore.evaluation.conditions import Condition
 from mmcore.features.encoded_set import check_encoding
-from mmcore.storage import write_whole
 from mmcore.training.run_log import Reporter, Row
 from mmcore.training.trainer import Trainer, completed
-from rayjobs.results_layout import CONFIG_FILE, PREDICTIONS_FILE, PROGRESS_FILE, RESULT_FILE
+from rayjobs.results_layout import CONFIG_FILE, PROGRESS_FILE, RESULT_FILE
 from rayjobs.runs.extra_tests import add_conditions
 from rayjobs.runs.handover import parts_of
 from rayjobs.runs.job import Job
+from rayjobs.runs.predictions import write_predictions
 from rayjobs.runs.result import RunResult, group_sizes, read_result, result_of
 from rayjobs.runs.test_ledger import Entry
 from rayjobs.storage.files import read_json, write_json
@@ -134,7 +131,5 @@ def _predict(trainer: Trainer, run_dir: Path) -> Row:
             "sources": rows.sources.astype(str),
         }
         predictions |= {f"logits/{name}": values.float().numpy() for name, values in evaluation.logits.items()}
-        content = io.BytesIO()
-        np.savez_compressed(content, **predictions)
-        write_whole(run_dir / PREDICTIONS_FILE, content.getvalue())
+        write_predictions(run_dir, predictions)
     return evaluation.metrics
