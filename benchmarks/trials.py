@@ -22,6 +22,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from common import Report, Rounds, median, parser, ratio
+from pooled import Ground
 from timed_body import TIMES_FILE, timed_run
 
 from mmcore.data.prepared.prepare import prepare
@@ -30,11 +31,10 @@ from rayjobs.cluster import resources, session
 from rayjobs.experiment.plan import plan_searches
 from rayjobs.experiment.request import Request
 from rayjobs.feeding.handle import open_data
+from rayjobs.pool.tune_run import Execution
 from rayjobs.search.outcome import Outcome
 from rayjobs.search.searches import Search
-from rayjobs.search.tune_run import Execution, run_search
 from rayjobs.storage.files import read_json
-from rayjobs.trials.trial import SearchRuns
 
 BAR, GAP_BAR_S = 1.3, 0.5
 PROCESSES = 2
@@ -70,20 +70,18 @@ def plan(trials: int, epochs: int | None, data_dir: Path, prepared: PreparedData
 
 def timed_search(search: Search, prepared: PreparedDataset, folder: Path) -> SearchTimes:
     """Starts Ray, runs the search, ends Ray."""
-    folder.mkdir(parents=True)
     start = time.time()
     with session.start(num_cpus=PROCESSES) as nodes:
         ready = time.time()
         data = open_data(prepared, None)
         shape = resources.TrialShape(cpus_per_worker=search.config.trainer.threads)
-        execution = Execution(shape, resources.concurrent_trials(shape, nodes), body=timed_run)
-        runs = SearchRuns(search.config.to_dict(), data, folder, "benchmarks/trials.py")
-        outcomes = run_search(search, runs, execution, resume=False)
+        places = resources.concurrent_trials(shape, nodes)
+        (outcomes,) = Ground(data, folder, places, shape, Execution(body=timed_run)).searched([search], at_once=None)
         ended = time.time()
     unfinished = [outcome for outcome in outcomes if outcome.status != "done"]
     if unfinished:
         raise SystemExit(f"the search did not train every trial to its end: {unfinished}")
-    times = [read_json(folder / outcome.name / TIMES_FILE) for outcome in outcomes]
+    times = [read_json(folder / search.name / outcome.name / TIMES_FILE) for outcome in outcomes]
     by_process: dict[int, list[dict[str, float]]] = {}
     for entry in sorted(times, key=lambda entry: entry["began"]):
         by_process.setdefault(int(entry["process"]), []).append(entry)

@@ -37,6 +37,11 @@ from rayjobs.storage.addresses import working_folder
               "changed settings.")  # fmt: skip
 @click.option("--time-budget", metavar="TIME", help="For all searches together: 90m, 8h, 2d; shared out evenly. "
               "Trials that run then count as stopped early.")  # fmt: skip
+@click.option("--cost-budget", type=click.FloatRange(0, min_open=True), metavar="DEVICE_SECONDS",
+              help="For all searches together, as --time-budget.")  # fmt: skip
+@click.option("--per-search", type=click.IntRange(1), metavar="N", help="Trials of each search at a time. With 1 a "
+              "search's outcome depends on its seed alone, not on the machine.  [default: what fills the "
+              "machine]")  # fmt: skip
 @click.option("--trials", type=click.IntRange(1), help="Trials of each method.  [default: the space's]")
 @click.option(
     "--max-epochs", type=click.IntRange(1), help="Epochs of a trial not stopped early.  [default: the space's]"

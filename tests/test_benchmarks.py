@@ -40,7 +40,7 @@ RATIOS = {
     "larger_than_memory": ["spilled/once", "spilled/twice", "memory/twice÷once"],
     "workers": ["resnet18/workers÷ceiling", "resnet18/workers÷one"],
     "many_trials": ["trial/late÷early", "driver_memory÷bar"],
-    "regret": ["digits-iprm/hyperopt_epochs÷grid", "digits-iprm/random_epochs÷grid"],
+    "regret": [f"digits-iprm/{searcher}_epochs÷grid" for searcher in ("hyperopt", "hyperopt_2_at_once", "random")],
     "restart": ["own_process/restart÷start", "worker_group/restart÷start"],
     "features": ["features/epoch", "features/encoding", "features/data_time"],
     "against": ["step/small_conv/joint", "search", "start/dry_run"],

@@ -38,6 +38,8 @@ class TuneFlags(TypedDict):
     algorithm: str
     scheduler: str
     time_budget: str | None
+    cost_budget: float | None
+    per_search: int | None
     trials: int | None
     max_epochs: int | None
     final_seeds: int
@@ -109,7 +111,7 @@ def request_of(flags: TuneFlags) -> Request:
         scheduler=flags["scheduler"],
         search_once=flags["search_once"],
     )
-    request.check(at_address=is_address(flags["output"]), has_budget=bool(flags["time_budget"]))
+    request.check(at_address=is_address(flags["output"]), has_budget=bool(flags["time_budget"] or flags["cost_budget"]))
     return request
 
 
@@ -174,6 +176,8 @@ def machine_of(flags: TuneFlags) -> Machine:
         cache_bytes=0 if flags["cache"] == "off" else budget,
         hang_limit_s=60 * flags["hang_timeout"],
         budget_s=parse_duration(flags["time_budget"], "--time-budget") if flags["time_budget"] else None,
+        device_budget_s=flags["cost_budget"],
+        per_search=flags["per_search"],
         concurrent=flags["concurrent"],
         max_failures=flags["max_failures"],
         verbose=flags["verbose"],

@@ -23,6 +23,7 @@ from rayjobs.results_layout import EXPERIMENT_FILE, PLAN_FILE, RANKING_FILE, SEA
 from rayjobs.runs.job import Job
 from rayjobs.runs.result import read_result
 from rayjobs.search.outcome import Outcome, succeeded
+from rayjobs.search.record import depends_on_timing
 from rayjobs.search.searches import Search
 from rayjobs.storage.files import json_or_set_aside, write_json, write_text
 
@@ -49,7 +50,9 @@ def keep_plan(plan: Plan, experiment: Experiment) -> None:
 
 
 def share(experiment: Experiment) -> None:
-    """Sends what a command itself wrote of an experiment to its twin."""
+    """Sends what a command itself wrote of an experiment to its twin, if there is one."""
+    if not experiment.mirror:
+        return
     names = (EXPERIMENT_FILE, RANKING_FILE, "best-*.yaml", PLAN_FILE, SEARCH_FILE)
     places = ("", "*/", "*/fold-*/")
     files = [file for place in places for name in names for file in experiment.folder.glob(place + name)]
@@ -75,7 +78,8 @@ def save_search(folder: Path, search: Search, outcomes: Sequence[Outcome], exper
     """Writes a finished search and, as a file of its own, its best configuration."""
     best = max(succeeded(outcomes), key=lambda outcome: (outcome.objective, -outcome.objective_loss), default=None)
     config = with_values(search.config, best.values).to_dict() if best else None
-    result = SearchResult(label=search.label, trials=list(outcomes), best=best, config=config)
+    at_once = experiment.per_search if depends_on_timing(search, experiment.per_search) else None
+    result = SearchResult(label=search.label, trials=list(outcomes), best=best, config=config, at_once=at_once)
     write_json(folder / SEARCH_FILE, result.to_dict())
     if config:
         write_text(best_file(search, experiment), yaml.safe_dump(config, sort_keys=False))
@@ -86,29 +90,27 @@ def best_file(search: Search, experiment: Experiment) -> Path:
     return experiment.folder / f"best-{search.name.replace('/', '-')}.yaml"
 
 
-def final_jobs(plan: Plan, data: DataHandle, experiment: Experiment) -> list[Job]:
-    """Returns a job for each fresh seed of each row, on each fold, whose search found a configuration."""
+def final_jobs(plan: Plan, label: str, fold: int | None, data: DataHandle, experiment: Experiment) -> list[Job]:
+    """Returns a job for each fresh seed of a row on a fold; none where its search found no configuration."""
+    stored = read_search(experiment.folder / plan.search_of(label, fold).name)
+    if not stored or not stored.config or not stored.best:
+        return []
+    alone = searched_accuracies(plan, experiment, fold)
     jobs = []
-    for fold in plan.folds:
-        alone = searched_accuracies(plan, experiment, fold)
-        for label in plan.labels:
-            stored = read_search(experiment.folder / plan.search_of(label, fold).name)
-            if not stored or not stored.config or not stored.best:
-                continue
-            values: dict[str, Plain] = {} if fold is None else {"protocol.fold": fold}
-            for number, run_dir in enumerate(final_dirs(plan, experiment, label, fold), start=1):
-                values["seed"] = experiment.request.seed + number
-                config = with_values(parse_config(stored.config), values).to_dict()
-                jobs.append(
-                    Job(
-                        config,
-                        data,
-                        str(run_dir.resolve()),
-                        test=True,
-                        command=experiment.command,
-                        alone=alone,
-                        schedule=stored.best.schedule,
-                        mirror=experiment.mirror,
-                    )
-                )
+    values: dict[str, Plain] = {} if fold is None else {"protocol.fold": fold}
+    for number, run_dir in enumerate(final_dirs(plan, experiment, label, fold), start=1):
+        values["seed"] = experiment.request.seed + number
+        config = with_values(parse_config(stored.config), values).to_dict()
+        jobs.append(
+            Job(
+                config,
+                data,
+                str(run_dir.resolve()),
+                test=True,
+                command=experiment.command,
+                alone=alone,
+                schedule=stored.best.schedule,
+                mirror=experiment.mirror,
+            )
+        )
     return jobs

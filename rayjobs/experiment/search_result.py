@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from mmcore.config.plain import Settings
 from rayjobs.results_layout import SEARCH_FILE
 from rayjobs.search.outcome import Outcome
-from rayjobs.storage.json_record import JsonRecord
+from rayjobs.storage.json_record import OPTIONAL, JsonRecord
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,12 +20,15 @@ class SearchResult(JsonRecord):
         trials: Every trial, in the order they were started.
         best: The best of them; None where none succeeded.
         config: `RunConfig.to_dict()` with the best trial's values.
+        at_once: How many trials ran at a time, where that makes a difference: another machine might have found another
+            best. None: the result is a function of the seed alone.
     """
 
     label: str
     trials: list[Outcome]
     best: Outcome | None
     config: Settings | None
+    at_once: int | None = field(default=None, metadata=OPTIONAL)
 
 
 def read_search(folder: Path) -> SearchResult | None:

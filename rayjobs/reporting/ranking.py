@@ -26,6 +26,7 @@ from rayjobs.reporting.notes import (
     mended_notes,
     more_seeds,
     schedule_notes,
+    timing_notes,
 )
 from rayjobs.reporting.ranking_table import Failure, OwnAccuracy, Ranking, RankingRow, RankingTable
 from rayjobs.results_layout import LEDGER_FILE
@@ -71,10 +72,12 @@ def _table(experiment: Experiment, plan: Plan) -> RankingTable:
     request, prepared = experiment.request, plan.prepared
     rows: list[RankingRow] = []
     finals: dict[str, Sequence[Sequence[Final]]] = {}
+    at_once: dict[str, int | None] = {}
     for label in plan.labels:
         runs = _Runs(experiment, plan, label)
         finals[label] = [] if runs.failed else runs.finals
         rows.append(_row(runs))
+        at_once[label] = max((stored.at_once or 0 for stored in runs.stored), default=0) or None
     cross_validated = len(plan.folds) > 1
     compare = compare_folds if cross_validated else compare_seeds
     deltas, note = compare(finals, request.reference)
@@ -95,6 +98,7 @@ def _table(experiment: Experiment, plan: Plan) -> RankingTable:
             *dead_notes(finals),
             *mended_notes(finals),
             *budget_notes(rows, plan),
+            *timing_notes(at_once),
             *schedule_notes(rows),
             *elastic_notes(experiment, plan),
         ],
