@@ -19,11 +19,12 @@ from rayjobs.experiment.plan import Plan
 from rayjobs.experiment.search_result import SearchResult, read_search
 from rayjobs.experiment.unimodal_references import searched_accuracies
 from rayjobs.feeding.handle import DataHandle
-from rayjobs.results_layout import EXPERIMENT_FILE, PLAN_FILE, RANKING_FILE, RESULT_FILE, SEARCH_FILE
+from rayjobs.results_layout import EXPERIMENT_FILE, PLAN_FILE, RANKING_FILE, SEARCH_FILE
 from rayjobs.runs.job import Job
+from rayjobs.runs.result import read_result
 from rayjobs.search.outcome import Outcome, succeeded
 from rayjobs.search.searches import Search
-from rayjobs.storage.files import read_json, write_json, write_text
+from rayjobs.storage.files import json_or_set_aside, write_json, write_text
 
 
 def keep_plan(plan: Plan, experiment: Experiment) -> None:
@@ -36,7 +37,7 @@ def keep_plan(plan: Plan, experiment: Experiment) -> None:
         path = experiment.folder / search.name / PLAN_FILE
         path.parent.mkdir(parents=True, exist_ok=True)
         content = json.loads(json.dumps({**search.to_dict(), "data_fingerprint": plan.prepared.fingerprint}))
-        stored = read_json(path)
+        stored = json_or_set_aside(path)
         if stored is None:
             write_json(path, content)
         elif stored != content:
@@ -59,10 +60,11 @@ def share(experiment: Experiment) -> None:
 
 def is_finished(plan: Plan, experiment: Experiment) -> bool:
     """Tells whether every search of a data set and every final model was finished by an earlier command."""
-    files = [experiment.folder / search.name / SEARCH_FILE for search in plan.searches]
     rows = itertools.product(plan.labels, plan.folds)
-    files += [run_dir / RESULT_FILE for row in rows for run_dir in final_dirs(plan, experiment, *row)]
-    return all(read_json(file) for file in files)
+    run_dirs = [run_dir for row in rows for run_dir in final_dirs(plan, experiment, *row)]
+    # All are read, so that one command says of every damaged file that it is made again.
+    searched = [read_search(experiment.folder / search.name) is not None for search in plan.searches]
+    return all([*searched, *(read_result(run_dir) is not None for run_dir in run_dirs)])
 
 
 def final_dirs(plan: Plan, experiment: Experiment, label: str, fold: int | None) -> list[Path]:

@@ -23,6 +23,7 @@ from rayjobs.reporting.notes import (
     chance_notes,
     dead_notes,
     elastic_notes,
+    mended_notes,
     more_seeds,
     schedule_notes,
     timing_notes,
@@ -95,6 +96,7 @@ def _table(experiment: Experiment, plan: Plan) -> RankingTable:
         chance_notes=[
             *chance_notes(rows, finals),
             *dead_notes(finals),
+            *mended_notes(finals),
             *budget_notes(rows, plan),
             *timing_notes(at_once),
             *schedule_notes(rows),

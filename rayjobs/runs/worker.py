@@ -5,7 +5,6 @@ The same body serves a trial's own process, a worker of a Ray Train group and a 
 
 from __future__ import annotations
 
-import io
 import math
 import time
 from collections.abc import Mapping
@@ -13,8 +12,6 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from mmcore import distributed
 from mmcore.assembly.config import build_source, parse_config, with_values
@@ -24,13 +21,13 @@ from mmcore.config.schema import RunConfig
 from mmcore.data.prepared.store import PreparedDataset
 from mmcore.evaluation.conditions import Condition
 from mmcore.features.encoded_set import check_encoding
-from mmcore.storage import write_whole
 from mmcore.training.run_log import Reporter, Row
 from mmcore.training.trainer import Trainer, completed
-from rayjobs.results_layout import CONFIG_FILE, PREDICTIONS_FILE, PROGRESS_FILE, RESULT_FILE
+from rayjobs.results_layout import CONFIG_FILE, PROGRESS_FILE, RESULT_FILE
 from rayjobs.runs.extra_tests import add_conditions
 from rayjobs.runs.handover import parts_of
 from rayjobs.runs.job import Job
+from rayjobs.runs.predictions import write_predictions
 from rayjobs.runs.result import RunResult, group_sizes, read_result, result_of
 from rayjobs.runs.test_ledger import Entry
 from rayjobs.storage.files import read_json, write_json
@@ -147,6 +144,4 @@ def keep_predictions(run_dir: Path, logits: Mapping[str, np.ndarray], rows: Mapp
     """Writes a run's predictions on test: by head the logits (N, K), and whose they are; rank 0 alone does."""
     if distributed.rank() == 0:
         named: dict[str, Any] = {**rows, **{f"logits/{name}": values for name, values in logits.items()}}
-        content = io.BytesIO()
-        np.savez_compressed(content, **named)
-        write_whole(run_dir / PREDICTIONS_FILE, content.getvalue())
+        write_predictions(run_dir, named)
