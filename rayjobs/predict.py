@@ -12,6 +12,7 @@ import click
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mmcore.storage import patiently, whole_file
 from rayjobs.cli.options import Location, friendly_errors, print_json
 from rayjobs.storage.addresses import fetched
 
@@ -132,7 +133,7 @@ class _Worker:
 
 
 def _write(path: Path, reports: Sequence[dict[str, Any]], classes: Sequence[str]) -> None:
-    """Writes the predictions, by a temporary name: id, class, its probability, and each head's probabilities."""
+    """Writes the predictions, whole or not at all: id, class, its probability, and each head's probabilities."""
     heads = next(report["probabilities"] for report in reports if report["sample_ids"])
     columns: dict[str, Any] = {"sample_id": [name for report in reports for name in report["sample_ids"]]}
     by_head = {head: [row for r in reports for row in r["probabilities"].get(head, [])] for head in heads}
@@ -144,9 +145,12 @@ def _write(path: Path, reports: Sequence[dict[str, Any]], classes: Sequence[str]
     }
     table = pa.table(columns).replace_schema_metadata({"classes": json.dumps(list(classes))})
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.partial")
-    pq.write_table(table, temporary)
-    temporary.rename(path)
+
+    def write() -> None:
+        with whole_file(path) as temporary:
+            pq.write_table(table, temporary)
+
+    patiently(write, path)
 
 
 if __name__ == "__main__":

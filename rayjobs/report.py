@@ -41,6 +41,7 @@ def write_report(results: Path, out: Path) -> dict[str, Any]:
         UsageError: `results` holds no search.
         DataError: One of its files is damaged.
     """
+    from mmcore.storage import write_whole
     from rayjobs.reporting.html_page import build_page
     from rayjobs.reporting.records import load_experiment
     from rayjobs.storage.files import write_text
@@ -49,7 +50,7 @@ def write_report(results: Path, out: Path) -> dict[str, Any]:
     page, pictures = build_page(experiment)
     out.mkdir(parents=True, exist_ok=True)
     for picture in pictures:
-        (out / f"{picture.stem}.png").write_bytes(picture.png)
+        write_whole(out / f"{picture.stem}.png", picture.png)
     write_text(out / PAGE_FILE, page)
     return {
         "page": str(out / PAGE_FILE),

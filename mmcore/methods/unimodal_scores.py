@@ -58,12 +58,16 @@ def score_totals(logits: Mapping[str, Tensor], batch: Batch, engine: Step) -> Te
 
 
 @torch.no_grad()
-def totals_over_complete(values: Sequence[Tensor], names: Sequence[str], batch: Batch, engine: Step) -> Tensor:
+def totals_over_complete(
+    values: Sequence[Tensor], names: Sequence[str], batch: Batch, engine: Step, counted: Tensor | None = None
+) -> Tensor:
     """Returns (M + 1,): the sum of each modality's values (B,), and the samples behind it, over all ranks.
 
-    Samples that lack one of the modalities are left out.
+    Samples that lack one of the modalities are left out, and those not `counted`, (B,) bool.
     """
     mask = batch.has(*names)
+    if counted is not None:
+        mask = counted if mask is None else mask & counted
     rows = torch.stack([*values, torch.ones_like(values[0])])
     total, _ = engine.total((rows if mask is None else torch.where(mask, rows, 0)).mean(dim=1))
     return total

@@ -13,7 +13,7 @@ of samples. So a rank with an empty shard (a placeholder batch, weight 0) adds z
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
@@ -27,6 +27,7 @@ from mmcore.config.schema import RunConfig
 from mmcore.data.feeding.loader import shard_bounds
 from mmcore.errors import CheckpointError, TrainingError
 from mmcore.methods.base import Method
+from mmcore.methods.step import Place
 from mmcore.seeding import generator as seeded_generator
 from mmcore.training.gradient_buckets import GradientAverager
 from mmcore.training.gradient_cosines import CosineMeter
@@ -34,6 +35,8 @@ from mmcore.training.growth import Growth
 from mmcore.training.loss_watch import LossWatch
 from mmcore.training.lr_schedule import Schedule
 
+Feed = Callable[[str, float], Iterator[Batch]]
+"""(split, share of its samples) -> this rank's batches of them, on the device, transformed as in evaluation."""
 PRECISIONS = {"float32": None, "float64": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -54,6 +57,8 @@ class Engine:
         cosines: Cosine between the joint gradient and each modality's own, from the last step that measured it.
         class_weights: (K,) weight of a sample of each class (`mmcore.methods.base.cross_entropy`); None: all 1.
         term_samples: Loss term -> this rank's samples behind it in the running step (the trainer clears it).
+        place: The running epoch and step; the trainer sets it, also on resume, so no checkpoint holds it.
+        feed: Gives this rank's batches of some samples of a split; None: there is no loader, and no pass.
         is_first_part: Whether the running micro-batch is the step's first, where per-step state moves on.
     """
 
@@ -62,6 +67,8 @@ class Engine:
         self.config = config
         self.device = device
         self.step_index = 0
+        self.place = Place(0, 0, 1)
+        self.feed: Feed | None = None
         self.log_step = self.cosine_step = False
         self.gradient_norms: dict[str, Tensor] = {}
         self.cosines = CosineMeter()
@@ -248,6 +255,25 @@ class Engine:
         packed = torch.cat([weighted.flatten(), weighted.new_full((1,), self._num_samples)])
         distributed.all_reduce_sum([packed])
         return packed[:-1].reshape(statistic.shape), packed[-1]
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Returns the sum over all ranks of what each summed up over its own samples, in any number of batches."""
+        if distributed.is_distributed():
+            values = values.clone()
+            distributed.all_reduce_sum([values])
+        return values
+
+    def passes(self, split: str, fraction: float = 1.0) -> Iterator[Batch]:
+        """Yields this rank's batches of a part of a split, as evaluated; statistics of them are over all ranks.
+
+        Raises:
+            TrainingError: The engine was made without a loader.
+        """
+        if self.feed is None:
+            raise TrainingError(f"a pass over {split} needs a loader: let a Trainer build the engine")
+        for batch in self.feed(split, fraction):
+            self._step_samples = self._num_samples = batch.num_samples
+            yield batch
 
     def generator(self, name: str) -> torch.Generator:
         """Returns the CPU generator of that name; it draws the same on every rank and is part of the checkpoint."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,13 @@ from torch import Tensor
 from mmcore import distributed, metric_names, seeding
 from mmcore.batch import Batch
 from mmcore.config.schema import RunConfig
-from mmcore.data.feeding.loader import Loader
+from mmcore.data.feeding.loader import Loader, drawn_places
 from mmcore.errors import CheckpointError
 from mmcore.evaluation.conditions import Condition
 from mmcore.evaluation.predictions import PROBE, Collector, Evaluation, log_prior
 from mmcore.evaluation.readings import COSINE_EVERY_STEPS, Facts, Reading, kept, readings
 from mmcore.methods.base import EpochStats, Method
+from mmcore.methods.step import Place
 from mmcore.training.checkpoint import CheckpointFolder
 from mmcore.training.class_weights import sample_weights
 from mmcore.training.engine import Engine
@@ -103,6 +104,7 @@ class Trainer:
         self._dtype = torch.float64 if config.trainer.precision == "float64" else torch.float32
         self.transforms = transforms.to(self.device, self._dtype)
         self.engine = Engine(method, config, self.device)
+        self.engine.feed = self._part
         if config.trainer.class_weights != "none":
             labels = torch.from_numpy(loader.rows("train").labels)
             weights = sample_weights(config.trainer.class_weights, labels, method.context.num_classes)
@@ -157,11 +159,12 @@ class Trainer:
     def train_epoch(self) -> None:
         """Trains on the rest of the current epoch."""
         progress = self.progress
+        # Not in the middle of an epoch: there `resume` restored method and generators as they were.
+        if progress.step_in_epoch == 0:
+            self._begin_epoch()
+            seeding.seed_process(self.config.seed, "epoch", progress.epoch, distributed.rank())
         self.method.train()
         self.probes.train()
-        # Not in the middle of an epoch: there `resume` restored the generators' states as they were.
-        if progress.step_in_epoch == 0:
-            seeding.seed_process(self.config.seed, "epoch", progress.epoch, distributed.rank())
         # At most once an epoch, since measuring takes a second backward pass.
         self._cosine_every = max(COSINE_EVERY_STEPS, self.loader.num_steps)
         every = self.config.trainer.checkpoint_every_steps
@@ -178,6 +181,7 @@ class Trainer:
         """Does one optimizer step of the method (several, if it has several phases)."""
         batch = self._on_device(batch, training=True)
         progress, engine = self.progress, self.engine
+        engine.place = Place(progress.epoch, progress.step_in_epoch, self.loader.num_steps)
         is_diagnosed = self.config.trainer.diagnostics
         engine.log_step = is_diagnosed and progress.step_in_epoch % self.config.trainer.log_every_steps == 0
         # In the middle of each interval, since the first step of a run says little about its course.
@@ -292,6 +296,21 @@ class Trainer:
         return int(state["epoch"])
 
     # Parts
+
+    def _begin_epoch(self) -> None:
+        self.engine.place = Place(self.progress.epoch, 0, self.loader.num_steps)
+        self.method.eval()
+        with self.method.model.unheard():  # probes learn in the epoch's own steps alone
+            self.method.begin_epoch(self.engine)
+
+    def _part(self, split: str, fraction: float) -> Iterator[Batch]:
+        """Yields this rank's part of each batch of a drawn part of a split (`Step.passes`)."""
+        total = self.loader.num_samples(split)
+        num_drawn = max(round(fraction * total), min(total, self.config.trainer.batch_size))
+        places = drawn_places(total, num_drawn, split, self.config.seed, self.progress.epoch)
+        for batch in self.loader.part_batches(split, places):
+            yield self._on_device(batch, training=False)
+            self._heartbeat.beat()
 
     def _on_device(self, batch: Batch, *, training: bool) -> Batch:
         if batch.labels.device != self.device:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import os
 import re
 import sys
@@ -12,10 +13,10 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import click
-import yaml
 from rich.console import Console
 from rich.markup import escape
 
+from mmcore.config.documents import parse_yaml
 from mmcore.config.plain import Plain, Settings
 from mmcore.config.sections import get_path, set_path
 from mmcore.errors import ConfigError, EquipoiseError, UsageError
@@ -90,13 +91,15 @@ def parse_scalar(text: str) -> Any:
     """Returns a YAML value; numbers such as `1e-3`, which YAML 1.1 takes for text, are numbers.
 
     Raises:
-        UsageError: `text` is not valid YAML.
+        UsageError: `text` is not valid YAML, or no finite number.
     """
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise UsageError(f"{text!r} is not valid YAML; put it in quotes") from None
-    return float(text) if isinstance(value, str) and EXPONENT_NUMBER.fullmatch(text.strip()) else value
+    value = parse_yaml(text)
+    if not isinstance(value, str) or not EXPONENT_NUMBER.fullmatch(text.strip()):
+        return value
+    number = float(text)
+    if not math.isfinite(number):
+        raise UsageError(f"a number must be finite, got {text}")
+    return number
 
 
 def parse_duration(text: str, option: str) -> float:

@@ -41,6 +41,8 @@ FRAME = 3
 MIN_RUNNING = 4
 """Lines kept for running trials, however many searches there are."""
 NAME_WIDTH = 28
+PLACE_S = 60.0
+"""How long a run may wait for a process before a person is told."""
 
 
 @dataclass
@@ -80,6 +82,7 @@ class Display(Callback):
         self._live_wanted = self.console.is_terminal if live is None else live
         self._verbose = verbose
         self._pool: Pool | None = None
+        self._next_look = 0.0
 
     @contextmanager
     def shown(self, pool: Pool) -> Iterator[None]:
@@ -115,6 +118,21 @@ class Display(Callback):
         ticket = ticket_of(trial)
         failure = read_json(ticket.run_dir / FAILURE_FILE)
         self.say(f"{ticket}: {failure['reason'] if failure else 'its process was lost'}; trying again")
+
+    def on_step_end(self, iteration: int, trials: list[Trial], **info: object) -> None:
+        """Says, each minute, which run waits for a place that does not come."""
+        if self._pool is None or time.monotonic() < self._next_look:
+            return
+        self._next_look = time.monotonic() + PLACE_S
+        waiting = self._pool.without_place(PLACE_S)
+        if waiting:
+            run, seconds = waiting[0]
+            more = f", as {len(waiting) - 1} more do" if len(waiting) > 1 else ""
+            asked = run.ticket.shape.describe()
+            self.say(
+                f"{run.ticket} has waited {format_seconds(seconds)} for {asked}{more}: other work has the machines, or "
+                "they are gone. It starts when they are there; Ctrl-C ends, --resume goes on"
+            )
 
     # Parts
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TypedDict
 
-import yaml
-
+from mmcore.config.documents import read_yaml
 from mmcore.config.plain import Plain
 from mmcore.config.sections import get_path, set_path
-from mmcore.errors import UsageError, unknown_name
+from mmcore.errors import ConfigError, UsageError, unknown_name
 from rayjobs.cli.options import parse_overrides
 
 PROTOCOLS = ("group", "holdout", "cv", "paper")
@@ -158,14 +156,11 @@ def read_config(path: Path) -> dict[str, Plain]:
         UsageError: It is missing, or no mapping.
     """
     try:
-        values = yaml.safe_load(path.read_text())
-    except FileNotFoundError:
-        raise UsageError(f"--config {path}: there is no such file") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"--config {path} is not valid YAML ({error})") from None
-    if not isinstance(values, dict):
-        raise UsageError(f"--config {path} must hold a mapping, as tune's best-*.yaml does, got {json.dumps(values)}")
-    return values
+        return read_yaml(path)
+    except ConfigError as error:
+        raise ConfigError([f"--config {problem}" for problem in error.problems]) from None
+    except UsageError as error:
+        raise UsageError(f"--config {error}") from None
 
 
 def _choose(values: dict[str, Plain], section: str, given: str | None, default: str) -> None:

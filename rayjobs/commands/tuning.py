@@ -25,11 +25,13 @@ from rayjobs.commands.live_table import Display
 from rayjobs.experiment.experiment import Experiment, fix_per_search
 from rayjobs.experiment.folder import is_finished, keep_plan, share
 from rayjobs.experiment.machine import Machine, trial_shape
+from rayjobs.experiment.paces import check_budget, known_pace
 from rayjobs.experiment.plan import Plan, make_plans
-from rayjobs.experiment.stages import Planned, data_of, make_stages, per_search_default
+from rayjobs.experiment.stages import Planned, data_of, make_stages, per_search_default, row_of
 from rayjobs.feeding.cached import default_budget_bytes
 from rayjobs.feeding.handle import DataHandle, open_data
 from rayjobs.pool.budget import Budget
+from rayjobs.pool.pace import Pace
 from rayjobs.pool.pool import Pool
 from rayjobs.pool.tune_run import Execution, run_pool
 from rayjobs.reporting.ranking import build_ranking
@@ -96,10 +98,11 @@ def _run_plans(plans: Sequence[Plan], experiment: Experiment, machine: Machine, 
         display = Display(verbose=machine.verbose)
         runner = _Runner(experiment, machine, nodes, display)
         planned = runner.open(plans)
+        budget = Budget(machine.budget_s, machine.device_budget_s)
+        runner.check_budget(budget, planned)
         experiment = runner.fix_per_search(planned)
         stages = make_stages(planned, experiment, display.say, resume=resume)
-        budget = Budget(machine.budget_s, machine.device_budget_s)
-        pool = Pool(stages, runner.capacity, budget)
+        pool = Pool(stages, runner.capacity, budget, runner.known_pace(planned))
         execution = Execution(
             machine.max_failures,
             machine.hang_limit_s,
@@ -146,6 +149,26 @@ class _Runner:
         fixed = fix_per_search(self.experiment, self.machine.per_search, per_search_default(planned, places))
         share(fixed)
         return fixed
+
+    def check_budget(self, budget: Budget, planned: Sequence[Planned]) -> None:
+        """Refuses a budget that is known to be too small.
+
+        Raises:
+            UsageError: Not every search could train one trial.
+        """
+        searches = [search for each in planned for search in each.plan.searches]
+        places = max(self.capacity(each.shape) for each in planned)
+        check_budget(budget, searches, self.experiment.folder.parent, places, self.experiment.request.workers)
+
+    def known_pace(self, planned: Sequence[Planned]) -> Pace:
+        """Returns how long an epoch of each row took in earlier experiments."""
+        known = {}
+        for each in planned:
+            for search in each.plan.searches:
+                pace = known_pace(search, self.experiment.folder.parent)
+                if pace is not None:
+                    known[row_of(each.plan, search.label)] = pace.device_s / self.experiment.request.workers
+        return Pace(known)
 
     def capacity(self, shape: resources.TrialShape) -> int:
         """Returns how many runs of a shape fit at once, where nothing else runs."""

@@ -22,7 +22,6 @@ from rayjobs.feeding.handle import DataHandle
 from rayjobs.results_layout import EXPERIMENT_FILE, PLAN_FILE, RANKING_FILE, RESULT_FILE, SEARCH_FILE
 from rayjobs.runs.job import Job
 from rayjobs.search.outcome import Outcome, succeeded
-from rayjobs.search.record import depends_on_timing
 from rayjobs.search.searches import Search
 from rayjobs.storage.files import read_json, write_json, write_text
 
@@ -76,7 +75,7 @@ def save_search(folder: Path, search: Search, outcomes: Sequence[Outcome], exper
     """Writes a finished search and, as a file of its own, its best configuration."""
     best = max(succeeded(outcomes), key=lambda outcome: (outcome.objective, -outcome.objective_loss), default=None)
     config = with_values(search.config, best.values).to_dict() if best else None
-    at_once = experiment.per_search if depends_on_timing(search, experiment.per_search) else None
+    at_once = experiment.per_search if search.depends_on_timing(experiment.per_search) else None
     result = SearchResult(label=search.label, trials=list(outcomes), best=best, config=config, at_once=at_once)
     write_json(folder / SEARCH_FILE, result.to_dict())
     if config:

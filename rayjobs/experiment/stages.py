@@ -19,7 +19,7 @@ from rayjobs.runs.handover import drop_snapshots
 from rayjobs.runs.job import Job
 from rayjobs.runs.result import read_result
 from rayjobs.search.outcome import succeeded
-from rayjobs.search.record import SearchRecord, depends_on_timing
+from rayjobs.search.record import SearchRecord
 from rayjobs.search.searches import Search
 
 FINALS = " final models"
@@ -67,12 +67,17 @@ def make_stages(
 
 def per_search_default(planned: Sequence[Planned], places: int) -> int:
     """Returns how many trials of each search at a time fill the places: 1 as soon as there are as many searches."""
-    searches = [search for each in planned for search in each.plan.searches if depends_on_timing(search, None)]
+    searches = [search for each in planned for search in each.plan.searches if search.depends_on_timing(None)]
     return max(1, -(-places // len(searches))) if searches else 1
 
 
 def _place(plan: Plan, label: str, fold: int | None, number: int) -> Place:
-    return Place(plan.folds.index(fold) if fold in plan.folds else 0, number, f"{plan.prepared.directory.name}-{label}")
+    return Place(plan.folds.index(fold) if fold in plan.folds else 0, number, row_of(plan, label))
+
+
+def row_of(plan: Plan, label: str) -> str:
+    """Returns what the runs of a row are called together, over all folds."""
+    return f"{plan.prepared.directory.name}-{label}"
 
 
 def _search_stage(
@@ -94,7 +99,7 @@ def _search_stage(
         save_search(folder, search, record.outcomes(), experiment)
         share(experiment)
 
-    at_once = experiment.per_search if depends_on_timing(search, None) else None
+    at_once = experiment.per_search if search.depends_on_timing(None) else None
     record = SearchRecord(
         search, folder, at_once, lambda message: notify(f"{search.name}: {message}"), experiment.mirror
     )

@@ -26,7 +26,15 @@ from ray.data.collate_fn import ArrowBatchCollateFn
 from ray.data.datasource import Datasource, ReadTask
 
 from mmcore.batch import Batch
-from mmcore.data.feeding.loader import Rows, Uniforms, num_steps, shard_bounds, split_rows, training_shard
+from mmcore.data.feeding.loader import (
+    Rows,
+    Uniforms,
+    num_steps,
+    part_shards,
+    shard_bounds,
+    split_rows,
+    training_shard,
+)
 from mmcore.data.feeding.windows import WantedRows, Window, blocks, cut, in_order, mixed, read_window
 from mmcore.data.prepared.columns import to_batch
 from mmcore.data.prepared.store import PreparedDataset
@@ -135,6 +143,15 @@ class StreamLoader:
         for batch in self._stream(split, 0):
             yield batch.pin_memory() if self._pin_memory else batch
 
+    def part_batches(self, split: str, places: np.ndarray) -> Iterator[Batch]:
+        """Yields this rank's part of each global batch of some samples of a split, in order."""
+        shards = part_shards(len(places), self.batch_size, self.rank, self.world_size)
+        windows = in_order(self._files(self.assignment.rows(split)[places]))
+        stream = self._opened(windows, [(first, last) for first, last, _ in shards])
+        for (_, _, is_placeholder), batch in zip(shards, self._checked(stream), strict=True):
+            batch.is_placeholder = is_placeholder
+            yield batch.pin_memory() if self._pin_memory else batch
+
     def close(self) -> None:
         """Ends the streams that were started ahead, and frees what they hold: Ray must not end under them."""
         streams = self._end_streams()  # all are told before any is waited for, so that they end side by side
@@ -163,8 +180,11 @@ class StreamLoader:
     def _stream(self, split: str, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         # A stream started ahead begins with step 0: a run that resumes within an epoch needs one of its own.
         ready = None if start_step else self._ready.pop((split, epoch), None)
+        yield from self._checked(ready or self._start(split, epoch, start_step))
+
+    def _checked(self, stream: _Stream) -> Iterator[Batch]:
         try:
-            yield from ready or self._start(split, epoch, start_step)
+            yield from stream
         except (ray.exceptions.RayError, OSError, pa.ArrowException):
             self.prepared.verify()  # a damaged file is the likely cause, and this names it
             raise
@@ -178,6 +198,10 @@ class StreamLoader:
             windows = in_order(files)
             total, size = len(self._share(split)), self.eval_batch_size
             shares = [(first, min(first + size, total)) for first in range(0, total, size)]
+        return self._opened(windows, shares)
+
+    def _opened(self, windows: Sequence[Window], shares: Sequence[tuple[int, int]]) -> _Stream:
+        """Starts a stream of one batch for each share of the windows' samples."""
         # The smallest store decides: any node may be given the read task.
         block_bytes = min(BLOCK_BYTES, BLOCK_SHARE * smallest_store_bytes())
         block_rows = max(1, int(block_bytes / self._sample_bytes))

@@ -180,6 +180,11 @@ class Pool:
             return None
         return pace * count.epochs_left / max(1, min(stage.at_once or count.total, count.total, self.places))
 
+    def without_place(self, limit_s: float) -> list[tuple[Run, float]]:
+        """Returns the runs no process has had for longer than that, and the seconds they have waited."""
+        waited = [(run, self._clock() - run.dealt) for run in self.runs.values() if run.started is None]
+        return [(run, seconds) for run, seconds in waited if seconds > limit_s]
+
     def idle_hint(self) -> int | None:
         """Returns how many trials of each search at a time would fill the places; None where they are filled."""
         searches = [stage for stage in self._unfinished() if stage.is_search]

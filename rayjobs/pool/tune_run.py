@@ -144,6 +144,11 @@ class _Desk:
                 end_search()
         return otherwise
 
+    @property
+    def has_error(self) -> bool:
+        """Whether something went wrong."""
+        return self._error is not None
+
     def raise_error(self) -> None:
         """Raises what went wrong."""
         if self._error is not None:
@@ -162,7 +167,8 @@ class _Dealer(Searcher):
         pool = self._desk.pool
         ticket = self._desk.ask(pool.deal, None)
         if ticket is None:
-            return self.FINISHED if pool.is_over else None
+            # Tune would wait ten minutes for a trial where nothing runs any more.
+            return self.FINISHED if pool.is_over or self._desk.has_error else None
         return {KEY: ticket}
 
     def on_trial_complete(self, trial_id: str, result: object = None, error: bool = False) -> None:  # noqa: FBT001, FBT002 - as Tune has it

@@ -18,7 +18,15 @@ from rayjobs.experiment.search_result import SearchResult, read_search
 from rayjobs.reporting.by_class import ClassRow, by_class, is_imbalanced
 from rayjobs.reporting.comparison import all_folds, compare_folds, compare_seeds
 from rayjobs.reporting.finals import Final, Finals, accuracies_of, flattened, load_final, short_name
-from rayjobs.reporting.notes import budget_notes, chance_notes, dead_notes, elastic_notes, more_seeds, schedule_notes
+from rayjobs.reporting.notes import (
+    budget_notes,
+    chance_notes,
+    dead_notes,
+    elastic_notes,
+    more_seeds,
+    schedule_notes,
+    timing_notes,
+)
 from rayjobs.reporting.ranking_table import Failure, OwnAccuracy, Ranking, RankingRow, RankingTable
 from rayjobs.results_layout import LEDGER_FILE
 from rayjobs.search.outcome import Outcome
@@ -63,10 +71,12 @@ def _table(experiment: Experiment, plan: Plan) -> RankingTable:
     request, prepared = experiment.request, plan.prepared
     rows: list[RankingRow] = []
     finals: dict[str, Sequence[Sequence[Final]]] = {}
+    at_once: dict[str, int | None] = {}
     for label in plan.labels:
         runs = _Runs(experiment, plan, label)
         finals[label] = [] if runs.failed else runs.finals
         rows.append(_row(runs))
+        at_once[label] = max((stored.at_once or 0 for stored in runs.stored), default=0) or None
     cross_validated = len(plan.folds) > 1
     compare = compare_folds if cross_validated else compare_seeds
     deltas, note = compare(finals, request.reference)
@@ -86,6 +96,7 @@ def _table(experiment: Experiment, plan: Plan) -> RankingTable:
             *chance_notes(rows, finals),
             *dead_notes(finals),
             *budget_notes(rows, plan),
+            *timing_notes(at_once),
             *schedule_notes(rows),
             *elastic_notes(experiment, plan),
         ],

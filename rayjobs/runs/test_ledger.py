@@ -6,9 +6,7 @@ for (`rayjobs.train --missing`, `--noise`, `--shapley`); the ledger is how anyon
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,6 +15,7 @@ from typing import Any
 
 from mmcore import distributed
 from mmcore.config.schema import RunConfig
+from mmcore.storage import append_whole, patiently
 from rayjobs.results_layout import LEDGER_FILE
 
 
@@ -24,7 +23,7 @@ def open_ledger(output: Path) -> Path:
     """Makes sure the results folder has a ledger; the runs in it then find it. Returns its path."""
     output.mkdir(parents=True, exist_ok=True)
     path = output / LEDGER_FILE
-    path.touch(exist_ok=True)
+    patiently(lambda: path.touch(exist_ok=True), path)
     return path
 
 
@@ -70,11 +69,8 @@ class Entry:
             "run_dir": str(self.run_dir.resolve()),
             "command": self.command,
         }
-        with ledger_path(self.run_dir).open("a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)  # several final models end at the same time
-            file.write(json.dumps(entry) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        # Several final models end at the same time, and of a reading that was made there must be an entry.
+        append_whole(ledger_path(self.run_dir), f"{json.dumps(entry)}\n".encode(), lines=True, synced=True)
 
 
 def tested_before(output: Path, configs: Mapping[str, RunConfig], data: str, folder: Path) -> dict[str, str]:

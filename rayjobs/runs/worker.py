@@ -5,6 +5,7 @@ The same body serves a trial's own process, a worker of a Ray Train group and a 
 
 from __future__ import annotations
 
+import io
 import math
 import time
 from contextlib import closing
@@ -22,6 +23,7 @@ from mmcore.config.schema import RunConfig
 from mmcore.data.prepared.store import PreparedDataset
 from mmcore.evaluation.conditions import Condition
 from mmcore.features.encoded_set import check_encoding
+from mmcore.storage import write_whole
 from mmcore.training.run_log import Reporter, Row
 from mmcore.training.trainer import Trainer, completed
 from rayjobs.results_layout import CONFIG_FILE, PREDICTIONS_FILE, PROGRESS_FILE, RESULT_FILE
@@ -132,5 +134,7 @@ def _predict(trainer: Trainer, run_dir: Path) -> Row:
             "sources": rows.sources.astype(str),
         }
         predictions |= {f"logits/{name}": values.float().numpy() for name, values in evaluation.logits.items()}
-        np.savez_compressed(run_dir / PREDICTIONS_FILE, **predictions)
+        content = io.BytesIO()
+        np.savez_compressed(content, **predictions)
+        write_whole(run_dir / PREDICTIONS_FILE, content.getvalue())
     return evaluation.metrics

@@ -65,6 +65,17 @@ class Search:
         """Whether its trials are all known beforehand."""
         return self.algorithm == "grid"
 
+    def depends_on_timing(self, at_once: int | None) -> bool:
+        """Tells whether another machine would choose other trials, or stop others: several at once learn from each other.
+
+        Not so where nothing is learned: a grid or random search to its end, or a population, which waits for all.
+
+        Args:
+            at_once: Trials at a time; None: as many as there is room for.
+        """
+        learns = self.algorithm == "hyperopt" or self.scheduler == "asha"
+        return learns and self.scheduler != "pbt" and not self.is_grid and at_once != 1 and self.trials > 1
+
     @property
     def max_epochs(self) -> int:
         """Length of a trial that is not stopped early."""

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from mmcore.config.plain import Plain
-from mmcore.storage import patiently
+from mmcore.storage import write_whole
 
 
 def write_text(path: Path, text: str, *, patient: bool = True) -> None:
@@ -19,16 +18,7 @@ def write_text(path: Path, text: str, *, patient: bool = True) -> None:
         text: Its new content.
         patient: Wait, for some minutes, where storage is full or away.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-
-    def write() -> None:
-        temporary.write_text(text)
-        temporary.replace(path)
-
-    if patient:
-        patiently(write)
-    else:
-        write()
+    write_whole(path, text.encode(), patient=patient)
 
 
 def write_json(path: Path, value: Plain, *, patient: bool = True) -> None:

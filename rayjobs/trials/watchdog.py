@@ -124,7 +124,10 @@ class Watchdog(Callback):
 
     def _marks(self, trial: Trial) -> tuple[Any, ...]:
         run_dir = self._run_dir(trial)
-        here = sorted((file.name, file.stat().st_mtime_ns) for file in run_dir.glob(ALIVE_FILES))
+        try:
+            here = sorted((file.name, file.stat().st_mtime_ns) for file in run_dir.glob(ALIVE_FILES))
+        except OSError:  # storage is away: its trials wait for it, and so may this look at them
+            here = []
         return ((trial.last_result or {}).get(EPOCH), *here, *self._mirror.marks(run_dir, ALIVE_FILES))
 
 

@@ -19,9 +19,14 @@ import torch
 from mmcore.batch import NUM_UNIFORMS, Batch
 from mmcore.data.prepared.columns import to_batch
 from mmcore.data.prepared.store import PreparedDataset
+from mmcore.data.spec import SPLITS
 from mmcore.data.splits import Assignment
 
-_ORDER, _UNIFORMS = 1, 2  # keep the random streams of one (seed, epoch) apart
+_ORDER, _UNIFORMS, _PART = (
+    1,
+    2,
+    4,
+)  # 3 is `mmcore.data.feeding.windows`'s: keep the random streams of one (seed, epoch) apart
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,18 @@ class Loader(Protocol):
         """Yields this rank's contiguous share of a split in order; nothing is dropped or repeated.
 
         A rank without a share (fewer samples than ranks) gets no batch.
+        """
+        ...
+
+    def part_batches(self, split: str, places: np.ndarray) -> Iterator[Batch]:
+        """Yields this rank's part of each global batch of some samples of a split, in order, as in evaluation.
+
+        Every rank gets as many batches, of at most `batch_size` samples over all ranks: where its part is empty, a
+        placeholder of one sample.
+
+        Args:
+            split: "train", "val" or "test".
+            places: Which of the split's samples, by their places in `rows(split)`, ascending.
         """
         ...
 
@@ -151,6 +168,14 @@ class TensorLoader:
             batch = self._select(rows[first : min(first + self.eval_batch_size, stop)])
             yield batch.pin_memory() if self._pin_memory else batch
 
+    def part_batches(self, split: str, places: np.ndarray) -> Iterator[Batch]:
+        """Yields this rank's part of each global batch of some samples of a split, in order."""
+        rows = self.assignment.rows(split)[places]
+        for first, last, is_placeholder in part_shards(len(rows), self.batch_size, self.rank, self.world_size):
+            batch = self._select(rows[first:last])
+            batch.is_placeholder = is_placeholder
+            yield batch.pin_memory() if self._pin_memory else batch
+
     def close(self) -> None:
         """Does nothing: nothing runs ahead."""
 
@@ -210,6 +235,26 @@ def training_shard(num_samples: int, rank: int, world_size: int) -> tuple[int, i
     """Returns `shard_bounds` and False, or the first sample and True (a placeholder) where the part is empty."""
     start, stop = shard_bounds(num_samples, rank, world_size)
     return (0, 1, True) if start == stop else (start, stop, False)
+
+
+def part_shards(num_samples: int, batch_size: int, rank: int, world_size: int) -> list[tuple[int, int, bool]]:
+    """Returns where a rank's part of each global batch starts and stops, and whether it is a placeholder."""
+    shards = []
+    for first in range(0, num_samples, batch_size):
+        start, stop, is_placeholder = training_shard(min(batch_size, num_samples - first), rank, world_size)
+        shards.append((first + start, first + stop, is_placeholder))
+    return shards
+
+
+def drawn_places(num_samples: int, num_drawn: int, split: str, seed: int, epoch: int) -> np.ndarray:
+    """Returns which samples of a split an epoch's pass over a part of it takes: ascending, (num_drawn,) int64.
+
+    A function of its arguments alone: the same on every rank, and after a resume.
+    """
+    if num_drawn >= num_samples:
+        return np.arange(num_samples)
+    drawn = np.random.default_rng([_PART, SPLITS.index(split), seed, epoch]).permutation(num_samples)[:num_drawn]
+    return np.sort(drawn)
 
 
 def split_rows(index: pa.Table, assignment: Assignment, split: str) -> Rows:

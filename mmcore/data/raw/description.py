@@ -25,14 +25,14 @@ from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 from annotated_types import Ge, Gt, Le, MinLen
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from mmcore.config.documents import read_named
 from mmcore.config.problems import told
 from mmcore.config.sections import Section, parse_section
+from mmcore.config.texts import repeated
 from mmcore.data.media import AudioFile, Cells, Frames, ImageFile, Medium, PictureRules, Series, Text
 from mmcore.data.media.numbers import LARGEST, SMALLEST
 from mmcore.data.raw.cells import name_in, one_number_twice
-from mmcore.data.raw.delimited import repeated
 from mmcore.data.raw.modality_names import modality_name
-from mmcore.data.raw.plain_yaml import read_yaml
 from mmcore.data.raw.tables import Table, read_table
 from mmcore.data.spec import DATASETS, Fill
 from mmcore.errors import ConfigError, DataError, UsageError, suggest
@@ -279,7 +279,7 @@ def read_description(path: Path, classes: Sequence[str] | None = None) -> dict[s
     """
     if not path.is_file():
         raise UsageError(f"--dataset {path}: there is no such file")
-    content, problems = read_yaml(path, NAMES, OPTIONAL_NAMES)
+    content, problems = read_named(path, NAMES, OPTIONAL_NAMES)
     values = _absolute({"name": path.stem, "root": ".", **content}, path.resolve().parent)
     if values["name"] in DATASETS.names():
         problems.append(f"{path.name}: name must not be that of a data set of this project, got '{values['name']}'")

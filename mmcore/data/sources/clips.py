@@ -5,9 +5,7 @@ Shape legend: audio (T,) int16 with its length, video (frames, 3, 256, 256) uint
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Le
@@ -134,11 +132,3 @@ def add_clip(
 def youtube_id(clip: str) -> str:
     """Returns the YouTube id a clip's name begins with: 11 characters, then an underscore and its place there."""
     return clip[:11] if len(clip) > 12 and clip[11] == "_" else clip
-
-
-def read_json(path: Path) -> Any:
-    """Returns the content of a JSON list, or None if it is none."""
-    try:
-        return json.loads(path.read_bytes())
-    except ValueError:
-        return None

@@ -5,7 +5,6 @@ Shape legend: image (3, 256, 256) uint8, text (128,) int32.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, ClassVar
@@ -13,6 +12,7 @@ from typing import Annotated, Any, ClassVar
 from annotated_types import Ge
 from pydantic import Field
 
+from mmcore.config.documents import read_json
 from mmcore.data.media import ImageFile, Medium, RawFolder, Text
 from mmcore.data.raw.index import BAD_ROW, Entry, Index
 from mmcore.data.raw.lists import class_index, read_rows
@@ -134,10 +134,7 @@ def tweet(sample_id: str, label: int, split: str, *, picture: str, text: str, pi
 
 
 def _read_json(index: Index, path: Path, split: str, labels: Sequence[str], pictures: str) -> None:
-    try:
-        rows = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise UsageError(f"{path} is not valid JSON: {error}") from None
+    rows = read_json(path)
     if not isinstance(rows, list):
         raise UsageError(f"{path} must hold a list of {{image, text, label}}")
     for number, row in enumerate(rows):

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from rayjobs.cli.terminal import WIDTH
 from rayjobs.cluster.resources import TrialShape
-from rayjobs.commands.live_table import Display, brief_seconds, shortened
+from rayjobs.commands.live_table import PLACE_S, Display, brief_seconds, shortened
 from rayjobs.experiment.stages import FINALS
 from rayjobs.feeding.handle import DataHandle
 from rayjobs.pool.pool import Pool
@@ -60,7 +60,7 @@ def test_the_table_fits_80_columns_whatever_the_names_and_keeps_every_number() -
         first, second = lines[1:3]
         assert first.split()[1:] == ["12/12", "0/9", "2", "98.8%"]
         assert first.split()[0].startswith("avdigits+imag")
-        assert first.split()[0].endswith("logits/fold-5"), "which fold it is stands at the end"
+        assert first.split()[0].endswith("ogits/fold-5"), "which fold it is stands at the end"
         assert "…" in first
         assert second.split() == ["digits-iprm", "0/1000"]
 
@@ -142,6 +142,24 @@ def test_a_run_is_told_of_where_there_is_no_terminal_and_a_failure_always(tmp_pa
             tell(0, [], trial)
             pool.end(dealt, "[red]" if number == 2 else "")
         assert display.console.file.getvalue().splitlines() == expected  # type: ignore[attr-defined]
+
+
+def test_a_run_that_waits_for_a_place_is_told_of_each_minute() -> None:
+    now = [0.0]
+    pool = Pool([stage_of("search", 2, search=True)], lambda shape: 2, clock=lambda: now[0])
+    display = display_of(pool)
+    display.console = Console(file=io.StringIO(), width=200, highlight=False)
+    assert pool.deal()
+    assert pool.deal()
+    display.on_step_end(0, [])
+    now[0] += PLACE_S + 1
+    display.on_step_end(0, [])
+    assert display.console.file.getvalue() == "", "it was looked at a moment ago"  # type: ignore[attr-defined]
+    display._next_look = 0.0
+    display.on_step_end(0, [])
+    said = display.console.file.getvalue()  # type: ignore[attr-defined]
+    assert "search run-1 has waited 1 m 01 s for 1 worker with 1 CPU" in said
+    assert ", as 1 more do: other work has the machines, or they are gone" in said
 
 
 def test_names_are_shortened_in_the_middle_and_times_to_four_letters() -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
+import subprocess
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +152,7 @@ def test_a_killed_driver_loses_no_finished_trial_and_keeps_its_rungs(tmp_path: P
 
 @pytest.mark.slow
 def test_what_a_search_does_depends_on_its_seed_alone(tmp_path: Path) -> None:
-    """On one place and on four, beside others and after two kills: the same trials, stopped at the same epochs."""
+    """On one place and on four, beside others and after ten kills at random moments: the same trials, stopped alike."""
     arguments = ["--trials", "6", "--max-epochs", "8", "--method", "iprm", "--method", "aug", "--final-seeds", "1"]
     arguments += ["--per-search", "1"]
 
@@ -164,15 +167,20 @@ def test_what_a_search_does_depends_on_its_seed_alone(tmp_path: Path) -> None:
     for name, places in (("one", "1"), ("four", "4")):
         done = run_driver(tmp_path, *arguments, "--cpus", places, "--name", name)
         assert done.returncode == 0, done.stderr
-    process = start_driver(tmp_path, *arguments, "--cpus", "4", "--name", "killed", epoch_s=0.1)
-    folder = tmp_path / "results" / "killed"
-    for number in ("2", "4"):
-        wait_for(lambda number=number: list(folder.glob(f"*/trial-00{number}/starts")), process)
-        os.kill(process.pid, signal.SIGKILL)
+    folder, moments = tmp_path / "results" / "killed", random.Random(0)
+    process = start_driver(tmp_path, *arguments, "--cpus", "4", "--name", "killed", epoch_s=0.2)
+    wait_for(lambda: (folder / "experiment.json").is_file(), process)
+    for _ in range(10):
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(moments.uniform(0, 20))
+        process.kill()
         output_of(process)
-        process = start_driver(tmp_path, "--resume", "killed", epoch_s=0.1)
+        process = start_driver(tmp_path, "--resume", "killed", "--cpus", "4", epoch_s=0.2)
     _, stderr = output_of(process)
     assert process.returncode == 0, stderr
+    finals = [path.parent for path in folder.rglob("final-1/result.json")]
+    assert len(finals) == 3
+    assert all(epoch > 1 for run in finals for _, epoch in starts_of(run)[1:]), "a final model went back to its start"
     found = [decided(tmp_path / "results" / name) for name in ("one", "four", "killed")]
     assert sorted(found[0]) == ["digits-aug", "digits-ensemble", "digits-iprm"]
     assert all(len(trials) == 6 for trials in found[0].values())

@@ -172,6 +172,21 @@ class TestStream:
             shares += list(loader.eval_batches("test"))
         assert ids(shares) == memory.rows("test").sample_ids.tolist() == whole.rows("test").sample_ids.tolist()
 
+    @pytest.mark.parametrize("world_size", [1, 3])
+    def test_a_part_of_a_split_is_that_which_memory_gives(
+        self, local_ray: None, prepared: PreparedDataset, assignment: Assignment, world_size: int
+    ) -> None:
+        for split, places in (("train", np.array([0, 1, 5, 40, 41, 77, 90])), ("val", np.arange(3))):
+            for rank in range(world_size):
+                options = {"rank": rank, "world_size": world_size}
+                memory = TensorLoader.from_prepared(prepared, assignment, 5, **options)
+                stream = StreamLoader(prepared, assignment, 5, **options)
+                found, expected = list(stream.part_batches(split, places)), list(memory.part_batches(split, places))
+                assert len(found) == -(-len(places) // 5)
+                for mine, other in zip(found, expected, strict=True):
+                    assert_equal(mine, other)
+                    assert mine.is_placeholder == other.is_placeholder
+
     def test_the_next_streams_start_before_the_epoch_ends(
         self, local_ray: None, prepared: PreparedDataset, assignment: Assignment
     ) -> None:

@@ -87,6 +87,12 @@ def elsewhere(tmp_path: Path, twin: Path) -> Mirror:
     return Mirror(tmp_path / "other" / "elsewhere", f"file://{twin}")
 
 
+def checkpoints_in(run_dir: Path) -> CheckpointFolder:
+    """The checkpoints of a run that has begun: where its folder is gone, its disk counts as away."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    return CheckpointFolder(run_dir / CHECKPOINTS)
+
+
 def write(path: Path, text: str = "text") -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
@@ -110,7 +116,7 @@ class TestARunAndItsTwin:
     def test_what_is_pushed_is_found_elsewhere(self, here: Mirror, elsewhere: Mirror) -> None:
         run_dir = here.root / RUN
         with following(here, run_dir) as follower:
-            CheckpointFolder(run_dir / CHECKPOINTS).save(state(1))
+            checkpoints_in(run_dir).save(state(1))
             write(run_dir / "metrics.jsonl", "1")
             write(run_dir / ".half-written.tmp")
             write(run_dir / "train/notes.json")
@@ -133,7 +139,7 @@ class TestARunAndItsTwin:
         self, here: Mirror, elsewhere: Mirror, monkeypatch: pytest.MonkeyPatch, uploads: int
     ) -> None:
         """The third epoch's push ends after so many files; both rows of checkpoints must still have one."""
-        run_dir, checkpoints = here.root / RUN, CheckpointFolder(here.root / RUN / CHECKPOINTS)
+        run_dir, checkpoints = here.root / RUN, checkpoints_in(here.root / RUN)
         real, left = Mirror._upload, [100]
 
         def upload(own: Mirror, path: Path) -> None:
@@ -161,7 +167,7 @@ class TestARunAndItsTwin:
         assert found.best()["epoch"] in {2, 3}
 
     def test_a_superseded_checkpoint_is_removed_there_too(self, here: Mirror, twin: Path) -> None:
-        checkpoints = CheckpointFolder(here.root / RUN / CHECKPOINTS)
+        checkpoints = checkpoints_in(here.root / RUN)
         with following(here, here.root / RUN) as follower:
             for epoch in (1, 2, 3, 4):
                 checkpoints.save(state(epoch))
@@ -173,7 +179,7 @@ class TestARunAndItsTwin:
     def test_a_folder_that_vanishes_under_its_process_leaves_the_twin(self, here: Mirror, twin: Path) -> None:
         run_dir = here.root / RUN
         with following(here, run_dir) as follower:
-            CheckpointFolder(run_dir / CHECKPOINTS).save(state(1))
+            checkpoints_in(run_dir).save(state(1))
             write(run_dir / "metrics.jsonl")
             follower.push()
             before = names(twin)
@@ -352,7 +358,7 @@ class TestAddresses:
             check_command("tune", ["--output", "results", "--data-dir", "/shared/data"])
 
     def test_a_folder_at_an_address_is_fetched_whole(self, twin: Path) -> None:
-        CheckpointFolder(twin / RUN / CHECKPOINTS).save_best(state(2))
+        checkpoints_in(twin / RUN).save_best(state(2))
         with fetched(f"file://{twin / RUN}") as run_dir:
             assert run_dir.name == "trial-001"
             assert read_state(run_dir)["epoch"] == 2
@@ -398,7 +404,7 @@ class TestS3:
         run_dir = here.root / RUN
         with following(here, run_dir) as follower:
             for epoch in (1, 2, 3):
-                CheckpointFolder(run_dir / CHECKPOINTS).save(state(epoch))
+                checkpoints_in(run_dir).save(state(epoch))
                 follower.push()
         here.rename(here.root / RUN, here.root / "experiment/search/trial-002")
         write(here.root / "experiment/experiment.json")

@@ -180,7 +180,7 @@ class TestProblems:
         for name in ("audio", "text", "rgb-flow", "f_1", "labels", "no"):
             assert modality_name(name) == name
 
-    @pytest.mark.parametrize("fill", ["true", "1e39", ".nan", "[1]", "max"])
+    @pytest.mark.parametrize("fill", ["true", "1e39", "[1]", "max"])
     def test_wrong_fillings(self, tmp_path: Path, fill: str) -> None:
         content = BASE.replace("columns: [a]", f"columns: [a], fill: {fill}")
         assert "fill must be" in "\n".join(problems_of(tmp_path, content))
@@ -245,7 +245,7 @@ class TestProblems:
         with pytest.raises(UsageError, match="there is no such file"):
             read_description(tmp_path / "none.yaml")
         for content, message in (
-            (b"a: [", "is not valid YAML"), (b"- a", "must hold a mapping, got list"), (b"", "must hold a mapping"),
+            (b"a: [", "is not valid YAML"), (b"- a", "must hold a mapping, got a list"), (b"", "must hold a mapping"),
             (b"\xff", "line 1 is not UTF-8"), ("a: b".encode("utf-16"), "is UTF-16"), (b"a: &x [*x]", "my.yaml"),
         ):  # fmt: skip
             with pytest.raises(UsageError, match=message):
