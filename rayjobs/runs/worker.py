@@ -13,6 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mmcore import distributed
 from mmcore.assembly.config import build_source, parse_config, with_values
 from mmcore.assembly.filling import fit_fillings
