@@ -4,11 +4,15 @@ A user's own package adds to them without touching this repository, through an e
 
     [project.entry-points."equipoise.methods"]
     my_method = "my_package.my_method:MyMethod"
+
+An entry that cannot be used is left out with one line on the log, and named to whoever asks for it: what else is
+installed on a machine must not stop work that does not need it.
 """
 
 from __future__ import annotations
 
 import importlib
+import logging
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
 from typing import Generic, TypeVar
@@ -32,6 +36,7 @@ class Registry(Generic[T]):
         self._group = group
         self._builtins = builtins
         self._entries: dict[str, type[T]] = {}
+        self._unusable: dict[str, str] = {}
         self._loaded = False
 
     def register(self, name: str) -> Callable[[type[T]], type[T]]:
@@ -48,15 +53,17 @@ class Registry(Generic[T]):
         """Returns the class registered as `name`.
 
         Raises:
-            UsageError: No such entry, with the nearest one; or an entry of another package that cannot be loaded.
+            UsageError: No such entry, with the nearest one; or an entry of another package that cannot be used.
         """
         self._load()
-        if name not in self._entries:
-            raise unknown_name(self.kind, name, self._entries)
-        return self._entries[name]
+        if name in self._entries:
+            return self._entries[name]
+        if name in self._unusable:
+            raise UsageError(f"{self._unusable[name]}: mend or uninstall that package")
+        raise unknown_name(self.kind, name, self._entries)
 
     def names(self) -> list[str]:
-        """Returns all registered names, sorted."""
+        """Returns the names of all entries that can be used, sorted."""
         self._load()
         return sorted(self._entries)
 
@@ -64,17 +71,23 @@ class Registry(Generic[T]):
         if self._loaded:
             return
         importlib.import_module(self._builtins)
+        self._loaded = True  # before the plug-ins, one of which may ask for a name while it is imported
         for point in entry_points(group=self._group):
-            self.register(point.name)(self._load_plugin(point))
-        self._loaded = True
+            self._load_plugin(point)
 
-    def _load_plugin(self, point: EntryPoint) -> type[T]:
+    def _load_plugin(self, point: EntryPoint) -> None:
+        before = dict(self._entries)
         try:
-            loaded: type[T] = point.load()
-        except Exception as error:
+            entry = point.load()
+            if not isinstance(entry, type):
+                raise TypeError(f"it must be a class, got {entry!r}")
+            self.register(point.name)(entry)
+        except Exception as error:  # noqa: BLE001 - another package's code may raise anything
+            self._entries = before  # a module may have registered its class before it failed
             package = point.dist.name if point.dist else "an installed package"
-            raise UsageError(
-                f"the {self.kind} '{point.name}' of {package} cannot be loaded from {point.value} "
-                f"({type(error).__name__}: {error}): mend or uninstall that package"
-            ) from error
-        return loaded
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            message = f"the {self.kind} '{point.name}' of {package} cannot be loaded from {point.value} ({reason})"
+            # A name that is taken stays what it was.
+            if point.name not in before:
+                self._unusable[point.name] = message
+            logging.getLogger(__name__).warning("%s: it is left out", message)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from rayjobs.ray_internals.tune_state import end_search
+from rayjobs.ray_internals.signals import end_search
 
 
 class Interruption:

@@ -14,14 +14,11 @@ from pathlib import Path
 SESSION = {
     # A report of a worker group costs 0.03 s instead of 1 s, and a dead worker is seen in 0.2 s.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
-    # See `rayjobs.ray_internals.controller.ThriftyController`.
-    "TUNE_GLOBAL_CHECKPOINT_S": "1",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     # A trial that fails before its first epoch has no metric to report beside the reason.
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     # Ctrl-C is handled by `rayjobs.cluster.signals`, which can tell an interrupted search from a finished one.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     # What a stream has given out is freed ten times a second, not once: a second of it may fill a small store.
     "RAY_free_objects_period_milliseconds": "100",
     # A reader that has waited for a second would be ended, and another one take seconds to start in mid-epoch.

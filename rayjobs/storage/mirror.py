@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from mmcore.storage import patiently
+from mmcore.storage import patiently, write_whole
 from rayjobs.results_layout import CHECKPOINTS
 from rayjobs.storage.object_store import LOCAL_SCHEME, as_storage_errors, connect, is_file
 
@@ -97,7 +97,7 @@ class Mirror:
                 if content is not None:
                     target = self.root / PurePosixPath(twin.path).name / name
                     target.parent.mkdir(parents=True, exist_ok=True)
-                    target.write_bytes(content)
+                    write_whole(target, content)
 
     def renew(self, folder: Path) -> None:
         """Puts what is in storage in the place of a local folder, but for checkpoints: each run pulls its own."""

@@ -62,11 +62,11 @@ def test_a_name_is_registered_once(monkeypatch) -> None:
     assert registry.get("twice") is Kept
 
 
-def test_an_entry_point_may_not_replace_an_entry_of_this_project(monkeypatch) -> None:
+def test_an_entry_point_may_not_replace_an_entry_of_this_project(monkeypatch, caplog) -> None:
     registry = make(monkeypatch, own=f"{__name__}:Kept")
-    registry.register("own")(type("Own", (), {}))
-    with pytest.raises(ValueError, match="thing 'own' is registered twice"):
-        registry.get("own")
+    own = registry.register("own")(type("Own", (), {}))
+    assert registry.get("own") is own
+    assert "thing 'own' is registered twice): it is left out" in caplog.text
 
 
 def test_what_this_project_ships() -> None:
@@ -76,11 +76,12 @@ def test_what_this_project_ships() -> None:
         METHODS.get("iprn")
 
 
-def test_an_entry_point_that_cannot_be_loaded_is_named_with_its_package(monkeypatch) -> None:
-    registry = make(monkeypatch, broken="no_such_package.module:Thing")
+def test_an_entry_point_that_cannot_be_loaded_is_named_to_whoever_asks_for_it(monkeypatch) -> None:
+    registry = make(monkeypatch, broken="no_such_package.module:Thing", kept=f"{__name__}:Kept")
+    assert registry.names() == ["kept"]
     with pytest.raises(
         UsageError,
         match=r"the thing 'broken' of .* cannot be loaded from no_such_package\.module:Thing "
         r"\(ModuleNotFoundError: .*\): mend or uninstall",
     ):
-        registry.names()
+        registry.get("broken")

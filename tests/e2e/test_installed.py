@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 import sysconfig
 from pathlib import Path
 
 import pytest
-from places import ROOT
+from contributed import blocks, write_package
 from wheels import build_wheel
 
 PROJECT = """
@@ -27,11 +26,6 @@ build-backend = "setuptools.build_meta"
 name = "my-package"
 version = "0.1"
 """
-
-
-def blocks(language: str) -> list[str]:
-    page = (ROOT / "CONTRIBUTING.md").read_text()
-    return re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL)
 
 
 def call(folder: Path, *command: str | Path) -> str:
@@ -47,15 +41,13 @@ def call(folder: Path, *command: str | Path) -> str:
 @pytest.fixture
 def python(tmp_path: Path) -> Path:
     """The interpreter of an environment that holds the wheel and the plug-in."""
-    plugin = tmp_path / "plugin" / "my_package"
-    plugin.mkdir(parents=True)
-    (plugin / "__init__.py").write_text("")
-    (plugin / "my_method.py").write_text(blocks("python")[0])
-    (plugin.parent / "pyproject.toml").write_text(PROJECT + blocks("toml")[0])
+    plugin = tmp_path / "plugin"
+    write_package(plugin)
+    (plugin / "pyproject.toml").write_text(PROJECT + blocks("toml")[0])
     wheels = tmp_path / "wheels"
     wheels.mkdir()
     build_wheel(wheels)
-    call(tmp_path, sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", wheels, plugin.parent)
+    call(tmp_path, sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", wheels, plugin)
     call(tmp_path, sys.executable, "-m", "venv", "env")
     python = tmp_path / "env" / "bin" / "python"
     (packages,) = (tmp_path / "env").glob("lib/python*/site-packages")
@@ -75,6 +67,7 @@ def test_an_installed_wheel_tunes_a_plug_in_method_and_reports(python: Path, tmp
         assert Path(where).is_relative_to(tmp_path / "env"), "the checkout would be tested instead of the wheel"
     small = ["--trials", "1", "--max-epochs", "1", "--final-seeds", "1", "--cpus", "2"]
     tune = [python, "-m", "rayjobs.tune", "--dataset", "digits", "--method", "my_method", *small, "--name", "mine"]
+    assert "method.strength" in call(work, *tune, "--dry-run")  # the space the plug-in ships
     call(work, *tune)
     (table,) = json.loads((work / "results" / "mine" / "ranking.json").read_text())["rankings"]
     assert {row["method"] for row in table["rows"]} == {"my_method", "ensemble"}

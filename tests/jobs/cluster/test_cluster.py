@@ -63,8 +63,8 @@ def test_a_group_is_used_for_gpus_and_for_several_workers() -> None:
 
 
 def test_the_process_of_a_group_holds_no_cpu_its_workers_need() -> None:
-    assert tune_resources(TrialShape(workers=2))["cpu"] == 0
-    assert tune_resources(TrialShape(cpus_per_worker=2)) == {"cpu": 2, "gpu": 0}
+    assert tune_resources(TrialShape(workers=2))["CPU"] == 0
+    assert tune_resources(TrialShape(cpus_per_worker=2)) == {"CPU": 2, "GPU": 0}
 
 
 @pytest.mark.parametrize("address", [None, "auto", "10.0.0.1:6379", "ray://10.0.0.1:10001"])

@@ -32,7 +32,7 @@ class Watched:
         self.now, self.ended = 1000.0, []
         self.trial = SimpleNamespace(trial_id="a", status="RUNNING", last_result={})
         self.alive = run_dir / "alive-0"
-        self._dog = Watchdog(LIMIT_S, lambda trial: run_dir, in_groups=in_groups, clock=lambda: self.now)
+        self._dog = Watchdog(LIMIT_S, lambda trial: run_dir, in_group=lambda trial: in_groups, clock=lambda: self.now)
         monkeypatch.setattr(watchdog, "end_run", lambda path, limit: self.ended.append((path, limit)))
 
     def after(self, seconds: float) -> list[tuple[Path, float]]:
