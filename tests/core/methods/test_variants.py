@@ -17,7 +17,7 @@ SCORES = {("aug", "entropy"), ("aug", "loss")}
 """Another score grows another modality only where the scores disagree: tests/core/methods/test_aug.py."""
 VARIANTS = [(name, variant) for name in METHODS.names() for variant in METHODS.get(name).variants(NAMES)]
 ELSEWHERE = {("ogm", "released"), ("mmpareto", "released")}
-"""One needs convolutions, which tiny encoders lack (tests/core/methods/test_ogm.py); the other is a schedule alone."""
+"""One needs convolutions, which tiny encoders lack; the other is a schedule alone: tests/e2e/test_released.py."""
 
 
 def trainer_of(method: str, modalities: int = 2, variant: str | None = None, **values: object) -> Trainer:
