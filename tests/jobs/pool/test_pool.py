@@ -32,6 +32,7 @@ class StubSearch(GivenStage):
 
     seconds: dict[str, float] = field(default_factory=dict)
     num_running: int = 0
+    num_counts: int = 0
 
     def next(self) -> Ticket | None:
         if self.at_once is not None and self.num_running >= self.at_once:
@@ -49,6 +50,7 @@ class StubSearch(GivenStage):
         return super().report(ticket, row)
 
     def count(self) -> Count:
+        self.num_counts += 1
         counted = super().count()
         counted.device_seconds = sum(self.seconds.values())
         return counted
@@ -161,6 +163,21 @@ def test_runs_of_different_shapes_share_the_places_and_the_next_one_waits_for_it
     assert dealt(pool) == []
     end(pool, "a 3")
     assert dealt(pool) == ["group 2"]
+
+
+def test_a_stage_is_counted_anew_only_when_something_was_heard_of_it() -> None:
+    """Tune asks for a run at every step; with a hundred searches of twenty trials, counting was most of a step."""
+    stages = [search(name, 2, number=number) for number, name in enumerate(("iprm", "aug", "joint"))]
+    pool = Pool(stages, lambda shape: 2)
+    assert dealt(pool) == ["iprm 1", "aug 1"]
+    end(pool, "iprm 1")
+    before = sum(stage.num_counts for stage in stages)
+    for _ in range(10):
+        dealt(pool)
+        assert (pool.count("iprm").done, pool.count("aug").done) == (1, 0)
+    assert sum(stage.num_counts for stage in stages) - before <= len(stages)
+    pool.report(pool.runs["aug", "run-1"].ticket, {"epoch": 3, "objective": 0.5})
+    assert pool.count("aug").epochs_left == 2 * EPOCHS - 3
 
 
 def test_idle_places_are_told_with_the_number_that_would_fill_them() -> None:
