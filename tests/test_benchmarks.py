@@ -23,7 +23,7 @@ RATIOS = {
         "resnet18/iprm",
         "resnet18/aug",
     ],
-    "methods": ["resnet18/iprm", "resnet18/aug-5"],
+    "methods": ["resnet18/mmpareto÷plain", "resnet18/mmpareto÷joint", "resnet18/mmpareto/memory"],
     "communication": ["resnet18/ours÷ddp", "resnet18/ours÷flat", "resnet18/ours÷none"],
     "memory": [f"memory/{method}" for method in METHODS.names()],
     "diagnostics": [
@@ -88,7 +88,7 @@ def test_a_benchmark_prints_finite_ratios(name: str, data_dir: Path, tmp_path: P
     figures = tmp_path / "figures.json"
     command = [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), "--quick", "--json", str(figures)]
     if name not in {
-        "methods", "communication", "memory", "decoding", "clips", "media", "preparing", "larger_than_memory",
+        "communication", "memory", "decoding", "clips", "media", "preparing", "larger_than_memory",
         "features", "workers",
     }:  # fmt: skip
         command += ["--data-dir", str(data_dir)]

@@ -7,6 +7,7 @@ from mmcore.methods import (
     iprm,
     joint,
     joint_unimodal,
+    lfm,
     mla,
     mmcosine,
     mmpareto,
@@ -19,6 +20,6 @@ from mmcore.methods.base import FUSED, METHODS, Context, EpochStats, Method, Nee
 
 __all__ = [
     "FUSED", "METHODS", "Context", "EpochStats", "Method", "Need",
-    "agm", "aug", "ensemble", "iprm", "joint", "joint_unimodal", "mla", "mmcosine", "mmpareto", "ogm",
+    "agm", "aug", "ensemble", "iprm", "joint", "joint_unimodal", "lfm", "mla", "mmcosine", "mmpareto", "ogm",
     "pmr", "simbamm", "unimodal",
 ]  # fmt: skip

@@ -47,6 +47,10 @@ class Step(Protocol):
     def place(self) -> Place:
         """The running epoch and step: plain numbers, the same on every rank."""
 
+    @property
+    def learning_rate(self) -> float:
+        """The current learning rate."""
+
     def autocast(self) -> AbstractContextManager[Any]:
         """Returns the context in which forward passes run at the configured precision."""
 
@@ -90,7 +94,7 @@ class Step(Protocol):
 
         Args:
             split: "train" or "val": test teaches nothing.
-            fraction: Share of the split's samples, in (0, 1].
+            fraction: Share of the split's samples, in [0, 1]; 0: one batch.
         """
 
     def generator(self, name: str) -> torch.Generator:

@@ -6,6 +6,7 @@ looked for once per logging interval.
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -143,6 +144,8 @@ class Trainer:
             return self.progress
         if self._run_dir is not None and distributed.rank() == 0:
             self._log = RunLog(self._run_dir, self.config, MONITOR)
+            # The last epoch's row is reported again below: a kill between saving and reporting leaves it out.
+            self._notice(self._log.lacking(self.progress.epoch - 1))
         try:
             if self.progress.last_row:
                 # A process killed between saving and reporting would else leave a gap in the reports.
@@ -263,7 +266,7 @@ class Trainer:
         if self._checkpoints is None:
             return False
         state, refused = self._checkpoints.newest_resume_point(self.device)
-        self.notices += [f"{message}; went back to an older one" for message in refused]
+        self._notice([f"{message}; went back to an older one" for message in refused])
         self._check_agreement(state)  # collective: before any rank returns or raises by itself
         if state is None:
             return False
@@ -296,6 +299,12 @@ class Trainer:
         return int(state["epoch"])
 
     # Parts
+
+    def _notice(self, notices: Sequence[str]) -> None:
+        """Keeps what the result says of the run, and says it at once."""
+        self.notices += notices
+        for notice in notices if distributed.rank() == 0 else ():
+            logging.getLogger(__name__).warning("%s", notice)
 
     def _begin_epoch(self) -> None:
         self.engine.place = Place(self.progress.epoch, 0, self.loader.num_steps)
