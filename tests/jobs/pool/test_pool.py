@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -237,6 +238,7 @@ def test_a_run_given_again_is_the_same_folder(tmp_path: Path) -> None:
     ticket = pool.deal()
     assert ticket
     assert (str(ticket), ticket.run_dir) == ("a run-1", Path("/nowhere/a/run-1"))
+    assert copy.deepcopy({"ticket": ticket})["ticket"] is ticket, "Tune copies it three times for each trial"
     pool.started(ticket)
     assert not pool.runs["a", "run-1"].is_again
     pool.started(ticket)
