@@ -218,7 +218,8 @@ class TestARunAndItsTwin:
     ) -> None:
         """What the watchdog of a driver on another machine goes by."""
         monkeypatch.setattr(follower, "PUSH_EVERY_S", 0.01)
-        trial = type("Trial", (), {"trial_id": "a", "last_result": {}, "status": "RUNNING"})()
+        reported = SimpleNamespace(last_result={})
+        trial = SimpleNamespace(trial_id="a", run_metadata=reported, status="RUNNING")
         dog = Watchdog(10.0, lambda trial: elsewhere.root / RUN, elsewhere)
         before = dog._marks(trial)
         with following(here, here.root / RUN):
