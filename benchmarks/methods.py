@@ -41,8 +41,11 @@ OTHER_BARS = {("iprm", "joint_unimodal"): 1.10, ("aug-5", "joint_unimodal"): 1.1
 CHECKED_STEPS = 3
 """Steps whose losses must agree: the third stands on running means of two."""
 CHECKABLE = {"resnet18/ogm-ge": 1, "small_conv/ogm-ge": 1, "resnet18/agm": 2}
-"""Case -> the same, where random numbers make the later ones differ. So does rounding in AGM's deep network, whose
-batch norms have seen too little to be used as in evaluation: by 1e-8 after two steps, 1e-3 after five (joint: 1e-8)."""
+"""Case -> the same, where random numbers make the later ones differ.
+
+So does rounding in AGM's deep network, whose batch norms have seen too little to be used as in evaluation: by 1e-8
+after two steps, by 1e-3 after five (`joint`: 1e-8).
+"""
 ENCODERS = {"resnet18": 4, "small_conv": 40, "resnet18x3": 4}
 """Encoder -> steps of each side in a round; `resnet18x3` has three modalities."""
 MEMORY_STEPS = 3
