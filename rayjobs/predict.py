@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mmcore.storage import patiently, whole_file
-from rayjobs.cli.options import Location, friendly_errors, print_json
+from rayjobs.cli.flag_types import CPUS, Location
+from rayjobs.cli.options import friendly_errors, print_json
 from rayjobs.storage.addresses import fetched
 from rayjobs.storage.lease import holding, lease_of_file
 
@@ -46,7 +47,7 @@ class PredictFlags(TypedDict):
 @click.option("--on-missing", type=click.Choice(["fail", "skip"]), default="fail", show_default=True,
               help="Refuse missing and damaged files, or leave their samples out.")  # fmt: skip
 @click.option("--address", help="A Ray cluster: auto or HOST:PORT.  [default: this machine]")
-@click.option("--cpus", type=click.IntRange(1), help="CPUs of this machine to use.  [default: all]")
+@click.option("--cpus", type=CPUS, help="CPUs of this machine to use.  [default: all]")
 @click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
 @friendly_errors
 def main(**flags: Unpack[PredictFlags]) -> None:
@@ -57,6 +58,7 @@ def main(**flags: Unpack[PredictFlags]) -> None:
     if submit_instead("predict", flags["address"]):
         return
     with fetched(flags["checkpoint"]) as run_dir:
+        _refuse_sum(run_dir)
         state = read_state(run_dir)
     with holding(lease_of_file(flags["out"]), flags["out"]):
         _predict(state, flags)
@@ -83,6 +85,19 @@ def _predict(state: dict[str, Any], flags: PredictFlags) -> None:
         click.echo(f"{flags['out']}: {num_rows} predictions, {len(left_out)} samples left out")
         for problem in left_out[:5]:
             click.echo(f"  {problem.sample_id}: {problem.kind}: {problem.reason}")
+
+
+def _refuse_sum(run_dir: Path) -> None:
+    """Raises a UsageError for a run that has no network of its own."""
+    from mmcore.errors import UsageError
+    from rayjobs.runs.result import read_result
+
+    result = read_result(run_dir)
+    if result and result.parts:
+        raise UsageError(
+            f"{run_dir} is a sum of networks, one for each modality ({', '.join(result.parts)}): predict with each "
+            f"({run_dir.name}/{next(iter(result.parts))}), and add their logits by the weights in its result.json"
+        )
 
 
 def _run(

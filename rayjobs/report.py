@@ -8,14 +8,15 @@ from typing import Any
 import click
 
 from mmcore.errors import UsageError
-from rayjobs.cli.options import Location, friendly_errors, print_json
+from rayjobs.cli.flag_types import Location, folder
+from rayjobs.cli.options import friendly_errors, print_json
 from rayjobs.results_layout import CHECKPOINTS, PAGE_FILE
 from rayjobs.storage.addresses import fetched
 
 
 @click.command()
 @click.argument("results", type=Location())
-@click.option("--out", type=click.Path(path_type=Path), help="Folder to write to.  [default: RESULTS/report]")
+@click.option("--out", type=folder(), help="Folder to write to.  [default: RESULTS/report]")
 @click.option("--json", "as_json", is_flag=True, help="Print what was written as JSON.")
 @friendly_errors
 def main(results: Path | str, out: Path | None, *, as_json: bool) -> None:

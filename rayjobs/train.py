@@ -14,7 +14,8 @@ from mmcore.config.plain import Plain
 from mmcore.config.schema import RunConfig
 from mmcore.config.sections import get_path, set_path
 from mmcore.errors import ConfigError, UsageError
-from rayjobs.cli.options import Location, friendly_errors, print_json
+from rayjobs.cli.flag_types import EPOCHS, FOLDS, GPUS, SEED, SEEDS, VIEWS, WORKERS, FolderName, Location, folder
+from rayjobs.cli.options import friendly_errors, print_json
 from rayjobs.commands.train_flags import TrainFlags, configuration, protocols
 from rayjobs.storage.addresses import open_mirror
 
@@ -35,20 +36,18 @@ if TYPE_CHECKING:
 @click.option("--set", "values", multiple=True, metavar="PATH=VALUE", help="A key of the configuration; repeatable.")
 @click.option("--encode", "encoders", multiple=True, metavar="MODALITY=ENCODER,...",
               help="Train on stored features of frozen encoders; repeatable.")  # fmt: skip
-@click.option("--views", type=click.IntRange(0), help="Augmented views of each sample that --encode stores.")
+@click.option("--views", type=VIEWS, help="Augmented views of each sample that --encode stores.")
 @click.option("--paper", "as_paper", is_flag=True, help="The paper's settings for this data set and method, printed "
               "with where each stands; --set goes before them.")  # fmt: skip
 @click.option("--protocol", metavar="NAME,...", help="How samples are split: group, holdout, cv or paper; several are "
               "trained one after another, each with a table of its own.")  # fmt: skip
-@click.option("--split-seed", type=click.IntRange(0), help="Seed of the splits a protocol draws.  [default: 0]")
-@click.option("--folds", type=click.IntRange(3), help="Number of folds of --protocol cv.  [default: the data set's]")
-@click.option("--max-epochs", type=click.IntRange(1), help="Length of each run.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="The first seed.")
-@click.option("--seeds", type=click.IntRange(1), default=1, show_default=True, help="Number of seeds, one run each.")
-@click.option("--workers", type=click.IntRange(1), help="Ray Train workers; default: this process, or one per GPU run.")
-@click.option(
-    "--gpus-per-worker", type=click.FloatRange(0), help="GPUs each worker claims; default: 1 if there are any."
-)
+@click.option("--split-seed", type=SEED, help="Seed of the splits a protocol draws.  [default: 0]")
+@click.option("--folds", type=FOLDS, help="Number of folds of --protocol cv.  [default: the data set's]")
+@click.option("--max-epochs", type=EPOCHS, help="Length of each run.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="The first seed.")
+@click.option("--seeds", type=SEEDS, default=1, show_default=True, help="Number of seeds, one run each.")
+@click.option("--workers", type=WORKERS, help="Ray Train workers; default: this process, or one per GPU run.")
+@click.option("--gpus-per-worker", type=GPUS, help="GPUs each worker claims; default: 1 if there are any.")
 @click.option("--cache", type=click.Choice(["auto", "off"]), default="auto", show_default=True,
               help="auto: hold a data set that fits in shared memory; off: stream it.")  # fmt: skip
 @click.option("--missing", metavar="SHARES", help="Test also with shares of the samples lacking a modality: 0,0.2,0.5.")
@@ -57,12 +56,12 @@ if TYPE_CHECKING:
 @click.option("--shapley", is_flag=True, help="Test also each modality's contribution (exact Shapley values).")
 @click.option("--reference", "references", multiple=True, type=click.Path(path_type=Path), metavar="FOLDER",
               help="Runs of unimodal or ensemble: what a modality reaches alone; repeatable.")  # fmt: skip
-@click.option("--raw-dir", type=click.Path(path_type=Path), help="Raw files of a data set not prepared yet.")
+@click.option("--raw-dir", type=folder(), help="Raw files of a data set not prepared yet.")
 @click.option("--vocab", type=click.Path(path_type=Path), help="Vocabulary of its texts.  [default: RAW/vocab.txt]")
-@click.option("--data-dir", type=click.Path(path_type=Path), default=Path("data"), show_default=True)
+@click.option("--data-dir", type=folder(), default=Path("data"), show_default=True)
 @click.option("--output", type=Location(), default=Path("results"), show_default=True,
               help="Results: a folder, or s3://BUCKET/PREFIX.")  # fmt: skip
-@click.option("--name", help="Folder of the runs in --output.")
+@click.option("--name", type=FolderName(), help="Folder of the runs in --output.")
 @click.option("--resume", is_flag=True, help="Go on with the runs an interrupted command left.")
 @click.option("--address", help="A Ray cluster to join: auto or HOST:PORT.")
 @click.option("--verbose", is_flag=True, help="Show Ray's own log.")

@@ -180,6 +180,14 @@ class _Loader(yaml.SafeLoader):
         return yaml.MarkedYAMLError(problem=reason, problem_mark=mark)
 
 
+def _text(loader: _Loader, node: yaml.ScalarNode) -> str:
+    value = str(loader.construct_scalar(node))
+    if any(character == "\0" or "\ud800" <= character <= "\udfff" for character in value):
+        problem = "a text must not hold NUL or half a character (\\ud800 to \\udfff)"
+        raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
+    return value
+
+
 def _integer(loader: _Loader, node: yaml.ScalarNode) -> int:
     value: int = loader.construct_yaml_int(node)
     if abs(value) > LARGEST_INTEGER:
@@ -199,6 +207,7 @@ _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in pairs if tag in PLAIN_TAGS]
     for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
+_Loader.add_constructor(TEXT, _text)
 _Loader.add_constructor(INT, _integer)
 _Loader.add_constructor(FLOAT, _number)
 

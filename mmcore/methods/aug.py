@@ -87,19 +87,19 @@ class AugConfig(Section):
     """
 
     residual_weight: Annotated[float, Ge(0), Le(1)] = 0.5
-    check_every_epochs: Annotated[int, Ge(1)] = 20
-    schedule_epochs: Annotated[int, Ge(1)] = 200
+    check_every_epochs: Annotated[int, Ge(1), Le(10**6)] = 20
+    schedule_epochs: Annotated[int, Ge(1), Le(10**6)] = 200
     sigma: Annotated[float, Ge(1)] = 1.0
     tau: Annotated[float, Ge(0)] = 0.01
-    hidden: Annotated[int, Ge(1)] = 256
-    max_classifiers: Annotated[int, Ge(1)] | None = None
+    hidden: Annotated[int, Ge(1), Le(65_536)] = 256
+    max_classifiers: Annotated[int, Ge(1), Le(1000)] | None = None
     first_loss: Literal["single", "double"] = "single"
     residual: Literal["soft", "literal"] = "soft"
     score: Literal["confidence", "entropy", "loss"] = "confidence"
     growth: Literal["difference", "ratio", "share"] = "difference"
     check_first_epoch: bool = False
     added_classifiers: Literal["trained", "frozen", "none"] = "trained"
-    initial_classifiers: Annotated[int, Ge(1)] = 1
+    initial_classifiers: Annotated[int, Ge(1), Le(1000)] = 1
     update: Literal["joint", "alternating"] = "joint"
     second_layer: Literal["shared", "private"] = "shared"
     fusion_weights: dict[str, Annotated[float, Ge(0)]] | None = None

@@ -66,14 +66,22 @@ class EpochStats:
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 
+def too_few_modalities(method: str, modalities: Sequence[str]) -> ConfigError:
+    """Returns the error for a data set whose modalities leave a method nothing to balance."""
+    return ConfigError([f"method.name = {method} compares modalities and needs at least two, got "
+                        f"{', '.join(modalities)}: use unimodal"])  # fmt: skip
+
+
 class Method(nn.Module):
     """Base of all methods.
 
     Class attributes:
         Config: The method's own settings; their names are keys of the run's `method` section.
+        min_modalities: With fewer there is nothing to do for it.
     """
 
     Config: ClassVar[type[BaseModel]] = Section
+    min_modalities: ClassVar[int] = 1
 
     def __init__(self, model: MultimodalModel, config: Any, context: Context):
         super().__init__()
@@ -91,8 +99,11 @@ class Method(nn.Module):
         """Returns the modalities the model must encode with these settings: all, unless a method overrides it.
 
         Raises:
-            ConfigError: `config` names a modality the data set does not have.
+            ConfigError: `config` names a modality the data set does not have, or it has too few for the method.
         """
+        if len(modalities) < cls.min_modalities:
+            name = next((name for name in METHODS.names() if METHODS.get(name) is cls), cls.__name__)
+            raise too_few_modalities(name, modalities)
         return tuple(modalities)
 
     @classmethod

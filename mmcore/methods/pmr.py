@@ -42,7 +42,7 @@ from mmcore.errors import ConfigError
 from mmcore.layers.precision import full_precision
 from mmcore.methods.base import FUSED, METHODS, Context, Method, cross_entropy
 from mmcore.methods.fusion import build_fusion
-from mmcore.methods.unimodal_scores import require_two_modalities, score_ratios, totals_over_complete, window
+from mmcore.methods.unimodal_scores import score_ratios, totals_over_complete, window
 
 if TYPE_CHECKING:
     from mmcore.methods.step import Step
@@ -125,10 +125,10 @@ class Pmr(Method):
     """
 
     Config = PmrConfig
+    min_modalities = 2
 
     def __init__(self, model: MultimodalModel, config: PmrConfig, context: Context):
         super().__init__(model, config, context)
-        require_two_modalities("pmr", context)
         if config.end_epoch < config.start_epoch:
             raise ConfigError([f"method.end_epoch must be at least method.start_epoch ({config.start_epoch}), "
                                f"got {config.end_epoch}"])  # fmt: skip

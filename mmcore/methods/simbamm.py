@@ -25,7 +25,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated
 
 import torch
-from annotated_types import Ge, Lt
+from annotated_types import Ge, Le, Lt
 from torch import Tensor, nn
 
 from mmcore.batch import Batch
@@ -51,10 +51,10 @@ class SimBaMMConfig(Section):
         dropout: Share of activations dropped in training, drawn on each worker by itself; 0: none.
     """
 
-    width: Annotated[int, Ge(1)] = 256
-    layers: Annotated[int, Ge(1)] = 2
-    hidden: Annotated[int, Ge(1)] = 512
-    attention_heads: Annotated[int, Ge(1)] = 4
+    width: Annotated[int, Ge(1), Le(65_536)] = 256
+    layers: Annotated[int, Ge(1), Le(1000)] = 2
+    hidden: Annotated[int, Ge(1), Le(65_536)] = 512
+    attention_heads: Annotated[int, Ge(1), Le(65_536)] = 4
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
 
 
@@ -66,7 +66,10 @@ class TokenFusion(nn.Module):
         width = config.width
         self.projections = nn.ModuleDict({name: nn.Linear(size, width) for name, size in sizes.items()})
         self.class_token = nn.Parameter(torch.randn(width) * POSITION_DEVIATION)
-        self.positions = nn.ParameterDict({name: torch.randn(width) * POSITION_DEVIATION for name in ["class", *sizes]})
+        # Pairs, since a dictionary would be sorted by its keys.
+        self.positions = nn.ParameterDict(
+            [(name, torch.randn(width) * POSITION_DEVIATION) for name in ["class", *sizes]]
+        )
         self.layers = nn.ModuleList(
             nn.TransformerEncoderLayer(width, config.attention_heads, config.hidden, config.dropout, batch_first=True)
             for _ in range(config.layers)

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmcore.batch import Batch
-from mmcore.errors import ConfigError
 from mmcore.layers.precision import full_precision
+from mmcore.methods.base import too_few_modalities
 from mmcore.methods.fusion import Concat, Sum
 
 if TYPE_CHECKING:
@@ -90,5 +90,4 @@ def window(start_epoch: int, end_epoch: int, schedule_epochs: int, max_epochs: i
 def require_two_modalities(method: str, context: Context) -> None:
     """Raises a ConfigError where there is nothing to balance."""
     if len(context.modalities) < 2:
-        raise ConfigError([f"method.name = {method} compares modalities and needs at least two, got "
-                           f"{', '.join(context.modalities)}: use unimodal"])  # fmt: skip
+        raise too_few_modalities(method, context.modalities)

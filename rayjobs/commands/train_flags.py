@@ -79,6 +79,7 @@ def configuration(flags: TrainFlags) -> dict[str, Plain]:
     from rayjobs.preparing.datasets import resolve_dataset
 
     values = read_config(flags["config_file"]) if flags["config_file"] else {}
+    _check_sections(values)
     name, described = resolve_dataset(flags["dataset"] or "")
     _choose(values, "dataset", name, "digits")
     if described:
@@ -107,6 +108,18 @@ def configuration(flags: TrainFlags) -> dict[str, Plain]:
     for path, value in parse_overrides(flags["values"], "--set").items():
         set_path(values, path, value)
     return values
+
+
+def _check_sections(values: dict[str, Plain]) -> None:
+    """Raises a ConfigError where a file has something else for a section that the command line adds to."""
+    problems = []
+    for path in ("dataset", "dataset.options", "method", "protocol", "trainer"):
+        found = get_path(values, path)
+        if found is not None and not isinstance(found, Mapping):
+            hint = f"; write {path}: {{name: {found}}}" if path in {"dataset", "method"} else ""
+            problems.append(f"--config: {path} must be a mapping, got {found!r}{hint}")
+    if problems:
+        raise ConfigError(problems)
 
 
 def _set_paper(values: dict[str, Plain], flags: TrainFlags) -> None:

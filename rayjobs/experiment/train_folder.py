@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from mmcore.assembly.config import with_values
@@ -16,6 +17,8 @@ from rayjobs.storage.files import json_or_set_aside, write_json
 from rayjobs.storage.mirror import Mirror
 
 Folds = tuple[int | None, ...]
+MOST_DIFFERENCES = 5
+"""Told of a configuration that is another one."""
 
 
 def run_folder(folder: Path, fold: int | None) -> Path:
@@ -69,10 +72,11 @@ def begin_in(mirror: Mirror, folder: Path, config: RunConfig, folds: Folds, comm
     wanted: dict[str, Plain] = {"config": config.to_dict(), "folds": list(folds)}
     # Where it is damaged or gone, each run's own checkpoints tell whether they are of this configuration.
     stored = json_or_set_aside(folder / RUN_FILE)
-    if stored is not None and any(stored.get(key) != value for key, value in wanted.items()):
+    different = _differences(wanted, {key: stored.get(key) for key in wanted}) if stored is not None else []
+    if different:
         raise CheckpointError(
-            f"{folder} holds runs of another configuration: repeat the command that made them "
-            f"({stored.get('command')}), or leave out --resume"
+            f"{folder} holds runs of another configuration ({'; '.join(different[:MOST_DIFFERENCES])}): repeat the "
+            f"command that made them ({stored.get('command')}), or leave out --resume"
         )
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / RUN_FILE, {**wanted, "command": command})
@@ -82,6 +86,14 @@ def begin_in(mirror: Mirror, folder: Path, config: RunConfig, folds: Folds, comm
     with reaching(mirror.address):
         mirror.push([folder / RUN_FILE])
     mirror.renew(folder)
+
+
+def _differences(wanted: Plain, stored: Plain, path: str = "") -> list[str]:
+    """Returns what a configuration has otherwise than the stored one, by path."""
+    if isinstance(wanted, Mapping) and isinstance(stored, Mapping):
+        paths = {key: f"{path}.{key}" if path else key for key in [*wanted, *stored]}
+        return [one for key in paths for one in _differences(wanted.get(key), stored.get(key), paths[key])]
+    return [] if wanted == stored else [f"{path.removeprefix('config.')} was {stored!r}, not {wanted!r}"]
 
 
 def _is_taken(folder: Path) -> bool:

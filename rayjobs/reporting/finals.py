@@ -83,9 +83,9 @@ def flattened(folds: Sequence[Sequence[T]]) -> list[T]:
 
 
 def short_name(run_dir: Path, label: str) -> str:
-    """Returns `trial-001`, or `fold-2 trial-001` of a cross-validation."""
-    fold = run_dir.parent.name
-    return f"{fold} {run_dir.name}" if fold.startswith("fold-") else run_dir.name
+    """Returns `trial-001`, or `fold-2 trial-001` of a cross-validation, or `part-image trial-001` of a part."""
+    around = [name for name in run_dir.parts[-3:-1] if name.startswith(("fold-", "part-"))]
+    return " ".join([*around, run_dir.name])
 
 
 Finals = Mapping[str, Sequence[Sequence[Final]]]

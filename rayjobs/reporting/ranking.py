@@ -82,7 +82,7 @@ def _table(experiment: Experiment, plan: Plan) -> RankingTable:
     compare = compare_folds if cross_validated else compare_seeds
     deltas, note = compare(finals, request.reference)
     rows = [replace(row, delta=deltas.get(row.method)) for row in rows]
-    assignments = [prepared.assign(plan.search_of(plan.labels[0], fold).config.protocol) for fold in plan.folds]
+    assignments = [prepared.assign(plan.searches_of(plan.labels[0], fold)[0].config.protocol) for fold in plan.folds]
     tested = np.unique(np.concatenate([assignment.test for assignment in assignments]))
     return RankingTable(
         dataset=prepared.directory.name,
@@ -130,7 +130,10 @@ class _Runs:
             for search, entry in zip(self.searches, self.stored, strict=True)
             if entry.best
         ]
-        chosen = [bool(self.stored[self.searches.index(plan.search_of(label, fold))].best) for fold in plan.folds]
+        chosen = [
+            all(self.stored[self.searches.index(search)].best for search in plan.searches_of(label, fold))
+            for fold in plan.folds
+        ]
         self.missing = [
             Failure(trial=short_name(path, label), reason=failure_reason(path))
             for paths, models, has_best in zip(dirs, loaded, chosen, strict=True)

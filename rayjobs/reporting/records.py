@@ -51,12 +51,14 @@ class StoredPlan(JsonRecord):
 
     Attributes:
         name: Name of the search, and of its folder in the experiment's.
+        label: The row's name. The first releases did not say.
         trials: How many it was to have.
         space: Path -> what it is drawn from, in words.
         config: What all trials have in common.
     """
 
     name: str
+    label: str = ""
     trials: int
     space: Mapping[str, str]
     config: Settings
@@ -93,7 +95,7 @@ class SearchRecord:
 
     Attributes:
         dataset: Name of the prepared data set.
-        label: The row's name in the ranking.
+        label: The row's name in the ranking; of a part with the modality it is of.
         fold: None where there is one split.
         protocol: How samples were split; "" until a trial has ended.
         planned: Trials it was to have.
@@ -197,7 +199,8 @@ def load_experiment(folder: Path) -> ExperimentRecord:
         raise UsageError(_no_experiment(folder))
     if stored.format_version not in READABLE_FORMATS:
         raise UsageError(f"{folder} was written by another release (format {stored.format_version})")
-    plans = sorted([*folder.glob(f"*/{PLAN_FILE}"), *folder.glob(f"*/fold-*/{PLAN_FILE}")])
+    places = ("*", "*/fold-*", "*/part-*", "*/fold-*/part-*")
+    plans = sorted(path for place in places for path in folder.glob(f"{place}/{PLAN_FILE}"))
     # At an address each final model has a ledger of its own.
     own = [*folder.glob(f"*/final-*/{LEDGER_FILE}"), *folder.glob(f"*/fold-*/final-*/{LEDGER_FILE}")]
     looked_at = [look_at_ledger(path) for path in (folder.parent / LEDGER_FILE, *own)]
@@ -230,13 +233,15 @@ def load_search(folder: Path) -> SearchRecord:
     plan, ended = _stored(StoredPlan, folder / PLAN_FILE), _stored(SearchResult, folder / SEARCH_FILE)
     if plan is None:
         raise DataError(f"{folder} holds no search: {PLAN_FILE} is missing")
-    name, _, fold = plan.name.partition("/fold-")
-    # A label begins with its method's name, and the folder's name ends with the label.
-    start = name.rfind(f"-{get_path(plan.config, 'method.name')}")
+    name, _, part = plan.name.partition("/part-")
+    name, _, fold = name.partition("/fold-")
+    # The folder's name ends with the label. The first releases did not say it: it begins with its method's name.
+    ending = plan.label or str(get_path(plan.config, "method.name"))
+    start = name.rfind(f"-{ending}")
     trials = [_ended(folder, trial) for trial in ended.trials] if ended else _running(folder, plan.space)
     return SearchRecord(
         dataset=name[:start],
-        label=name[start + 1 :],
+        label=f"{name[start + 1 :]} {part}".strip(),
         fold=int(fold) if fold else None,
         protocol=_protocol(folder, trials),
         planned=plan.trials,

@@ -64,6 +64,9 @@ class RunResult(JsonRecord):
         notices: What went otherwise than it should, but not wrong.
         schedule: The settings its weights were trained with, where they changed.
         group_sizes: Workers at each start of an elastic group.
+        parts: Modality -> configuration of the network trained on it alone, of a run made of several; `config` is then
+            the first one's, as a method `ensemble`.
+        weights: Modality -> weight of its logits in the sum, of such a run.
     """
 
     best: Row
@@ -86,6 +89,8 @@ class RunResult(JsonRecord):
     notices: list[str]
     schedule: tuple[Segment, ...] | None = field(default=None, metadata=OPTIONAL)
     group_sizes: list[int] | None = field(default=None, metadata=OPTIONAL)
+    parts: Mapping[str, Settings] | None = field(default=None, metadata=OPTIONAL)
+    weights: Mapping[str, float] | None = field(default=None, metadata=OPTIONAL)
 
     @property
     def seed(self) -> int:

@@ -94,7 +94,7 @@ class SearchRecord:
             self._apply(event)
         self._is_replayed = True
         for trial in self._left():  # the driver was killed between the two events
-            if trial.decision == "stop":
+            if trial.decision == "stop" or self._is_closed:
                 self._end(trial, "stopped")
         self._exchange()
 
@@ -278,15 +278,6 @@ def rule_of(search: Search) -> Rule:
         seed = derive_seed(search.config.seed, "population", search.name) % 2**32
         return Population(changing, max_epochs=search.max_epochs, interval=search.grace_epochs, seed=seed)
     return ToTheEnd()
-
-
-def depends_on_timing(search: Search, at_once: int | None) -> bool:
-    """Tells whether another machine would choose other trials, or stop others: several at once learn from each other.
-
-    Not so where nothing is learned: a grid or random search to its end, or a population, which waits for all.
-    """
-    learns = search.algorithm == "hyperopt" or search.scheduler == "asha"
-    return learns and search.scheduler != "pbt" and not search.is_grid and at_once != 1 and search.trials > 1
 
 
 def _row(event: Event) -> Row:

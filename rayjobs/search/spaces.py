@@ -27,7 +27,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, ParamSpec, TypeVar
 
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Le
 from pydantic import BaseModel, ConfigDict, Field
 
 from mmcore.config.documents import read_yaml
@@ -98,10 +98,10 @@ class SpaceFile(SharedSpace):
         methods: Method -> `MethodSpace`.
     """
 
-    trials: Annotated[int, Ge(1)]
-    max_epochs: Annotated[int, Ge(1)]
+    trials: Annotated[int, Ge(1), Le(100000)]
+    max_epochs: Annotated[int, Ge(1), Le(10**6)]
     reduction_factor: Annotated[float, Gt(1)] = 3
-    grace_epochs: Annotated[int, Ge(1)] | None = None
+    grace_epochs: Annotated[int, Ge(1), Le(10**6)] | None = None
     fill_in_methods: bool = False
     methods: dict[str, Any] = Field(default={})
 

@@ -15,6 +15,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -210,8 +211,8 @@ def _delimiter(text: str) -> str:
 
 
 def _folder_name(name: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-        raise ValueError("a letter or digit, then letters, digits, '.', '_' or '-'")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
+        raise ValueError("a letter or digit, then letters, digits, '.', '_' or '-', 64 characters at most")
     return name
 
 
@@ -280,9 +281,11 @@ def read_description(path: Path, classes: Sequence[str] | None = None) -> dict[s
     if not path.is_file():
         raise UsageError(f"--dataset {path}: there is no such file")
     content, problems = read_named(path, NAMES, OPTIONAL_NAMES)
-    values = _absolute({"name": path.stem, "root": ".", **content}, path.resolve().parent)
+    values = _absolute({"name": path.stem, "root": ".", **content}, Path(os.path.realpath(path)).parent)
     if values["name"] in DATASETS.names():
         problems.append(f"{path.name}: name must not be that of a data set of this project, got '{values['name']}'")
+    if isinstance(values["root"], str) and not Path(values["root"]).is_dir():
+        problems.append(f"{path.name}: root must be a folder, got {values['root']}")
     try:
         table = _table_of(values)
         if table is not None:
@@ -366,7 +369,7 @@ def _labels(table: Table, column: str, known: Sequence[str]) -> tuple[list[str],
 def _absolute(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     for key in ("manifest", "root"):
         if isinstance(values.get(key), str):
-            values[key] = str((folder / values[key]).resolve())
+            values[key] = os.path.realpath(folder / values[key])
     return values
 
 

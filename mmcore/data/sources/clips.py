@@ -30,8 +30,12 @@ class ClipConfig(RawConfig):
     """Options of the audio-video data sets."""
 
     frames: Annotated[int, Ge(1), Le(64)] | None = Field(default=None, description="stored frames; none: the papers'")
-    image_size: Annotated[int, Ge(8)] | None = Field(default=None, description="stored pixels; none: 256 (demo: 24)")
-    sample_rate_hz: Annotated[int, Ge(1000)] | None = Field(default=None, description="none: the papers' (demo: 8000)")
+    image_size: Annotated[int, Ge(8), Le(4096)] | None = Field(
+        default=None, description="stored pixels; none: 256 (demo: 24)"
+    )
+    sample_rate_hz: Annotated[int, Ge(1000), Le(768000)] | None = Field(
+        default=None, description="none: the papers' (demo: 8000)"
+    )
 
 
 class ClipSource(RawSource):

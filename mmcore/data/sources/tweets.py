@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, ClassVar
 
-from annotated_types import Ge
+from annotated_types import Ge, Le
 from pydantic import Field
 
 from mmcore.config.documents import read_json
@@ -31,8 +31,10 @@ SPLIT_NAMES = {"train": ("train",), "val": ("val", "valid", "dev"), "test": ("te
 class TweetConfig(RawConfig):
     """Options of the data sets of tweets."""
 
-    image_size: Annotated[int, Ge(8)] | None = Field(default=None, description="stored pixels; none: 256 (demo: 32)")
-    max_tokens: Annotated[int, Ge(4)] | None = Field(default=None, description="none: 128 (demo: 24)")
+    image_size: Annotated[int, Ge(8), Le(4096)] | None = Field(
+        default=None, description="stored pixels; none: 256 (demo: 32)"
+    )
+    max_tokens: Annotated[int, Ge(4), Le(100000)] | None = Field(default=None, description="none: 128 (demo: 24)")
 
 
 class TweetSource(RawSource):

@@ -54,6 +54,8 @@ def test_names_stay_what_was_written(tmp_path: Path) -> None:
         ("b: 1\na: -.inf", "line 2, column 4: a number must be finite, got -.inf"),
         (f"a: {2**63}", "a whole number must fit in 64 bits"),
         (f"a: {'9' * 5000}", "digits"),
+        ('a: "b\\0"', "a text must not hold NUL"),
+        ('"\\ud800": 1', "half a character"),
         ("a: *b", "undefined alias"),
         ("a: &x [*x]", "an alias stands inside of what it repeats"),
         ("? [1]\n: 2", "unhashable key"),

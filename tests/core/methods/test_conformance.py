@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from synthetic import NUM_CLASSES, make_config, make_spec, make_trainer
+from synthetic import NUM_CLASSES, QUICKER, make_config, make_spec, make_trainer
 
 from mmcore.assembly.config import with_values
 from mmcore.methods import FUSED, METHODS
@@ -35,7 +35,8 @@ def assert_equal_states(first: dict[str, torch.Tensor], second: dict[str, torch.
 @every_method
 def test_the_loss_falls_and_predictions_beat_chance(method: str, count: int) -> None:
     spec = make_spec(count)
-    trainer = make_trainer(make_config(method, spec, trainer__max_epochs=16), spec)
+    config = make_config(method, spec, trainer__max_epochs=16, **QUICKER.get(method, {}))
+    trainer = make_trainer(config, spec)
     before = trainer.evaluate("train").metrics
     trainer.fit()
     after = trainer.evaluate("train").metrics
@@ -178,7 +179,8 @@ def test_a_whole_step_runs_on_the_meta_device(method: str, count: int) -> None:
 def test_encoders_without_parameters_are_taken(method: str, tmp_path: Path) -> None:
     spec = make_spec(2)
     encoders = {name: {"name": "identity"} for name in spec.modality_names}
-    config = with_values(make_config(method, spec, trainer__max_epochs=16), {"model.encoders": encoders})
+    quicker = make_config(method, spec, trainer__max_epochs=16, **QUICKER.get(method, {}))
+    config = with_values(quicker, {"model.encoders": encoders})
     trainer = make_trainer(config, spec, run_dir=tmp_path)
     trainer.fit()
     assert trainer.evaluate("train").metrics["fused/accuracy"] > 0.8

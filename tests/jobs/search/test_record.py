@@ -15,7 +15,7 @@ from mmcore.training.run_log import METRICS_FILE
 from rayjobs.results_layout import CONFIG_FILE, JOURNAL_FILE
 from rayjobs.search.halving import Halving
 from rayjobs.search.journal import Event, Journal
-from rayjobs.search.record import SearchRecord, Trial, depends_on_timing
+from rayjobs.search.record import SearchRecord, Trial
 from rayjobs.search.searches import Search, SearchOptions, build_searches
 from rayjobs.search.spaces import load_space, space_file
 
@@ -226,7 +226,7 @@ def test_halving_never_stops_a_trial_at_its_end() -> None:
     ],
 )
 def test_what_depends_on_timing(options: dict[str, Any], at_once: int | None, expected: bool) -> None:
-    assert depends_on_timing(search_of(**options), at_once) == expected
+    assert search_of(**options).depends_on_timing(at_once) == expected
 
 
 def test_a_grid_is_every_point_in_order(tmp_path: Path) -> None:

@@ -110,7 +110,7 @@ class TestProblems:
             ("delimiter: '\"'", "my.yaml.delimiter must be one character (or tab)"),
             ("quoting: yes", "my.yaml.quoting must be 'csv' or 'none', got 'yes'"),
             ("classes: [a, ]", "my.yaml.classes must be a list of 2 entries or more, got ['a']"),
-            ("name: a/b", "my.yaml.name must be a letter or digit, then letters, digits, '.', '_' or '-', got 'a/b'"),
+            ("name: a/b", "digits, '.', '_' or '-', 64 characters at most, got 'a/b'"),
             ("classes: [a, '']", "classes: '' "),
             ("fill: true", "unknown key 'my.yaml.fill'"),
         ],
