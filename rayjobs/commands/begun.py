@@ -10,6 +10,7 @@ import dataclasses
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,7 +21,6 @@ from mmcore.errors import UsageError
 from rayjobs.commands.tune_flags import TuneFlags, request_of
 from rayjobs.experiment.experiment import (
     Experiment,
-    at_address,
     find_experiment,
     new_experiment,
     resume_experiment,
@@ -53,7 +53,7 @@ def experiment_of(flags: TuneFlags, machine: Machine) -> Experiment:
     mirror = open_mirror(flags["output"])
     mirror.pull_index((EXPERIMENT_FILE, RANKING_FILE))
     experiment = _experiment_in(mirror.root, flags, machine)
-    return at_address(experiment, mirror) if mirror else experiment
+    return replace(experiment, mirror=mirror) if mirror else experiment
 
 
 def _experiment_in(output: Path, flags: TuneFlags, machine: Machine) -> Experiment:
