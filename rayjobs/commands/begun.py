@@ -17,6 +17,7 @@ from typing import Any, cast
 import click
 from click.core import ParameterSource
 
+from mmcore.config.plain import Plain
 from mmcore.errors import UsageError
 from rayjobs.commands.tune_flags import TuneFlags, request_of
 from rayjobs.experiment.experiment import (
@@ -123,20 +124,20 @@ def _flags_of(stored: Request) -> dict[str, Any]:
     }
 
 
-def _differences(stored: Any, wanted: Any) -> list[str]:
+def _differences(stored: Plain, wanted: Plain) -> list[str]:
     """Returns what was said otherwise: of a mapping only by the keys that are wanted, of names in any order."""
-    if isinstance(wanted, Mapping):
+    if isinstance(wanted, Mapping) and isinstance(stored, Mapping):
         return [
             f"{key} was {_text(stored.get(key))}, not {_text(value)}"
             for key, value in wanted.items()
             if stored.get(key) != value
         ]
-    if isinstance(wanted, Sequence) and not isinstance(wanted, str):
-        stored, wanted = sorted(stored), sorted(wanted)
+    if isinstance(wanted, Sequence) and isinstance(stored, Sequence) and not isinstance(wanted, str):
+        stored, wanted = sorted(map(str, stored)), sorted(map(str, wanted))
     return [] if stored == wanted else [f"was {_text(stored)}, not {_text(wanted)}"]
 
 
-def _text(value: Any) -> str:
+def _text(value: Plain) -> str:
     if isinstance(value, list):
         return ", ".join(map(str, value))
     return "not said" if value is None else str(value)
