@@ -53,7 +53,7 @@ def with_named_encoders(values: Mapping[str, Any]) -> dict[str, Any]:
     So `{"model": {"encoders": {"image": {"width": 8}}}}` changes one key and keeps the others. A frozen encoder
     (`dataset.encode`) of the name the data set itself has takes the data set's settings, too.
     """
-    if not isinstance(values.get("dataset"), Mapping):
+    if not isinstance(get_path(values, "dataset.name"), str):
         return dict(values)  # told by `parse_config`
     dataset = with_named_frozen(values["dataset"])
     given = get_path(values, "model.encoders")
@@ -71,7 +71,7 @@ def with_named_encoders(values: Mapping[str, Any]) -> dict[str, Any]:
 def with_named_frozen(dataset: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a `dataset` section whose frozen encoders have the data set's own settings where it has the same ones."""
     given = dataset.get("encode")
-    if not _are_sections(given):
+    if not _are_sections(given) or not isinstance(dataset.get("name"), str):
         return dict(dataset)
     own = _source_of(dataset).default_encoders()
     encode = {}
