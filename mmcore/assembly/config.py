@@ -60,7 +60,8 @@ def with_named_encoders(values: Mapping[str, Any]) -> dict[str, Any]:
     if not _are_sections(given):
         return {**values, "dataset": dataset}
     source = _source_of(dataset)
-    is_needed = any(name in given and "name" not in given[name] for name in dataset.get("encode", {}))
+    frozen = dataset.get("encode")
+    is_needed = _are_sections(frozen) and any(name in given and "name" not in given[name] for name in frozen)
     defaults = default_encoders(source, parse_dataset(dataset)) if is_needed else source.default_encoders()
     encoders = {
         name: section if "name" in section else {**defaults.get(name, {}), **section} for name, section in given.items()

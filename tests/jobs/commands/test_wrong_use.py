@@ -81,7 +81,7 @@ def refused(verb: str, *arguments: str) -> str:
         (["--name", "x" * 200], "it must be the name of one folder"),
         (["--name", "a\udcff"], "it must be the name of one folder"),
         (["--dataset", ""], "--dataset must not be empty"),
-        (["--dataset", "a\udcff"], "--dataset must be UTF-8, got b'a\\xff'"),
+        (["--dataset", "a\udcff"], "--dataset must be UTF-8, got 'a\\udcff'"),
         (["--method", ""], "--method must not be empty"),
         (["--address", ""], "--address must not be empty"),
         (["--data-dir", "file"], "'file' is a file"),
