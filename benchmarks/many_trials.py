@@ -18,15 +18,12 @@ from typing import Any
 
 import psutil
 from common import Ratio, Report, parser
-from pooled import Ground
+from pooled import Ground, digits_search
 from ray.cluster_utils import Cluster
 from ray.tune import Callback
 from timed_body import idle_run
 
-from mmcore.data.prepared.prepare import prepare
 from rayjobs.cluster import resources, session
-from rayjobs.experiment.plan import plan_searches
-from rayjobs.experiment.request import Request
 from rayjobs.feeding.handle import DataHandle
 from rayjobs.pool.tune_run import Execution
 
@@ -55,9 +52,7 @@ class Clock(Callback):
 
 def run(nodes: int, trials: int, data_dir: Path, folder: Path) -> Clock:
     """Runs one search on a cluster of so many nodes of one CPU."""
-    prepared = prepare("digits", None, None, data_dir)
-    request = Request(datasets=("digits",), methods=("iprm",), trials=trials, max_epochs=EPOCHS, data_dir=str(data_dir))
-    (search,) = plan_searches(request, "digits", prepared.directory.name, prepared.spec.modality_names, prepared.rules)
+    search, prepared = digits_search(trials, EPOCHS, data_dir)
     clock, simulated = Clock(), Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     try:
         for _ in range(nodes):

@@ -229,15 +229,6 @@ class PlainAug(Plain):
         return torch.stack(logits).mean(dim=0)
 
 
-def build_plain(method: str, parts: tuple, classifiers: int = 1, alpha: float = 0.8) -> Plain:
-    """Returns the plain loop of `joint`, `iprm` or `aug`; `parts` are the arguments of `Plain`."""
-    if method == "joint":
-        return PlainJoint(*parts)
-    if method == "iprm":
-        return PlainIprm(*parts, alpha=alpha)
-    return PlainAug(*parts, num_classifiers=classifiers)
-
-
 def digits_parts(config: RunConfig) -> tuple:
     """Returns preprocessing and encoders as the configuration of a run on `digits` describes them."""
     image, audio = (config.dataset.transforms[name] for name in ("image", "audio"))

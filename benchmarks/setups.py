@@ -14,26 +14,37 @@ from mmcore.config.schema import RunConfig
 from mmcore.data.feeding.loader import Loader, TensorLoader
 from mmcore.data.prepared.prepare import prepare
 from mmcore.data.spec import DatasetSpec, Modality
-from mmcore.methods import Method
+from mmcore.methods import METHODS, Method
 from mmcore.training.trainer import Trainer
 
-PICTURES = DatasetSpec(
-    "pictures",
-    tuple(str(label) for label in range(10)),
-    tuple(Modality(name, "image", (3, 64, 64), "uint8") for name in ("image", "second")),
-)
 SCALING = {"mean": 0.5, "std": 0.25}
 
 
+def pictures(count: int = 2) -> DatasetSpec:
+    """Returns a data set of some 64x64 pictures a sample, of ten classes."""
+    modalities = tuple(Modality(f"image{index}", "image", (3, 64, 64), "uint8") for index in range(1, count + 1))
+    return DatasetSpec("pictures", tuple(str(label) for label in range(10)), modalities)
+
+
+def method_section(case: str) -> tuple[dict[str, object], int]:
+    """Returns the run's `method` section of a case, and the classifiers of each modality.
+
+    A case is a method, its variant (`ogm-ge`: what that sets of the method's own), or `aug-5` with five classifiers.
+    """
+    name, _, rest = case.partition("-")
+    if not rest or rest.isdigit():
+        return {"name": name}, int(rest or 1)
+    values = METHODS.get(name).variants(())[rest]
+    own = {path.removeprefix("method."): value for path, value in values.items() if path.startswith("method.")}
+    return {"name": name, **own}, 1
+
+
 def digits_trainer(
-    method: str, data_dir: Path, classifiers: int = 1, precision: str = "auto", **settings: object
+    case: str, data_dir: Path, precision: str = "auto", **settings: object
 ) -> tuple[Trainer, list[Batch]]:
     """Returns a trainer on the prepared `digits` and the full batches of one epoch; `settings` are `trainer.*`."""
-    values = {
-        "dataset": {"name": "digits"},
-        "method": {"name": method},
-        "trainer": {"precision": precision, **settings},
-    }
+    method, classifiers = method_section(case)
+    values = {"dataset": {"name": "digits"}, "method": method, "trainer": {"precision": precision, **settings}}
     config = complete_config(parse_config(values))
     prepared = prepare("digits", None, None, data_dir)
     loader = TensorLoader.from_prepared(prepared, prepared.assign(config.protocol), config.trainer.batch_size)
@@ -42,20 +53,22 @@ def digits_trainer(
 
 
 def pictures_trainer(
-    method: str, classifiers: int = 1, precision: str = "auto", batch_size: int = 16, **settings: object
+    case: str, precision: str = "auto", batch_size: int = 16, num_modalities: int = 2, **settings: object
 ) -> tuple[Trainer, list[Batch]]:
-    """Returns a trainer of two ResNet-18 on random 64x64 pictures, and some batches."""
+    """Returns a trainer of ResNet-18s on random 64x64 pictures, and some batches; `settings` are `trainer.*`."""
+    method, classifiers = method_section(case)
+    spec = pictures(num_modalities)
     config = parse_config(
         {
-            "dataset": {"name": "digits", "transforms": {name: dict(SCALING) for name in PICTURES.modality_names}},
-            "method": {"name": method},
-            "model": {"encoders": {name: {"name": "resnet18"} for name in PICTURES.modality_names}},
+            "dataset": {"name": "digits", "transforms": {name: dict(SCALING) for name in spec.modality_names}},
+            "method": method,
+            "model": {"encoders": {name: {"name": "resnet18"} for name in spec.modality_names}},
             "trainer": {"batch_size": batch_size, "precision": precision, **settings},
         }
     )
     generator = torch.Generator().manual_seed(0)
-    batches = [_random_batch(batch_size, generator) for _ in range(4)]
-    return _trainer(config, PICTURES, None, classifiers), batches
+    batches = [_random_batch(spec, batch_size, generator) for _ in range(4)]
+    return _trainer(config, spec, None, classifiers), batches
 
 
 def stepping(trainer: Trainer, batches: Iterator[Batch]) -> Callable[[], None]:
@@ -81,10 +94,10 @@ def _trainer(config: RunConfig, spec: DatasetSpec, loader: Loader | None, classi
     return trainer
 
 
-def _random_batch(size: int, generator: torch.Generator) -> Batch:
+def _random_batch(spec: DatasetSpec, size: int, generator: torch.Generator) -> Batch:
     inputs = {
         modality.name: torch.randint(0, 256, (size, *modality.shape), dtype=torch.uint8, generator=generator)
-        for modality in PICTURES.modalities
+        for modality in spec.modalities
     }
-    labels = torch.randint(0, PICTURES.num_classes, (size,), generator=generator)
+    labels = torch.randint(0, spec.num_classes, (size,), generator=generator)
     return Batch(inputs, labels, sample_ids=[str(index) for index in range(size)])

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import torch
 from common import Report, measure, parser, ratio
-from plain import Pictures, Plain, PlainAug, PlainIprm, PlainJoint, build_plain, digits_parts, resnet18
+from plain import Pictures, Plain, digits_parts, resnet18
+from plain_balancing import LOOPS
 from setups import digits_trainer, pictures_trainer, stepping
-from torch import nn
 
 from mmcore.batch import Batch
 from mmcore.methods import Method
@@ -46,18 +46,16 @@ class Case:
     batches: list[Batch]
 
 
-def build_case(encoder: str, method: str, data_dir: Path, precision: str = "auto") -> Case:
-    """Builds both sides; `aug-2` is AUG with two classifiers of each modality."""
-    name, _, count = method.partition("-")
-    classifiers = int(count or 1)
+def build_case(encoder: str, case: str, data_dir: Path, precision: str = "auto") -> Case:
+    """Builds both sides of a case of `setups.method_section`."""
     if encoder == "small_conv":
-        trainer, batches = digits_trainer(name, data_dir, classifiers, precision)
+        trainer, batches = digits_trainer(case, data_dir, precision)
         parts = digits_parts(trainer.config)
     else:
-        trainer, batches = pictures_trainer(name, classifiers, precision)
-        settings = trainer.config.dataset.transforms["image"]
+        trainer, batches = pictures_trainer(case, precision)
+        settings = next(iter(trainer.config.dataset.transforms.values()))
         parts = (Pictures(settings["mean"], settings["std"]), resnet18(3), resnet18(3), 512)
-    plain = build_plain(name, parts, classifiers).to(torch.float64 if precision == "float64" else torch.float32)
+    plain = LOOPS[case](*parts).to(torch.float64 if precision == "float64" else torch.float32)
     copy_weights(trainer.method, plain)
     plain.start()
     plain.train()
@@ -66,20 +64,10 @@ def build_case(encoder: str, method: str, data_dir: Path, precision: str = "auto
 
 @torch.no_grad()
 def copy_weights(method: Method, plain: Plain) -> None:
-    """Gives the plain loop the trainer's weights."""
-    encoders = list(method.model.encoders.values())
-    pairs: list[tuple[nn.Module, nn.Module]] = list(zip(encoders, (plain.first, plain.second), strict=True))
-    if isinstance(plain, PlainJoint):
-        pairs.append((method.fusion.head, plain.head))
-    elif isinstance(plain, PlainIprm):
-        pairs += zip(method.heads.values(), (plain.first_head, plain.second_head), strict=True)
-        pairs += zip(method.mixed_heads.values(), [plain.mixed_head], strict=True)
-    elif isinstance(plain, PlainAug):
-        pairs += zip(method.first_layers.values(), (plain.first_layers, plain.second_layers), strict=True)
-        pairs += zip(method.second_layers.values(), [plain.shared], strict=True)
-    for source, target in pairs:
-        for ours, theirs in zip(source.state_dict().values(), target.state_dict().values(), strict=True):
-            theirs.copy_(ours)
+    """Gives the plain loop the trainer's weights: both have the encoders first, then the heads in the same order."""
+    for ours, theirs in zip(method.parameters(), plain.parameters(), strict=True):
+        assert ours.shape == theirs.shape
+        theirs.copy_(ours)
 
 
 def check_losses(case: Case, steps: int) -> float:

@@ -22,14 +22,11 @@ from itertools import pairwise
 from pathlib import Path
 
 from common import Report, Rounds, median, parser, ratio
-from pooled import Ground
+from pooled import Ground, digits_search
 from timed_body import TIMES_FILE, timed_run
 
-from mmcore.data.prepared.prepare import prepare
 from mmcore.data.prepared.store import PreparedDataset
 from rayjobs.cluster import resources, session
-from rayjobs.experiment.plan import plan_searches
-from rayjobs.experiment.request import Request
 from rayjobs.feeding.handle import open_data
 from rayjobs.pool.tune_run import Execution
 from rayjobs.search.outcome import Outcome
@@ -59,13 +56,6 @@ class SearchTimes:
     gaps: list[float]
     waits: list[float]
     outcomes: list[Outcome]
-
-
-def plan(trials: int, epochs: int | None, data_dir: Path, prepared: PreparedDataset) -> Search:
-    """Returns IPRM's search on digits, in which every trial may go on to the end."""
-    request = Request(datasets=("digits",), methods=("iprm",), trials=trials, max_epochs=epochs, data_dir=str(data_dir))
-    (search,) = plan_searches(request, "digits", prepared.directory.name, prepared.spec.modality_names, prepared.rules)
-    return replace(search, grace_epochs=search.max_epochs)
 
 
 def timed_search(search: Search, prepared: PreparedDataset, folder: Path) -> SearchTimes:
@@ -127,8 +117,8 @@ def main() -> None:
     if options.quick:
         options.rounds, options.trials, options.epochs = 1, 4, 1
     os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's default of 15 would lose to whatever else runs here
-    prepared = prepare("digits", None, None, options.data_dir)
-    search = plan(options.trials, options.epochs, options.data_dir, prepared)
+    search, prepared = digits_search(options.trials, options.epochs, options.data_dir)
+    search = replace(search, grace_epochs=search.max_epochs)  # every trial may go on to its end
     report = Report(
         "a search ÷ the same trainings in plain loops",
         f"IPRM on digits, {search.trials} trials of {search.max_epochs} epochs, {PROCESSES} processes, "

@@ -279,6 +279,18 @@ def _as_object(line: bytes) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
+def set_aside(path: Path, why: str) -> None:
+    """Gives a file that cannot be read another name, and says so; whoever calls writes it anew.
+
+    Args:
+        path: The file.
+        why: What is wrong with it; names the file.
+    """
+    aside = path.with_name(path.name + ASIDE)
+    path.replace(aside)
+    _logger().warning("%s; it is kept as %s and made again", why, aside.name)
+
+
 def sha256(path: Path) -> str:
     """Returns the file's sha256 as hexadecimal digits."""
     with path.open("rb") as file:

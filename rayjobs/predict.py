@@ -16,6 +16,7 @@ from mmcore.storage import patiently, whole_file
 from rayjobs.cli.flag_types import CPUS, Location
 from rayjobs.cli.options import friendly_errors, print_json
 from rayjobs.storage.addresses import fetched
+from rayjobs.storage.lease import holding, lease_of_file
 
 if TYPE_CHECKING:
     from mmcore.data.media import RawFolder
@@ -51,14 +52,23 @@ class PredictFlags(TypedDict):
 @friendly_errors
 def main(**flags: Unpack[PredictFlags]) -> None:
     """Predict new samples: fused and per-modality probabilities for each."""
-    from mmcore.data.raw.index import Problem, check_faults
-    from mmcore.predictor import read_state, samples_of
+    from mmcore.predictor import read_state
     from rayjobs.commands.submitting import submit_instead
 
     if submit_instead("predict", flags["address"]):
         return
     with fetched(flags["checkpoint"]) as run_dir:
+        _refuse_sum(run_dir)
         state = read_state(run_dir)
+    with holding(lease_of_file(flags["out"]), flags["out"]):
+        _predict(state, flags)
+
+
+def _predict(state: dict[str, Any], flags: PredictFlags) -> None:
+    """Predicts the samples, writes the file and prints what was done."""
+    from mmcore.data.raw.index import Problem, check_faults
+    from mmcore.predictor import samples_of
+
     source, folder, entries, problems = samples_of(state, flags["data"])
     check_faults(str(flags["data"]), problems, len(entries), flags["on_missing"])
     reports = list(_run(state, source, folder, entries, address=flags["address"], cpus=flags["cpus"]))
@@ -75,6 +85,19 @@ def main(**flags: Unpack[PredictFlags]) -> None:
         click.echo(f"{flags['out']}: {num_rows} predictions, {len(left_out)} samples left out")
         for problem in left_out[:5]:
             click.echo(f"  {problem.sample_id}: {problem.kind}: {problem.reason}")
+
+
+def _refuse_sum(run_dir: Path) -> None:
+    """Raises a UsageError for a run that has no network of its own."""
+    from mmcore.errors import UsageError
+    from rayjobs.runs.result import read_result
+
+    result = read_result(run_dir)
+    if result and result.parts:
+        raise UsageError(
+            f"{run_dir} is a sum of networks, one for each modality ({', '.join(result.parts)}): predict with each "
+            f"({run_dir.name}/{next(iter(result.parts))}), and add their logits by the weights in its result.json"
+        )
 
 
 def _run(

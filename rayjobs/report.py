@@ -31,6 +31,8 @@ def main(results: Path | str, out: Path | None, *, as_json: bool) -> None:
     if as_json:
         print_json(written)
     else:
+        for problem in written["damage"]:
+            click.echo(f"warning: {problem}", err=True)
         click.echo(f"{written['page']}: {written['trials']} trials, {len(written['figures'])} figures beside it"
                    + ("" if written["finished"] else "; the search has not ended"))  # fmt: skip
 
@@ -58,6 +60,7 @@ def write_report(results: Path, out: Path) -> dict[str, Any]:
         "figures": [str(out / f"{picture.stem}.png") for picture in pictures],
         "finished": experiment.ranking is not None,
         "trials": sum(len(search.trials) for search in experiment.searches),
+        "damage": list(experiment.damage),
     }
 
 

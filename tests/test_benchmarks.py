@@ -23,7 +23,7 @@ RATIOS = {
         "resnet18/iprm",
         "resnet18/aug",
     ],
-    "methods": ["resnet18/iprm", "resnet18/aug-5"],
+    "methods": ["resnet18/mmpareto÷plain", "resnet18/mmpareto÷joint", "resnet18/mmpareto/memory"],
     "communication": ["resnet18/ours÷ddp", "resnet18/ours÷flat", "resnet18/ours÷none"],
     "memory": [f"memory/{method}" for method in METHODS.names()],
     "diagnostics": [
@@ -41,6 +41,14 @@ RATIOS = {
     "workers": ["resnet18/workers÷ceiling", "resnet18/workers÷one"],
     "many_trials": ["trial/late÷early", "driver_memory÷bar"],
     "regret": [f"digits-iprm/{searcher}_epochs÷grid" for searcher in ("hyperopt", "hyperopt_2_at_once", "random")],
+    "driver": [
+        "main_thread÷bar",
+        "main_thread÷tune",
+        "main_thread÷tune_without_loggers",
+        "main_thread/late÷early",
+        "memory÷bar",
+    ],
+    "pool": ["pool÷before", "pool÷own_order", "pool÷work_by_places"],
     "restart": ["own_process/restart÷start", "worker_group/restart÷start"],
     "features": ["features/epoch", "features/encoding", "features/data_time"],
     "against": ["step/small_conv/joint", "search", "start/dry_run"],
@@ -50,7 +58,7 @@ RATIOS = {
 
 WITH_RAY = (
     "trials", "feeding", "decoding", "preparing", "larger_than_memory", "many_trials", "regret", "restart",
-    "against",
+    "against", "driver", "pool",
 )  # fmt: skip
 
 
@@ -80,7 +88,7 @@ def test_a_benchmark_prints_finite_ratios(name: str, data_dir: Path, tmp_path: P
     figures = tmp_path / "figures.json"
     command = [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), "--quick", "--json", str(figures)]
     if name not in {
-        "methods", "communication", "memory", "decoding", "clips", "media", "preparing", "larger_than_memory",
+        "communication", "memory", "decoding", "clips", "media", "preparing", "larger_than_memory",
         "features", "workers",
     }:  # fmt: skip
         command += ["--data-dir", str(data_dir)]

@@ -66,7 +66,10 @@ class TokenFusion(nn.Module):
         width = config.width
         self.projections = nn.ModuleDict({name: nn.Linear(size, width) for name, size in sizes.items()})
         self.class_token = nn.Parameter(torch.randn(width) * POSITION_DEVIATION)
-        self.positions = nn.ParameterDict({name: torch.randn(width) * POSITION_DEVIATION for name in ["class", *sizes]})
+        # Pairs, since a dictionary would be sorted by its keys.
+        self.positions = nn.ParameterDict(
+            [(name, torch.randn(width) * POSITION_DEVIATION) for name in ["class", *sizes]]
+        )
         self.layers = nn.ModuleList(
             nn.TransformerEncoderLayer(width, config.attention_heads, config.hidden, config.dropout, batch_first=True)
             for _ in range(config.layers)

@@ -149,7 +149,9 @@ class CheckpointFolder:
         """
         state, refused = self._newest("best-*", device)
         if state is None:
-            raise CheckpointError("; ".join(refused) or f"{self.path} holds no best model: has the run ended an epoch?")
+            if refused:
+                raise CheckpointError(f"{'; '.join(refused)}: the best model can only be made by training anew")
+            raise CheckpointError(f"{self.path} holds no best model: has the run ended an epoch?")
         return state
 
     def _save(self, name: str, pattern: str, keep: int, state: dict[str, Any]) -> Path:

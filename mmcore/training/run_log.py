@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from mmcore.config.schema import RunConfig
 from mmcore.methods.base import METHODS
-from mmcore.storage import append_whole, read_json_lines
+from mmcore.storage import append_whole, read_json_lines, set_aside, write_whole
 
 METRICS_FILE = "metrics.jsonl"
 Row = dict[str, float]
@@ -44,7 +44,7 @@ class PlainReporter:
 
 
 def read_rows(run_dir: Path) -> list[Row]:
-    """Returns the rows of a run, one per epoch; lines that cannot be read are left out (see `damage_of_rows`)."""
+    """Returns the rows of a run, one per epoch; lines that cannot be read are left out."""
     return [{key: value for key, value in line.items() if key != READINGS} for line in _read_lines(run_dir)[0]]
 
 
@@ -56,6 +56,8 @@ def read_readings(run_dir: Path) -> dict[int, list[dict[str, Any]]]:
 def _read_lines(run_dir: Path) -> tuple[list[dict[str, Any]], list[str]]:
     found, problems = read_json_lines(run_dir / METRICS_FILE)
     lines = {line["epoch"]: line for line in found if isinstance(line.get("epoch"), int | float)}
+    if not problems and any("epoch" not in line for line in found):
+        problems = [f"{run_dir / METRICS_FILE}: a line is no epoch's; it is left out"]
     return [lines[epoch] for epoch in sorted(lines)], problems
 
 
@@ -73,7 +75,9 @@ class RunLog:
     def __init__(self, run_dir: Path, config: RunConfig, monitor: str):
         run_dir.mkdir(parents=True, exist_ok=True)
         self._path = run_dir / METRICS_FILE
+        self._mend()
         rows = read_rows(run_dir)
+        self._epochs = {int(row["epoch"]) for row in rows}
         self._last_epoch = rows[-1]["epoch"] if rows else 0.0
         self._monitor = monitor
         self._events = EventFile(run_dir)
@@ -100,6 +104,21 @@ class RunLog:
             if name != "epoch":
                 self._events.add(scalar(tensorboard_tag(name), value), epoch)  # type: ignore[no-untyped-call]
         self._events.flush()
+
+    def lacking(self, epochs: int) -> list[str]:
+        """Returns, in words, which of the run's first `epochs` epochs have no row; nothing where all have one."""
+        lost = [epoch for epoch in range(1, epochs + 1) if epoch not in self._epochs]
+        if not lost:
+            return []
+        named = f"epoch {lost[0]}" if len(lost) == 1 else f"{len(lost)} epochs, {lost[0]} to {lost[-1]}"
+        return [f"{METRICS_FILE} lacks the rows of {named}: they were trained, and curves leave them out"]
+
+    def _mend(self) -> None:
+        """Writes the file anew without what cannot be read, which is kept beside it."""
+        lines, problems = _read_lines(self._path.parent)
+        if problems:
+            set_aside(self._path, problems[0])
+            write_whole(self._path, "".join(f"{json.dumps(line)}\n" for line in lines).encode())
 
     def close(self, *, finished: bool = True) -> None:
         """Marks a finished run as ended in the HParams table."""

@@ -6,9 +6,10 @@ looked for once per logging interval.
 
 from __future__ import annotations
 
+import logging
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from torch import Tensor
 from mmcore import distributed, metric_names, seeding
 from mmcore.batch import Batch
 from mmcore.config.schema import RunConfig
-from mmcore.data.feeding.loader import Loader, drawn_places
+from mmcore.data.feeding.loader import Loader
 from mmcore.errors import CheckpointError
 from mmcore.evaluation.conditions import Condition
 from mmcore.evaluation.predictions import PROBE, Collector, Evaluation, log_prior
@@ -31,6 +32,7 @@ from mmcore.methods.step import Place
 from mmcore.training.checkpoint import CheckpointFolder
 from mmcore.training.class_weights import sample_weights
 from mmcore.training.engine import Engine
+from mmcore.training.feed import Feed
 from mmcore.training.heartbeat import Heartbeat, heartbeat_file
 from mmcore.training.probes import Probes
 from mmcore.training.run_log import PlainReporter, Reporter, Row, RunLog, flatten
@@ -104,7 +106,6 @@ class Trainer:
         self._dtype = torch.float64 if config.trainer.precision == "float64" else torch.float32
         self.transforms = transforms.to(self.device, self._dtype)
         self.engine = Engine(method, config, self.device)
-        self.engine.feed = self._part
         if config.trainer.class_weights != "none":
             labels = torch.from_numpy(loader.rows("train").labels)
             weights = sample_weights(config.trainer.class_weights, labels, method.context.num_classes)
@@ -122,6 +123,7 @@ class Trainer:
         self._facts: Facts | None = None
         self._cosine_every = COSINE_EVERY_STEPS
         self._heartbeat = Heartbeat(heartbeat_file(run_dir, distributed.rank()) if run_dir else None)
+        self.engine.feed = Feed(config, loader, self._on_device, self._heartbeat.beat)
         if run_dir is not None:
             self._checkpoints = CheckpointFolder(run_dir / "checkpoints", config.trainer.keep_checkpoints)
 
@@ -143,6 +145,8 @@ class Trainer:
             return self.progress
         if self._run_dir is not None and distributed.rank() == 0:
             self._log = RunLog(self._run_dir, self.config, MONITOR)
+            # The last epoch's row is reported again below: a kill between saving and reporting leaves it out.
+            self._notice(self._log.lacking(self.progress.epoch - 1))
         try:
             if self.progress.last_row:
                 # A process killed between saving and reporting would else leave a gap in the reports.
@@ -263,7 +267,7 @@ class Trainer:
         if self._checkpoints is None:
             return False
         state, refused = self._checkpoints.newest_resume_point(self.device)
-        self.notices += [f"{message}; went back to an older one" for message in refused]
+        self._notice([f"{message}; went back to an older one" for message in refused])
         self._check_agreement(state)  # collective: before any rank returns or raises by itself
         if state is None:
             return False
@@ -297,20 +301,17 @@ class Trainer:
 
     # Parts
 
+    def _notice(self, notices: Sequence[str]) -> None:
+        """Keeps what the result says of the run, and says it at once."""
+        self.notices += notices
+        for notice in notices if distributed.rank() == 0 else ():
+            logging.getLogger(__name__).warning("%s", notice)
+
     def _begin_epoch(self) -> None:
         self.engine.place = Place(self.progress.epoch, 0, self.loader.num_steps)
         self.method.eval()
         with self.method.model.unheard():  # probes learn in the epoch's own steps alone
             self.method.begin_epoch(self.engine)
-
-    def _part(self, split: str, fraction: float) -> Iterator[Batch]:
-        """Yields this rank's part of each batch of a drawn part of a split (`Step.passes`)."""
-        total = self.loader.num_samples(split)
-        num_drawn = max(round(fraction * total), min(total, self.config.trainer.batch_size))
-        places = drawn_places(total, num_drawn, split, self.config.seed, self.progress.epoch)
-        for batch in self.loader.part_batches(split, places):
-            yield self._on_device(batch, training=False)
-            self._heartbeat.beat()
 
     def _on_device(self, batch: Batch, *, training: bool) -> Batch:
         if batch.labels.device != self.device:

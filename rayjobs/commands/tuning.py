@@ -167,7 +167,9 @@ class _Runner:
             for search in each.plan.searches:
                 pace = known_pace(search, self.experiment.folder.parent)
                 if pace is not None:
-                    known[row_of(each.plan, search.label)] = pace.device_s / self.experiment.request.workers
+                    known[row_of(each.plan, search.label, search.part)] = (
+                        pace.device_s / self.experiment.request.workers
+                    )
         return Pace(known)
 
     def capacity(self, shape: resources.TrialShape) -> int:
@@ -191,6 +193,9 @@ def _interrupting(interruption: signals.Interruption) -> Iterator[None]:
     interruption.searching = True
     try:
         yield
+    except Exception:
+        if not interruption.requested:  # else it comes of Ray's processes, which were ended by the same signal
+            raise
     finally:
         interruption.searching = False
     if interruption.requested:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from mmcore.errors import UsageError, suggest
+from mmcore.errors import DataError, UsageError, suggest
 from rayjobs.experiment.request import Request
 from rayjobs.results_layout import EXPERIMENT_FILE, EXPERIMENT_FORMAT, RANKING_FILE
 from rayjobs.storage.addresses import reaching
@@ -95,6 +97,7 @@ def find_experiment(output: Path, name: str) -> Experiment:
 
     Raises:
         UsageError: There is none of that name, it was begun by another release, or it was moved.
+        DataError: Its file is damaged.
     """
     folder = output / name
     stored = StoredExperiment.read(folder / EXPERIMENT_FILE)
@@ -158,10 +161,11 @@ def resume_experiment(request: Request, output: Path, name: str | None) -> Exper
 
     Raises:
         UsageError: There is none, or the one named answers another request.
+        DataError: The file of the one named is damaged.
     """
     if name:
         return find_experiment(output, name)
-    found = [find_experiment(output, folder) for folder in _numbered(output, request.name())]
+    found = _readable(output, _numbered(output, request.name()))
     same = [experiment for experiment in found if experiment.request == request]
     if not same:
         if found:
@@ -178,7 +182,18 @@ def unfinished_twins(experiment: Experiment) -> list[str]:
     output, request = experiment.folder.parent, experiment.request
     names = [name for name in _numbered(output, request.name()) if name != experiment.name]
     waiting = [name for name in names if not (output / name / RANKING_FILE).is_file()]
-    return [name for name in waiting if find_experiment(output, name).request == request]
+    return [found.name for found in _readable(output, waiting) if found.request == request]
+
+
+def _readable(output: Path, names: Sequence[str]) -> list[Experiment]:
+    """Returns the experiments of these names; of one whose file is damaged it is said that it does not count."""
+    found = []
+    for name in names:
+        try:
+            found.append(find_experiment(output, name))
+        except DataError as error:
+            logging.getLogger(__name__).warning("%s; the experiment %s is passed over", error, name)
+    return found
 
 
 def _numbered(output: Path, name: str) -> list[str]:

@@ -43,10 +43,10 @@ class Plan:
         """The rows of the ranking."""
         return list(dict.fromkeys(search.label for search in self.searches))
 
-    def search_of(self, label: str, fold: int | None) -> Search:
-        """Returns the search that decides the configuration of a row on a fold."""
+    def searches_of(self, label: str, fold: int | None) -> list[Search]:
+        """Returns the searches that decide the configuration of a row on a fold: one, or one for each of its parts."""
         own = [search for search in self.searches if search.label == label]
-        return next((search for search in own if search.fold == fold), own[0])
+        return [search for search in own if search.fold == fold] or [each for each in own if each.fold == own[0].fold]
 
 
 def plan_searches(

@@ -32,9 +32,12 @@ class SearchResult(JsonRecord):
 
 
 def read_search(folder: Path) -> SearchResult | None:
-    """Returns what a search left in its folder; None where it has not ended, or the file cannot be read.
+    """Returns what a search left in its folder; None where it has not ended.
+
+    A damaged file is set aside, and that is said: its search is to be ended again, from its state. To look at one,
+    `SearchResult.read` it.
 
     Raises:
         DataError: The file is no search's.
     """
-    return SearchResult.read(folder / SEARCH_FILE)
+    return SearchResult.read_or_set_aside(folder / SEARCH_FILE)

@@ -56,7 +56,7 @@ def make_stages(
     stages: list[Stage] = []
     for each in planned:
         for search in each.plan.searches:
-            place = _place(each.plan, search.label, search.fold, next(numbers))
+            place = _place(each.plan, search.label, search.fold, next(numbers), search.part)
             stages.append(_search_stage(each, search, place, experiment, notify, resume=resume))
         if experiment.request.final_seeds:
             for fold, label in itertools.product(each.plan.folds, each.plan.labels):
@@ -71,13 +71,13 @@ def per_search_default(planned: Sequence[Planned], places: int) -> int:
     return max(1, -(-places // len(searches))) if searches else 1
 
 
-def _place(plan: Plan, label: str, fold: int | None, number: int) -> Place:
-    return Place(plan.folds.index(fold) if fold in plan.folds else 0, number, row_of(plan, label))
+def _place(plan: Plan, label: str, fold: int | None, number: int, part: str = "") -> Place:
+    return Place(plan.folds.index(fold) if fold in plan.folds else 0, number, row_of(plan, label, part))
 
 
-def row_of(plan: Plan, label: str) -> str:
-    """Returns what the runs of a row are called together, over all folds."""
-    return f"{plan.prepared.directory.name}-{label}"
+def row_of(plan: Plan, label: str, part: str = "") -> str:
+    """Returns what runs that take equally long are called together: those of a row, or of its part, over all folds."""
+    return f"{plan.prepared.directory.name}-{label}" + (f"/{part}" if part else "")
 
 
 def _search_stage(
@@ -130,16 +130,16 @@ def _final_stage(planned: Planned, label: str, fold: int | None, place: Place, e
     """Returns the final models of a row on a fold: they wait for its search, and for those that tell what each modality
     reaches alone on that fold."""
     plan = planned.plan
-    search = plan.search_of(label, fold)
+    searches = plan.searches_of(label, fold)
     alone = {each.name for each in plan.searches if each.fold == fold and each.config.method["name"] in METHODS_ALONE}
     return GivenStage(
-        name=replace(search, fold=fold).name + FINALS,
+        name=replace(searches[0], fold=fold).row_name + FINALS,
         make_jobs=lambda: final_jobs(plan, label, fold, planned.data, experiment),
         total=experiment.request.final_seeds,
-        max_epochs=search.max_epochs,
+        max_epochs=sum(search.max_epochs for search in searches),
         shape=planned.shape,
         place=place,
-        after=frozenset({search.name, *alone}),
+        after=frozenset({*(search.name for search in searches), *alone}),
         is_settled=is_settled,
     )
 

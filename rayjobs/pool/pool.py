@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from rayjobs.cluster.resources import TrialShape
@@ -52,6 +52,12 @@ class Run:
 class Pool:
     """The stages of an experiment and the runs that were dealt out of them.
 
+    Attributes:
+        stages: Name -> stage.
+        runs: Those that were dealt out and have not ended.
+        began: When the first was dealt out, by the pool's clock; None before.
+        places: Most runs at once.
+
     Args:
         stages: All of them, in the order of the command.
         capacity: Shape -> how many such runs fit at once, where nothing else runs.
@@ -78,6 +84,8 @@ class Pool:
         self._finished: set[str] = set()
         self._closed: set[str] = set()
         self._spent: dict[str, float] = {}
+        self.places = max((self._capacity(stage.shape) for stage in stages), default=1)
+        self._counts: dict[str, Count] = {}  # of the stages of which nothing was heard since they were counted
         self._settle()
 
     @property
@@ -85,23 +93,21 @@ class Pool:
         """Whether nothing is left to run."""
         return len(self._finished) == len(self.stages)
 
-    @property
-    def places(self) -> int:
-        """Most runs at once."""
-        return max((self._capacity(stage.shape) for stage in self.stages.values()), default=1)
-
     def deal(self) -> Ticket | None:
         """Returns the next run; None if there is none for now, or no room for it.
 
         What is next waits for its room: else it would wait for ever while smaller runs take turns.
         """
         self.began = self._clock() if self.began is None else self.began
-        taken = sum(1 / self._capacity(run.ticket.shape) for run in self.runs.values())
-        for stage in sorted(self._open(), key=self._rank):
-            if taken + 1 / self._capacity(stage.shape) > 1 + 1e-9:
+        left = 1 + 1e-9 - sum(1 / self._capacity(run.ticket.shape) for run in self.runs.values())
+        if left < 1 / self.places:
+            return None  # Tune asks at every step, most of the time with all places taken
+        for stage in self._in_order():
+            if left < 1 / self._capacity(stage.shape):
                 return None
             ticket = stage.next()
             if ticket is not None:
+                self._counts.pop(stage.name, None)
                 self.runs[ticket.stage, ticket.name] = Run(ticket, self._clock())
                 return ticket
         return None
@@ -118,6 +124,7 @@ class Pool:
         run.first = max(0, epoch - 1) if run.first is None else run.first
         run.epoch, run.row = max(run.epoch, epoch), row
         run.decision = self.stages[ticket.stage].report(ticket, row)
+        self._counts.pop(ticket.stage, None)
         return run.decision
 
     def end(self, ticket: Ticket, failure: str = "") -> None:
@@ -128,6 +135,7 @@ class Pool:
         if run.started is not None and run.first is not None:
             self._pace.note(stage.place.row, now - run.started, run.epoch - run.first)
         stage.end(ticket, failure)
+        self._counts.pop(stage.name, None)
         self._settle()
 
     def overdue(self) -> list[Key]:
@@ -138,12 +146,15 @@ class Pool:
         for name in self._over_budget(open_ones) - self._closed:
             self._closed.add(name)
             self.stages[name].close()
+            self._counts.pop(name, None)
         self._settle()
         return [key for key in self.runs if key[0] in self._closed]
 
     def count(self, name: str) -> Count:
         """Returns how far a stage has come."""
-        return self.stages[name].count()
+        if name not in self._counts:
+            self._counts[name] = self.stages[name].count()
+        return self._counts[name]
 
     def left_s(self) -> tuple[float, float] | None:
         """Returns the least and the most seconds to the end, as far as is known; None without any measure.
@@ -152,7 +163,7 @@ class Pool:
         """
         share, least, most = self._trained_share(), _Sum(), _Sum()
         for stage in self._unfinished():
-            pace, count = self._pace.of(stage.place.row), stage.count()
+            pace, count = self._pace.of(stage.place.row), self.count(stage.name)
             if pace is None:
                 return None
             seconds, places = pace * count.epochs_left, self._capacity(stage.shape)
@@ -164,7 +175,7 @@ class Pool:
     def left_of(self, name: str) -> float | None:
         """Returns the seconds a stage will take once it is its turn, no run stopped early; None: not known."""
         stage = self.stages[name]
-        pace, count = self._pace.of(stage.place.row), stage.count()
+        pace, count = self._pace.of(stage.place.row), self.count(name)
         if pace is None:
             return None
         return pace * count.epochs_left / max(1, min(stage.at_once or count.total, count.total, self.places))
@@ -191,17 +202,25 @@ class Pool:
     def _open(self) -> list[Stage]:
         return [stage for stage in self._unfinished() if stage.after <= self._finished]
 
-    def _rank(self, stage: Stage) -> tuple[float, ...]:
+    def _in_order(self) -> list[Stage]:
+        """Returns the open stages, what comes first first."""
+        spent = self._spent_by_now() if self._budget else {}
+        return sorted(self._open(), key=lambda stage: self._rank(stage, spent))
+
+    def _rank(self, stage: Stage, spent: Mapping[str, float]) -> tuple[float, ...]:
         place = stage.place
         if self._budget:
-            return (not stage.is_search, self._spent_by(stage.name), place.fold, place.number)
+            return (not stage.is_search, spent.get(stage.name, 0.0), place.fold, place.number)
         pace = self._pace.of(place.row)
-        left = 0.0 if pace is None else pace * stage.count().epochs_left
+        left = 0.0 if pace is None else pace * self.count(stage.name).epochs_left
         return (place.fold, -left, place.number)
 
-    def _spent_by(self, name: str) -> float:
-        running = (run for run in self.runs.values() if run.ticket.stage == name)
-        return self._spent.get(name, 0.0) + sum(self._clock() - run.dealt for run in running)
+    def _spent_by_now(self) -> dict[str, float]:
+        """Returns stage -> seconds on places, of the runs that go on, too."""
+        now, spent = self._clock(), dict(self._spent)
+        for run in self.runs.values():
+            spent[run.ticket.stage] = spent.get(run.ticket.stage, 0.0) + now - run.dealt
+        return spent
 
     def _over_budget(self, open_ones: frozenset[str]) -> frozenset[str]:
         """Returns the searches to be closed."""
@@ -211,16 +230,17 @@ class Pool:
         over: frozenset[str] = frozenset()
         searches = [name for name, stage in self.stages.items() if stage.is_search]
         if self._budget.time_s is not None:
-            spent = {name: self._spent_by(name) for name in searches}
+            by_now = self._spent_by_now()
+            spent = {name: by_now.get(name, 0.0) for name in searches}
             over |= over_share(self._budget.time_s * self.places, spent, open_ones)
         if self._budget.device_s is not None:
-            spent = {name: self.stages[name].count().device_seconds for name in searches}
+            spent = {name: self.count(name).device_seconds for name in searches}
             over |= over_share(self._budget.device_s, spent, open_ones)
         return over
 
     def _trained_share(self) -> float:
         """Returns which share of their epochs trials were trained for so far."""
-        counts = [stage.count() for stage in self.stages.values() if stage.is_search]
+        counts = [self.count(name) for name, stage in self.stages.items() if stage.is_search]
         epochs, saved = sum(count.epochs for count in counts), sum(count.epochs_saved for count in counts)
         return epochs / (epochs + saved) if epochs else 1.0
 
@@ -230,6 +250,7 @@ class Pool:
             for stage in over:
                 stage.finish()
                 self._finished.add(stage.name)
+            self._counts.clear()  # what begins now knows its runs only now
 
     def _is_done(self, stage: Stage) -> bool:
         stage.begin()

@@ -72,6 +72,16 @@ def elastic_notes(experiment: Experiment, plan: Plan) -> list[str]:
     return notes
 
 
+def mended_notes(finals: Finals) -> list[str]:
+    """Returns what went otherwise than it should with final models: damaged files, and what was done about them."""
+    return [
+        f"{label}, seed {final.seed}: {notice}"
+        for label, folds in finals.items()
+        for final in flattened(folds)
+        for notice in final.notices
+    ]
+
+
 def schedule_notes(rows: Sequence[RankingRow]) -> list[str]:
     """Returns a note for each best configuration that changes as it is trained (population-based training)."""
     notes = []

@@ -23,6 +23,7 @@ from rayjobs.reporting.notes import (
     chance_notes,
     dead_notes,
     elastic_notes,
+    mended_notes,
     more_seeds,
     schedule_notes,
     timing_notes,
@@ -81,7 +82,7 @@ def _table(experiment: Experiment, plan: Plan) -> RankingTable:
     compare = compare_folds if cross_validated else compare_seeds
     deltas, note = compare(finals, request.reference)
     rows = [replace(row, delta=deltas.get(row.method)) for row in rows]
-    assignments = [prepared.assign(plan.search_of(plan.labels[0], fold).config.protocol) for fold in plan.folds]
+    assignments = [prepared.assign(plan.searches_of(plan.labels[0], fold)[0].config.protocol) for fold in plan.folds]
     tested = np.unique(np.concatenate([assignment.test for assignment in assignments]))
     return RankingTable(
         dataset=prepared.directory.name,
@@ -95,6 +96,7 @@ def _table(experiment: Experiment, plan: Plan) -> RankingTable:
         chance_notes=[
             *chance_notes(rows, finals),
             *dead_notes(finals),
+            *mended_notes(finals),
             *budget_notes(rows, plan),
             *timing_notes(at_once),
             *schedule_notes(rows),
@@ -128,7 +130,10 @@ class _Runs:
             for search, entry in zip(self.searches, self.stored, strict=True)
             if entry.best
         ]
-        chosen = [bool(self.stored[self.searches.index(plan.search_of(label, fold))].best) for fold in plan.folds]
+        chosen = [
+            all(self.stored[self.searches.index(search)].best for search in plan.searches_of(label, fold))
+            for fold in plan.folds
+        ]
         self.missing = [
             Failure(trial=short_name(path, label), reason=failure_reason(path))
             for paths, models, has_best in zip(dirs, loaded, chosen, strict=True)

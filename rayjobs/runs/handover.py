@@ -48,7 +48,7 @@ Schedule = tuple[Segment, ...]
 
 def read_schedule(run_dir: Path) -> Schedule:
     """Returns a run's schedule; empty where its settings never changed."""
-    return tuple(Segment.from_dict(segment) for segment in read_json(run_dir / SCHEDULE_FILE) or [])
+    return tuple(Segment.from_dict(segment) for segment in read_json(run_dir / SCHEDULE_FILE, list) or [])
 
 
 def parts_of(config: RunConfig, schedule: Schedule) -> list[tuple[RunConfig, int | None]]:

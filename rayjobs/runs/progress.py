@@ -6,12 +6,12 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from mmcore.metric_names import SAMPLES_PER_SECOND, VAL_ACCURACY, VAL_LOSS
+from mmcore.metric_names import EPOCH_SECONDS, SAMPLES_PER_SECOND, VAL_ACCURACY, VAL_LOSS
 from mmcore.training.run_log import read_rows
 from rayjobs.results_layout import PROGRESS_FILE as PROGRESS_FILE
 from rayjobs.runs.gauges import publish
 from rayjobs.runs.handover import keep_snapshot
-from rayjobs.storage.files import read_json, write_json
+from rayjobs.storage.files import json_or_set_aside, write_json
 
 EPOCH = "epoch"
 """Count of finished epochs; the only clock that schedulers and stopping go by."""
@@ -64,7 +64,10 @@ class Progress:
         self._select = select
         self._num_devices = num_devices
         self._started = time.monotonic()
-        self._summary: dict[str, float] = read_json(self._path) or {}
+        self._spent_before = 0.0
+        self._summary: dict[str, float] = json_or_set_aside(self._path) or {}
+        if not self._summary:
+            self._sum_up(run_dir)
         self._spent_before = self._summary.get("device_seconds", 0.0)
 
     def update(self, metrics: Mapping[str, float]) -> dict[str, float]:
@@ -76,6 +79,15 @@ class Progress:
             if self._snapshot_every and metrics[EPOCH] % self._snapshot_every == 0:
                 keep_snapshot(self._path.parent, int(metrics[EPOCH]))
         return {**metrics, **self._summary, EPOCH: int(metrics[EPOCH])}
+
+    def _sum_up(self, run_dir: Path) -> None:
+        """Makes the summary again from a run's rows; there are none before its first epoch."""
+        rows = read_rows(run_dir)
+        for row in rows:
+            self._advance(row)
+        if rows:
+            seconds = sum(row.get(EPOCH_SECONDS, 0.0) for row in rows)
+            self._summary["device_seconds"] = seconds * self._num_devices
 
     def _advance(self, metrics: Mapping[str, float]) -> None:
         spent = (time.monotonic() - self._started) * self._num_devices

@@ -7,6 +7,7 @@ for (`rayjobs.train --missing`, `--noise`, `--shapley`); the ledger is how anyon
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,7 +16,7 @@ from typing import Any
 
 from mmcore import distributed
 from mmcore.config.schema import RunConfig
-from mmcore.storage import append_whole, patiently
+from mmcore.storage import append_whole, patiently, read_json_lines
 from rayjobs.results_layout import LEDGER_FILE
 
 
@@ -83,14 +84,26 @@ def tested_before(output: Path, configs: Mapping[str, RunConfig], data: str, fol
         folder: Folder whose own runs do not count, since they are resumed.
     """
     read = {
-        entry["config"]: entry["run_dir"]
+        entry.get("config"): entry["run_dir"]
         for entry in read_ledger(output / LEDGER_FILE)
-        if entry["data"] == data and folder.resolve() not in Path(entry["run_dir"]).parents
+        if entry.get("data") == data and folder.resolve() not in Path(entry["run_dir"]).parents
     }
     prints = {title: config.fingerprint() for title, config in configs.items()}
     return {title: read[print_] for title, print_ in prints.items() if print_ in read}
 
 
 def read_ledger(path: Path) -> list[dict[str, Any]]:
-    """Returns all readings, oldest first."""
-    return [json.loads(line) for line in path.read_text().splitlines() if line] if path.is_file() else []
+    """Returns all readings, oldest first; what cannot be read is left out, and that is said."""
+    entries, problems = look_at_ledger(path)
+    for problem in problems:
+        logging.getLogger(__name__).warning("%s", problem)
+    return entries
+
+
+def look_at_ledger(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """Returns all readings, oldest first, and in words what cannot be read."""
+    lines, problems = read_json_lines(path)
+    entries = [line for line in lines if isinstance(line.get("run_dir"), str)]
+    if len(entries) < len(lines):
+        problems.append(f"{path}: {len(lines) - len(entries)} lines are no readings; they are left out")
+    return entries, problems

@@ -99,6 +99,6 @@ def _job(ticket: Ticket, data: Mapping[str, DataHandle]) -> Job:
 
 def worker_body() -> Body:
     """Returns the worker's body; imported late, since it brings torch with it."""
-    from rayjobs.runs.worker import run
+    from rayjobs.runs.parts import run
 
     return run

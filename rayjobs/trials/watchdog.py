@@ -125,10 +125,12 @@ class Watchdog(Callback):
     def _marks(self, trial: Trial) -> tuple[Any, ...]:
         run_dir = self._run_dir(trial)
         try:
-            here = sorted((file.name, file.stat().st_mtime_ns) for file in run_dir.glob(ALIVE_FILES))
+            files = [*run_dir.glob(ALIVE_FILES), *run_dir.glob(f"*/{ALIVE_FILES}")]  # of a run, and of its parts
+            here = sorted((str(file), file.stat().st_mtime_ns) for file in files)
         except OSError:  # storage is away: its trials wait for it, and so may this look at them
             here = []
-        return ((trial.last_result or {}).get(EPOCH), *here, *self._mirror.marks(run_dir, ALIVE_FILES))
+        # Of a trial that has reported nothing, Tune's own `last_result` would ask its process, and wait for it.
+        return (trial.run_metadata.last_result.get(EPOCH), *here, *self._mirror.marks(run_dir, ALIVE_FILES))
 
 
 def end_run(run_dir: Path, limit_s: float) -> None:

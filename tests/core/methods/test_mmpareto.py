@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from stepping import assert_equal_runs, step_gradients, trainer_of
 from torch import Tensor
 
-from mmcore.methods.mmpareto import pareto_gradients, pareto_weights, stretch
+from mmcore.methods.mmpareto import pareto_gradients_, pareto_weights, stretch
 from mmcore.seeding import generator
 from mmcore.training.trainer import Trainer
 
@@ -48,12 +49,20 @@ def naive(joint: list[Tensor], own: list[Tensor], gamma: float, rescale: str) ->
     return [[gamma * f * value for value in h] for f, h in zip(factors, weighted, strict=True)], k
 
 
+def rule(total: list[Tensor], own: list[Tensor], *settings: Any) -> tuple[list[Tensor], Tensor]:
+    """The rule's gradients, which it puts in the place of a copy of `total`, and k."""
+    found, before = [value.clone() for value in total], [value.clone() for value in own]
+    weight = pareto_gradients_(found, own, *settings)
+    assert all(torch.equal(value, kept) for value, kept in zip(own, before, strict=True))
+    return found, weight
+
+
 @pytest.mark.parametrize("rescale", ["tensor", "encoder"])
 @pytest.mark.parametrize("is_conflict", [True, False])
 def test_gradients_are_those_of_a_naive_loop(is_conflict: bool, rescale: str) -> None:
     joint, own = pair(is_conflict)
     assert (dot(flat(joint), flat(own)) <= 0) == is_conflict
-    found, weight = pareto_gradients([a + u for a, u in zip(joint, own, strict=True)], own, 1.5, rescale)
+    found, weight = rule([a + u for a, u in zip(joint, own, strict=True)], own, 1.5, rescale)
     expected, k = naive(joint, own, 1.5, rescale)
     assert weight.item() == pytest.approx(k, rel=1e-12)
     for gradient, values in zip(found, expected, strict=True):
@@ -63,14 +72,14 @@ def test_gradients_are_those_of_a_naive_loop(is_conflict: bool, rescale: str) ->
 def test_per_tensor_and_per_encoder_differ_where_gradients_conflict() -> None:
     joint, own = pair(True)
     total = [a + u for a, u in zip(joint, own, strict=True)]
-    first, second = (pareto_gradients(total, own, 1.0, rescale)[0] for rescale in ("tensor", "encoder"))
+    first, second = (rule(total, own, 1.0, rescale)[0] for rescale in ("tensor", "encoder"))
     assert not torch.allclose(first[0], second[0])
 
 
 def test_without_conflict_it_is_gamma_times_the_plain_sum_bit_for_bit() -> None:
     joint, own = pair(False)
     total = [a + u for a, u in zip(joint, own, strict=True)]
-    found, weight = pareto_gradients(total, own, 2.0, "tensor")
+    found, weight = rule(total, own, 2.0, "tensor")
     assert weight == 0.5
     assert all(torch.equal(gradient, 2 * plain) for gradient, plain in zip(found, total, strict=True))
 
@@ -92,18 +101,27 @@ def test_a_gradient_of_0_leaves_the_other_one(zero: str, left: str) -> None:
     values = {"joint": pair(True)[0], "own": pair(True)[1]}
     values[zero] = [torch.zeros_like(value) for value in values[zero]]
     total = [a + u for a, u in zip(values["joint"], values["own"], strict=True)]
-    found, _ = pareto_gradients(total, values["own"], 1.5, "tensor")
+    found, _ = rule(total, values["own"], 1.5, "tensor")
     for gradient, plain in zip(found, values[left], strict=True):
         torch.testing.assert_close(gradient, 1.5 * plain)
 
 
+def test_the_gradients_of_a_modality_no_sample_has_stay_as_they_are() -> None:
+    total, own = pair(True)
+    found, weight = rule(total, [torch.zeros_like(value) for value in own], 1.5, "tensor", torch.tensor(False))
+    assert weight == 1
+    assert all(torch.equal(gradient, value) for gradient, value in zip(found, total, strict=True))
+    found, _ = rule(total, own, 1.5, "tensor", torch.tensor(True))
+    assert all(map(torch.equal, found, rule(total, own, 1.5, "tensor")[0]))
+
+
 def test_opposite_gradients_give_0_and_no_nan() -> None:
     own = pair(True)[1]
-    found, weight = pareto_gradients([-u for u in own], own, 1.5, "tensor")  # a = -2 u
+    found, weight = rule([-u for u in own], own, 1.5, "tensor")  # a = -2 u
     assert weight.item() == pytest.approx(1 / 3)
     assert all(torch.isfinite(gradient).all() for gradient in found)
     both = [torch.zeros_like(u) for u in own]
-    found, _ = pareto_gradients(both, both, 1.5, "tensor")
+    found, _ = rule(both, both, 1.5, "tensor")
     assert not any(gradient.count_nonzero() for gradient in found)
     assert stretch(torch.tensor([3.0, 3.0, 1.0]), torch.tensor([0.0, 2.0, 2.0])).tolist() == [1.0, 1.5, 1.0]
 

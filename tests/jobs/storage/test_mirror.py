@@ -218,7 +218,8 @@ class TestARunAndItsTwin:
     ) -> None:
         """What the watchdog of a driver on another machine goes by."""
         monkeypatch.setattr(follower, "PUSH_EVERY_S", 0.01)
-        trial = type("Trial", (), {"trial_id": "a", "last_result": {}, "status": "RUNNING"})()
+        reported = SimpleNamespace(last_result={})
+        trial = SimpleNamespace(trial_id="a", run_metadata=reported, status="RUNNING")
         dog = Watchdog(10.0, lambda trial: elsewhere.root / RUN, elsewhere)
         before = dog._marks(trial)
         with following(here, here.root / RUN):
@@ -292,7 +293,8 @@ class TestTheDriver:
         pusher.on_step_end(0, [])
         assert there.read_text() == "one\ntwo\n"
         write(journal, "one\ntwo\nthree\n")
-        pusher.on_experiment_end([])
+        with contextlib.suppress(KeyboardInterrupt), pusher.sending():
+            raise KeyboardInterrupt
         assert there.read_text() == "one\ntwo\nthree\n"
 
     @pytest.mark.parametrize("event", ["on_trial_complete", "on_trial_error", "on_trial_recover"])

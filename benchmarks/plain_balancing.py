@@ -1,0 +1,246 @@
+"""The balancing methods of other papers, and what they stand on, as plain loops: one step of each, by its rule.
+
+As in `plain.py`, whose base and encoders they use: two modalities, nothing of a `Method`, the `Engine` or the
+transforms of the package. Each does what a person who knows the rule would: no pass twice, no graph kept longer than
+needed.
+
+Shape legend: B samples, K classes, D features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from plain import NUM_CLASSES, Plain, PlainAug, PlainIprm, PlainJoint
+from torch import Tensor, nn
+
+SMALL = 1e-8
+
+
+class PlainEnsemble(Plain):
+    """The cross-entropies of two networks side by side."""
+
+    def __init__(self, *parts) -> None:
+        super().__init__(*parts)
+        self.first_head = nn.Linear(self.num_features, NUM_CLASSES)
+        self.second_head = nn.Linear(self.num_features, NUM_CLASSES)
+
+    def loss(self, first: Tensor, second: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(self.first_head(first), labels) + F.cross_entropy(self.second_head(second), labels)
+
+
+class PlainJointUnimodal(PlainJoint):
+    """The joint cross-entropy, and that of a linear head of each modality."""
+
+    def __init__(self, *parts) -> None:
+        super().__init__(*parts)
+        self.first_head = nn.Linear(self.num_features, NUM_CLASSES)
+        self.second_head = nn.Linear(self.num_features, NUM_CLASSES)
+
+    def losses(self, first: Tensor, second: Tensor, labels: Tensor) -> list[Tensor]:
+        logits = (self.fused(first, second), self.first_head(first), self.second_head(second))
+        return [F.cross_entropy(values, labels) for values in logits]
+
+    def loss(self, first: Tensor, second: Tensor, labels: Tensor) -> Tensor:
+        return sum(self.losses(first, second, labels))
+
+
+class PlainOgm(PlainJoint):
+    """OGM: the encoder of the modality that answers better has its gradient damped; GE adds noise of its size."""
+
+    def __init__(self, *parts, alpha: float = 0.8, noise: bool = False):
+        super().__init__(*parts)
+        self.alpha, self.noise = alpha, noise
+
+    def step(self, inputs: Mapping[str, Tensor], labels: Tensor) -> Tensor:
+        with torch.no_grad():
+            first, second = self.preprocess(inputs)
+        first, second = self.first(first), self.second(second)
+        loss = F.cross_entropy(self.fused(first, second), labels)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.modulate(first, second, labels)
+        self.optimizer.step()
+        return loss.detach()
+
+    @torch.no_grad()
+    def modulate(self, first: Tensor, second: Tensor, labels: Tensor) -> None:
+        columns = self.head.weight.chunk(2, dim=1)
+        scores = [
+            F.linear(features, part, self.head.bias / 2).softmax(dim=1).gather(1, labels[:, None]).mean()
+            for features, part in zip((first, second), columns, strict=True)
+        ]
+        for encoder, own, other in ((self.first, *scores), (self.second, *reversed(scores))):
+            ratio = own / other.clamp(min=SMALL)
+            damping = torch.where(ratio > 1, 1 - torch.tanh(self.alpha * ratio), 1)
+            for parameter in encoder.parameters():
+                gradient = parameter.grad
+                noise = torch.randn_like(gradient) * (gradient.std() + SMALL) if self.noise else None
+                gradient.mul_(damping)
+                if noise is not None:
+                    gradient.add_(noise)
+
+
+class PlainMMPareto(PlainJointUnimodal):
+    """MMPareto: an encoder's joint and own gradient are weighed where they conflict, and made as long as their sum."""
+
+    def __init__(self, *parts, gamma: float = 1.5):
+        super().__init__(*parts)
+        self.gamma = gamma
+
+    def step(self, inputs: Mapping[str, Tensor], labels: Tensor) -> Tensor:
+        with torch.no_grad():
+            first, second = self.preprocess(inputs)
+        joint, *own = self.losses(self.first(first), self.second(second), labels)
+        self.optimizer.zero_grad()
+        joint.backward(retain_graph=True)
+        for encoder, head, loss in zip(
+            (self.first, self.second), (self.first_head, self.second_head), own, strict=True
+        ):
+            parameters = [*encoder.parameters(), *head.parameters()]
+            gradients = torch.autograd.grad(loss, parameters)
+            encoder_gradients, head_gradients = gradients[:-2], gradients[-2:]
+            for parameter, gradient in zip(head.parameters(), head_gradients, strict=True):
+                parameter.grad = gradient
+            self.weigh(list(encoder.parameters()), encoder_gradients)
+        self.optimizer.step()
+        return (joint + sum(own)).detach()
+
+    @torch.no_grad()
+    def weigh(self, parameters: list[nn.Parameter], own: tuple[Tensor, ...]) -> None:
+        joint = [parameter.grad for parameter in parameters]
+        product = sum((a * u).sum() for a, u in zip(joint, own, strict=True))
+        joint_square, own_square = (sum(g.square().sum() for g in gradients) for gradients in (joint, own))
+        least = (own_square - product) / (joint_square + own_square - 2 * product)
+        share = torch.where(product > 0, 0.5, least)
+        for parameter, a, u in zip(parameters, joint, own, strict=True):
+            weighted = 2 * share * a + 2 * (1 - share) * u
+            length = weighted.norm()
+            stretch = torch.where(length > 0, (a + u).norm() / torch.where(length > 0, length, 1), 1)
+            parameter.grad = self.gamma * stretch.clamp(min=1) * weighted
+
+
+class PlainAgm(PlainJoint):
+    """AGM: each modality's Shapley share of the joint logits has its gradient scaled, by how well it does just now."""
+
+    def __init__(self, *parts, alpha: float = 1.5, cap: float = 10.0):
+        super().__init__(*parts)
+        self.alpha, self.cap = alpha, cap
+        self.means = torch.zeros(2)
+        self.num_steps = 0
+
+    def step(self, inputs: Mapping[str, Tensor], labels: Tensor) -> Tensor:
+        with torch.no_grad():
+            first, second = self.preprocess(inputs)
+        together = self.fused(self.first(first), self.second(second))
+        only_first, only_second = self.alone(first, second)
+        first_share = (only_first + together - only_second) / 2
+        second_share = (only_second + together - only_first) / 2
+        scales = self.scales(first_share, second_share, labels)
+        for share, scale in zip((first_share, second_share), scales, strict=True):
+            share.register_hook(lambda gradient, scale=scale: gradient * scale)
+        loss = F.cross_entropy(first_share + second_share, labels)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        return loss.detach()
+
+    def alone(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits with the other input at zero, as in evaluation; of zeros one sample is enough."""
+        self.eval()
+        features = self.first(first), self.second(second)
+        blank = [
+            encoder(torch.zeros_like(x[:1])).expand(len(x), -1)
+            for encoder, x in ((self.first, first), (self.second, second))
+        ]
+        self.train()
+        return self.fused(features[0], blank[1]), self.fused(blank[0], features[1])
+
+    @torch.no_grad()
+    def scales(self, first: Tensor, second: Tensor, labels: Tensor) -> Tensor:
+        costs = torch.stack(
+            [
+                -share.softmax(dim=1).gather(1, labels[:, None]).clamp(min=SMALL).log().mean()
+                for share in (first, second)
+            ]
+        )
+        reference, current = (torch.exp(2 * (values.mean() - values)) for values in (self.means.to(costs.dtype), costs))
+        self.num_steps += 1
+        self.means = self.means + (costs - self.means) / self.num_steps
+        return torch.exp(self.alpha * (reference - current).clamp(max=self.cap))
+
+
+def unit(vectors: Tensor) -> Tensor:
+    """Vectors along the last axis at length 1, with a finite gradient at zero."""
+    return vectors * (vectors.square().sum(dim=-1, keepdim=True) + 1e-12).rsqrt()
+
+
+class PlainMMCosine(Plain):
+    """MMCosine: the sum of the modalities' cosine logits."""
+
+    def __init__(self, *parts, scale: float = 10.0):
+        super().__init__(*parts)
+        self.first_head = nn.Linear(self.num_features, NUM_CLASSES, bias=False)
+        self.second_head = nn.Linear(self.num_features, NUM_CLASSES, bias=False)
+        self.scale = scale
+
+    def loss(self, first: Tensor, second: Tensor, labels: Tensor) -> Tensor:
+        logits = [
+            self.scale * F.linear(unit(features), unit(head.weight))
+            for features, head in ((first, self.first_head), (second, self.second_head))
+        ]
+        return F.cross_entropy(logits[0] + logits[1], labels)
+
+
+class Tokens(nn.Module):
+    """A class token and one of each modality through a post-norm transformer."""
+
+    def __init__(self, num_features: int, width: int, layers: int, hidden: int, heads: int):
+        super().__init__()
+        self.start = nn.Parameter(torch.randn(width) * 0.02)
+        self.projections = nn.ModuleList([nn.Linear(num_features, width) for _ in range(2)])
+        self.positions = nn.ParameterList([torch.randn(width) * 0.02 for _ in range(3)])
+        self.layers = nn.ModuleList(
+            [nn.TransformerEncoderLayer(width, heads, hidden, 0.0, batch_first=True) for _ in range(layers)]
+        )
+        self.head = nn.Linear(width, NUM_CLASSES)
+
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+        features = [project(x) for project, x in zip(self.projections, (first, second), strict=True)]
+        tokens = [self.start.expand_as(features[0]), *features]
+        sequence = torch.stack([token + place for token, place in zip(tokens, self.positions, strict=True)], dim=1)
+        for layer in self.layers:
+            sequence = layer(sequence)
+        return self.head(sequence[:, 0])
+
+
+class PlainSimBaMM(Plain):
+    """SimBaMM: the cross-entropy of what the transformer reads off the class token."""
+
+    def __init__(self, *parts) -> None:
+        super().__init__(*parts)
+        self.tokens = Tokens(self.num_features, width=256, layers=2, hidden=512, heads=4)
+
+    def loss(self, first: Tensor, second: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(self.tokens(first, second), labels)
+
+
+LOOPS: dict[str, Callable[..., Plain]] = {
+    "joint": PlainJoint,
+    "joint_unimodal": PlainJointUnimodal,
+    "ensemble": PlainEnsemble,
+    "iprm": PlainIprm,
+    "aug": PlainAug,
+    "aug-2": partial(PlainAug, num_classifiers=2),
+    "aug-5": partial(PlainAug, num_classifiers=5),
+    "ogm": PlainOgm,
+    "ogm-ge": partial(PlainOgm, noise=True),
+    "mmpareto": PlainMMPareto,
+    "agm": PlainAgm,
+    "mmcosine": PlainMMCosine,
+    "simbamm": PlainSimBaMM,
+}
+"""Case -> what builds its plain loop from the arguments of `Plain`; `aug-2` has two classifiers of each modality."""
