@@ -107,13 +107,11 @@ def main(**flags: Unpack[TuneFlags]) -> None:
     if submit_instead("tune", flags["address"]):
         return
     # Late: these bring Ray Tune and HyperOpt, which a dry run and a command sent elsewhere do without.
-    from rayjobs.cluster.session import check_address
     from rayjobs.commands.begun import experiment_of
     from rayjobs.commands.tuning import Interrupted, run_tuning
     from rayjobs.experiment.experiment import meet_twin
     from rayjobs.storage.lease import holding, lease_of_folder
 
-    check_address(flags["address"])
     machine = machine_of(flags)
     experiment = experiment_of(flags, machine)
     notes = Console(stderr=True, highlight=False, markup=False)
