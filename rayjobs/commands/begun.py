@@ -52,7 +52,7 @@ def experiment_of(flags: TuneFlags, machine: Machine) -> Experiment:
     """Returns the experiment to run: a new one, or the one to resume."""
     mirror = open_mirror(flags["output"])
     mirror.pull_index((EXPERIMENT_FILE, RANKING_FILE))
-    experiment = _experiment_in(mirror.root, flags, machine)
+    experiment = dataclasses.replace(_experiment_in(mirror.root, flags, machine), keep=flags["keep"])
     return at_address(experiment, mirror) if mirror else experiment
 
 
