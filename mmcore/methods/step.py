@@ -89,12 +89,25 @@ class Step(Protocol):
     def passes(self, split: str, fraction: float = 1.0) -> Iterator[Batch]:
         """Yields this rank's part of batches of a share of a split, on the device, transformed as in evaluation.
 
-        For `begin_epoch`. The samples are drawn anew for each epoch, the same on every rank, at least one batch of
-        them. Every rank gets as many batches; an empty part is a placeholder, whose samples sums must leave out.
+        For `begin_epoch`; puts the method in evaluation mode. The samples are drawn anew for each epoch, the same on
+        every rank, at least one batch of them. Every rank gets as many batches; an empty part is a placeholder, whose
+        samples sums must leave out.
 
         Args:
             split: "train" or "val": test teaches nothing.
             fraction: Share of the split's samples, in [0, 1]; 0: one batch.
+        """
+
+    def ahead(self, num_epochs: int) -> Iterator[Batch]:
+        """Yields the training batches of as many epochs from the running one on, as they themselves will have them.
+
+        For steps within a `rehearsal` in `begin_epoch`; puts the method in training mode.
+        """
+
+    def rehearsal(self) -> AbstractContextManager[None]:
+        """Returns a context at whose end all that its steps changed is put back: weights, optimizer, generators.
+
+        What was found out in it is to be kept outside the method's buffers until then.
         """
 
     def generator(self, name: str) -> torch.Generator:
