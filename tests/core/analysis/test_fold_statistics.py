@@ -139,6 +139,12 @@ def test_no_spread_and_no_counts_decide_nothing() -> None:
     assert (tests.p, tests.p_equivalent, tests.p_not_worse, tests.posterior) == (1, 1, 1, None)
 
 
+def test_a_spread_of_rounding_is_none() -> None:
+    tests = _tests([0.1 + 0.2, 0.3, 0.4 - 0.1, 0.3, 0.3])
+    assert tests.p == 1
+    assert compare_folds([0.1 + 0.2, 0.3, 0.4 - 0.1], 0.25, 1.0).deviation == 0
+
+
 @pytest.mark.parametrize(("num_samples", "equivalent"), [(40, False), (60, True)])
 def test_identical_predictions_are_equivalent_only_as_far_as_their_number_shows(
     num_samples: int, equivalent: bool

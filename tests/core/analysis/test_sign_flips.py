@@ -44,6 +44,12 @@ def test_the_smallest_p_is_two_flips_of_all() -> None:
     assert sign_flip_p(np.full(500, 3)) == SMALLEST_P
 
 
+@pytest.mark.parametrize("num_clusters", range(6, 40))
+def test_rounding_never_leads_under_the_smallest_p(num_clusters: int) -> None:
+    smallest = 2.0 ** (1 - num_clusters)
+    assert smallest <= sign_flip_p(np.arange(1, num_clusters + 1)) <= smallest * 1.01
+
+
 def test_a_split_is_compared_by_clusters() -> None:
     rng = np.random.default_rng(4)
     a, b = rng.uniform(size=(3, 90)) < 0.8, rng.uniform(size=(3, 90)) < 0.6
