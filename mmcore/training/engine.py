@@ -420,7 +420,7 @@ class Engine:
         self._set_rate()
 
     def _clear_stale_gradients(self) -> None:
-        """Frees the last step's gradients just before the next need the memory: earlier costs CPUs a tenth of a step."""
+        """Frees the last step's gradients just before the next need the memory: earlier costs a tenth of a step."""
         if self._has_stale_gradients:
             self._has_stale_gradients = False
             for group in self._groups.values():
