@@ -18,17 +18,14 @@ from typing import Any
 
 import psutil
 from common import Ratio, Report, parser
+from pooled import Ground, digits_search
 from ray.cluster_utils import Cluster
 from ray.tune import Callback
 from timed_body import idle_run
 
-from mmcore.data.prepared.prepare import prepare
 from rayjobs.cluster import resources, session
-from rayjobs.experiment.plan import plan_searches
-from rayjobs.experiment.request import Request
 from rayjobs.feeding.handle import DataHandle
-from rayjobs.search.tune_run import Execution, run_search
-from rayjobs.trials.trial import SearchRuns
+from rayjobs.pool.tune_run import Execution
 
 BAR, MEMORY_BAR = 1.3, 2**30
 EPOCHS = 2
@@ -55,9 +52,7 @@ class Clock(Callback):
 
 def run(nodes: int, trials: int, data_dir: Path, folder: Path) -> Clock:
     """Runs one search on a cluster of so many nodes of one CPU."""
-    prepared = prepare("digits", None, None, data_dir)
-    request = Request(datasets=("digits",), methods=("iprm",), trials=trials, max_epochs=EPOCHS, data_dir=str(data_dir))
-    (search,) = plan_searches(request, "digits", prepared.directory.name, prepared.spec.modality_names, prepared.rules)
+    search, prepared = digits_search(trials, EPOCHS, data_dir)
     clock, simulated = Clock(), Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     try:
         for _ in range(nodes):
@@ -65,9 +60,9 @@ def run(nodes: int, trials: int, data_dir: Path, folder: Path) -> Clock:
         with session.start(simulated.address) as found:
             shape = resources.TrialShape()
             concurrent = resources.concurrent_trials(shape, found)
-            execution = Execution(shape, concurrent, hang_limit_s=0, callbacks=(clock,), body=idle_run)
-            runs = SearchRuns(search.config.to_dict(), DataHandle(str(prepared.directory)), folder, "many_trials.py")
-            outcomes = run_search(replace(search, grace_epochs=EPOCHS), runs, execution, resume=False)
+            execution = Execution(hang_limit_s=0, callbacks=(clock,), body=idle_run)
+            ground = Ground(DataHandle(str(prepared.directory)), folder, concurrent, shape, execution)
+            (outcomes,) = ground.searched([replace(search, grace_epochs=EPOCHS)], at_once=None)
     finally:
         simulated.shutdown()
         simulated.global_state.disconnect()

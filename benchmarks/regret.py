@@ -1,8 +1,9 @@
 """How far a search ends from the best configuration there is, and for how many epochs: ours, random, a full grid.
 
 The grid trains every combination of a fine grid to its end, once; its best validation accuracy is the best there is.
-Each search has the space's own trials, points and ASHA; random search draws what HyperOpt would choose. Only the
-searcher's seed differs from one search to the next: the models' own is the grid's. Regret is in points of validation
+Each search has the space's own trials, points and ASHA, and learns from each trial before it chooses the next. Beside
+it: two trials at a time, and random search, which draws what HyperOpt would choose. The searches of all seeds share a
+pool. Only the searcher's seed differs between them: the models' own is the grid's. Regret is in points of validation
 accuracy, below 0 where a search found something between the grid's values.
 
     python benchmarks/regret.py [--quick] [--seeds 5] [--dataset digits] [--method iprm] [--json PATH]
@@ -20,52 +21,43 @@ from pathlib import Path
 import numpy as np
 from common import Ratio, Report, median, parser
 from feeding import RAW_DIRS
+from pooled import Ground
 
 from mmcore.data.prepared.prepare import prepare
 from rayjobs.cluster import resources, session
 from rayjobs.experiment.plan import plan_searches
 from rayjobs.experiment.request import Request
-from rayjobs.feeding.handle import DataHandle, open_data
+from rayjobs.feeding.handle import open_data
 from rayjobs.search.distributions import Distribution
-from rayjobs.search.grid import grid_jobs, grid_outcomes, grid_trials
 from rayjobs.search.outcome import Outcome, succeeded
 from rayjobs.search.searches import Search, _grid
-from rayjobs.search.tune_run import Execution, run_given, run_search
-from rayjobs.trials.trial import GivenRuns, SearchRuns
 
 FINE = 6
 """Values of a range in the grid."""
-SEARCHERS = ("hyperopt", "random")
+SEARCHERS = {"hyperopt": ("hyperopt", 1), "hyperopt_2_at_once": ("hyperopt", 2), "random": ("random", 1)}
+"""Name -> the algorithm, and how many trials of a search run at a time."""
 
 
 class Bench:
     """One method on one data set."""
 
-    def __init__(self, search: Search, data: DataHandle, execution: Execution, folder: Path):
+    def __init__(self, search: Search, ground: Ground):
         self.search = search
-        self._data = data
-        self._execution = execution
-        self._folder = folder / search.name
-        self._config = search.config.to_dict()
+        self._ground = replace(ground, folder=ground.folder / search.name)
 
     def grid(self, fine: int) -> list[Outcome]:
         """Trains every combination to its end."""
         space = {path: as_choice(distribution, fine) for path, distribution in self.search.space.items()}
-        search = replace(self.search, space=space, points=_grid(space, "grid"))
-        trials = grid_trials(search, self._folder / "grid")
-        for trial in trials:
-            trial.run_dir.mkdir(parents=True)
-        jobs = grid_jobs(search, trials, self._data, "benchmarks/regret.py")
-        run_given(GivenRuns(tuple(jobs)), self._folder / "grid-state", self._execution)
-        return grid_outcomes(trials)
+        points = _grid(space, "grid")
+        changed = {"label": "grid", "algorithm": "grid", "scheduler": "fifo", "trials": len(points)}
+        (outcomes,) = self._ground.searched([replace(self.search, space=space, points=points, **changed)], at_once=None)
+        return outcomes
 
-    def run(self, searcher: str, seed: int) -> list[Outcome]:
-        """Runs one search; its name is what its searcher is seeded by."""
-        search = replace(self.search, label=f"{self.search.label}-{seed}", algorithm=searcher)
-        folder = self._folder / f"{searcher}-{seed}"
-        return run_search(
-            search, SearchRuns(self._config, self._data, folder, "regret.py"), self._execution, resume=False
-        )
+    def run(self, searcher: str, seeds: int) -> list[list[Outcome]]:
+        """Runs one search of each seed, all in one pool; a search's name is what its searcher is seeded by."""
+        algorithm, at_once = SEARCHERS[searcher]
+        searches = [replace(self.search, label=f"seed-{seed}", algorithm=algorithm) for seed in range(seeds)]
+        return replace(self._ground, folder=self._ground.folder / searcher).searched(searches, at_once)
 
 
 def as_choice(distribution: Distribution, fine: int) -> Distribution:
@@ -99,7 +91,7 @@ def compare(report: Report, bench: Bench, seeds: int, fine: int) -> None:
     there, spent = best_of(grid), epochs_of(grid)
     report.say(f"{bench.search.name}: {len(grid)} combinations, best {there:.2%}, {spent} epochs")
     for searcher in SEARCHERS:
-        found = [bench.run(searcher, seed) for seed in range(seeds)]
+        found = bench.run(searcher, seeds)
         shares = [epochs_of(outcomes) / spent for outcomes in found]
         regrets = [100 * (there - best_of(outcomes)) for outcomes in found]
         spread = statistics.stdev(regrets) if len(regrets) > 1 else 0.0
@@ -137,8 +129,8 @@ def main() -> None:
                 layout = prepared.directory.name, prepared.spec.modality_names, prepared.rules
                 search = plan_searches(request, name, *layout)[0]
                 shape = resources.TrialShape(cpus_per_worker=search.config.trainer.threads)
-                execution = Execution(shape, resources.concurrent_trials(shape, nodes))
-                compare(report, Bench(search, open_data(prepared, None), execution, folder), seeds, fine)
+                ground = Ground(open_data(prepared, None), folder, resources.concurrent_trials(shape, nodes), shape)
+                compare(report, Bench(search, ground), seeds, fine)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     report.finish(options.json)

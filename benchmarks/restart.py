@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from common import Report, Rounds, median, parser, ratio
+from pooled import Ground
 from ray.tune import Callback
 from timed_body import EVENTS_FILE, noted_run
 
@@ -27,10 +28,11 @@ from mmcore.data.prepared.prepare import prepare
 from mmcore.data.prepared.store import PreparedDataset
 from rayjobs.cluster import resources, session
 from rayjobs.feeding.handle import open_data
+from rayjobs.pool.stage import Place
+from rayjobs.pool.tune_run import Execution
 from rayjobs.runs.job import Job
-from rayjobs.search.tune_run import Execution, run_given
+from rayjobs.runs.result import read_result
 from rayjobs.storage.files import read_json
-from rayjobs.trials.trial import GivenRuns
 
 KILL_AFTER, EPOCHS = 2, 30
 """It must still train when the kill comes."""
@@ -79,15 +81,17 @@ def restart(form: str, prepared: PreparedDataset, folder: Path, epochs: int) -> 
     shape, process_file = FORMS[form]
     values = {"dataset": {"name": "digits"}, "method": {"name": "joint"}, "trainer": {"max_epochs": epochs}}
     config = complete_config(parse_config(values))
-    job = Job(config.to_dict(), open_data(prepared, None), str(folder / "run"))
+    data = open_data(prepared, None)
+    job = Job(config.to_dict(), data, str(folder / "run"))
     killer = Killer(folder / "run" / process_file)
-    (outcome,) = run_given(GivenRuns((job,)), folder, Execution(shape, 1, callbacks=(killer,), body=noted_run))
+    ground = Ground(data, folder, 1, shape, Execution(callbacks=(killer,), body=noted_run))
+    ground.run([ground.given_stage("a run", [job], Place(0, 0, "joint"))])
     lines = (folder / "run" / EVENTS_FILE).read_text().splitlines()
     times: dict[str, list[float]] = {"began": [], "first_step": []}
     for line in map(json.loads, lines):
         times[line["event"]].append(line["time"])
-    if outcome.status != "done" or len(times["first_step"]) != 2:
-        raise SystemExit(f"{form}: the trial was not killed and tried again once: {outcome}, {times}")
+    if read_result(folder / "run") is None or len(times["first_step"]) != 2:
+        raise SystemExit(f"{form}: the trial was not killed once, tried again and trained to its end: {times}")
     began, stepped = times["began"][1], times["first_step"][1]
     first = times["first_step"][0] - killer.began
     return Restart(killer.noticed - killer.killed, began - killer.noticed, stepped - began, first)

@@ -22,19 +22,16 @@ from itertools import pairwise
 from pathlib import Path
 
 from common import Report, Rounds, median, parser, ratio
+from pooled import Ground, digits_search
 from timed_body import TIMES_FILE, timed_run
 
-from mmcore.data.prepared.prepare import prepare
 from mmcore.data.prepared.store import PreparedDataset
 from rayjobs.cluster import resources, session
-from rayjobs.experiment.plan import plan_searches
-from rayjobs.experiment.request import Request
 from rayjobs.feeding.handle import open_data
+from rayjobs.pool.tune_run import Execution
 from rayjobs.search.outcome import Outcome
 from rayjobs.search.searches import Search
-from rayjobs.search.tune_run import Execution, run_search
 from rayjobs.storage.files import read_json
-from rayjobs.trials.trial import SearchRuns
 
 BAR, GAP_BAR_S = 1.3, 0.5
 PROCESSES = 2
@@ -61,29 +58,20 @@ class SearchTimes:
     outcomes: list[Outcome]
 
 
-def plan(trials: int, epochs: int | None, data_dir: Path, prepared: PreparedDataset) -> Search:
-    """Returns IPRM's search on digits, in which every trial may go on to the end."""
-    request = Request(datasets=("digits",), methods=("iprm",), trials=trials, max_epochs=epochs, data_dir=str(data_dir))
-    (search,) = plan_searches(request, "digits", prepared.directory.name, prepared.spec.modality_names, prepared.rules)
-    return replace(search, grace_epochs=search.max_epochs)
-
-
 def timed_search(search: Search, prepared: PreparedDataset, folder: Path) -> SearchTimes:
     """Starts Ray, runs the search, ends Ray."""
-    folder.mkdir(parents=True)
     start = time.time()
     with session.start(num_cpus=PROCESSES) as nodes:
         ready = time.time()
         data = open_data(prepared, None)
         shape = resources.TrialShape(cpus_per_worker=search.config.trainer.threads)
-        execution = Execution(shape, resources.concurrent_trials(shape, nodes), body=timed_run)
-        runs = SearchRuns(search.config.to_dict(), data, folder, "benchmarks/trials.py")
-        outcomes = run_search(search, runs, execution, resume=False)
+        places = resources.concurrent_trials(shape, nodes)
+        (outcomes,) = Ground(data, folder, places, shape, Execution(body=timed_run)).searched([search], at_once=None)
         ended = time.time()
     unfinished = [outcome for outcome in outcomes if outcome.status != "done"]
     if unfinished:
         raise SystemExit(f"the search did not train every trial to its end: {unfinished}")
-    times = [read_json(folder / outcome.name / TIMES_FILE) for outcome in outcomes]
+    times = [read_json(folder / search.name / outcome.name / TIMES_FILE) for outcome in outcomes]
     by_process: dict[int, list[dict[str, float]]] = {}
     for entry in sorted(times, key=lambda entry: entry["began"]):
         by_process.setdefault(int(entry["process"]), []).append(entry)
@@ -129,8 +117,8 @@ def main() -> None:
     if options.quick:
         options.rounds, options.trials, options.epochs = 1, 4, 1
     os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's default of 15 would lose to whatever else runs here
-    prepared = prepare("digits", None, None, options.data_dir)
-    search = plan(options.trials, options.epochs, options.data_dir, prepared)
+    search, prepared = digits_search(options.trials, options.epochs, options.data_dir)
+    search = replace(search, grace_epochs=search.max_epochs)  # every trial may go on to its end
     report = Report(
         "a search ÷ the same trainings in plain loops",
         f"IPRM on digits, {search.trials} trials of {search.max_epochs} epochs, {PROCESSES} processes, "

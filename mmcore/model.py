@@ -5,8 +5,8 @@ Shape legend: B samples, D_m features of modality m.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -82,6 +82,15 @@ class MultimodalModel(nn.Module):
         finally:
             for module in training:
                 module.training = True
+
+    @contextmanager
+    def unheard(self) -> Iterator[None]:
+        """A context in which the listener hears nothing."""
+        listener, self.listener = self.listener, None
+        try:
+            yield
+        finally:
+            self.listener = listener
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """Returns "encoder/<modality>" -> parameters of its encoder and projection."""

@@ -12,8 +12,11 @@ import click
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rayjobs.cli.options import Location, friendly_errors, print_json
+from mmcore.storage import patiently, whole_file
+from rayjobs.cli.flag_types import CPUS, Location
+from rayjobs.cli.options import friendly_errors, print_json
 from rayjobs.storage.addresses import fetched
+from rayjobs.storage.lease import holding, lease_of_file
 
 if TYPE_CHECKING:
     from mmcore.data.media import RawFolder
@@ -44,19 +47,28 @@ class PredictFlags(TypedDict):
 @click.option("--on-missing", type=click.Choice(["fail", "skip"]), default="fail", show_default=True,
               help="Refuse missing and damaged files, or leave their samples out.")  # fmt: skip
 @click.option("--address", help="A Ray cluster: auto or HOST:PORT.  [default: this machine]")
-@click.option("--cpus", type=click.IntRange(1), help="CPUs of this machine to use.  [default: all]")
+@click.option("--cpus", type=CPUS, help="CPUs of this machine to use.  [default: all]")
 @click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
 @friendly_errors
 def main(**flags: Unpack[PredictFlags]) -> None:
     """Predict new samples: fused and per-modality probabilities for each."""
-    from mmcore.data.raw.index import Problem, check_faults
-    from mmcore.predictor import read_state, samples_of
+    from mmcore.predictor import read_state
     from rayjobs.commands.submitting import submit_instead
 
     if submit_instead("predict", flags["address"]):
         return
     with fetched(flags["checkpoint"]) as run_dir:
+        _refuse_sum(run_dir)
         state = read_state(run_dir)
+    with holding(lease_of_file(flags["out"]), flags["out"]):
+        _predict(state, flags)
+
+
+def _predict(state: dict[str, Any], flags: PredictFlags) -> None:
+    """Predicts the samples, writes the file and prints what was done."""
+    from mmcore.data.raw.index import Problem, check_faults
+    from mmcore.predictor import samples_of
+
     source, folder, entries, problems = samples_of(state, flags["data"])
     check_faults(str(flags["data"]), problems, len(entries), flags["on_missing"])
     reports = list(_run(state, source, folder, entries, address=flags["address"], cpus=flags["cpus"]))
@@ -73,6 +85,19 @@ def main(**flags: Unpack[PredictFlags]) -> None:
         click.echo(f"{flags['out']}: {num_rows} predictions, {len(left_out)} samples left out")
         for problem in left_out[:5]:
             click.echo(f"  {problem.sample_id}: {problem.kind}: {problem.reason}")
+
+
+def _refuse_sum(run_dir: Path) -> None:
+    """Raises a UsageError for a run that has no network of its own."""
+    from mmcore.errors import UsageError
+    from rayjobs.runs.result import read_result
+
+    result = read_result(run_dir)
+    if result and result.parts:
+        raise UsageError(
+            f"{run_dir} is a sum of networks, one for each modality ({', '.join(result.parts)}): predict with each "
+            f"({run_dir.name}/{next(iter(result.parts))}), and add their logits by the weights in its result.json"
+        )
 
 
 def _run(
@@ -132,7 +157,7 @@ class _Worker:
 
 
 def _write(path: Path, reports: Sequence[dict[str, Any]], classes: Sequence[str]) -> None:
-    """Writes the predictions, by a temporary name: id, class, its probability, and each head's probabilities."""
+    """Writes the predictions, whole or not at all: id, class, its probability, and each head's probabilities."""
     heads = next(report["probabilities"] for report in reports if report["sample_ids"])
     columns: dict[str, Any] = {"sample_id": [name for report in reports for name in report["sample_ids"]]}
     by_head = {head: [row for r in reports for row in r["probabilities"].get(head, [])] for head in heads}
@@ -144,9 +169,12 @@ def _write(path: Path, reports: Sequence[dict[str, Any]], classes: Sequence[str]
     }
     table = pa.table(columns).replace_schema_metadata({"classes": json.dumps(list(classes))})
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.partial")
-    pq.write_table(table, temporary)
-    temporary.rename(path)
+
+    def write() -> None:
+        with whole_file(path) as temporary:
+            pq.write_table(table, temporary)
+
+    patiently(write, path)
 
 
 if __name__ == "__main__":

@@ -8,14 +8,15 @@ from typing import Any
 import click
 
 from mmcore.errors import UsageError
-from rayjobs.cli.options import Location, friendly_errors, print_json
+from rayjobs.cli.flag_types import Location, folder
+from rayjobs.cli.options import friendly_errors, print_json
 from rayjobs.results_layout import CHECKPOINTS, PAGE_FILE
 from rayjobs.storage.addresses import fetched
 
 
 @click.command()
 @click.argument("results", type=Location())
-@click.option("--out", type=click.Path(path_type=Path), help="Folder to write to.  [default: RESULTS/report]")
+@click.option("--out", type=folder(), help="Folder to write to.  [default: RESULTS/report]")
 @click.option("--json", "as_json", is_flag=True, help="Print what was written as JSON.")
 @friendly_errors
 def main(results: Path | str, out: Path | None, *, as_json: bool) -> None:
@@ -30,6 +31,8 @@ def main(results: Path | str, out: Path | None, *, as_json: bool) -> None:
     if as_json:
         print_json(written)
     else:
+        for problem in written["damage"]:
+            click.echo(f"warning: {problem}", err=True)
         click.echo(f"{written['page']}: {written['trials']} trials, {len(written['figures'])} figures beside it"
                    + ("" if written["finished"] else "; the search has not ended"))  # fmt: skip
 
@@ -41,6 +44,7 @@ def write_report(results: Path, out: Path) -> dict[str, Any]:
         UsageError: `results` holds no search.
         DataError: One of its files is damaged.
     """
+    from mmcore.storage import write_whole
     from rayjobs.reporting.html_page import build_page
     from rayjobs.reporting.records import load_experiment
     from rayjobs.storage.files import write_text
@@ -49,13 +53,14 @@ def write_report(results: Path, out: Path) -> dict[str, Any]:
     page, pictures = build_page(experiment)
     out.mkdir(parents=True, exist_ok=True)
     for picture in pictures:
-        (out / f"{picture.stem}.png").write_bytes(picture.png)
+        write_whole(out / f"{picture.stem}.png", picture.png)
     write_text(out / PAGE_FILE, page)
     return {
         "page": str(out / PAGE_FILE),
         "figures": [str(out / f"{picture.stem}.png") for picture in pictures],
         "finished": experiment.ranking is not None,
         "trials": sum(len(search.trials) for search in experiment.searches),
+        "damage": list(experiment.damage),
     }
 
 

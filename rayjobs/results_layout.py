@@ -5,11 +5,11 @@
       EXPERIMENT/
         experiment.json                what was asked for; written first
         ranking.json, report/report.html
-        tune-final/ and so on          Tune's own state of the final models
+        tune/                          Tune's own notes while it runs
         DATASET-METHOD[/fold-N]/
           plan.json                    the search as it was begun
-          tune/, state-copy/           Tune's state, and an intact copy of it
-          rungs.json, search.json      ASHA's rungs; the finished search
+          journal.jsonl                what happened in it, line by line: what it is resumed from
+          search.json                  the finished search
           trial-001/, final-1/         one run each, see below
       train-DATASET-METHOD[/fold-N]/   of `train`
         train.json
@@ -26,9 +26,9 @@ on what it speaks of.
 
 from __future__ import annotations
 
-EXPERIMENT_FORMAT = 3
-"""Format of what an interrupted experiment resumes from: Tune's pickled state, plans, suggestions."""
-READABLE_FORMATS = (1, 2, EXPERIMENT_FORMAT)
+EXPERIMENT_FORMAT = 4
+"""Format of what an interrupted experiment resumes from: plans, journals."""
+READABLE_FORMATS = (1, 2, 3, EXPERIMENT_FORMAT)
 """Formats of the results that reports can read: results have not changed since the first."""
 
 # An experiment
@@ -36,6 +36,8 @@ READABLE_FORMATS = (1, 2, EXPERIMENT_FORMAT)
 EXPERIMENT_FILE = "experiment.json"
 RANKING_FILE = "ranking.json"
 PAGE_FILE = "report.html"
+TUNE_FOLDER = "tune"
+"""Tune's own notes while an experiment runs, of no use to another command."""
 LEDGER_FILE = "ledger.jsonl"
 
 # A search
@@ -45,11 +47,8 @@ PLAN_FILE = "plan.json"
 SEARCH_FILE = "search.json"
 """A finished search: every trial, and the best configuration."""
 RUNGS_FILE = "rungs.json"
-TUNE_FOLDER = "tune"
-"""Where Tune keeps its own state, in the search's folder."""
-COPY_FOLDER = "state-copy"
-STATE_FILE = "state-copy.tar"
-"""The copy as one file, where results lie on object storage."""
+JOURNAL_FILE = "journal.jsonl"
+"""What happened in a search, line by line: what it is resumed from."""
 
 # The folder of a `train` command
 

@@ -14,7 +14,8 @@ from mmcore.config.plain import Plain
 from mmcore.config.schema import RunConfig
 from mmcore.config.sections import get_path, set_path
 from mmcore.errors import ConfigError, UsageError
-from rayjobs.cli.options import Location, friendly_errors, print_json
+from rayjobs.cli.flag_types import EPOCHS, FOLDS, GPUS, SEED, SEEDS, VIEWS, WORKERS, FolderName, Location, folder
+from rayjobs.cli.options import friendly_errors, print_json
 from rayjobs.commands.train_flags import TrainFlags, configuration, protocols
 from rayjobs.storage.addresses import open_mirror
 
@@ -35,20 +36,18 @@ if TYPE_CHECKING:
 @click.option("--set", "values", multiple=True, metavar="PATH=VALUE", help="A key of the configuration; repeatable.")
 @click.option("--encode", "encoders", multiple=True, metavar="MODALITY=ENCODER,...",
               help="Train on stored features of frozen encoders; repeatable.")  # fmt: skip
-@click.option("--views", type=click.IntRange(0), help="Augmented views of each sample that --encode stores.")
+@click.option("--views", type=VIEWS, help="Augmented views of each sample that --encode stores.")
 @click.option("--paper", "as_paper", is_flag=True, help="The paper's settings for this data set and method, printed "
               "with where each stands; --set goes before them.")  # fmt: skip
 @click.option("--protocol", metavar="NAME,...", help="How samples are split: group, holdout, cv or paper; several are "
               "trained one after another, each with a table of its own.")  # fmt: skip
-@click.option("--split-seed", type=click.IntRange(0), help="Seed of the splits a protocol draws.  [default: 0]")
-@click.option("--folds", type=click.IntRange(3), help="Number of folds of --protocol cv.  [default: the data set's]")
-@click.option("--max-epochs", type=click.IntRange(1), help="Length of each run.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="The first seed.")
-@click.option("--seeds", type=click.IntRange(1), default=1, show_default=True, help="Number of seeds, one run each.")
-@click.option("--workers", type=click.IntRange(1), help="Ray Train workers; default: this process, or one per GPU run.")
-@click.option(
-    "--gpus-per-worker", type=click.FloatRange(0), help="GPUs each worker claims; default: 1 if there are any."
-)
+@click.option("--split-seed", type=SEED, help="Seed of the splits a protocol draws.  [default: 0]")
+@click.option("--folds", type=FOLDS, help="Number of folds of --protocol cv.  [default: the data set's]")
+@click.option("--max-epochs", type=EPOCHS, help="Length of each run.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="The first seed.")
+@click.option("--seeds", type=SEEDS, default=1, show_default=True, help="Number of seeds, one run each.")
+@click.option("--workers", type=WORKERS, help="Ray Train workers; default: this process, or one per GPU run.")
+@click.option("--gpus-per-worker", type=GPUS, help="GPUs each worker claims; default: 1 if there are any.")
 @click.option("--cache", type=click.Choice(["auto", "off"]), default="auto", show_default=True,
               help="auto: hold a data set that fits in shared memory; off: stream it.")  # fmt: skip
 @click.option("--missing", metavar="SHARES", help="Test also with shares of the samples lacking a modality: 0,0.2,0.5.")
@@ -57,12 +56,12 @@ if TYPE_CHECKING:
 @click.option("--shapley", is_flag=True, help="Test also each modality's contribution (exact Shapley values).")
 @click.option("--reference", "references", multiple=True, type=click.Path(path_type=Path), metavar="FOLDER",
               help="Runs of unimodal or ensemble: what a modality reaches alone; repeatable.")  # fmt: skip
-@click.option("--raw-dir", type=click.Path(path_type=Path), help="Raw files of a data set not prepared yet.")
+@click.option("--raw-dir", type=folder(), help="Raw files of a data set not prepared yet.")
 @click.option("--vocab", type=click.Path(path_type=Path), help="Vocabulary of its texts.  [default: RAW/vocab.txt]")
-@click.option("--data-dir", type=click.Path(path_type=Path), default=Path("data"), show_default=True)
+@click.option("--data-dir", type=folder(), default=Path("data"), show_default=True)
 @click.option("--output", type=Location(), default=Path("results"), show_default=True,
               help="Results: a folder, or s3://BUCKET/PREFIX.")  # fmt: skip
-@click.option("--name", help="Folder of the runs in --output.")
+@click.option("--name", type=FolderName(), help="Folder of the runs in --output.")
 @click.option("--resume", is_flag=True, help="Go on with the runs an interrupted command left.")
 @click.option("--address", help="A Ray cluster to join: auto or HOST:PORT.")
 @click.option("--verbose", is_flag=True, help="Show Ray's own log.")
@@ -189,14 +188,15 @@ def _ready(flags: TrainFlags) -> Ready:
 def _train(ready: Ready, suffix: str) -> Trained:
     """Trains and tests what is ready, in a folder of its own."""
     from rayjobs.commands.training import TrainRequest, train_all
-    from rayjobs.experiment.train_folder import open_folder
+    from rayjobs.experiment.train_folder import begin_in, choose_folder
     from rayjobs.reporting.train_results import compare_folds
     from rayjobs.runs.test_ledger import tested_before
+    from rayjobs.storage.lease import holding, lease_of_folder
 
     flags, config, folds = ready.flags, ready.config, ready.folds
     command = shlex.join(["python", "-m", "rayjobs.train", *sys.argv[1:]])
     mirror = open_mirror(flags["output"])
-    folder = open_folder(mirror, flags["name"], config, folds, resume=flags["resume"], command=command, suffix=suffix)
+    folder = choose_folder(mirror, flags["name"], config, resume=flags["resume"], suffix=suffix)
     request = TrainRequest(
         config=config,
         seeds=range(config.seed, config.seed + flags["seeds"]),
@@ -211,20 +211,21 @@ def _train(ready: Ready, suffix: str) -> Trained:
         alone=ready.alone,
         mirror=mirror,
     )
-    known = {} if mirror else tested_before(mirror.root, request.configs, ready.prepared.fingerprint, folder)
-    for name, run_dir in known.items():
-        click.echo(f"note: {name} of this configuration was tested before ({run_dir}): training it again gives the "
-                   "same model, which adds nothing; --seed N begins with another", err=True)  # fmt: skip
-    try:
-        results = train_all(request, ready.prepared, folder)
-    except KeyboardInterrupt:
-        click.echo(f"interrupted; the same command with --resume continues ({mirror.address_of(folder)})", err=True)
-        sys.exit(130)
+    address = mirror.address_of(folder)
+    with holding(lease_of_folder(address), address):
+        begin_in(mirror, folder, config, folds, command)
+        known = {} if mirror else tested_before(mirror.root, request.configs, ready.prepared.fingerprint, folder)
+        for name, run_dir in known.items():
+            click.echo(f"note: {name} of this configuration was tested before ({run_dir}): training it again gives the "
+                       "same model, which adds nothing; --seed N begins with another", err=True)  # fmt: skip
+        try:
+            results = train_all(request, ready.prepared, folder)
+        except KeyboardInterrupt:
+            click.echo(f"interrupted; the same command with --resume continues ({address})", err=True)
+            sys.exit(130)
     references = flags["references"] if len(folds) > 1 else ()
     differences = [compare_folds(results, reference, folds) for reference in references]
-    return Trained(
-        path=folder, address=mirror.address_of(folder), results=results, differences=differences, paper=ready.paper
-    )
+    return Trained(path=folder, address=address, results=results, differences=differences, paper=ready.paper)
 
 
 if __name__ == "__main__":

@@ -42,6 +42,7 @@ FLOORS = [
     ["rayjobs.preparing", "rayjobs.runs"],
     ["rayjobs.trials"],
     ["rayjobs.search"],
+    ["rayjobs.pool"],
     ["rayjobs.experiment"],
     ["rayjobs.reporting"],
     ["rayjobs.commands"],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 from pydantic import ValidationError
 
@@ -53,12 +53,15 @@ def with_named_encoders(values: Mapping[str, Any]) -> dict[str, Any]:
     So `{"model": {"encoders": {"image": {"width": 8}}}}` changes one key and keeps the others. A frozen encoder
     (`dataset.encode`) of the name the data set itself has takes the data set's settings, too.
     """
+    if not isinstance(get_path(values, "dataset.name"), str):
+        return dict(values)  # told by `parse_config`
     dataset = with_named_frozen(values["dataset"])
     given = get_path(values, "model.encoders")
-    if not isinstance(given, Mapping) or not given:
+    if not _are_sections(given):
         return {**values, "dataset": dataset}
     source = _source_of(dataset)
-    is_needed = any(name in given and "name" not in given[name] for name in dataset.get("encode", {}))
+    frozen = dataset.get("encode")
+    is_needed = _are_sections(frozen) and any(name in given and "name" not in given[name] for name in frozen)
     defaults = default_encoders(source, parse_dataset(dataset)) if is_needed else source.default_encoders()
     encoders = {
         name: section if "name" in section else {**defaults.get(name, {}), **section} for name, section in given.items()
@@ -69,7 +72,7 @@ def with_named_encoders(values: Mapping[str, Any]) -> dict[str, Any]:
 def with_named_frozen(dataset: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a `dataset` section whose frozen encoders have the data set's own settings where it has the same ones."""
     given = dataset.get("encode")
-    if not isinstance(given, Mapping) or not given:
+    if not _are_sections(given) or not isinstance(dataset.get("name"), str):
         return dict(dataset)
     own = _source_of(dataset).default_encoders()
     encode = {}
@@ -78,6 +81,11 @@ def with_named_frozen(dataset: Mapping[str, Any]) -> dict[str, Any]:
         is_same = isinstance(section, Mapping) and section.get("name", default.get("name")) == default.get("name")
         encode[name] = {**default, **section} if is_same else section
     return {**dataset, "encode": encode}
+
+
+def _are_sections(given: Any) -> TypeGuard[Mapping[str, Mapping[str, Any]]]:
+    """Tells whether something is a mapping of mappings, and not empty; what is none is told by `parse_config`."""
+    return isinstance(given, Mapping) and bool(given) and all(isinstance(one, Mapping) for one in given.values())
 
 
 def variant_settings(method: str, variant: str, modalities: Sequence[str]) -> dict[str, Any]:

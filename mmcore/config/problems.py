@@ -190,9 +190,9 @@ def _range_rule(place: _Place) -> str | None:
     bounds = list(field.metadata)
     for argument in get_args(field.annotation):
         bounds += getattr(argument, "__metadata__", ())
-    low = next((f"[{bound.ge:g}" if isinstance(bound, Ge) else f"({bound.gt:g}"
+    low = next((f"[{bound.ge:.10g}" if isinstance(bound, Ge) else f"({bound.gt:.10g}"
                 for bound in bounds if isinstance(bound, (Ge, Gt))), None)  # fmt: skip
-    high = next((f"{bound.le:g}]" if isinstance(bound, Le) else f"{bound.lt:g})"
+    high = next((f"{bound.le:.10g}]" if isinstance(bound, Le) else f"{bound.lt:.10g})"
                  for bound in bounds if isinstance(bound, (Le, Lt))), None)  # fmt: skip
     if low and high:
         return f"in {low}, {high}"

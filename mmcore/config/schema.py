@@ -18,6 +18,11 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from mmcore.config.sections import Section
 
+LARGEST_SEED = 2 * 10**9
+MOST_EPOCHS = 10**6
+MOST_SAMPLES = 10**6
+"""Of one step, or of one step of evaluation."""
+
 
 class DatasetConfig(Section):
     """Which data set, with which of its options, and what is done to a batch on the device."""
@@ -31,7 +36,7 @@ class DatasetConfig(Section):
     encode: dict[str, dict[str, Any]] = Field(
         default={}, description="modality -> frozen encoder whose features are stored and trained on"
     )
-    views: Annotated[int, Ge(0)] = Field(
+    views: Annotated[int, Ge(0), Le(1000)] = Field(
         default=0, description="augmented views whose features are stored, too, of the modalities that are augmented"
     )
     encoder_sha256: dict[str, str] = Field(
@@ -43,9 +48,11 @@ class ProtocolConfig(Section):
     """How samples are assigned to train, val and test. Results of different protocols are never ranked together."""
 
     name: Literal["default", "group", "holdout", "cv", "paper"] = "default"
-    seed: Annotated[int, Ge(0)] = 0
-    folds: Annotated[int, Ge(3)] | None = Field(default=None, description="of cv; none: the data set's own number")
-    fold: Annotated[int, Ge(0)] = 0
+    seed: Annotated[int, Ge(0), Le(LARGEST_SEED)] = 0
+    folds: Annotated[int, Ge(3), Le(1000)] | None = Field(
+        default=None, description="of cv; none: the data set's own number"
+    )
+    fold: Annotated[int, Ge(0), Le(1000)] = 0
 
     @field_validator("fold")
     @classmethod
@@ -59,7 +66,7 @@ class ModelConfig(Section):
     """Encoders by modality; those not named are the data set's own choice."""
 
     encoders: dict[str, dict[str, Any]] = Field(default={}, description="modality -> `name` and its settings")
-    projection_dim: Annotated[int, Ge(1)] | None = Field(
+    projection_dim: Annotated[int, Ge(1), Le(65_536)] | None = Field(
         default=None, description="common feature size where a method needs one; default: the smallest of the encoders'"
     )
     batch_norm: Literal["per_worker", "synchronised"] = "per_worker"
@@ -82,9 +89,9 @@ class ScheduleConfig(Section):
 
     name: Literal["plateau", "step", "cosine", "constant"] = "plateau"
     factor: Annotated[float, Gt(0), Lt(1)] = 0.1
-    patience_epochs: Annotated[int, Ge(0)] = 5
+    patience_epochs: Annotated[int, Ge(0), Le(MOST_EPOCHS)] = 5
     threshold: Annotated[float, Ge(0), Lt(1)] = 1e-3
-    step_epochs: Annotated[int, Ge(1)] = 70
+    step_epochs: Annotated[int, Ge(1), Le(MOST_EPOCHS)] = 70
     min_lr: Annotated[float, Ge(0)] = Field(
         default=0.0, description="the learning rate falls no lower; at most optimizer.lr"
     )
@@ -93,22 +100,28 @@ class ScheduleConfig(Section):
 class TrainerConfig(Section):
     """The loop: length, batch, numbers' format, what is logged and kept."""
 
-    max_epochs: Annotated[int, Ge(1)] = 30
-    batch_size: Annotated[int, Ge(1)] = Field(default=64, description="samples of one step over all workers")
-    accumulate: Annotated[int, Ge(1)] = Field(default=1, description="micro-batches a step is cut into")
-    eval_batch_size: Annotated[int, Ge(1)] = 256
+    max_epochs: Annotated[int, Ge(1), Le(MOST_EPOCHS)] = 30
+    batch_size: Annotated[int, Ge(1), Le(MOST_SAMPLES)] = Field(
+        default=64, description="samples of one step over all workers"
+    )
+    accumulate: Annotated[int, Ge(1), Le(MOST_SAMPLES)] = Field(
+        default=1, description="micro-batches a step is cut into"
+    )
+    eval_batch_size: Annotated[int, Ge(1), Le(MOST_SAMPLES)] = 256
     precision: Literal["auto", "float32", "bfloat16", "float16", "float64"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: Annotated[int, Ge(1)] = Field(default=1, description="CPU threads of a worker; results depend on it")
+    threads: Annotated[int, Ge(1), Le(1024)] = Field(
+        default=1, description="CPU threads of a worker; results depend on it"
+    )
     probes: bool = Field(default=True, description="train a linear probe per modality beside the model")
     diagnostics: bool = Field(
         default=True,
         description="log gradient norms, the cosine of each encoder's joint and own gradient, and how far "
         "what a method adds has moved",
     )
-    log_every_steps: Annotated[int, Ge(1)] = 20
-    checkpoint_every_steps: Annotated[int, Ge(1)] | None = None
-    keep_checkpoints: Annotated[int, Ge(1)] = 2
+    log_every_steps: Annotated[int, Ge(1), Le(10**9)] = 20
+    checkpoint_every_steps: Annotated[int, Ge(1), Le(10**9)] | None = None
+    keep_checkpoints: Annotated[int, Ge(1), Le(10**9)] = 2
     class_weights: Literal["none", "balanced"] | tuple[Annotated[float, Gt(0)], ...] = Field(
         default="none", description="of samples in training losses: balanced, or a weight per class (ratios matter)"
     )
@@ -125,7 +138,7 @@ class RunConfig(Section):
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     trainer: TrainerConfig = TrainerConfig()
-    seed: Annotated[int, Ge(0)] = 0
+    seed: Annotated[int, Ge(0), Le(LARGEST_SEED)] = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the configuration as plain JSON values; `parse_config` takes it back."""

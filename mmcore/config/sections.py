@@ -52,6 +52,8 @@ def parse_section(model: type[ModelT], values: Mapping[str, Any], path: str) -> 
     Raises:
         ConfigError: Lists every problem.
     """
+    if not isinstance(values, Mapping):
+        raise ConfigError([f"{path or 'the file'} must be a mapping, got {values!r}"])
     try:
         return model.model_validate(dict(values))
     except ValidationError as error:

@@ -18,7 +18,7 @@ from mmcore.encoders.base import ENCODERS, Encoder
 from mmcore.errors import UsageError
 from mmcore.layers.batchnorm import Standardisation
 
-Size = Annotated[int, Ge(1)]
+Size = Annotated[int, Ge(1), Le(65_536)]
 
 
 class MLPConfig(Section):

@@ -18,10 +18,10 @@ from mmcore.encoders.base import ENCODERS, ImageEncoder, input_channels
 class SmallConvConfig(Section):
     """Sizes of the network."""
 
-    width: Annotated[int, Ge(1)] = Field(
+    width: Annotated[int, Ge(1), Le(65_536)] = Field(
         default=16, description="channels of the first block; each further one doubles them, up to `features`"
     )
-    features: Annotated[int, Ge(1)] = Field(default=64, description="D, the channels of the last block")
+    features: Annotated[int, Ge(1), Le(65_536)] = Field(default=64, description="D, the channels of the last block")
     depth: Annotated[int, Ge(1), Le(6)] = Field(
         default=4, description="blocks; each halves height and width, rounding up"
     )

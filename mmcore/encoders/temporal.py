@@ -19,7 +19,7 @@ from mmcore.encoders.base import ENCODERS, Encoder, mean_over_frames
 from mmcore.encoders.patches import sine_positions, transformer_layer
 from mmcore.errors import ConfigError, UsageError
 
-Size = Annotated[int, Ge(1)]
+Size = Annotated[int, Ge(1), Le(65_536)]
 EPSILON = 1e-5
 
 

@@ -97,9 +97,9 @@ class Collector:
         for name, values in logits.items():
             mask = present.get(name.removesuffix(PROBE))
             if mask is None:
-                metrics |= _metrics(name, values, labels, full=full)
+                metrics |= head_metrics(name, values, labels, full=full)
             elif mask.any():
-                metrics |= _metrics(name, values[mask], labels[mask], full=full)
+                metrics |= head_metrics(name, values[mask], labels[mask], full=full)
         return Evaluation(metrics, logits, labels, present)
 
 
@@ -118,7 +118,8 @@ def _gather(parts: Mapping[str, list[Tensor]], empty: Tensor) -> dict[str, Tenso
     return {name: distributed.gather_rows(torch.cat(parts[name]) if parts else empty).cpu() for name in names}
 
 
-def _metrics(name: str, logits: Tensor, labels: Tensor, *, full: bool) -> dict[str, float]:
+def head_metrics(name: str, logits: Tensor, labels: Tensor, *, full: bool) -> dict[str, float]:
+    """Returns "<head>/<metric>" -> value of a head's logits (N, K); of a probe the accuracy alone."""
     if name.endswith(PROBE):
         right = (logits.argmax(dim=1) == labels).double().mean()
         return {of_head(name.removesuffix(PROBE), PROBE_ACCURACY): float(right)}

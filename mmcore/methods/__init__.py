@@ -1,9 +1,26 @@
 """The methods this project ships, one file each, and their registry."""
 
-from mmcore.methods import agm, aug, ensemble, iprm, joint, joint_unimodal, mmcosine, mmpareto, ogm, simbamm, unimodal
+from mmcore.methods import (
+    agm,
+    aug,
+    ensemble,
+    gblending,
+    iprm,
+    joint,
+    joint_unimodal,
+    lfm,
+    mla,
+    mmcosine,
+    mmpareto,
+    ogm,
+    pmr,
+    simbamm,
+    unimodal,
+)
 from mmcore.methods.base import FUSED, METHODS, Context, EpochStats, Method, Need
 
 __all__ = [
     "FUSED", "METHODS", "Context", "EpochStats", "Method", "Need",
-    "agm", "aug", "ensemble", "iprm", "joint", "joint_unimodal", "mmcosine", "mmpareto", "ogm", "simbamm", "unimodal",
+    "agm", "aug", "ensemble", "gblending", "iprm", "joint", "joint_unimodal", "lfm", "mla", "mmcosine", "mmpareto",
+    "ogm", "pmr", "simbamm", "unimodal",
 ]  # fmt: skip

@@ -37,7 +37,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
-from annotated_types import Ge
+from annotated_types import Ge, Le
 from torch import Tensor
 
 from mmcore.batch import Batch
@@ -45,7 +45,7 @@ from mmcore.errors import ConfigError
 from mmcore.layers.precision import full_precision
 from mmcore.methods.base import FUSED, METHODS, Context, EpochStats, cross_entropy
 from mmcore.methods.joint import Joint, JointConfig
-from mmcore.methods.unimodal_scores import require_two_modalities, totals_over_complete, window
+from mmcore.methods.unimodal_scores import totals_over_complete, window
 
 if TYPE_CHECKING:
     from mmcore.methods.step import Step
@@ -72,9 +72,9 @@ class AgmConfig(JointConfig):
 
     alpha: Annotated[float, Ge(0)] = 1.5
     cap: Annotated[float, Ge(0)] = 10.0
-    start_epoch: Annotated[int, Ge(1)] = 1
-    end_epoch: Annotated[int, Ge(1)] = 20
-    schedule_epochs: Annotated[int, Ge(1)] = 100
+    start_epoch: Annotated[int, Ge(1), Le(10**6)] = 1
+    end_epoch: Annotated[int, Ge(1), Le(10**6)] = 20
+    schedule_epochs: Annotated[int, Ge(1), Le(10**6)] = 100
     after_window: Literal["off", "last"] = "off"
 
 
@@ -151,10 +151,10 @@ class Agm(Joint):
     """
 
     Config = AgmConfig
+    min_modalities = 2
 
     def __init__(self, model: MultimodalModel, config: AgmConfig, context: Context):
         super().__init__(model, config, context)
-        require_two_modalities("agm", context)
         names = context.modalities
         if len(names) > MOST_MODALITIES:
             raise ConfigError([f"method.name = agm predicts from each of the 2^M subsets of the modalities in every "

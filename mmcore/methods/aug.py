@@ -45,7 +45,16 @@ from mmcore.batch import Batch
 from mmcore.config.sections import Section
 from mmcore.errors import ConfigError
 from mmcore.layers.precision import full_precision
-from mmcore.methods.base import FUSED, METHODS, Context, EpochStats, Method, cross_entropy, mean_logits
+from mmcore.methods.base import (
+    FUSED,
+    METHODS,
+    Context,
+    EpochStats,
+    Method,
+    cross_entropy,
+    mean_logits,
+    require_weights,
+)
 
 if TYPE_CHECKING:
     from mmcore.methods.step import Step
@@ -78,19 +87,19 @@ class AugConfig(Section):
     """
 
     residual_weight: Annotated[float, Ge(0), Le(1)] = 0.5
-    check_every_epochs: Annotated[int, Ge(1)] = 20
-    schedule_epochs: Annotated[int, Ge(1)] = 200
+    check_every_epochs: Annotated[int, Ge(1), Le(10**6)] = 20
+    schedule_epochs: Annotated[int, Ge(1), Le(10**6)] = 200
     sigma: Annotated[float, Ge(1)] = 1.0
     tau: Annotated[float, Ge(0)] = 0.01
-    hidden: Annotated[int, Ge(1)] = 256
-    max_classifiers: Annotated[int, Ge(1)] | None = None
+    hidden: Annotated[int, Ge(1), Le(65_536)] = 256
+    max_classifiers: Annotated[int, Ge(1), Le(1000)] | None = None
     first_loss: Literal["single", "double"] = "single"
     residual: Literal["soft", "literal"] = "soft"
     score: Literal["confidence", "entropy", "loss"] = "confidence"
     growth: Literal["difference", "ratio", "share"] = "difference"
     check_first_epoch: bool = False
     added_classifiers: Literal["trained", "frozen", "none"] = "trained"
-    initial_classifiers: Annotated[int, Ge(1)] = 1
+    initial_classifiers: Annotated[int, Ge(1), Le(1000)] = 1
     update: Literal["joint", "alternating"] = "joint"
     second_layer: Literal["shared", "private"] = "shared"
     fusion_weights: dict[str, Annotated[float, Ge(0)]] | None = None
@@ -165,11 +174,7 @@ class Aug(Method):
     def __init__(self, model: MultimodalModel, config: AugConfig, context: Context):
         super().__init__(model, config, context)
         names = context.modalities
-        if config.fusion_weights is not None and set(config.fusion_weights) != set(names):
-            raise ConfigError([f"method.fusion_weights must have a weight for each of {', '.join(names)}, "
-                               f"got {sorted(config.fusion_weights)}"])  # fmt: skip
-        if config.fusion_weights is not None and not sum(config.fusion_weights.values()):
-            raise ConfigError([f"method.fusion_weights must not all be 0, got {config.fusion_weights}"])
+        require_weights("method.fusion_weights", config.fusion_weights, names)
         if config.growth == "share" and config.score != "confidence":
             raise ConfigError([f"method.score must be confidence with method.growth = share, got {config.score!r}"])
         if config.added_classifiers == "none" and config.initial_classifiers > 1:

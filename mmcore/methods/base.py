@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from mmcore.batch import Batch
 from mmcore.config.sections import Section
+from mmcore.errors import ConfigError
 from mmcore.layers.precision import full_precision
 from mmcore.metric_names import FUSED as FUSED
 from mmcore.registry import Registry
@@ -70,9 +71,11 @@ class Method(nn.Module):
 
     Class attributes:
         Config: The method's own settings; their names are keys of the run's `method` section.
+        min_modalities: With fewer there is nothing to do for it.
     """
 
     Config: ClassVar[type[BaseModel]] = Section
+    min_modalities: ClassVar[int] = 1
 
     def __init__(self, model: MultimodalModel, config: Any, context: Context):
         super().__init__()
@@ -90,8 +93,12 @@ class Method(nn.Module):
         """Returns the modalities the model must encode with these settings: all, unless a method overrides it.
 
         Raises:
-            ConfigError: `config` names a modality the data set does not have.
+            ConfigError: `config` names a modality the data set does not have, or it has too few for the method.
         """
+        if len(modalities) < cls.min_modalities:
+            name = next((name for name in METHODS.names() if METHODS.get(name) is cls), cls.__name__)
+            raise ConfigError([f"method.name = {name} compares modalities and needs at least two, got "
+                               f"{', '.join(modalities)}: use unimodal"])  # fmt: skip
         return tuple(modalities)
 
     @classmethod
@@ -106,6 +113,13 @@ class Method(nn.Module):
         `released` is the authors' code where it differs from their paper; the others are ablations and controls.
         """
         return {}
+
+    def begin_epoch(self, engine: Step) -> None:
+        """Prepares an epoch, before its first step: `engine.passes` gives samples, `engine.place` the epoch.
+
+        The method is in evaluation mode. It is not called where a run resumes inside the epoch, so that all it finds
+        out must be buffers.
+        """
 
     def losses(self, batch: Batch, phase: str, engine: Step) -> dict[str, Tensor]:
         """Returns the phase's loss terms, each a mean over this rank's samples; the engine adds them up."""
@@ -232,6 +246,14 @@ def mean_logits(logits: Mapping[str, Tensor], batch: Batch, weights: Mapping[str
     if weights is None and not any(name in batch.present for name in logits):
         return _stacked(logits).mean(dim=0)
     return (_stacked(logits) * modality_shares(logits, batch, weights)).sum(dim=0)
+
+
+def require_weights(key: str, weights: Mapping[str, float] | None, modalities: Sequence[str]) -> None:
+    """Raises a ConfigError where weights for `mean_logits` lack a modality, name another, or are all 0."""
+    if weights is not None and set(weights) != set(modalities):
+        raise ConfigError([f"{key} must have a weight for each of {', '.join(modalities)}, got {sorted(weights)}"])
+    if weights is not None and not sum(weights.values()):
+        raise ConfigError([f"{key} must not all be 0, got {dict(weights)}"])
 
 
 def modality_shares(logits: Mapping[str, Tensor], batch: Batch, weights: Mapping[str, float] | None = None) -> Tensor:

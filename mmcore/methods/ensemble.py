@@ -10,6 +10,9 @@ Cost: that of `joint`.
 Nothing is shared between the modalities, so with a learning rate that does not react to the fused loss it equals
 separate trainings.
 
+`tune --method ensemble-tuned` searches each modality by itself, with its share of the trials, and sums the logits by
+weights fitted on validation (`rayjobs.runs.parts`): the strongest simple reference, at equal budget.
+
 Shape legend: B samples, K classes, M modalities.
 """
 

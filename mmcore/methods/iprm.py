@@ -222,6 +222,7 @@ class Iprm(Method):
     """
 
     Config = IprmConfig
+    min_modalities = 2
 
     def __init__(self, model: MultimodalModel, config: IprmConfig, context: Context):
         super().__init__(model, config, context)

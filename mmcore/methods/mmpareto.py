@@ -35,7 +35,6 @@ from torch import Tensor, nn
 from mmcore.batch import Batch
 from mmcore.methods.base import METHODS, Context
 from mmcore.methods.joint_unimodal import JointUnimodal, JointUnimodalConfig
-from mmcore.methods.unimodal_scores import require_two_modalities
 
 if TYPE_CHECKING:
     from mmcore.methods.step import Step
@@ -132,10 +131,10 @@ class MMPareto(JointUnimodal):
     """
 
     Config = MMParetoConfig
+    min_modalities = 2
 
     def __init__(self, model: MultimodalModel, config: MMParetoConfig, context: Context):
         super().__init__(model, config, context)
-        require_two_modalities("mmpareto", context)
         self.joint_weights: Tensor
         self.register_buffer("joint_weights", torch.full((len(context.modalities),), 0.5))
 

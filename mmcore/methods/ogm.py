@@ -29,7 +29,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
-from annotated_types import Ge
+from annotated_types import Ge, Le
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
@@ -38,7 +38,7 @@ from mmcore.config.sections import Section
 from mmcore.errors import ConfigError
 from mmcore.methods.base import FUSED, METHODS, Context, EpochStats, Method, cross_entropy
 from mmcore.methods.fusion import build_fusion
-from mmcore.methods.unimodal_scores import require_two_modalities, score_ratios, score_totals, slice_logits, window
+from mmcore.methods.unimodal_scores import score_ratios, score_totals, slice_logits, window
 
 if TYPE_CHECKING:
     from mmcore.methods.step import Step
@@ -62,9 +62,9 @@ class OgmConfig(Section):
 
     alpha: Annotated[float, Ge(0)] = 0.8
     noise: bool = False
-    start_epoch: Annotated[int, Ge(0)] = 0
-    end_epoch: Annotated[int, Ge(0)] = 50
-    schedule_epochs: Annotated[int, Ge(1)] = 100
+    start_epoch: Annotated[int, Ge(0), Le(10**6)] = 0
+    end_epoch: Annotated[int, Ge(0), Le(10**6)] = 50
+    schedule_epochs: Annotated[int, Ge(1), Le(10**6)] = 100
     fusion: Literal["concat", "sum"] = "concat"
     parameters: Literal["all", "convolutions"] = "all"
 
@@ -89,10 +89,10 @@ class Ogm(Method):
     """
 
     Config = OgmConfig
+    min_modalities = 2
 
     def __init__(self, model: MultimodalModel, config: OgmConfig, context: Context):
         super().__init__(model, config, context)
-        require_two_modalities("ogm", context)
         if config.end_epoch < config.start_epoch:
             raise ConfigError([f"method.end_epoch must be at least method.start_epoch ({config.start_epoch}), "
                                f"got {config.end_epoch}"])  # fmt: skip

@@ -25,7 +25,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated
 
 import torch
-from annotated_types import Ge, Lt
+from annotated_types import Ge, Le, Lt
 from torch import Tensor, nn
 
 from mmcore.batch import Batch
@@ -51,10 +51,10 @@ class SimBaMMConfig(Section):
         dropout: Share of activations dropped in training, drawn on each worker by itself; 0: none.
     """
 
-    width: Annotated[int, Ge(1)] = 256
-    layers: Annotated[int, Ge(1)] = 2
-    hidden: Annotated[int, Ge(1)] = 512
-    attention_heads: Annotated[int, Ge(1)] = 4
+    width: Annotated[int, Ge(1), Le(65_536)] = 256
+    layers: Annotated[int, Ge(1), Le(1000)] = 2
+    hidden: Annotated[int, Ge(1), Le(65_536)] = 512
+    attention_heads: Annotated[int, Ge(1), Le(65_536)] = 4
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
 
 

@@ -16,12 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmcore.batch import Batch
-from mmcore.errors import ConfigError
 from mmcore.layers.precision import full_precision
 from mmcore.methods.fusion import Concat, Sum
 
 if TYPE_CHECKING:
-    from mmcore.methods.base import Context
     from mmcore.methods.step import Step
 
 MIN_SCORE = 1e-8
@@ -58,12 +56,16 @@ def score_totals(logits: Mapping[str, Tensor], batch: Batch, engine: Step) -> Te
 
 
 @torch.no_grad()
-def totals_over_complete(values: Sequence[Tensor], names: Sequence[str], batch: Batch, engine: Step) -> Tensor:
+def totals_over_complete(
+    values: Sequence[Tensor], names: Sequence[str], batch: Batch, engine: Step, counted: Tensor | None = None
+) -> Tensor:
     """Returns (M + 1,): the sum of each modality's values (B,), and the samples behind it, over all ranks.
 
-    Samples that lack one of the modalities are left out.
+    Samples that lack one of the modalities are left out, and those not `counted`, (B,) bool.
     """
     mask = batch.has(*names)
+    if counted is not None:
+        mask = counted if mask is None else mask & counted
     rows = torch.stack([*values, torch.ones_like(values[0])])
     total, _ = engine.total((rows if mask is None else torch.where(mask, rows, 0)).mean(dim=1))
     return total
@@ -81,10 +83,3 @@ def window(start_epoch: int, end_epoch: int, schedule_epochs: int, max_epochs: i
     """Returns the first and the last epoch (from 0, both inside) in this run of a window told in the paper's epochs."""
     scale = max_epochs / schedule_epochs
     return round(start_epoch * scale), round(end_epoch * scale)
-
-
-def require_two_modalities(method: str, context: Context) -> None:
-    """Raises a ConfigError where there is nothing to balance."""
-    if len(context.modalities) < 2:
-        raise ConfigError([f"method.name = {method} compares modalities and needs at least two, got "
-                           f"{', '.join(context.modalities)}: use unimodal"])  # fmt: skip

@@ -10,7 +10,6 @@ is deleted only after the newer stands. Loading goes back to the newest *valid* 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -21,7 +20,7 @@ from typing import Any
 import torch
 
 from mmcore.errors import CheckpointError
-from mmcore.storage import patiently
+from mmcore.storage import WholeWriter, check_folder, patiently, sha256, write_synced
 
 FORMAT_VERSION = 1
 WEIGHTS_FILE = "checkpoint.pt"
@@ -32,34 +31,48 @@ def save_checkpoint(directory: Path, state: dict[str, Any]) -> None:
     """Writes `state` as the checkpoint `directory`; a valid one of that name stays (it is of the same run and epoch).
 
     Args:
-        directory: Where the checkpoint shall be; its parents are made.
+        directory: Where the checkpoint shall be; the folder of all of them is made, the run's must be there.
         state: Tensors and plain values only; must hold "epoch" and "step".
+
+    Raises:
+        OSError: It could not be written, after some minutes of waiting where storage was full or away.
     """
-    if not is_valid(directory):
-        patiently(lambda: _write(directory, state))
+
+    def write() -> None:
+        if not is_valid(directory):
+            _write(directory, state)
+
+    patiently(write, directory)
 
 
 def _write(directory: Path, state: dict[str, Any]) -> None:
     temporary = directory.with_name(f".{directory.name}.{os.getpid()}.tmp")
+    check_folder(directory.parent)
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    weights = temporary / WEIGHTS_FILE
-    with weights.open("wb", buffering=0) as file:  # buffered, a full disk would come as an error of PyTorch's own
-        torch.save({**state, "format_version": FORMAT_VERSION}, file)
-        file.flush()
-        os.fsync(file.fileno())
+    directory.parent.mkdir(exist_ok=True)
+    temporary.mkdir()
+    try:
+        _write_files(temporary, state)
+        _replace_directory(temporary, directory)
+    except Exception:  # half a checkpoint would take the space that is waited for
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _write_files(folder: Path, state: dict[str, Any]) -> None:
+    weights = folder / WEIGHTS_FILE
+    with weights.open("wb", buffering=0) as file:
+        writer = WholeWriter(file)
+        torch.save({**state, "format_version": FORMAT_VERSION}, writer)  # type: ignore[arg-type]  # it only writes
+        writer.end(synced=True)
     manifest = {
         "format_version": FORMAT_VERSION,
         "epoch": state["epoch"],
         "step": state["step"],
         "bytes": weights.stat().st_size,
-        "sha256": _sha256(weights),
+        "sha256": sha256(weights),
     }
-    with (temporary / MANIFEST_FILE).open("w") as file:
-        json.dump(manifest, file)
-        file.flush()
-        os.fsync(file.fileno())
-    _replace_directory(temporary, directory)
+    write_synced(folder / MANIFEST_FILE, json.dumps(manifest).encode())
 
 
 def load_checkpoint(directory: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
@@ -99,7 +112,7 @@ def _check(directory: Path) -> None:
         )
     if weights.stat().st_size != size:
         raise CheckpointError(f"checkpoint {directory}: {weights.stat().st_size} bytes instead of {size} (truncated)")
-    if _sha256(weights) != checksum:
+    if sha256(weights) != checksum:
         raise CheckpointError(f"checkpoint {directory}: the checksum of {WEIGHTS_FILE} does not agree (damaged)")
 
 
@@ -136,7 +149,9 @@ class CheckpointFolder:
         """
         state, refused = self._newest("best-*", device)
         if state is None:
-            raise CheckpointError("; ".join(refused) or f"{self.path} holds no best model: has the run ended an epoch?")
+            if refused:
+                raise CheckpointError(f"{'; '.join(refused)}: the best model can only be made by training anew")
+            raise CheckpointError(f"{self.path} holds no best model: has the run ended an epoch?")
         return state
 
     def _save(self, name: str, pattern: str, keep: int, state: dict[str, Any]) -> Path:
@@ -158,11 +173,6 @@ class CheckpointFolder:
             except CheckpointError as error:
                 refused.append(str(error))
         return None, refused
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _replace_directory(temporary: Path, directory: Path) -> None:

@@ -5,16 +5,18 @@ A row is one epoch: a flat mapping of names to floats, `epoch` (finished epochs,
 
 from __future__ import annotations
 
-import contextlib
+import io
 import json
 import os
+import socket
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from mmcore.config.schema import RunConfig
 from mmcore.methods.base import METHODS
-from mmcore.storage import patiently
+from mmcore.storage import append_whole, read_json_lines, set_aside, write_whole
 
 METRICS_FILE = "metrics.jsonl"
 Row = dict[str, float]
@@ -42,25 +44,21 @@ class PlainReporter:
 
 
 def read_rows(run_dir: Path) -> list[Row]:
-    """Returns the rows of a run, one per epoch; a half-written last line is left out."""
-    return [{key: value for key, value in line.items() if key != READINGS} for line in _read_lines(run_dir)]
+    """Returns the rows of a run, one per epoch; lines that cannot be read are left out."""
+    return [{key: value for key, value in line.items() if key != READINGS} for line in _read_lines(run_dir)[0]]
 
 
 def read_readings(run_dir: Path) -> dict[int, list[dict[str, Any]]]:
     """Returns what the epochs of a run say in words, of those that say something."""
-    return {int(line["epoch"]): line[READINGS] for line in _read_lines(run_dir) if READINGS in line}
+    return {int(line["epoch"]): line[READINGS] for line in _read_lines(run_dir)[0] if READINGS in line}
 
 
-def _read_lines(run_dir: Path) -> list[dict[str, Any]]:
-    path = run_dir / METRICS_FILE
-    lines: dict[float, dict[str, Any]] = {}
-    for text in path.read_text().splitlines() if path.exists() else []:
-        try:
-            line = json.loads(text)
-        except ValueError:
-            continue
-        lines[line["epoch"]] = line
-    return [lines[epoch] for epoch in sorted(lines)]
+def _read_lines(run_dir: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    found, problems = read_json_lines(run_dir / METRICS_FILE)
+    lines = {line["epoch"]: line for line in found if isinstance(line.get("epoch"), int | float)}
+    if not problems and any("epoch" not in line for line in found):
+        problems = [f"{run_dir / METRICS_FILE}: a line is no epoch's; it is left out"]
+    return [lines[epoch] for epoch in sorted(lines)], problems
 
 
 class RunLog:
@@ -75,65 +73,105 @@ class RunLog:
     """
 
     def __init__(self, run_dir: Path, config: RunConfig, monitor: str):
-        from torch.utils.tensorboard import SummaryWriter
-
         run_dir.mkdir(parents=True, exist_ok=True)
         self._path = run_dir / METRICS_FILE
+        self._mend()
         rows = read_rows(run_dir)
-        if self._path.exists() and not self._path.read_bytes().endswith(b"\n"):
-            # The run was killed while it wrote: the next row must not be lost with the half one.
-            with self._path.open("a") as file:
-                file.write("\n")
+        self._epochs = {int(row["epoch"]) for row in rows}
         self._last_epoch = rows[-1]["epoch"] if rows else 0.0
         self._monitor = monitor
-        self._writer = SummaryWriter(str(run_dir))
+        self._events = EventFile(run_dir)
         if not rows:
             self._write_hparams(config)
 
     def write(self, row: Row, readings: Sequence[Mapping[str, Any]] = ()) -> None:
-        """Appends a row, and what it says in words."""
+        """Appends a row, and what it says in words.
+
+        Raises:
+            OSError: Storage was full or away for minutes.
+        """
+        from torch.utils.tensorboard.summary import scalar, text
+
         if row["epoch"] <= self._last_epoch:
             return
         self._last_epoch = row["epoch"]
-        patiently(lambda: self._append(json.dumps({**row, READINGS: readings} if readings else row) + "\n"))
+        line = json.dumps({**row, READINGS: readings} if readings else row)
+        append_whole(self._path, f"{line}\n".encode(), lines=True)
+        epoch = int(row["epoch"])
         if readings:
-            self._writer.add_text(READINGS, "; ".join(reading["text"] for reading in readings), int(row["epoch"]))
+            self._events.add(text(READINGS, "; ".join(reading["text"] for reading in readings)), epoch)  # type: ignore[no-untyped-call]  # torch has no types
         for name, value in row.items():
             if name != "epoch":
-                self._writer.add_scalar(tensorboard_tag(name), value, int(row["epoch"]))
-        self._writer.flush()
+                self._events.add(scalar(tensorboard_tag(name), value), epoch)  # type: ignore[no-untyped-call]
+        self._events.flush()
 
-    def _append(self, line: str) -> None:
-        """Appends a line whole or not at all."""
-        size = self._path.stat().st_size if self._path.exists() else 0
-        try:
-            with self._path.open("a") as file:
-                file.write(line)
-        except OSError:
-            with contextlib.suppress(OSError):
-                os.truncate(self._path, size)
-            raise
+    def lacking(self, epochs: int) -> list[str]:
+        """Returns, in words, which of the run's first `epochs` epochs have no row; nothing where all have one."""
+        lost = [epoch for epoch in range(1, epochs + 1) if epoch not in self._epochs]
+        if not lost:
+            return []
+        named = f"epoch {lost[0]}" if len(lost) == 1 else f"{len(lost)} epochs, {lost[0]} to {lost[-1]}"
+        return [f"{METRICS_FILE} lacks the rows of {named}: they were trained, and curves leave them out"]
+
+    def _mend(self) -> None:
+        """Writes the file anew without what cannot be read, which is kept beside it."""
+        lines, problems = _read_lines(self._path.parent)
+        if problems:
+            set_aside(self._path, problems[0])
+            write_whole(self._path, "".join(f"{json.dumps(line)}\n" for line in lines).encode())
 
     def close(self, *, finished: bool = True) -> None:
-        """Closes the files; marks a finished run as ended in the HParams table."""
+        """Marks a finished run as ended in the HParams table."""
         from torch.utils.tensorboard.summary import hparams
 
         if finished:
-            self._file_writer.add_summary(hparams({}, {})[2])  # type: ignore[no-untyped-call]  # torch has no types
-        self._writer.close()
+            self._events.add(hparams({}, {})[2])  # type: ignore[no-untyped-call]
+            self._events.flush()
 
     def _write_hparams(self, config: RunConfig) -> None:
         from torch.utils.tensorboard.summary import hparams
 
         shown = {name: value for name, value in flatten(hyper_parameters(config)).items() if value is not None}
-        summaries = hparams(shown, {tensorboard_tag(self._monitor): 0.0})  # type: ignore[no-untyped-call]
-        experiment, start, _ = summaries
-        self._file_writer.add_summary(experiment)
-        self._file_writer.add_summary(start)
+        experiment, start, _ = hparams(shown, {tensorboard_tag(self._monitor): 0.0})  # type: ignore[no-untyped-call]
+        self._events.add(experiment)
+        self._events.add(start)
 
-    @property
-    def _file_writer(self) -> Any:
-        return self._writer._get_file_writer()  # type: ignore[no-untyped-call]
+
+class EventFile:
+    """The TensorBoard file of one attempt at a run; what is added reaches it whole, at `flush`.
+
+    TensorBoard's own writer has a thread that ends at the first full disk and takes what it holds along.
+
+    Args:
+        run_dir: The run's folder.
+    """
+
+    def __init__(self, run_dir: Path):
+        # TensorBoard reads a folder's files in the order of their names, and one file's end only once.
+        seconds, nanoseconds = divmod(time.time_ns(), 10**9)
+        name = f"events.out.tfevents.{seconds:010d}.{nanoseconds:09d}.{socket.gethostname()}.{os.getpid()}"
+        self._path = run_dir / name
+        self._held = io.BytesIO()
+        self._add(file_version="brain.Event:2")
+
+    def add(self, summary: Any, step: int | None = None) -> None:
+        """Adds one of `torch.utils.tensorboard.summary`'s values."""
+        self._add(summary=summary, **({} if step is None else {"step": step}))
+
+    def flush(self) -> None:
+        """Writes what was added.
+
+        Raises:
+            OSError: Storage was full or away for minutes.
+        """
+        append_whole(self._path, self._held.getvalue())
+        self._held = io.BytesIO()
+
+    def _add(self, **content: Any) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        RecordWriter(self._held).write(Event(wall_time=time.time(), **content).SerializeToString())
 
 
 def tensorboard_tag(name: str) -> str:

@@ -6,6 +6,7 @@ looked for once per logging interval.
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -27,12 +28,15 @@ from mmcore.evaluation.conditions import Condition
 from mmcore.evaluation.predictions import PROBE, Collector, Evaluation, log_prior
 from mmcore.evaluation.readings import COSINE_EVERY_STEPS, Facts, Reading, kept, readings
 from mmcore.methods.base import EpochStats, Method
+from mmcore.methods.step import Place
 from mmcore.training.checkpoint import CheckpointFolder
 from mmcore.training.class_weights import sample_weights
 from mmcore.training.engine import Engine
+from mmcore.training.feed import Feed
 from mmcore.training.heartbeat import Heartbeat, heartbeat_file
 from mmcore.training.probes import Probes
 from mmcore.training.run_log import PlainReporter, Reporter, Row, RunLog, flatten
+from mmcore.training.sample_tables import SampleTables
 from mmcore.transforms.batch_transforms import BatchTransforms
 
 MONITOR = metric_names.VAL_ACCURACY
@@ -120,6 +124,8 @@ class Trainer:
         self._facts: Facts | None = None
         self._cosine_every = COSINE_EVERY_STEPS
         self._heartbeat = Heartbeat(heartbeat_file(run_dir, distributed.rank()) if run_dir else None)
+        self.engine.samples = SampleTables(loader.num_samples("train"), self.device, self._dtype)
+        self.engine.feed = Feed(config, loader, self._on_device, self._heartbeat.beat)
         if run_dir is not None:
             self._checkpoints = CheckpointFolder(run_dir / "checkpoints", config.trainer.keep_checkpoints)
 
@@ -141,6 +147,8 @@ class Trainer:
             return self.progress
         if self._run_dir is not None and distributed.rank() == 0:
             self._log = RunLog(self._run_dir, self.config, MONITOR)
+            # The last epoch's row is reported again below: a kill between saving and reporting leaves it out.
+            self._notice(self._log.lacking(self.progress.epoch - 1))
         try:
             if self.progress.last_row:
                 # A process killed between saving and reporting would else leave a gap in the reports.
@@ -157,11 +165,12 @@ class Trainer:
     def train_epoch(self) -> None:
         """Trains on the rest of the current epoch."""
         progress = self.progress
+        # Not in the middle of an epoch: there `resume` restored method and generators as they were.
+        if progress.step_in_epoch == 0:
+            self._begin_epoch()
+            seeding.seed_process(self.config.seed, "epoch", progress.epoch, distributed.rank())
         self.method.train()
         self.probes.train()
-        # Not in the middle of an epoch: there `resume` restored the generators' states as they were.
-        if progress.step_in_epoch == 0:
-            seeding.seed_process(self.config.seed, "epoch", progress.epoch, distributed.rank())
         # At most once an epoch, since measuring takes a second backward pass.
         self._cosine_every = max(COSINE_EVERY_STEPS, self.loader.num_steps)
         every = self.config.trainer.checkpoint_every_steps
@@ -178,6 +187,7 @@ class Trainer:
         """Does one optimizer step of the method (several, if it has several phases)."""
         batch = self._on_device(batch, training=True)
         progress, engine = self.progress, self.engine
+        engine.place = Place(progress.epoch, progress.step_in_epoch, self.loader.num_steps)
         is_diagnosed = self.config.trainer.diagnostics
         engine.log_step = is_diagnosed and progress.step_in_epoch % self.config.trainer.log_every_steps == 0
         # In the middle of each interval, since the first step of a run says little about its course.
@@ -220,6 +230,7 @@ class Trainer:
         if not progress.best_row or row[MONITOR] > progress.best_row[MONITOR]:
             progress.best_row = row
             self._save_best()
+        self.engine.samples.merge()
         self.engine.end_epoch(epoch, row[metric_names.VAL_LOSS])
         self.method.end_epoch(EpochStats(epoch, row), self.engine)
         self._save_resume_point(mid_epoch=False)
@@ -259,13 +270,14 @@ class Trainer:
         if self._checkpoints is None:
             return False
         state, refused = self._checkpoints.newest_resume_point(self.device)
-        self.notices += [f"{message}; went back to an older one" for message in refused]
+        self._notice([f"{message}; went back to an older one" for message in refused])
         self._check_agreement(state)  # collective: before any rank returns or raises by itself
         if state is None:
             return False
         self._check_lineage(state["config"])
         load_model(self.method, state)
         self.engine.load_state_dict(state["engine"])
+        self.engine.samples.keep_on_first_rank()
         self.probes.load_full_state(state["probes"])
         seeding.restore_state(state["rng"][distributed.rank() % len(state["rng"])])
         self.progress = Progress(**state["progress"])
@@ -292,6 +304,19 @@ class Trainer:
         return int(state["epoch"])
 
     # Parts
+
+    def _notice(self, notices: Sequence[str]) -> None:
+        """Keeps what the result says of the run, and says it at once."""
+        self.notices += notices
+        for notice in notices if distributed.rank() == 0 else ():
+            logging.getLogger(__name__).warning("%s", notice)
+
+    def _begin_epoch(self) -> None:
+        self.engine.place = Place(self.progress.epoch, 0, self.loader.num_steps)
+        self.method.eval()
+        with self.method.model.unheard():  # probes learn in the epoch's own steps alone
+            self.method.begin_epoch(self.engine)
+        self.engine.samples.merge()
 
     def _on_device(self, batch: Batch, *, training: bool) -> Batch:
         if batch.labels.device != self.device:
@@ -345,6 +370,7 @@ class Trainer:
         if self._checkpoints is None:
             return
         self.probes.catch_up()  # a collective, so not left to `_model_state`, which rank 0 alone calls
+        self.engine.samples.gather()  # another
         rng = distributed.gather_objects(seeding.capture_state())
         if distributed.rank() == 0:
             state = self._model_state()

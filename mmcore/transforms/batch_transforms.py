@@ -56,7 +56,7 @@ def _ascending(pair: tuple[float, float]) -> tuple[float, float]:
     return pair
 
 
-Size = Annotated[int, Ge(1)]
+Size = Annotated[int, Ge(1), Le(10**8)]
 Fraction = Annotated[float, Gt(0), Le(1)]
 Positive = Annotated[float, Gt(0)]
 
@@ -100,7 +100,7 @@ class SpectrogramTransform(Section):
         default=None,
         description="samples of the waveform a clip is repeated (or cut) to; none: as stored",
     )
-    n_fft: Annotated[int, Ge(2)] = Field(default=512, description="samples of one window (periodic Hann)")
+    n_fft: Annotated[int, Ge(2), Le(65_536)] = Field(default=512, description="samples of one window (periodic Hann)")
     hop_length: Size = Field(default=128, description="samples from one window to the next")
     n_mels: Size | None = Field(
         default=None, description="mel filters on the power spectrum; none: the magnitude, F = n_fft / 2 + 1"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-import os
+import math
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -12,16 +12,16 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import click
-import yaml
 from rich.console import Console
 from rich.markup import escape
 
+from mmcore.config.documents import parse_yaml
 from mmcore.config.plain import Plain, Settings
 from mmcore.config.sections import get_path, set_path
 from mmcore.errors import ConfigError, EquipoiseError, UsageError
-from rayjobs.storage.addresses import check_address, is_address
 
 EXPONENT_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
+LONGEST_S = 10 * 366 * 86_400.0
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -38,6 +38,7 @@ def friendly_errors(function: Callable[P, R]) -> Callable[P, R]:
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         debug = kwargs.pop("debug")  # the command itself does not take it
         try:
+            _check_texts(click.get_current_context())
             return function(*args, **kwargs)
         except (click.exceptions.ClickException, click.exceptions.Exit, click.Abort):
             raise
@@ -51,8 +52,41 @@ def friendly_errors(function: Callable[P, R]) -> Callable[P, R]:
     return run
 
 
+def _check_texts(context: click.Context) -> None:
+    """Raises a UsageError where an argument is empty, which would be taken for none, or is no text.
+
+    Bytes that are not UTF-8 come as half characters, which cannot be printed or stored.
+    """
+    for parameter in context.command.params:
+        given = context.params.get(parameter.name or "")
+        for value in given if isinstance(given, tuple) else (given,):
+            if isinstance(value, (str, Path)) and not _is_text(str(value)):
+                raise UsageError(f"{parameter.opts[0]} must be UTF-8, got {str(value)!a}")
+            if isinstance(value, Path):
+                _check_links(value, parameter.opts[0])
+            if value == "" and getattr(parameter, "flag_value", None) != "":
+                raise UsageError(f"{parameter.opts[0]} must not be empty; leave it out for the default")
+
+
+def _check_links(path: Path, option: str) -> None:
+    try:
+        path.resolve()
+    except (RuntimeError, OSError):  # Python 3.13 on: an OSError
+        raise UsageError(f"{option} {path}: its symbolic links lead in a circle") from None
+
+
+def _is_text(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def describe_error(error: Exception) -> str:
     """Returns what the user must know of an error, without its traceback."""
+    if isinstance(error, MemoryError):
+        return "this takes more memory than there is: make what was asked for smaller"
     if isinstance(error, (EquipoiseError, OSError)):
         return str(error)
     return f"unexpected {type(error).__name__}: {error} (run again with --debug for the traceback)"
@@ -90,13 +124,15 @@ def parse_scalar(text: str) -> Any:
     """Returns a YAML value; numbers such as `1e-3`, which YAML 1.1 takes for text, are numbers.
 
     Raises:
-        UsageError: `text` is not valid YAML.
+        UsageError: `text` is not valid YAML, or no finite number.
     """
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise UsageError(f"{text!r} is not valid YAML; put it in quotes") from None
-    return float(text) if isinstance(value, str) and EXPONENT_NUMBER.fullmatch(text.strip()) else value
+    value = parse_yaml(text)
+    if not isinstance(value, str) or not EXPONENT_NUMBER.fullmatch(text.strip()):
+        return value
+    number = float(text)
+    if not math.isfinite(number):
+        raise UsageError(f"a number must be finite, got {text}")
+    return number
 
 
 def parse_duration(text: str, option: str) -> float:
@@ -107,8 +143,8 @@ def parse_duration(text: str, option: str) -> float:
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd]?)", text.strip())
     seconds = float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]] if match else 0.0
-    if not seconds:
-        raise UsageError(f"{option} must be a time above 0, as in 90m, 8h or 2d, got {text!r}")
+    if not 0 < seconds <= LONGEST_S:
+        raise UsageError(f"{option} must be a time above 0, as in 90m, 8h or 2d, of 10 years at most, got {text!r}")
     return seconds
 
 
@@ -118,34 +154,16 @@ def parse_workers(text: str) -> tuple[int | None, int]:
     Raises:
         UsageError: It is neither, or not 1 <= MIN < MAX.
     """
-    match = re.fullmatch(r"(?:(\d+):)?(\d+)", text.strip())
+    match = re.fullmatch(r"(?:(\d{1,4}):)?(\d{1,4})", text.strip())
     least, most = (int(match[1]) if match[1] else None, int(match[2])) if match else (None, 0)
     if most < 1 or (least is not None and not 1 <= least < most):
-        raise UsageError(f"--workers must be a number from 1 on, or MIN:MAX with 1 <= MIN < MAX, got {text!r}")
+        raise UsageError(f"--workers must be a number from 1 to 9999, or MIN:MAX with 1 <= MIN < MAX, got {text!r}")
     return least, most
 
 
 def print_json(value: Plain) -> None:
     """Writes `value` to standard output as one JSON document."""
     click.echo(json.dumps(value, indent=1))
-
-
-class Location(click.Path):
-    """A folder, or an address: `s3://bucket/prefix`."""
-
-    def __init__(self) -> None:
-        super().__init__(path_type=Path)
-
-    def convert(
-        self, value: str | os.PathLike[str], param: click.Parameter | None, ctx: click.Context | None
-    ) -> str | bytes | os.PathLike[str]:
-        """Returns a path, or a checked address as text."""
-        if not is_address(value):
-            return super().convert(value, param, ctx)
-        try:
-            return check_address(str(value))
-        except UsageError as error:
-            self.fail(str(error), param, ctx)
 
 
 PATHS = ("dataset.encode.", "dataset.transforms.", "dataset.views")

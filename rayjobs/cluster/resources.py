@@ -98,8 +98,8 @@ def tune_resources(shape: TrialShape) -> dict[str, float]:
     A group's trial process only waits: a CPU held by it would be one its workers wait for, so it claims memory.
     """
     if shape.worker_group:
-        return {"cpu": 0, "memory": 64 * 2**20}
-    return {"cpu": shape.cpus_per_worker, "gpu": shape.gpus_per_worker}
+        return {"CPU": 0, "memory": 64 * 2**20}
+    return {"CPU": shape.cpus_per_worker, "GPU": shape.gpus_per_worker}
 
 
 def _workers_on(node: Node, shape: TrialShape) -> int:

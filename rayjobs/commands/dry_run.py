@@ -15,11 +15,10 @@ from rayjobs.cli.terminal import format_seconds
 from rayjobs.cluster import resources
 from rayjobs.experiment.data import options_of
 from rayjobs.experiment.machine import Machine, trial_shape
+from rayjobs.experiment.paces import KnownPace, known_pace
 from rayjobs.experiment.plan import check_weights, plan_searches
 from rayjobs.experiment.request import Request
-from rayjobs.experiment.search_result import SearchResult
 from rayjobs.preparing.datasets import source_modalities
-from rayjobs.results_layout import SEARCH_FILE
 from rayjobs.search.searches import Search
 
 
@@ -33,6 +32,7 @@ class Preview:
         concurrent: Trials at once; None: as many as the cluster holds.
         final_models: How many are trained and tested.
         searches: Each search, and how long it may take, in words.
+        whole: How long all may take, in words; "": not known.
     """
 
     experiment: str
@@ -40,6 +40,7 @@ class Preview:
     concurrent: int | None
     final_models: int
     searches: list[tuple[Search, str]]
+    whole: str = ""
 
     def to_dict(self) -> dict[str, Plain]:
         """Returns it as plain values, for `--json`."""
@@ -49,6 +50,7 @@ class Preview:
             "concurrent": self.concurrent,
             "final_models": self.final_models,
             "searches": [{**search.to_dict(), "time": time} for search, time in self.searches],
+            "time": self.whole,
         }
 
 
@@ -74,12 +76,14 @@ def preview(request: Request, machine: Machine, output: Path) -> Preview:
     nodes = None if machine.address else [resources.local_node(machine.cpus, machine.gpus)]
     shape = trial_shape(request, searches[0], nodes or [], streams=False)
     concurrent = resources.concurrent_trials(shape, nodes, machine.concurrent) if nodes else machine.concurrent
+    paced = [(search, known_pace(search, output)) for search in searches]
     return Preview(
         experiment=request.name(),
         trial=shape.describe(),
         concurrent=concurrent,
         final_models=request.final_seeds * sum(_final_rows(request, searches, name) for name in request.datasets),
-        searches=[(search, _estimate(search, request, output, concurrent or 1)) for search in searches],
+        searches=[(search, _estimate(search, request, pace, concurrent or 1, output)) for search, pace in paced],
+        whole=_whole(paced, request, concurrent or 1),
     )
 
 
@@ -100,6 +104,8 @@ def print_preview(plan: Preview) -> None:
             console.print(f"  point {number}: " + ", ".join(f"{path}={value}" for path, value in point.items()))
         console.print(f"  time: {time}")
     console.print(f"\nthen {plan.final_models} final models, each tested once")
+    if plan.whole:
+        console.print(f"all of it: {plan.whole}")
 
 
 def _course(search: Search) -> str:
@@ -117,14 +123,22 @@ def _final_rows(request: Request, searches: Sequence[Search], dataset: str) -> i
     return len(labels) * len(DATASETS.get(dataset).split_rules.folds_of(request.protocol))
 
 
-def _estimate(search: Search, request: Request, output: Path, concurrent: int) -> str:
+def _estimate(search: Search, request: Request, pace: KnownPace | None, concurrent: int, output: Path) -> str:
     """Returns an upper bound from the newest search of that name, or says that there is none to go by."""
-    files = sorted(output.glob(f"*/{search.name}/{SEARCH_FILE}"), key=lambda path: path.stat().st_mtime)
-    before = SearchResult.read(files[-1]) if files else None
-    trials = before.trials if before else []
-    epochs, seconds = sum(trial.epochs for trial in trials), sum(trial.device_seconds for trial in trials)
-    if not epochs:
+    if pace is None:
         return f"unknown: {output} holds no earlier search of that name to go by"
     rounds = math.ceil(search.trials / concurrent) + math.ceil(request.final_seeds / concurrent)
-    longest = seconds / epochs * search.max_epochs * rounds / request.workers
-    return f"at most {format_seconds(longest)}, by the pace of {files[-1].parent.parent.name}"
+    longest = pace.device_s * search.max_epochs * rounds / request.workers
+    return f"at most {format_seconds(longest)}, by the pace of {pace.experiment}"
+
+
+def _whole(paced: Sequence[tuple[Search, KnownPace | None]], request: Request, concurrent: int) -> str:
+    """Returns how long all of it takes at most, on places that all stages share; "" where some are not known."""
+    seconds = []
+    for search, pace in paced:
+        if pace is None:
+            return ""
+        folds = DATASETS.get(search.config.dataset.name).split_rules.folds_of(request.protocol)
+        finals = request.final_seeds * (len(folds) if request.search_once else 1)
+        seconds.append(pace.device_s / request.workers * search.max_epochs * (search.trials + finals))
+    return f"at most {format_seconds(max(sum(seconds) / concurrent, 0))} where {concurrent} runs fit at once"

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TypedDict
 
-import yaml
-
+from mmcore.config.documents import read_yaml
 from mmcore.config.plain import Plain
 from mmcore.config.sections import get_path, set_path
-from mmcore.errors import UsageError, unknown_name
+from mmcore.errors import ConfigError, UsageError, unknown_name
 from rayjobs.cli.options import parse_overrides
 
 PROTOCOLS = ("group", "holdout", "cv", "paper")
@@ -81,6 +79,7 @@ def configuration(flags: TrainFlags) -> dict[str, Plain]:
     from rayjobs.preparing.datasets import resolve_dataset
 
     values = read_config(flags["config_file"]) if flags["config_file"] else {}
+    _check_sections(values)
     name, described = resolve_dataset(flags["dataset"] or "")
     _choose(values, "dataset", name, "digits")
     if described:
@@ -109,6 +108,18 @@ def configuration(flags: TrainFlags) -> dict[str, Plain]:
     for path, value in parse_overrides(flags["values"], "--set").items():
         set_path(values, path, value)
     return values
+
+
+def _check_sections(values: dict[str, Plain]) -> None:
+    """Raises a ConfigError where a file has something else for a section that the command line adds to."""
+    problems = []
+    for path in ("dataset", "dataset.options", "method", "protocol", "trainer"):
+        found = get_path(values, path)
+        if found is not None and not isinstance(found, Mapping):
+            hint = f"; write {path}: {{name: {found}}}" if path in {"dataset", "method"} else ""
+            problems.append(f"--config: {path} must be a mapping, got {found!r}{hint}")
+    if problems:
+        raise ConfigError(problems)
 
 
 def _set_paper(values: dict[str, Plain], flags: TrainFlags) -> None:
@@ -158,14 +169,11 @@ def read_config(path: Path) -> dict[str, Plain]:
         UsageError: It is missing, or no mapping.
     """
     try:
-        values = yaml.safe_load(path.read_text())
-    except FileNotFoundError:
-        raise UsageError(f"--config {path}: there is no such file") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"--config {path} is not valid YAML ({error})") from None
-    if not isinstance(values, dict):
-        raise UsageError(f"--config {path} must hold a mapping, as tune's best-*.yaml does, got {json.dumps(values)}")
-    return values
+        return read_yaml(path)
+    except ConfigError as error:
+        raise ConfigError([f"--config {problem}" for problem in error.problems]) from None
+    except UsageError as error:
+        raise UsageError(f"--config {error}") from None
 
 
 def _choose(values: dict[str, Plain], section: str, given: str | None, default: str) -> None:

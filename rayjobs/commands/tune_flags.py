@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
-
-import click
 
 from mmcore.config.plain import Plain
 from mmcore.errors import UsageError
 from rayjobs.cli.options import parse_duration, parse_overrides, parse_workers
-from rayjobs.storage.addresses import is_address, open_mirror
+from rayjobs.storage.addresses import is_address
 
 if TYPE_CHECKING:
-    from rayjobs.experiment.experiment import Experiment
     from rayjobs.experiment.machine import Machine
     from rayjobs.experiment.request import Request
 
@@ -38,6 +33,8 @@ class TuneFlags(TypedDict):
     algorithm: str
     scheduler: str
     time_budget: str | None
+    cost_budget: float | None
+    per_search: int | None
     trials: int | None
     max_epochs: int | None
     final_seeds: int
@@ -109,7 +106,7 @@ def request_of(flags: TuneFlags) -> Request:
         scheduler=flags["scheduler"],
         search_once=flags["search_once"],
     )
-    request.check(at_address=is_address(flags["output"]), has_budget=bool(flags["time_budget"]))
+    request.check(at_address=is_address(flags["output"]), has_budget=bool(flags["time_budget"] or flags["cost_budget"]))
     return request
 
 
@@ -133,36 +130,6 @@ def _encoding(flags: TuneFlags, values: dict[str, Plain]) -> dict[str, Plain]:
     return encoding_of(flags["encoders"], flags["views"], own)
 
 
-def experiment_of(flags: TuneFlags, machine: Machine) -> Experiment:
-    """Returns the experiment to run: a new one, or the one to resume."""
-    from rayjobs.experiment.experiment import at_address
-    from rayjobs.results_layout import EXPERIMENT_FILE, RANKING_FILE
-
-    mirror = open_mirror(flags["output"])
-    mirror.pull_index((EXPERIMENT_FILE, RANKING_FILE))
-    experiment = _experiment_in(mirror.root, flags, machine)
-    return at_address(experiment, mirror) if mirror else experiment
-
-
-def _experiment_in(output: Path, flags: TuneFlags, machine: Machine) -> Experiment:
-    from rayjobs.experiment.experiment import find_experiment, new_experiment, resume_experiment, unfinished_twins
-    from rayjobs.experiment.plan import check_request
-
-    name = flags["name"]
-    if flags["resume"]:
-        if flags["name"] and flags["name"] != flags["resume"]:
-            raise UsageError(f"--resume {flags['resume']} and --name {flags['name']} name two experiments")
-        return find_experiment(output, flags["resume"])
-    request = request_of(flags)
-    if flags["resume"] is not None:
-        return resume_experiment(request, output, name)
-    check_request(request, machine)  # before a folder is made for it
-    experiment = new_experiment(request, output, name, shlex.join(["python", "-m", "rayjobs.tune", *sys.argv[1:]]))
-    for twin in unfinished_twins(experiment):
-        click.echo(f"note: {twin} is unfinished; --resume {twin} continues it", err=True)
-    return experiment
-
-
 def machine_of(flags: TuneFlags) -> Machine:
     """Returns where and how fast the command line wants it computed."""
     from rayjobs.experiment.machine import Machine
@@ -174,6 +141,8 @@ def machine_of(flags: TuneFlags) -> Machine:
         cache_bytes=0 if flags["cache"] == "off" else budget,
         hang_limit_s=60 * flags["hang_timeout"],
         budget_s=parse_duration(flags["time_budget"], "--time-budget") if flags["time_budget"] else None,
+        device_budget_s=flags["cost_budget"],
+        per_search=flags["per_search"],
         concurrent=flags["concurrent"],
         max_failures=flags["max_failures"],
         verbose=flags["verbose"],

@@ -1,6 +1,7 @@
-"""The whole of `tune`: for each data set one search per method, then the final models, then the ranking.
+"""The whole of `tune`: every search and every final model of an experiment in one pool, then the ranking.
 
     results/<experiment>/experiment.json                what was asked for
+    results/<experiment>/<dataset>-<method>/journal.jsonl  a search as it goes: what it is resumed from
     results/<experiment>/<dataset>-<method>/search.json  a finished search: every trial, and the best configuration
     results/<experiment>/<dataset>-<method>/trial-001/   a trial: metrics, curves, checkpoints
     results/<experiment>/<dataset>-<method>/final-1/     a final model: the same, and its predictions on test
@@ -15,33 +16,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
-from pathlib import Path
+from dataclasses import dataclass
 
 from mmcore.errors import EquipoiseError, TrainingError
 from rayjobs.cluster import resources, session, signals
 from rayjobs.cluster.autoscaling import wait_for_room
-from rayjobs.commands.budget import Budget
-from rayjobs.commands.live_table import Display, ProgressCallback
-from rayjobs.experiment.experiment import Experiment
-from rayjobs.experiment.folder import final_jobs, is_finished, keep_plan, save_search, share
+from rayjobs.commands.live_table import Display
+from rayjobs.experiment.experiment import Experiment, fix_per_search
+from rayjobs.experiment.folder import is_finished, keep_plan, share
 from rayjobs.experiment.machine import Machine, trial_shape
-from rayjobs.experiment.plan import Plan, final_stage, grid_stage, make_plans
-from rayjobs.experiment.search_result import read_search
+from rayjobs.experiment.paces import check_budget, known_pace
+from rayjobs.experiment.plan import Plan, make_plans
+from rayjobs.experiment.stages import Planned, data_of, make_stages, per_search_default, row_of
+from rayjobs.feeding.cached import default_budget_bytes
 from rayjobs.feeding.handle import DataHandle, open_data
+from rayjobs.pool.budget import Budget
+from rayjobs.pool.pace import Pace
+from rayjobs.pool.pool import Pool
+from rayjobs.pool.tune_run import Execution, run_pool
 from rayjobs.reporting.ranking import build_ranking
 from rayjobs.reporting.ranking_table import Ranking
 from rayjobs.results_layout import RANKING_FILE
-from rayjobs.runs.handover import drop_snapshots
-from rayjobs.runs.job import Job
-from rayjobs.runs.result import read_result
 from rayjobs.runs.test_ledger import open_ledger
-from rayjobs.search.grid import grid_jobs, grid_outcomes, grid_trials
-from rayjobs.search.outcome import succeeded
-from rayjobs.search.searches import Search
-from rayjobs.search.tune_run import Execution, run_given, run_search
 from rayjobs.storage.files import write_json
-from rayjobs.trials.trial import GivenRuns, SearchRuns
 
 
 class Interrupted(EquipoiseError):
@@ -70,9 +67,8 @@ def run_tuning(experiment: Experiment, machine: Machine, *, resume: bool) -> Ran
         share(experiment)
         if not experiment.mirror:  # of runs on several nodes, each keeps its own
             open_ledger(experiment.folder.parent)
-        unfinished = [plan for plan in plans if not (resume and is_finished(plan, experiment))]
-        if unfinished:
-            _run_plans(unfinished, experiment, machine, resume=resume)
+        if not (resume and all(is_finished(plan, experiment) for plan in plans)):
+            _run_plans(plans, experiment, machine, resume=resume)
     except KeyboardInterrupt:
         raise Interrupted(
             f"interrupted; everything finished so far is kept. To resume:\n"
@@ -88,161 +84,118 @@ def run_tuning(experiment: Experiment, machine: Machine, *, resume: bool) -> Ran
 
 def _run_plans(plans: Sequence[Plan], experiment: Experiment, machine: Machine, *, resume: bool) -> None:
     request = experiment.request
-    stages: dict[str, int] = {}
-    for plan in plans:
-        for search in plan.searches:
-            stage = grid_stage(plan) if search.is_grid else search.name
-            stages[stage] = stages.get(stage, 0) + search.trials
-    if request.final_seeds:
-        stages |= {final_stage(plan): request.final_seeds * len(plan.labels) * len(plan.folds) for plan in plans}
-    display = Display(stages)
-    budget = Budget(machine.budget_s, sum(len(plan.searches) for plan in plans))
-    tuner = _Tuner(experiment, machine, display, budget, resume=resume)
     gpus = request.gpus_per_worker if request.gpus_per_worker is not None else resources.visible_gpus(machine.gpus)
-    needs_dashboard = request.workers > 1 or gpus > 0
     with (
         session.start(
             machine.address,
             num_cpus=machine.cpus,
             num_gpus=machine.gpus,
             verbose=machine.verbose,
-            needs_dashboard=needs_dashboard,
+            needs_dashboard=request.workers > 1 or gpus > 0,
         ) as nodes,
         signals.interruptible() as interruption,
-        display.shown(),
     ):
+        display = Display(verbose=machine.verbose)
+        runner = _Runner(experiment, machine, nodes, display)
+        planned = runner.open(plans)
+        budget = Budget(machine.budget_s, machine.device_budget_s)
+        runner.check_budget(budget, planned)
+        experiment = runner.fix_per_search(planned)
+        stages = make_stages(planned, experiment, display.say, resume=resume)
+        pool = Pool(stages, runner.capacity, budget, runner.known_pace(planned))
+        execution = Execution(
+            machine.max_failures,
+            machine.hang_limit_s,
+            callbacks=(display,),
+            body=machine.body,
+            notify=display.say,
+            mirror=experiment.mirror,
+        )
+        with display.shown(pool), _interrupting(interruption):
+            run_pool(pool, data_of(planned), experiment.folder.resolve(), execution)
+
+
+@dataclass
+class _Runner:
+    """What an experiment is run on."""
+
+    experiment: Experiment
+    machine: Machine
+    nodes: list[resources.Node]
+    display: Display
+
+    def open(self, plans: Sequence[Plan]) -> list[Planned]:
+        """Returns the plans with their data open and the shape of their runs; waits for machines that were asked for.
+
+        Raises:
+            UsageError: A run asks for more than there is.
+        """
         for plan in plans:
-            tuner.run(plan, nodes, interruption)
+            shape = self._shape(plan, streams=False)
+            if self.machine.address and self.machine.concurrent:
+                self.nodes = wait_for_room(shape, self.machine.concurrent, self.display.say)
+            resources.concurrent_trials(shape, self.nodes)  # refused before anything is read
+        room = default_budget_bytes() if self.machine.cache_bytes is None else self.machine.cache_bytes
+        planned = []
+        for plan in plans:
+            data = open_data(plan.prepared, room)
+            room -= plan.prepared.num_bytes if data.cached is not None else 0
+            planned.append(Planned(plan, data, self._shape(plan, streams=_streams(data))))
+        return planned
+
+    def fix_per_search(self, planned: Sequence[Planned]) -> Experiment:
+        """Returns the experiment with the number of trials of each search at a time."""
+        places = max(self.capacity(each.shape) for each in planned)
+        fixed = fix_per_search(self.experiment, self.machine.per_search, per_search_default(planned, places))
+        share(fixed)
+        return fixed
+
+    def check_budget(self, budget: Budget, planned: Sequence[Planned]) -> None:
+        """Refuses a budget that is known to be too small.
+
+        Raises:
+            UsageError: Not every search could train one trial.
+        """
+        searches = [search for each in planned for search in each.plan.searches]
+        places = max(self.capacity(each.shape) for each in planned)
+        check_budget(budget, searches, self.experiment.folder.parent, places, self.experiment.request.workers)
+
+    def known_pace(self, planned: Sequence[Planned]) -> Pace:
+        """Returns how long an epoch of each row took in earlier experiments."""
+        known = {}
+        for each in planned:
+            for search in each.plan.searches:
+                pace = known_pace(search, self.experiment.folder.parent)
+                if pace is not None:
+                    known[row_of(each.plan, search.label, search.part)] = (
+                        pace.device_s / self.experiment.request.workers
+                    )
+        return Pace(known)
+
+    def capacity(self, shape: resources.TrialShape) -> int:
+        """Returns how many runs of a shape fit at once, where nothing else runs."""
+        return resources.concurrent_trials(shape, self.nodes, self.machine.concurrent)
+
+    def _shape(self, plan: Plan, *, streams: bool) -> resources.TrialShape:
+        return trial_shape(self.experiment.request, plan.searches[0], self.nodes, streams=streams)
 
 
-class _Tuner:
-    """Runs the plans of one experiment."""
-
-    def __init__(self, experiment: Experiment, machine: Machine, display: Display, budget: Budget, *, resume: bool):
-        self._experiment = experiment
-        self._machine = machine
-        self._display = display
-        self._budget = budget
-        self._resume = resume
-
-    def run(self, plan: Plan, nodes: list[resources.Node], interruption: signals.Interruption) -> None:
-        """Runs one data set's searches, then its final models."""
-        shape = self._shape(plan, nodes, streams=False)
-        if self._machine.address and self._machine.concurrent:
-            nodes = wait_for_room(shape, self._machine.concurrent, self._display.say)
-        resources.concurrent_trials(shape, nodes)  # refused before anything is read
-        todo = [search for search in plan.searches if not self._skip(plan, search)]
-        self._budget.skip(len(plan.searches) - len(todo))
-        data = open_data(plan.prepared, self._machine.cache_bytes)
-        shape = self._shape(plan, nodes, streams=data.cached is None and not data.in_process)
-        concurrent = resources.concurrent_trials(shape, nodes, self._machine.concurrent)
-        machine = self._machine
-        execution = Execution(shape, concurrent, machine.max_failures, machine.hang_limit_s, body=machine.body)
-        for search in todo:
-            if not search.is_grid:
-                self._search(search, data, replace(execution, budget_s=self._budget.share()), interruption)
-        self._grids(plan, [search for search in todo if search.is_grid], data, execution, interruption)
-        self._finals(plan, data, execution, interruption)
-
-    def _shape(self, plan: Plan, nodes: list[resources.Node], *, streams: bool) -> resources.TrialShape:
-        return trial_shape(self._experiment.request, plan.searches[0], nodes, streams=streams)
-
-    def _folder(self, search: Search) -> Path:
-        return (self._experiment.folder / search.name).resolve()  # workers have other working directories
-
-    def _skip(self, plan: Plan, search: Search) -> bool:
-        """Tells whether a search was finished by an earlier command."""
-        stored = read_search(self._folder(search)) if self._resume else None
-        if not stored:
-            return False
-        outcomes = stored.trials
-        failed = sum(outcome.status == "failed" for outcome in outcomes)
-        best = max(
-            (outcome.objective for outcome in succeeded(outcomes) if outcome.objective is not None), default=None
-        )
-        epochs = sum(outcome.epochs for outcome in outcomes)
-        if search.is_grid:
-            for outcome in outcomes:
-                self._display.ended(grid_stage(plan), "a trial: finished before", failed=outcome.status == "failed")
-        else:
-            self._display.skip(search.name, len(outcomes) - failed, failed, best, epochs)
-        return True
-
-    def _search(
-        self, search: Search, data: DataHandle, execution: Execution, interruption: signals.Interruption
-    ) -> None:
-        folder = self._folder(search)
-        self._display.start(search.name)
-        experiment = self._experiment
-        exchange = search.grace_epochs if search.scheduler == "pbt" else 0
-        runs = SearchRuns(search.config.to_dict(), data, folder, experiment.command, exchange, experiment.mirror)
-        execution = replace(
-            execution,
-            callbacks=(ProgressCallback(self._display, search.name, search.max_epochs, folder),),
-            notify=lambda message: self._display.say(f"{search.name}: {message}"),
-        )
-        with _interrupting(interruption):
-            outcomes = run_search(search, runs, execution, resume=self._resume)
-        drop_snapshots(folder)  # an interrupted search, which does not come here, needs them to resume
-        save_search(folder, search, outcomes, experiment)
-        share(experiment)
-        self._display.finish(search.name)
-
-    def _grids(
-        self,
-        plan: Plan,
-        searches: Sequence[Search],
-        data: DataHandle,
-        execution: Execution,
-        interruption: signals.Interruption,
-    ) -> None:
-        """Runs the trials of all grids of a data set as one list, each method's before the next one's."""
-        if not searches:
-            return
-        trials = {search.name: grid_trials(search, self._folder(search)) for search in searches}
-        jobs = [
-            job
-            for search in searches
-            for job in grid_jobs(search, trials[search.name], data, self._experiment.command, self._experiment.mirror)
-        ]
-        self._given(grid_stage(plan), jobs, sum(map(len, trials.values())), execution, interruption)
-        for search in searches:
-            save_search(self._folder(search), search, grid_outcomes(trials[search.name]), self._experiment)
-        share(self._experiment)
-
-    def _finals(self, plan: Plan, data: DataHandle, execution: Execution, interruption: signals.Interruption) -> None:
-        jobs = final_jobs(plan, data, self._experiment)
-        if not jobs:
-            return
-        waiting = [job for job in jobs if read_result(Path(job.run_dir)) is None]
-        self._given(final_stage(plan), waiting, len(jobs), execution, interruption)
-
-    def _given(
-        self, stage: str, jobs: Sequence[Job], total: int, execution: Execution, interruption: signals.Interruption
-    ) -> None:
-        """Runs jobs as one stage; those of its `total` that are missing among them were finished before."""
-        self._display.start(stage)
-        for _ in range(total - len(jobs)):
-            self._display.ended(stage, "a run: finished before", failed=False)
-        if jobs:
-            max_epochs = max(job.max_epochs for job in jobs)
-            run_dirs = [Path(job.run_dir) for job in jobs]
-            execution = replace(execution, callbacks=(ProgressCallback(self._display, stage, max_epochs, run_dirs),))
-            folder = self._experiment.folder.resolve() / stage.replace(" ", "-")
-            with _interrupting(interruption):
-                run_given(GivenRuns(tuple(jobs)), folder, execution)
-        self._display.finish(stage)
+def _streams(data: DataHandle) -> bool:
+    return data.cached is None and not data.in_process
 
 
 @contextmanager
 def _interrupting(interruption: signals.Interruption) -> Iterator[None]:
     """Lets a signal end Tune gracefully, and raises it as an interruption afterwards.
 
-    Tune returns as if it had ended, with the running trials marked as finished: what it returns is not to be used.
+    Tune returns as if it had ended, with the running trials marked as finished.
     """
     interruption.searching = True
     try:
         yield
+    except Exception:
+        if not interruption.requested:  # else it comes of Ray's processes, which were ended by the same signal
+            raise
     finally:
         interruption.searching = False
     if interruption.requested:

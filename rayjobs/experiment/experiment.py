@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from mmcore.errors import UsageError, suggest
+from mmcore.errors import DataError, UsageError, suggest
 from rayjobs.experiment.request import Request
 from rayjobs.results_layout import EXPERIMENT_FILE, EXPERIMENT_FORMAT, RANKING_FILE
 from rayjobs.storage.addresses import reaching
 from rayjobs.storage.files import write_json
-from rayjobs.storage.json_record import JsonRecord
+from rayjobs.storage.json_record import OPTIONAL, JsonRecord
 from rayjobs.storage.mirror import NO_MIRROR, Mirror
 
 
@@ -25,6 +27,7 @@ class StoredExperiment(JsonRecord):
         folder: Where it was begun; its searches can resume only there.
         command: What was typed.
         request: What was asked for.
+        per_search: Trials of each search at a time; None: not fixed yet.
     """
 
     format_version: int
@@ -32,21 +35,36 @@ class StoredExperiment(JsonRecord):
     folder: str
     command: str
     request: Request
+    per_search: int | None = field(default=None, metadata=OPTIONAL)
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """A folder of results and the request it answers; on object storage, the folder's twin counts."""
+    """A folder of results and the request it answers; on object storage, the folder's twin counts.
+
+    Attributes:
+        folder: Where the results go.
+        request: What was asked for.
+        command: What was typed.
+        mirror: Where the folder has its twin.
+        per_search: Trials of each search at a time, for as long as the experiment takes; None: not fixed yet.
+    """
 
     folder: Path
     request: Request
     command: str
     mirror: Mirror = NO_MIRROR
+    per_search: int | None = None
 
     @property
     def name(self) -> str:
         """The experiment's name: that of its folder."""
         return self.folder.name
+
+    @property
+    def location(self) -> str:
+        """The folder that counts: its path, or its twin's address."""
+        return self.mirror.address_of(self.folder)
 
 
 def new_experiment(request: Request, output: Path, name: str | None, command: str) -> Experiment:
@@ -84,6 +102,7 @@ def find_experiment(output: Path, name: str) -> Experiment:
 
     Raises:
         UsageError: There is none of that name, it was begun by another release, or it was moved.
+        DataError: Its file is damaged.
     """
     folder = output / name
     stored = StoredExperiment.read(folder / EXPERIMENT_FILE)
@@ -101,19 +120,46 @@ def find_experiment(output: Path, name: str) -> Experiment:
             f"{folder} was moved from {stored.folder}; its searches can resume only there: move it back, or, for "
             "results at an address, set EQUIPOISE_CACHE to what it was"
         )
-    return Experiment(folder, stored.request, stored.command)
+    return Experiment(folder, stored.request, stored.command, per_search=stored.per_search)
 
 
-def at_address(experiment: Experiment, mirror: Mirror) -> Experiment:
-    """Returns an experiment whose folder has a twin, having made the folder what the twin is.
+def fix_per_search(experiment: Experiment, wanted: int | None, default: int) -> Experiment:
+    """Returns an experiment that says how many trials of each search run at a time; once it does, it stays so.
+
+    Args:
+        experiment: A new one, or one that is resumed.
+        wanted: What the command line says.
+        default: For a new one, where it says nothing.
+
+    Raises:
+        UsageError: It was begun with another number.
+    """
+    if experiment.per_search is not None:
+        if wanted not in (None, experiment.per_search):
+            raise UsageError(
+                f"--per-search {wanted}: {experiment.name} was begun with {experiment.per_search}, and its searches "
+                "would not be the same; leave the option out, or begin anew without --resume"
+            )
+        return experiment
+    fixed = replace(experiment, per_search=wanted or default)
+    path = experiment.folder / EXPERIMENT_FILE
+    stored = StoredExperiment.read(path)
+    assert stored is not None, path
+    write_json(path, replace(stored, per_search=fixed.per_search).to_dict())
+    return fixed
+
+
+def meet_twin(experiment: Experiment) -> None:
+    """Makes an experiment's folder what its twin is, where it has one; to be called by who holds it.
 
     Raises:
         UsageError: Nothing can be written there.
     """
-    with reaching(mirror.address):
-        mirror.push([experiment.folder / EXPERIMENT_FILE])
-    mirror.renew(experiment.folder)
-    return replace(experiment, mirror=mirror)
+    mirror = experiment.mirror
+    if mirror:
+        with reaching(mirror.address):
+            mirror.push([experiment.folder / EXPERIMENT_FILE])
+        mirror.renew(experiment.folder)
 
 
 def resume_experiment(request: Request, output: Path, name: str | None) -> Experiment:
@@ -121,10 +167,11 @@ def resume_experiment(request: Request, output: Path, name: str | None) -> Exper
 
     Raises:
         UsageError: There is none, or the one named answers another request.
+        DataError: The file of the one named is damaged.
     """
     if name:
         return find_experiment(output, name)
-    found = [find_experiment(output, folder) for folder in _numbered(output, request.name())]
+    found = _readable(output, _numbered(output, request.name()))
     same = [experiment for experiment in found if experiment.request == request]
     if not same:
         if found:
@@ -141,7 +188,18 @@ def unfinished_twins(experiment: Experiment) -> list[str]:
     output, request = experiment.folder.parent, experiment.request
     names = [name for name in _numbered(output, request.name()) if name != experiment.name]
     waiting = [name for name in names if not (output / name / RANKING_FILE).is_file()]
-    return [name for name in waiting if find_experiment(output, name).request == request]
+    return [found.name for found in _readable(output, waiting) if found.request == request]
+
+
+def _readable(output: Path, names: Sequence[str]) -> list[Experiment]:
+    """Returns the experiments of these names; of one whose file is damaged it is said that it does not count."""
+    found = []
+    for name in names:
+        try:
+            found.append(find_experiment(output, name))
+        except DataError as error:
+            logging.getLogger(__name__).warning("%s; the experiment %s is passed over", error, name)
+    return found
 
 
 def _numbered(output: Path, name: str) -> list[str]:

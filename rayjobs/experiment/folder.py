@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,11 +19,12 @@ from rayjobs.experiment.plan import Plan
 from rayjobs.experiment.search_result import SearchResult, read_search
 from rayjobs.experiment.unimodal_references import searched_accuracies
 from rayjobs.feeding.handle import DataHandle
-from rayjobs.results_layout import EXPERIMENT_FILE, PLAN_FILE, RANKING_FILE, RESULT_FILE, SEARCH_FILE
+from rayjobs.results_layout import EXPERIMENT_FILE, PLAN_FILE, RANKING_FILE, SEARCH_FILE
 from rayjobs.runs.job import Job
+from rayjobs.runs.result import read_result
 from rayjobs.search.outcome import Outcome, succeeded
 from rayjobs.search.searches import Search
-from rayjobs.storage.files import read_json, write_json, write_text
+from rayjobs.storage.files import json_or_set_aside, write_json, write_text
 
 
 def keep_plan(plan: Plan, experiment: Experiment) -> None:
@@ -36,7 +37,7 @@ def keep_plan(plan: Plan, experiment: Experiment) -> None:
         path = experiment.folder / search.name / PLAN_FILE
         path.parent.mkdir(parents=True, exist_ok=True)
         content = json.loads(json.dumps({**search.to_dict(), "data_fingerprint": plan.prepared.fingerprint}))
-        stored = read_json(path)
+        stored = json_or_set_aside(path)
         if stored is None:
             write_json(path, content)
         elif stored != content:
@@ -48,24 +49,27 @@ def keep_plan(plan: Plan, experiment: Experiment) -> None:
 
 
 def share(experiment: Experiment) -> None:
-    """Sends what a command itself wrote of an experiment to its twin."""
+    """Sends what a command itself wrote of an experiment to its twin, if there is one."""
+    if not experiment.mirror:
+        return
     names = (EXPERIMENT_FILE, RANKING_FILE, "best-*.yaml", PLAN_FILE, SEARCH_FILE)
-    places = ("", "*/", "*/fold-*/")
+    places = ("", "*/", "*/fold-*/", "*/part-*/", "*/fold-*/part-*/")
     files = [file for place in places for name in names for file in experiment.folder.glob(place + name)]
     patiently(lambda: experiment.mirror.push(files))
 
 
 def is_finished(plan: Plan, experiment: Experiment) -> bool:
     """Tells whether every search of a data set and every final model was finished by an earlier command."""
-    files = [experiment.folder / search.name / SEARCH_FILE for search in plan.searches]
     rows = itertools.product(plan.labels, plan.folds)
-    files += [run_dir / RESULT_FILE for row in rows for run_dir in final_dirs(plan, experiment, *row)]
-    return all(read_json(file) for file in files)
+    run_dirs = [run_dir for row in rows for run_dir in final_dirs(plan, experiment, *row)]
+    # All are read, so that one command says of every damaged file that it is made again.
+    searched = [read_search(experiment.folder / search.name) is not None for search in plan.searches]
+    return all([*searched, *(read_result(run_dir) is not None for run_dir in run_dirs)])
 
 
 def final_dirs(plan: Plan, experiment: Experiment, label: str, fold: int | None) -> list[Path]:
     """Returns the folders of a row's final models on a fold, one per seed."""
-    folder = experiment.folder / replace(plan.search_of(label, fold), fold=fold).name
+    folder = experiment.folder / replace(plan.searches_of(label, fold)[0], fold=fold).row_name
     return [folder / f"final-{number}" for number in range(1, experiment.request.final_seeds + 1)]
 
 
@@ -73,7 +77,8 @@ def save_search(folder: Path, search: Search, outcomes: Sequence[Outcome], exper
     """Writes a finished search and, as a file of its own, its best configuration."""
     best = max(succeeded(outcomes), key=lambda outcome: (outcome.objective, -outcome.objective_loss), default=None)
     config = with_values(search.config, best.values).to_dict() if best else None
-    result = SearchResult(label=search.label, trials=list(outcomes), best=best, config=config)
+    at_once = experiment.per_search if search.depends_on_timing(experiment.per_search) else None
+    result = SearchResult(label=search.label, trials=list(outcomes), best=best, config=config, at_once=at_once)
     write_json(folder / SEARCH_FILE, result.to_dict())
     if config:
         write_text(best_file(search, experiment), yaml.safe_dump(config, sort_keys=False))
@@ -84,29 +89,43 @@ def best_file(search: Search, experiment: Experiment) -> Path:
     return experiment.folder / f"best-{search.name.replace('/', '-')}.yaml"
 
 
-def final_jobs(plan: Plan, data: DataHandle, experiment: Experiment) -> list[Job]:
-    """Returns a job for each fresh seed of each row, on each fold, whose search found a configuration."""
-    jobs = []
-    for fold in plan.folds:
-        alone = searched_accuracies(plan, experiment, fold)
-        for label in plan.labels:
-            stored = read_search(experiment.folder / plan.search_of(label, fold).name)
-            if not stored or not stored.config or not stored.best:
-                continue
-            values: dict[str, Plain] = {} if fold is None else {"protocol.fold": fold}
-            for number, run_dir in enumerate(final_dirs(plan, experiment, label, fold), start=1):
-                values["seed"] = experiment.request.seed + number
-                config = with_values(parse_config(stored.config), values).to_dict()
-                jobs.append(
-                    Job(
-                        config,
-                        data,
-                        str(run_dir.resolve()),
-                        test=True,
-                        command=experiment.command,
-                        alone=alone,
-                        schedule=stored.best.schedule,
-                        mirror=experiment.mirror,
-                    )
-                )
-    return jobs
+def final_jobs(plan: Plan, label: str, fold: int | None, data: DataHandle, experiment: Experiment) -> list[Job]:
+    """Returns a job for each fresh seed of a row on a fold; none where a search of it found no configuration."""
+    searches = plan.searches_of(label, fold)
+    found = [read_search(experiment.folder / search.name) for search in searches]
+    best = [entry for entry in found if entry and entry.config and entry.best]
+    if len(best) < len(searches):
+        return []
+    alone = searched_accuracies(plan, experiment, fold)
+    return [
+        _final_job(searches, best, fold, number, run_dir, data=data, experiment=experiment, alone=alone)
+        for number, run_dir in enumerate(final_dirs(plan, experiment, label, fold), start=1)
+    ]
+
+
+def _final_job(
+    searches: Sequence[Search],
+    best: Sequence[SearchResult],
+    fold: int | None,
+    number: int,
+    run_dir: Path,
+    *,
+    data: DataHandle,
+    experiment: Experiment,
+    alone: Mapping[str, float],
+) -> Job:
+    values: dict[str, Plain] = {} if fold is None else {"protocol.fold": fold}
+    values["seed"] = experiment.request.seed + number
+    configs = [with_values(parse_config(entry.config or {}), values).to_dict() for entry in best]
+    parts = {search.part: config for search, config in zip(searches, configs, strict=True) if search.part}
+    return Job(
+        configs[0],
+        data,
+        str(run_dir.resolve()),
+        test=True,
+        command=experiment.command,
+        alone=alone,
+        schedule=(best[0].best.schedule if best[0].best and not parts else ()),
+        mirror=experiment.mirror,
+        parts=parts,
+    )

@@ -23,7 +23,9 @@ class Machine:
         concurrent: Most trials at once; None: as many as fit.
         max_failures: How often a lost process is tried again.
         hang_limit_s: A running trial that does nothing for so long is ended and tried again; 0: never.
-        budget_s: For all searches together; None: none.
+        budget_s: Seconds for all searches together; None: no limit.
+        device_budget_s: Device-seconds for all searches together; None: no limit.
+        per_search: Trials of each search at a time; None: what fills the machine.
         cache_bytes: Data sets up to this size are held in the object store; None: a share of it; 0: all are streamed.
         verbose: Show Ray's own log.
         body: What a trial runs; None: the worker's.
@@ -36,6 +38,8 @@ class Machine:
     max_failures: int = 2
     hang_limit_s: float = DEFAULT_LIMIT_S
     budget_s: float | None = None
+    device_budget_s: float | None = None
+    per_search: int | None = None
     cache_bytes: int | None = None
     verbose: bool = False
     body: Body | None = None

@@ -43,10 +43,10 @@ class Plan:
         """The rows of the ranking."""
         return list(dict.fromkeys(search.label for search in self.searches))
 
-    def search_of(self, label: str, fold: int | None) -> Search:
-        """Returns the search that decides the configuration of a row on a fold."""
+    def searches_of(self, label: str, fold: int | None) -> list[Search]:
+        """Returns the searches that decide the configuration of a row on a fold: one, or one for each of its parts."""
         own = [search for search in self.searches if search.label == label]
-        return next((search for search in own if search.fold == fold), own[0])
+        return [search for search in own if search.fold == fold] or [each for each in own if each.fold == own[0].fold]
 
 
 def plan_searches(
@@ -140,7 +140,7 @@ def _with_changes(search: Search, prepared: PreparedDataset) -> Search:
     """Returns a search that knows what its population may change, if it has one."""
     if search.scheduler != "pbt":
         return search
-    from rayjobs.search.population import changeable  # late: it brings Ray Tune, which a dry run does without
+    from rayjobs.search.population import changeable  # late: a dry run does without
 
     return replace(search, changeable=tuple(changeable(search, prepared.spec)))
 
@@ -151,13 +151,3 @@ def _check_encoding(search: Search, prepared: PreparedDataset) -> None:
     spec = build_source(search.config).spec()
     for values in [{}, *ends]:
         check_encoding(with_values(search.config, values).dataset, prepared, spec)
-
-
-def grid_stage(plan: Plan) -> str:
-    """Returns what the trials of a data set's grids are called: all of them are run as one list."""
-    return f"{plan.prepared.directory.name} grid"
-
-
-def final_stage(plan: Plan) -> str:
-    """Returns what the training of a data set's final models is called."""
-    return f"{plan.prepared.directory.name} final models"

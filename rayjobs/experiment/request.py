@@ -92,7 +92,7 @@ class Request(JsonRecord):
     def _check_grid(self, *, has_budget: bool) -> None:
         if self.scheduler == "pbt":
             raise UsageError("--scheduler pbt is not for --search grid: a population's settings change as it trains")
-        for option, is_given in (("--trials", self.trials is not None), ("--time-budget", has_budget)):
+        for option, is_given in (("--trials", self.trials is not None), ("--time-budget or --cost-budget", has_budget)):
             if is_given:
                 raise UsageError(
                     f"{option} is not for --search grid, whose trials are all combinations of the space's choices"

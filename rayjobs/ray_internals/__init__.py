@@ -2,8 +2,8 @@
 
     environment   variables Ray reads, loggers it writes to, the files of its token
     errors        texts and classes by which one failure of Ray is told from another
-    controller    Tune's loop: how often it saves, what it passes on, ASHA's rungs
-    tune_state    the files of a search's state, and the signal that ends a search
+    controller    Tune's loop: what it saves, which processes it keeps, what it passes on
+    signals       the signal that ends Tune's loop
     groups        worker groups: their claim on the cluster's room, the trial they belong to
 
 A release of Ray may rename any of this without a word: `tests/jobs/test_ray_internals.py` names each, and CI runs it

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +9,10 @@ from typing import TypeVar
 
 import numpy as np
 
-from mmcore.errors import DataError
 from mmcore.metric_names import FUSED_ACCURACY
-from rayjobs.results_layout import PREDICTIONS_FILE
-from rayjobs.runs.result import read_result
+from rayjobs.results_layout import RESULT_FILE
+from rayjobs.runs.predictions import COLUMNS, FUSED_LOGITS, read_predictions
+from rayjobs.runs.result import RunResult
 
 T = TypeVar("T")
 
@@ -33,6 +32,7 @@ class Final:
         protocol: The protocol's line.
         cost: Epochs and device-seconds.
         dead: Modality -> epoch since which its encoder is dead, at the run's end.
+        notices: What went otherwise than it should, but not wrong.
     """
 
     seed: int
@@ -45,32 +45,30 @@ class Final:
     protocol: str
     cost: Mapping[str, float]
     dead: Mapping[str, int]
+    notices: Sequence[str] = ()
 
 
 def load_final(run_dir: Path) -> Final | None:
     """Returns the final model in a run's folder, or None if it was not finished.
 
     Raises:
-        DataError: Its predictions are missing or damaged.
+        DataError: Its result is damaged, or its predictions are missing or damaged.
     """
-    result = read_result(run_dir)
+    result = RunResult.read(run_dir / RESULT_FILE)
     if not result or not result.test:
         return None
-    try:
-        with np.load(run_dir / PREDICTIONS_FILE) as stored:
-            arrays = {name: stored[name] for name in stored.files}
-        order = np.argsort(arrays["sample_ids"])
-        correct = arrays["logits/fused"].argmax(axis=1) == arrays["labels"]
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise DataError(f"{run_dir / PREDICTIONS_FILE} is missing or damaged ({error})") from None
+    arrays = read_predictions(run_dir)
+    order = np.argsort(arrays["sample_ids"])
+    correct = arrays[FUSED_LOGITS].argmax(axis=1) == arrays["labels"]
     return Final(
         seed=result.seed,
         metrics=result.test,
         correct=correct[order],
-        **{name: arrays[name][order] for name in ("sample_ids", "labels", "groups", "sources")},
+        **{name: arrays[name][order] for name in COLUMNS},
         protocol=result.protocol,
         cost={"epochs": result.epochs, "device_seconds": result.device_seconds},
         dead={reading.modality: reading.since for reading in result.readings if reading.kind == "dead"},
+        notices=result.notices,
     )
 
 
@@ -85,9 +83,9 @@ def flattened(folds: Sequence[Sequence[T]]) -> list[T]:
 
 
 def short_name(run_dir: Path, label: str) -> str:
-    """Returns `trial-001`, or `fold-2 trial-001` of a cross-validation."""
-    fold = run_dir.parent.name
-    return f"{fold} {run_dir.name}" if fold.startswith("fold-") else run_dir.name
+    """Returns `trial-001`, or `fold-2 trial-001` of a cross-validation, or `part-image trial-001` of a part."""
+    around = [name for name in run_dir.parts[-3:-1] if name.startswith(("fold-", "part-"))]
+    return " ".join([*around, run_dir.name])
 
 
 Finals = Mapping[str, Sequence[Sequence[Final]]]

@@ -57,7 +57,7 @@ def build_page(experiment: ExperimentRecord) -> tuple[str, list[Picture]]:
         title=f"Search {experiment.folder.resolve().name}",
         created=experiment.stored.created,
         command=experiment.stored.command,
-        state=[] if experiment.ranking else [RUNNING],
+        state=[*([] if experiment.ranking else [RUNNING]), *experiment.damage],
         facts=_facts(experiment),
         sections=[{**section, "groups": [_encoded(group) for group in section["groups"]]} for section in sections],
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,6 +36,22 @@ def budget_notes(rows: Sequence[RankingRow], plan: Plan) -> list[str]:
     return notes
 
 
+def timing_notes(label_at_once: Mapping[str, int | None]) -> list[str]:
+    """Returns a note where searches ran several trials at a time, and so would have gone otherwise elsewhere.
+
+    Args:
+        label_at_once: Row -> trials of its searches at a time; None: its result depends on the seed alone.
+    """
+    timed = {label: number for label, number in label_at_once.items() if number}
+    if not timed:
+        return []
+    number = max(timed.values())
+    return [
+        f"depends on timing: up to {number} trials of each search ran at a time, so another machine might choose other "
+        f"settings ({', '.join(timed)}); --per-search 1 leaves it to the seed alone"
+    ]
+
+
 def elastic_notes(experiment: Experiment, plan: Plan) -> list[str]:
     """Returns a note for each row with runs whose groups changed in size: they are other runs than a fixed group's."""
     notes = []
@@ -54,6 +70,16 @@ def elastic_notes(experiment: Experiment, plan: Plan) -> list[str]:
                 "the same global batches, but not bit for bit the run of a fixed group"
             )
     return notes
+
+
+def mended_notes(finals: Finals) -> list[str]:
+    """Returns what went otherwise than it should with final models: damaged files, and what was done about them."""
+    return [
+        f"{label}, seed {final.seed}: {notice}"
+        for label, folds in finals.items()
+        for final in flattened(folds)
+        for notice in final.notices
+    ]
 
 
 def schedule_notes(rows: Sequence[RankingRow]) -> list[str]:

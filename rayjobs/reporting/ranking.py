@@ -18,7 +18,16 @@ from rayjobs.experiment.search_result import SearchResult, read_search
 from rayjobs.reporting.by_class import ClassRow, by_class, is_imbalanced
 from rayjobs.reporting.comparison import all_folds, compare_folds, compare_seeds
 from rayjobs.reporting.finals import Final, Finals, accuracies_of, flattened, load_final, short_name
-from rayjobs.reporting.notes import budget_notes, chance_notes, dead_notes, elastic_notes, more_seeds, schedule_notes
+from rayjobs.reporting.notes import (
+    budget_notes,
+    chance_notes,
+    dead_notes,
+    elastic_notes,
+    mended_notes,
+    more_seeds,
+    schedule_notes,
+    timing_notes,
+)
 from rayjobs.reporting.ranking_table import Failure, OwnAccuracy, Ranking, RankingRow, RankingTable
 from rayjobs.results_layout import LEDGER_FILE
 from rayjobs.search.outcome import Outcome
@@ -63,15 +72,17 @@ def _table(experiment: Experiment, plan: Plan) -> RankingTable:
     request, prepared = experiment.request, plan.prepared
     rows: list[RankingRow] = []
     finals: dict[str, Sequence[Sequence[Final]]] = {}
+    at_once: dict[str, int | None] = {}
     for label in plan.labels:
         runs = _Runs(experiment, plan, label)
         finals[label] = [] if runs.failed else runs.finals
         rows.append(_row(runs))
+        at_once[label] = max((stored.at_once or 0 for stored in runs.stored), default=0) or None
     cross_validated = len(plan.folds) > 1
     compare = compare_folds if cross_validated else compare_seeds
     deltas, note = compare(finals, request.reference)
     rows = [replace(row, delta=deltas.get(row.method)) for row in rows]
-    assignments = [prepared.assign(plan.search_of(plan.labels[0], fold).config.protocol) for fold in plan.folds]
+    assignments = [prepared.assign(plan.searches_of(plan.labels[0], fold)[0].config.protocol) for fold in plan.folds]
     tested = np.unique(np.concatenate([assignment.test for assignment in assignments]))
     return RankingTable(
         dataset=prepared.directory.name,
@@ -85,7 +96,9 @@ def _table(experiment: Experiment, plan: Plan) -> RankingTable:
         chance_notes=[
             *chance_notes(rows, finals),
             *dead_notes(finals),
+            *mended_notes(finals),
             *budget_notes(rows, plan),
+            *timing_notes(at_once),
             *schedule_notes(rows),
             *elastic_notes(experiment, plan),
         ],
@@ -117,7 +130,10 @@ class _Runs:
             for search, entry in zip(self.searches, self.stored, strict=True)
             if entry.best
         ]
-        chosen = [bool(self.stored[self.searches.index(plan.search_of(label, fold))].best) for fold in plan.folds]
+        chosen = [
+            all(self.stored[self.searches.index(search)].best for search in plan.searches_of(label, fold))
+            for fold in plan.folds
+        ]
         self.missing = [
             Failure(trial=short_name(path, label), reason=failure_reason(path))
             for paths, models, has_best in zip(dirs, loaded, chosen, strict=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +15,8 @@ from mmcore.config.sections import get_path
 from mmcore.data.prepared.store import PreparedDataset
 from mmcore.errors import DataError, EquipoiseError, UsageError
 from mmcore.metric_names import VAL_ACCURACY
-from mmcore.training.run_log import Row, read_rows
+from mmcore.storage import read_json_lines
+from mmcore.training.run_log import METRICS_FILE, Row, read_rows
 from rayjobs.experiment.experiment import StoredExperiment
 from rayjobs.experiment.search_result import SearchResult
 from rayjobs.reporting.ranking_table import Ranking
@@ -31,8 +33,8 @@ from rayjobs.results_layout import (
     SEARCH_FILE,
 )
 from rayjobs.runs.progress import EPOCH, OBJECTIVE
-from rayjobs.runs.result import read_result
-from rayjobs.runs.test_ledger import read_ledger
+from rayjobs.runs.result import RunResult
+from rayjobs.runs.test_ledger import look_at_ledger
 from rayjobs.search.outcome import Outcome
 from rayjobs.storage.files import read_json
 from rayjobs.storage.json_record import JsonRecord
@@ -49,12 +51,14 @@ class StoredPlan(JsonRecord):
 
     Attributes:
         name: Name of the search, and of its folder in the experiment's.
+        label: The row's name. The first releases did not say.
         trials: How many it was to have.
         space: Path -> what it is drawn from, in words.
         config: What all trials have in common.
     """
 
     name: str
+    label: str = ""
     trials: int
     space: Mapping[str, str]
     config: Settings
@@ -91,7 +95,7 @@ class SearchRecord:
 
     Attributes:
         dataset: Name of the prepared data set.
-        label: The row's name in the ranking.
+        label: The row's name in the ranking; of a part with the modality it is of.
         fold: None where there is one split.
         protocol: How samples were split; "" until a trial has ended.
         planned: Trials it was to have.
@@ -148,6 +152,7 @@ class ExperimentRecord:
         searches: In the order of their names.
         ranking: What was printed at its end; None if it did not come to that.
         test_readings: How often it read test, by the ledger.
+        damage: What of its files could not be read and is left out, in words.
     """
 
     folder: Path
@@ -155,6 +160,7 @@ class ExperimentRecord:
     searches: Sequence[SearchRecord]
     ranking: Ranking | None
     test_readings: int
+    damage: Sequence[str] = ()
 
     @property
     def datasets(self) -> list[str]:
@@ -193,13 +199,22 @@ def load_experiment(folder: Path) -> ExperimentRecord:
         raise UsageError(_no_experiment(folder))
     if stored.format_version not in READABLE_FORMATS:
         raise UsageError(f"{folder} was written by another release (format {stored.format_version})")
-    plans = sorted([*folder.glob(f"*/{PLAN_FILE}"), *folder.glob(f"*/fold-*/{PLAN_FILE}")])
+    places = ("*", "*/fold-*", "*/part-*", "*/fold-*/part-*")
+    plans = sorted(path for place in places for path in folder.glob(f"{place}/{PLAN_FILE}"))
     # At an address each final model has a ledger of its own.
     own = [*folder.glob(f"*/final-*/{LEDGER_FILE}"), *folder.glob(f"*/fold-*/final-*/{LEDGER_FILE}")]
-    ledger = [entry for path in (folder.parent / LEDGER_FILE, *own) for entry in read_ledger(path)]
-    inside = [Path(entry["run_dir"]).is_relative_to(stored.folder) for entry in ledger]
+    looked_at = [look_at_ledger(path) for path in (folder.parent / LEDGER_FILE, *own)]
+    inside = [Path(entry["run_dir"]).is_relative_to(stored.folder) for entries, _ in looked_at for entry in entries]
     searches = [load_search(path.parent) for path in plans]
-    return ExperimentRecord(folder, stored, searches, _stored(Ranking, folder / RANKING_FILE), sum(inside))
+    damage = [problem for _, problems in looked_at for problem in problems]
+    damage += [problem for path in plans for problem in _damaged_rows(path.parent)]
+    ranking = _stored(Ranking, folder / RANKING_FILE)
+    return ExperimentRecord(folder, stored, searches, ranking, sum(inside), damage)
+
+
+def _damaged_rows(folder: Path) -> list[str]:
+    """Returns what is wrong with the rows of a search's trials, in words."""
+    return [problem for file in sorted(folder.glob(f"*/{METRICS_FILE}")) for problem in read_json_lines(file)[1]]
 
 
 def _no_experiment(folder: Path) -> str:
@@ -218,13 +233,15 @@ def load_search(folder: Path) -> SearchRecord:
     plan, ended = _stored(StoredPlan, folder / PLAN_FILE), _stored(SearchResult, folder / SEARCH_FILE)
     if plan is None:
         raise DataError(f"{folder} holds no search: {PLAN_FILE} is missing")
-    name, _, fold = plan.name.partition("/fold-")
-    # A label begins with its method's name, and the folder's name ends with the label.
-    start = name.rfind(f"-{get_path(plan.config, 'method.name')}")
+    name, _, part = plan.name.partition("/part-")
+    name, _, fold = name.partition("/fold-")
+    # The folder's name ends with the label. The first releases did not say it: it begins with its method's name.
+    ending = plan.label or str(get_path(plan.config, "method.name"))
+    start = name.rfind(f"-{ending}")
     trials = [_ended(folder, trial) for trial in ended.trials] if ended else _running(folder, plan.space)
     return SearchRecord(
         dataset=name[:start],
-        label=name[start + 1 :],
+        label=f"{name[start + 1 :]} {part}".strip(),
         fold=int(fold) if fold else None,
         protocol=_protocol(folder, trials),
         planned=plan.trials,
@@ -237,10 +254,10 @@ def load_search(folder: Path) -> SearchRecord:
 
 def _stored(kind: type[R], path: Path) -> R | None:
     """Returns what a file holds, None where there is no file; one that cannot be read is no missing one."""
-    content = kind.read(path)
-    if content is None and path.exists():
-        raise DataError(f"{path} is damaged: the search can write it again (rayjobs.tune --resume)")
-    return content
+    try:
+        return kind.read(path)
+    except DataError as error:
+        raise DataError(f"{error}: the search can write it again (rayjobs.tune --resume)") from None
 
 
 def _ended(folder: Path, trial: Outcome) -> TrialRecord:
@@ -279,5 +296,9 @@ def _running_trial(run_dir: Path, space: Mapping[str, str]) -> TrialRecord:
 
 
 def _protocol(folder: Path, trials: Sequence[TrialRecord]) -> str:
-    results = (read_result(folder / Path(trial.name).name) for trial in trials)
-    return next((result.protocol for result in results if result), "")
+    for trial in trials:
+        with contextlib.suppress(DataError):  # all trials have one protocol: the next one tells it too
+            result = RunResult.read(folder / Path(trial.name).name / RESULT_FILE)
+            if result:
+                return result.protocol
+    return ""

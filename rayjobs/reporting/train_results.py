@@ -111,9 +111,9 @@ def print_results(
     _print_classes(results, prepared, console)
     _print_extra(results, units, console)
     for result in results:
-        for reading in result.readings:
-            title = run_title(result.fold, result.seed)
-            console.print(f"{title}: {reading.text}", style="yellow")
+        title = run_title(result.fold, result.seed)
+        for text in (*result.notices, *(reading.text for reading in result.readings)):
+            console.print(f"{title}: {text}", style="yellow")
     protocol = all_folds(results[0].protocol) if has_folds else results[0].protocol
     console.print(f"protocol {protocol}; {prepared.card}")
     if results[0].selects_on_test and published:

@@ -36,7 +36,7 @@ def publish(run_dir: Path, values: Mapping[str, float]) -> None:
 def tags_of(run_dir: Path) -> dict[str, str]:
     """Returns the tags of a run: `results/mine/digits-iprm/fold-2/trial-001` is of the search `digits-iprm/fold-2`."""
     parts = run_dir.parts
-    start = -3 if parts[-2].startswith("fold-") else -2
+    start = -2 - sum(name.startswith(("fold-", "part-")) for name in parts[-3:-1])
     return dict(zip(TAGS, (parts[start - 1], "/".join(parts[start:-1]), parts[-1]), strict=True))
 
 

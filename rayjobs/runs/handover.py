@@ -19,6 +19,7 @@ from mmcore.assembly.config import with_values
 from mmcore.config.plain import Settings
 from mmcore.config.schema import RunConfig
 from mmcore.errors import CheckpointError
+from mmcore.storage import patiently
 from rayjobs.results_layout import CHECKPOINTS, HANDED_OVER, PROGRESS_FILE, SCHEDULE_FILE, SNAPSHOTS
 from rayjobs.storage.files import read_json, write_json
 from rayjobs.storage.json_record import JsonRecord
@@ -47,7 +48,7 @@ Schedule = tuple[Segment, ...]
 
 def read_schedule(run_dir: Path) -> Schedule:
     """Returns a run's schedule; empty where its settings never changed."""
-    return tuple(Segment.from_dict(segment) for segment in read_json(run_dir / SCHEDULE_FILE) or [])
+    return tuple(Segment.from_dict(segment) for segment in read_json(run_dir / SCHEDULE_FILE, list) or [])
 
 
 def parts_of(config: RunConfig, schedule: Schedule) -> list[tuple[RunConfig, int | None]]:
@@ -65,6 +66,12 @@ def keep_snapshot(run_dir: Path, epoch: int) -> None:
         CheckpointError: The run has checkpoints, but not that epoch's.
     """
     folder = run_dir / SNAPSHOTS / f"epoch-{epoch:06d}"
+    patiently(lambda: _copy(run_dir, folder), folder)
+    for stale in sorted(folder.parent.glob("epoch-*"))[:-NUM_KEPT]:
+        shutil.rmtree(stale, ignore_errors=True)
+
+
+def _copy(run_dir: Path, folder: Path) -> None:
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -77,8 +84,6 @@ def keep_snapshot(run_dir: Path, epoch: int) -> None:
     shutil.copyfile(run_dir / PROGRESS_FILE, temporary / PROGRESS_FILE)
     shutil.rmtree(folder, ignore_errors=True)
     temporary.rename(folder)
-    for stale in sorted(folder.parent.glob("epoch-*"))[:-NUM_KEPT]:
-        shutil.rmtree(stale, ignore_errors=True)
 
 
 def drop_snapshots(folder: Path) -> None:
@@ -98,8 +103,13 @@ def hand_over(source: Path, target: Path, epoch: int, before: Settings, values: 
         values: Settings to continue with.
     """
     temporary = target / f".{HANDED_OVER}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    _link_tree(source / SNAPSHOTS / f"epoch-{epoch:06d}", temporary)
+    snapshot = source / SNAPSHOTS / f"epoch-{epoch:06d}"
+
+    def copy() -> None:
+        shutil.rmtree(temporary, ignore_errors=True)
+        _link_tree(snapshot, temporary)
+
+    patiently(copy, target)
     so_far = read_schedule(source) or (Segment(0, dict(before)),)
     schedule = (*so_far, Segment(epoch, dict(values), source.name))
     write_json(temporary / SCHEDULE_FILE, [segment.to_dict() for segment in schedule])
@@ -128,10 +138,16 @@ def take_over(run_dir: Path) -> None:
 
 def _link_tree(source: Path, target: Path) -> None:
     """Copies a folder by hard links where the storage has them; checkpoints are replaced, never written again."""
-    shutil.copytree(source, target, copy_function=_link)
+    # Not by `shutil.copytree`, whose error has no number: a full disk could not be told from a damaged one.
+    target.mkdir(parents=True)
+    for path in sorted(source.rglob("*")):  # a folder before what is in it
+        if path.is_dir():
+            (target / path.relative_to(source)).mkdir()
+        else:
+            _link(path, target / path.relative_to(source))
 
 
-def _link(source: str, target: str) -> None:
+def _link(source: Path, target: Path) -> None:
     try:
         os.link(source, target)
     except OSError:

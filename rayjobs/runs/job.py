@@ -36,6 +36,8 @@ class Job:
         snapshot_every: Epochs after which the run is kept for another trial to continue from; 0: never.
         elastic: The fewest and the most workers of a group whose size may change; None: it is fixed.
         mirror: Where the run's folder has its twin.
+        parts: Modality -> configuration of the network that is trained on it alone, of a run made of several; their
+            logits are summed. Empty for all other runs.
     """
 
     config: dict[str, Plain]
@@ -49,6 +51,7 @@ class Job:
     snapshot_every: int = 0
     elastic: tuple[int, int] | None = None
     mirror: Mirror = NO_MIRROR
+    parts: Mapping[str, dict[str, Plain]] = field(default_factory=dict)
 
     @property
     def select(self) -> str:
@@ -57,5 +60,5 @@ class Job:
 
     @property
     def max_epochs(self) -> int:
-        """Epochs of a run that is not stopped early."""
-        return int(get_path(self.config, "trainer.max_epochs"))
+        """Epochs of a run that is not stopped early, of all its parts together."""
+        return sum(int(get_path(config, "trainer.max_epochs")) for config in self.parts.values() or [self.config])

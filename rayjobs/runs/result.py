@@ -14,10 +14,12 @@ from mmcore.config.sections import get_path
 from mmcore.data.prepared.store import PreparedDataset
 from mmcore.errors import DataError
 from mmcore.evaluation.readings import Reading
+from mmcore.storage import set_aside
 from mmcore.training.run_log import Row
 from mmcore.training.trainer import MONITOR, Trainer
 from rayjobs.results_layout import RESULT_FILE, SIZES_FILE
 from rayjobs.runs.handover import Segment
+from rayjobs.runs.predictions import read_predictions
 from rayjobs.storage.files import read_json
 from rayjobs.storage.json_record import OPTIONAL, JsonRecord
 
@@ -62,6 +64,9 @@ class RunResult(JsonRecord):
         notices: What went otherwise than it should, but not wrong.
         schedule: The settings its weights were trained with, where they changed.
         group_sizes: Workers at each start of an elastic group.
+        parts: Modality -> configuration of the network trained on it alone, of a run made of several; `config` is then
+            the first one's, as a method `ensemble`.
+        weights: Modality -> weight of its logits in the sum, of such a run.
     """
 
     best: Row
@@ -84,6 +89,8 @@ class RunResult(JsonRecord):
     notices: list[str]
     schedule: tuple[Segment, ...] | None = field(default=None, metadata=OPTIONAL)
     group_sizes: list[int] | None = field(default=None, metadata=OPTIONAL)
+    parts: Mapping[str, Settings] | None = field(default=None, metadata=OPTIONAL)
+    weights: Mapping[str, float] | None = field(default=None, metadata=OPTIONAL)
 
     @property
     def seed(self) -> int:
@@ -114,32 +121,44 @@ class RunResult(JsonRecord):
 
 
 def read_result(run_dir: Path) -> RunResult | None:
-    """Returns the result in a run's folder; None where the run has not ended, or the file cannot be read.
+    """Returns the result in a run's folder; None where the run has not ended.
+
+    Neither has a run whose result is damaged, or whose predictions cannot be read: it is to be done again from its
+    checkpoints. A damaged file is set aside, and that is said. To look at a result, `RunResult.read` it.
 
     Raises:
         DataError: The file is no result.
     """
-    return RunResult.read(run_dir / RESULT_FILE)
+    result = RunResult.read_or_set_aside(run_dir / RESULT_FILE)
+    if result is None or result.test is None:
+        return result
+    try:
+        read_predictions(run_dir)
+    except DataError as error:
+        set_aside(run_dir / RESULT_FILE, f"{error}: without them its result counts for nothing")
+        return None
+    return result
 
 
 def read_results(folder: Path) -> list[RunResult]:
     """Returns the results of the finished runs that lie in a folder, in the order of their names.
 
     Raises:
-        DataError: A file cannot be read, or is no result.
+        DataError: A file is damaged, or is no result.
     """
-    results = []
+    found = []
     for path in sorted(folder.glob(f"*/{RESULT_FILE}")):
-        result = RunResult.read(path)
-        if result is None:
-            raise DataError(f"{path} cannot be read: finish its run by the command that made it, with --resume")
-        results.append(result)
-    return results
+        try:
+            result = RunResult.read(path)
+        except DataError as error:
+            raise DataError(f"{error}: finish its run by the command that made it, with --resume") from None
+        found += [result] if result else []
+    return found
 
 
 def group_sizes(run_dir: Path) -> list[int]:
     """Returns the number of workers at each start of an elastic group."""
-    return read_json(run_dir / SIZES_FILE) or []
+    return read_json(run_dir / SIZES_FILE, list) or []
 
 
 def result_of(config: RunConfig, prepared: PreparedDataset, trainer: Trainer, seconds: float) -> RunResult:

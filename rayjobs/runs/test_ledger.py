@@ -6,9 +6,8 @@ for (`rayjobs.train --missing`, `--noise`, `--shapley`); the ledger is how anyon
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,6 +16,7 @@ from typing import Any
 
 from mmcore import distributed
 from mmcore.config.schema import RunConfig
+from mmcore.storage import append_whole, patiently, read_json_lines
 from rayjobs.results_layout import LEDGER_FILE
 
 
@@ -24,7 +24,7 @@ def open_ledger(output: Path) -> Path:
     """Makes sure the results folder has a ledger; the runs in it then find it. Returns its path."""
     output.mkdir(parents=True, exist_ok=True)
     path = output / LEDGER_FILE
-    path.touch(exist_ok=True)
+    patiently(lambda: path.touch(exist_ok=True), path)
     return path
 
 
@@ -70,11 +70,8 @@ class Entry:
             "run_dir": str(self.run_dir.resolve()),
             "command": self.command,
         }
-        with ledger_path(self.run_dir).open("a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)  # several final models end at the same time
-            file.write(json.dumps(entry) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        # Several final models end at the same time, and of a reading that was made there must be an entry.
+        append_whole(ledger_path(self.run_dir), f"{json.dumps(entry)}\n".encode(), lines=True, synced=True)
 
 
 def tested_before(output: Path, configs: Mapping[str, RunConfig], data: str, folder: Path) -> dict[str, str]:
@@ -87,14 +84,26 @@ def tested_before(output: Path, configs: Mapping[str, RunConfig], data: str, fol
         folder: Folder whose own runs do not count, since they are resumed.
     """
     read = {
-        entry["config"]: entry["run_dir"]
+        entry.get("config"): entry["run_dir"]
         for entry in read_ledger(output / LEDGER_FILE)
-        if entry["data"] == data and folder.resolve() not in Path(entry["run_dir"]).parents
+        if entry.get("data") == data and folder.resolve() not in Path(entry["run_dir"]).parents
     }
     prints = {title: config.fingerprint() for title, config in configs.items()}
     return {title: read[print_] for title, print_ in prints.items() if print_ in read}
 
 
 def read_ledger(path: Path) -> list[dict[str, Any]]:
-    """Returns all readings, oldest first."""
-    return [json.loads(line) for line in path.read_text().splitlines() if line] if path.is_file() else []
+    """Returns all readings, oldest first; what cannot be read is left out, and that is said."""
+    entries, problems = look_at_ledger(path)
+    for problem in problems:
+        logging.getLogger(__name__).warning("%s", problem)
+    return entries
+
+
+def look_at_ledger(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """Returns all readings, oldest first, and in words what cannot be read."""
+    lines, problems = read_json_lines(path)
+    entries = [line for line in lines if isinstance(line.get("run_dir"), str)]
+    if len(entries) < len(lines):
+        problems.append(f"{path}: {len(lines) - len(entries)} lines are no readings; they are left out")
+    return entries, problems

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -24,10 +25,11 @@ from mmcore.evaluation.conditions import Condition
 from mmcore.features.encoded_set import check_encoding
 from mmcore.training.run_log import Reporter, Row
 from mmcore.training.trainer import Trainer, completed
-from rayjobs.results_layout import CONFIG_FILE, PREDICTIONS_FILE, PROGRESS_FILE, RESULT_FILE
+from rayjobs.results_layout import CONFIG_FILE, PROGRESS_FILE, RESULT_FILE
 from rayjobs.runs.extra_tests import add_conditions
 from rayjobs.runs.handover import parts_of
 from rayjobs.runs.job import Job
+from rayjobs.runs.predictions import write_predictions
 from rayjobs.runs.result import RunResult, group_sizes, read_result, result_of
 from rayjobs.runs.test_ledger import Entry
 from rayjobs.storage.files import read_json, write_json
@@ -63,7 +65,7 @@ def _train(job: Job, config: RunConfig, prepared: PreparedDataset, reporter: Rep
         write_json(Path(job.run_dir) / CONFIG_FILE, config.to_dict())
     start = time.perf_counter()
     for part, until in parts_of(config, job.schedule):
-        trainer = _build_trainer(job, part, prepared, reporter)
+        trainer = build_trainer(job, part, prepared, reporter)
         with closing(trainer.loader):
             trainer.fit(until)
     result = result_of(config, prepared, trainer, time.perf_counter() - start)
@@ -76,7 +78,8 @@ def _train(job: Job, config: RunConfig, prepared: PreparedDataset, reporter: Rep
     return result
 
 
-def _build_trainer(job: Job, config: RunConfig, prepared: PreparedDataset, reporter: Reporter | None) -> Trainer:
+def build_trainer(job: Job, config: RunConfig, prepared: PreparedDataset, reporter: Reporter | None) -> Trainer:
+    """Returns the trainer of a job, with its loader open; without a reporter it is to evaluate alone."""
     check_encoding(config.dataset, prepared, build_source(config).spec())
     device = resolve_device(config.trainer.device)
     lineage = [part for part, _ in parts_of(config, job.schedule)] if job.schedule else []
@@ -109,7 +112,7 @@ def _of_size(config: RunConfig, most: int, size: int) -> RunConfig:
 
 def _test(job: Job, config: RunConfig, prepared: PreparedDataset, result: RunResult) -> RunResult:
     """Returns a result completed by what was not read of test yet, with the selected epoch."""
-    trainer = _build_trainer(job, config, prepared, None)
+    trainer = build_trainer(job, config, prepared, None)
     epoch = trainer.load_selected()
     line = prepared.assign(config.protocol).line
     entry = Entry(Path(job.run_dir), config.fingerprint(), prepared.fingerprint, line, job.command)
@@ -123,14 +126,24 @@ def _test(job: Job, config: RunConfig, prepared: PreparedDataset, result: RunRes
 def _predict(trainer: Trainer, run_dir: Path) -> Row:
     """Returns the metrics on test as it is; keeps every prediction."""
     evaluation = trainer.evaluate("test")
-    rows = trainer.loader.rows("test")
-    if distributed.rank() == 0:
-        predictions: dict[str, Any] = {
-            "sample_ids": rows.sample_ids.astype(str),
-            "labels": rows.labels,
-            "groups": rows.groups.astype(str),
-            "sources": rows.sources.astype(str),
-        }
-        predictions |= {f"logits/{name}": values.float().numpy() for name, values in evaluation.logits.items()}
-        np.savez_compressed(run_dir / PREDICTIONS_FILE, **predictions)
+    logits = {name: values.float().numpy() for name, values in evaluation.logits.items()}
+    keep_predictions(run_dir, logits, rows_of(trainer, "test"))
     return evaluation.metrics
+
+
+def rows_of(trainer: Trainer, split: str) -> dict[str, np.ndarray]:
+    """Returns whose the predictions on a split are: sample ids, labels, groups and sources, (N,) each."""
+    rows = trainer.loader.rows(split)
+    return {
+        "sample_ids": rows.sample_ids.astype(str),
+        "labels": rows.labels,
+        "groups": rows.groups.astype(str),
+        "sources": rows.sources.astype(str),
+    }
+
+
+def keep_predictions(run_dir: Path, logits: Mapping[str, np.ndarray], rows: Mapping[str, np.ndarray]) -> None:
+    """Writes a run's predictions on test: by head the logits (N, K), and whose they are; rank 0 alone does."""
+    if distributed.rank() == 0:
+        named: dict[str, Any] = {**rows, **{f"logits/{name}": values for name, values in logits.items()}}
+        write_predictions(run_dir, named)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -17,6 +18,10 @@ from rayjobs.search.distributions import Distribution
 from rayjobs.search.reserved import check_protocol, refusals
 from rayjobs.search.spaces import MethodSpace, Space, SpaceFile, collect
 
+TUNED_ENSEMBLE = "ensemble-tuned"
+"""The row whose modalities are searched, trained and stopped each by itself, with their share of the row's trials."""
+MAX_GRID = 10_000
+"""Most combinations of a grid: each is a run to its end."""
 MIN_POPULATION = 4
 """Smallest population: with fewer trials the weakest quarter is empty."""
 
@@ -29,6 +34,7 @@ class Search:
         dataset: Name of the prepared data set.
         label: The row's name in the ranking: the method, with its variant (`unimodal-image`).
         fold: Fold of a cross-validation; None where there is one split.
+        part: Modality that is searched alone, for a row made of several searches; "" for all others.
         config: The configuration whose searched values are replaced.
         space: Path -> what it is drawn from.
         points: Values tried first.
@@ -53,10 +59,16 @@ class Search:
     grace_epochs: int
     reduction_factor: float
     changeable: tuple[str, ...] = ()
+    part: str = ""
 
     @property
     def name(self) -> str:
-        """Name of the search and of its folder: `avdigits-iprm`, `avdigits-iprm/fold-2`."""
+        """Name of the search and of its folder: `avdigits-iprm/fold-2`, `avdigits-ensemble-tuned/fold-2/part-image`."""
+        return self.row_name + (f"/part-{self.part}" if self.part else "")
+
+    @property
+    def row_name(self) -> str:
+        """Name of the folder of the row's final models, on this fold."""
         name = f"{self.dataset}-{self.label}"
         return name if self.fold is None else f"{name}/fold-{self.fold}"
 
@@ -64,6 +76,17 @@ class Search:
     def is_grid(self) -> bool:
         """Whether its trials are all known beforehand."""
         return self.algorithm == "grid"
+
+    def depends_on_timing(self, at_once: int | None) -> bool:
+        """Tells whether another machine would choose or stop other trials: several at once learn from each other.
+
+        Not so where nothing is learned: a grid or random search to its end, or a population, which waits for all.
+
+        Args:
+            at_once: Trials at a time; None: as many as there is room for.
+        """
+        learns = self.algorithm == "hyperopt" or self.scheduler == "asha"
+        return learns and self.scheduler != "pbt" and not self.is_grid and at_once != 1 and self.trials > 1
 
     @property
     def max_epochs(self) -> int:
@@ -74,6 +97,7 @@ class Search:
         """Returns it as plain values."""
         return {
             "name": self.name,
+            "label": self.label,
             "trials": self.trials,
             "algorithm": self.algorithm,
             "scheduler": self.scheduler,
@@ -155,29 +179,53 @@ def build_searches(
 
 @dataclass(frozen=True)
 class MethodRow:
-    """A row of a ranking: a method with some of its settings, and what its variant sets elsewhere."""
+    """A row of a ranking, or a part of one: a method with some of its settings, and what its variant sets elsewhere.
+
+    Attributes:
+        label: The row's name.
+        method: Name of the method.
+        settings: Of the method.
+        values: Path -> what the variant sets.
+        part: The modality a part stands for; "" for a whole row.
+        share: Which of how many parts it is; each has its share of the row's trials.
+    """
 
     label: str
     method: str
     settings: Mapping[str, Any]
     values: Mapping[str, Any]
+    part: str = ""
+    share: tuple[int, int] = (0, 1)
 
 
 def rows_of(name: str, modalities: Sequence[str]) -> dict[str, MethodRow]:
     """Returns the rows a name stands for: all of a method's (`unimodal`), one of them, or a variant (`iprm-linear`).
 
+    Of the tuned ensemble it is one part for each modality, by the modality's name.
+
     Raises:
         UsageError: There is no such method, row or variant.
     """
+    if name == TUNED_ENSEMBLE:
+        number = len(modalities)
+        return {
+            f"{name} {modality}": MethodRow(name, "unimodal", {"modality": modality}, {}, modality, (at, number))
+            for at, modality in enumerate(modalities)
+        }
     method, _, suffix = name.partition("-")
     rows, variants = METHODS.get(method).rows(modalities), METHODS.get(method).variants(modalities)
     if suffix in variants:
         return {name: MethodRow(name, method, {}, variants[suffix])}
     if suffix and suffix not in rows:
-        raise unknown_name(f"variant of {method}", suffix, [*filter(None, rows), *variants])
+        raise unknown_name(f"variant of {method}", suffix, [*filter(None, rows), *variants, *_composed(method)])
     chosen = {suffix: rows[suffix]} if suffix else rows
     labels = {key: f"{method}-{key}" if key else method for key in chosen}
     return {labels[key]: MethodRow(labels[key], method, settings, {}) for key, settings in chosen.items()}
+
+
+def _composed(method: str) -> list[str]:
+    """Returns the variants of a method that are made of several searches."""
+    return [TUNED_ENSEMBLE.partition("-")[2]] if method == TUNED_ENSEMBLE.partition("-")[0] else []
 
 
 def ablations_of(method: str) -> list[str]:
@@ -209,12 +257,13 @@ def _search(
     config = _with_values(config, values, f"{space.path.name} ({label})")
     searched = {**space.shared, **space.own.get(method, {})}
     searched = {path: values for path, values in searched.items() if path not in fixed}
+    _check_apart(space.file.set | part.set, fixed, searched, f"{space.path.name} ({label})")
     is_grid = options.algorithm == "grid"
     points = _distinct([_without(point, fixed) for point in (part.points or space.file.points)])
     if is_grid:
         points = _grid(searched, f"{space.path.name} ({label})")
     _check_space(space, label, config, searched, points)
-    trials = len(points) if is_grid else (options.trials or space.file.trials) if searched else 1
+    trials = len(points) if is_grid else _share_of(options.trials or space.file.trials, row) if searched else 1
     is_population = options.scheduler == "pbt" and bool(searched)
     if is_population and trials < MIN_POPULATION:
         raise ConfigError([f"--scheduler pbt needs a population: --trials {MIN_POPULATION} or more, got {trials}"])
@@ -230,19 +279,63 @@ def _search(
         scheduler="fifo" if is_grid or (options.scheduler == "pbt" and not searched) else options.scheduler,
         grace_epochs=_grace_epochs(space.file, config.trainer.max_epochs),
         reduction_factor=space.file.reduction_factor,
+        part=row.part,
     )
+
+
+def _share_of(trials: int, row: MethodRow) -> int:
+    """Returns the trials of a row, or of a part of one: all parts together have as many, the first ones the remainder.
+
+    Raises:
+        ConfigError: There are fewer trials than parts.
+    """
+    at, parts = row.share
+    if trials < parts:
+        raise ConfigError(
+            [f"{row.label} searches each of {parts} modalities by itself: --trials {parts} or more, got {trials}"]
+        )
+    return trials // parts + (at < trials % parts)
+
+
+def _check_apart(in_file: Settings, fixed: Settings, searched: Iterable[str], where: str) -> None:
+    """Raises a ConfigError for each path that is searched and fixed, itself or by one above or below it.
+
+    A path that the command line fixes is not searched any more; it may not fix a part of one, or what it is a part of.
+    """
+    problems = [
+        f"{where}: '{path}' is searched and '{other}' is fixed by {by}: leave out one of them"
+        for path in searched
+        for by, paths in (("set:", in_file), ("--set or a variant", fixed))
+        for other in paths
+        if f"{path}.".startswith(f"{other}.") or f"{other}.".startswith(f"{path}.")
+    ]
+    problems += [
+        f"{where}: '{path}' and '{other}', a part of it, are both searched: leave out one of them"
+        for path in searched
+        for other in searched
+        if other.startswith(f"{path}.")
+    ]
+    if problems:
+        raise ConfigError(problems)
 
 
 def _grid(space: Mapping[str, Distribution], where: str) -> list[dict[str, Any]]:
     """Returns every combination of a space's choices, the last path changing first.
 
     Raises:
-        ConfigError: A path is drawn from a range.
+        ConfigError: A path is drawn from a range, or there are more than MAX_GRID of them.
     """
     ranges = [path for path, distribution in space.items() if distribution.choice is None]
     if ranges:
         raise ConfigError([f"{where}: --search grid needs a choice for {path}, not a range" for path in ranges])
     choices = [distribution.ends() for distribution in space.values()]
+    number = math.prod(map(len, choices))
+    if number > MAX_GRID:
+        sizes = " x ".join(str(len(values)) for values in choices)
+        raise ConfigError(
+            [f"{where}: --search grid would train {number:,} combinations ({sizes}), {MAX_GRID:,} at most: take "
+             "options out of the space, fix paths by --set, or use --search random"]
+        )  # fmt: skip
     return [dict(zip(space, values, strict=True)) for values in itertools.product(*choices)]
 
 

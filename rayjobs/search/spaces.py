@@ -27,10 +27,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, ParamSpec, TypeVar
 
-import yaml
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Le
 from pydantic import BaseModel, ConfigDict, Field
 
+from mmcore.config.documents import read_yaml
 from mmcore.config.plain import Plain, Settings
 from mmcore.config.sections import Section, parse_section
 from mmcore.errors import ConfigError, UsageError, unknown_name
@@ -98,10 +98,10 @@ class SpaceFile(SharedSpace):
         methods: Method -> `MethodSpace`.
     """
 
-    trials: Annotated[int, Ge(1)]
-    max_epochs: Annotated[int, Ge(1)]
+    trials: Annotated[int, Ge(1), Le(100000)]
+    max_epochs: Annotated[int, Ge(1), Le(10**6)]
     reduction_factor: Annotated[float, Gt(1)] = 3
-    grace_epochs: Annotated[int, Ge(1)] | None = None
+    grace_epochs: Annotated[int, Ge(1), Le(10**6)] | None = None
     fill_in_methods: bool = False
     methods: dict[str, Any] = Field(default={})
 
@@ -148,7 +148,7 @@ def load_space(path: Path) -> Space:
     Raises:
         ConfigError: Lists every problem, each with the file's name.
     """
-    content = _read(path)
+    content = read_yaml(path)
     problems: list[str] = []
     file = collect(problems, parse_section, SpaceFile, content, "")
     shared = _distributions(_mapping(content.get("space")), "space", problems)
@@ -174,22 +174,12 @@ def load_space(path: Path) -> Space:
     return Space(path=path, file=file, shared=shared, methods=methods, own=own)
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise ConfigError([f"{path} is not valid YAML: {error}"]) from None
-    if not isinstance(content, dict):
-        raise ConfigError([f"{path} must hold a mapping, got {type(content).__name__}"])
-    return content
-
-
 def _filled_in(points: Sequence[Settings], sections: Settings) -> dict[str, Any]:
     """Returns the sections of methods that a file says nothing of, fitted to it.
 
     Rates belong to a data set, so of their points only the methods' own settings are kept, at each of the file's.
     """
-    known = {**_mapping(_read(spaces_folder() / DEFAULT_FILE).get("methods")), **_of_plugins()}
+    known = {**_mapping(read_yaml(spaces_folder() / DEFAULT_FILE).get("methods")), **_of_plugins()}
     found = {}
     for name, section in known.items():
         if name in sections or not isinstance(section, dict):
@@ -213,7 +203,7 @@ def _of_plugins() -> dict[str, Any]:
             continue
         beside = Path(place).with_suffix(".yaml")
         if beside.is_file():
-            found[name] = _read(beside)
+            found[name] = read_yaml(beside)
             parse_section(
                 MethodSpace, found[name], str(beside)
             )  # here, since its problems are not the data set's file's

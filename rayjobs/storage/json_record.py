@@ -19,7 +19,7 @@ from typing import Any, ClassVar, TypeVar, cast
 
 from mmcore.config.plain import Plain, Settings
 from mmcore.errors import DataError
-from rayjobs.storage.files import read_json
+from rayjobs.storage.files import json_or_set_aside, load_json
 
 OPTIONAL: Mapping[str, bool] = {"optional": True}
 """Metadata of a field whose key is left out of the file where it is None."""
@@ -56,14 +56,26 @@ class JsonRecord:
 
     @classmethod
     def read(cls: type[R], path: Path) -> R | None:
-        """Returns what a file holds; None where there is none, or none that can be read.
+        """Returns what a file holds; None where there is none.
+
+        Raises:
+            DataError: It is damaged, or holds something else.
+        """
+        return cls._checked(path, load_json(path))
+
+    @classmethod
+    def read_or_set_aside(cls: type[R], path: Path) -> R | None:
+        """As `read`, of a file that will be made again: a damaged one is set aside, and counts as none.
 
         Raises:
             DataError: It holds something else.
         """
-        stored = read_json(path)
+        return cls._checked(path, json_or_set_aside(path))
+
+    @classmethod
+    def _checked(cls: type[R], path: Path, stored: Any) -> R | None:
         try:
-            return cls.from_dict(stored) if stored else None
+            return None if stored is None else cls.from_dict(stored)
         except (DataError, AttributeError, TypeError, ValueError) as error:
             raise DataError(f"{path} is no {cls.__name__} ({error}): it is damaged, or was changed") from None
 

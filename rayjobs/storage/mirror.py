@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from mmcore.storage import patiently
+from mmcore.storage import patiently, write_whole
 from rayjobs.results_layout import CHECKPOINTS
 from rayjobs.storage.object_store import LOCAL_SCHEME, as_storage_errors, connect, is_file
 
@@ -97,7 +97,7 @@ class Mirror:
                 if content is not None:
                     target = self.root / PurePosixPath(twin.path).name / name
                     target.parent.mkdir(parents=True, exist_ok=True)
-                    target.write_bytes(content)
+                    write_whole(target, content)
 
     def renew(self, folder: Path) -> None:
         """Puts what is in storage in the place of a local folder, but for checkpoints: each run pulls its own."""
@@ -157,7 +157,8 @@ class Mirror:
         own_folder(self.root)
         place = self._place(folder)
         twins = [PurePosixPath(info.path).relative_to(place) for info in self._list(folder) if is_file(info)]
-        twins = [twin for twin in twins if not set(without) & set(twin.parts)]
+        # What begins with a dot is not part of the folder: who holds it, and what is half written.
+        twins = [twin for twin in twins if not set(without) & set(twin.parts) and not is_hidden(twin)]
         here = [path for path in files_in(folder) if not set(without) & set(path.relative_to(folder).parts)]
         # Downloads come before removals: a pull that fails in between leaves too much here, never too little.
         self._each(self._download, [folder / twin for twin in twins])
@@ -215,6 +216,11 @@ def files_in(folder: Path) -> list[Path]:
         folders[:] = [name for name in folders if not name.startswith(".")]
         found += [Path(place) / name for name in names if not name.startswith(".")]
     return sorted(found)
+
+
+def is_hidden(path: PurePosixPath) -> bool:
+    """Tells whether a path, or a folder of it, begins with a dot."""
+    return any(part.startswith(".") for part in path.parts)
 
 
 def own_folder(path: Path) -> None:

@@ -11,6 +11,7 @@ from ray.exceptions import RayError, RayTaskError
 from ray.tune import Callback
 
 from mmcore.errors import EquipoiseError
+from mmcore.storage import storage_fault
 from rayjobs.results_layout import FAILURE_FILE
 from rayjobs.runs.progress import FATAL
 from rayjobs.storage.files import read_json, write_json
@@ -31,6 +32,8 @@ def is_fatal(error: BaseException) -> bool:
     """
     if isinstance(error, EquipoiseError):
         return True
+    if storage_fault(error) is not None:  # whatever wraps it: a serialiser's own error, for one
+        return False
     if isinstance(error, RayTaskError):
         return is_fatal(error.cause) if isinstance(error.cause, BaseException) else True
     return not isinstance(error, RayError | OSError | ConnectionError)

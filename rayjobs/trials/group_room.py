@@ -19,6 +19,7 @@ from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from rayjobs.ray_internals.groups import cancel_claim, claim_of
 from rayjobs.results_layout import CLAIM_FILE, GROUP_FILE
+from rayjobs.storage.files import write_text
 
 if TYPE_CHECKING:
     from ray.train.torch import TorchTrainer
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 def note_claim(run_dir: Path, trainer: TorchTrainer) -> None:
     """Writes down what a group's claim will be called; to be called before the group starts."""
-    (run_dir / CLAIM_FILE).write_text(claim_of(trainer))
+    write_text(run_dir / CLAIM_FILE, claim_of(trainer))
 
 
 def give_back_room(run_dir: Path) -> None:

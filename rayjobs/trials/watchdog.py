@@ -70,7 +70,7 @@ class Watchdog(Callback):
         limit_s: How long; longer than anything a run does between two batches, such as saving a checkpoint.
         run_dir: Trial -> folder of its run.
         mirror: Where that has its twin, in which the signs of other nodes are seen.
-        in_groups: Whether trials are worker groups: one that waits for room does not hang.
+        in_group: Whether a trial is a worker group: one that waits for room does not hang.
         clock: Seconds, for tests.
     """
 
@@ -80,13 +80,13 @@ class Watchdog(Callback):
         run_dir: Callable[[Trial], Path],
         mirror: Mirror = NO_MIRROR,
         *,
-        in_groups: bool = False,
+        in_group: Callable[[Trial], bool] = lambda trial: False,
         clock: Callable[[], float] = time.monotonic,
     ):
         self._limit = limit_s
         self._run_dir = run_dir
         self._mirror = mirror
-        self._in_groups = in_groups
+        self._in_group = in_group
         self._clock = clock
         self._signs: dict[str, _Sign] = {}
         self._next_look = 0.0
@@ -120,12 +120,17 @@ class Watchdog(Callback):
 
     def _waits_for_room(self, trial: Trial) -> bool:
         """Tells whether a trial is a group whose workers are not there yet: nodes may have gone since it was begun."""
-        return self._in_groups and not (self._run_dir(trial) / GROUP_FILE).is_file()
+        return self._in_group(trial) and not (self._run_dir(trial) / GROUP_FILE).is_file()
 
     def _marks(self, trial: Trial) -> tuple[Any, ...]:
         run_dir = self._run_dir(trial)
-        here = sorted((file.name, file.stat().st_mtime_ns) for file in run_dir.glob(ALIVE_FILES))
-        return ((trial.last_result or {}).get(EPOCH), *here, *self._mirror.marks(run_dir, ALIVE_FILES))
+        try:
+            files = [*run_dir.glob(ALIVE_FILES), *run_dir.glob(f"*/{ALIVE_FILES}")]  # of a run, and of its parts
+            here = sorted((str(file), file.stat().st_mtime_ns) for file in files)
+        except OSError:  # storage is away: its trials wait for it, and so may this look at them
+            here = []
+        # Of a trial that has reported nothing, Tune's own `last_result` would ask its process, and wait for it.
+        return (trial.run_metadata.last_result.get(EPOCH), *here, *self._mirror.marks(run_dir, ALIVE_FILES))
 
 
 def end_run(run_dir: Path, limit_s: float) -> None:

@@ -23,7 +23,7 @@ from rayjobs.results_layout import ALIVE_FILES, GROUP_FILE, PROCESS_FILES, SIZES
 from rayjobs.runs.job import Body, Job
 from rayjobs.runs.reporters import TrainReporter
 from rayjobs.runs.result import group_sizes
-from rayjobs.storage.files import write_json
+from rayjobs.storage.files import write_json, write_text
 from rayjobs.storage.follower import following
 from rayjobs.trials.failures import LostWorkers
 from rayjobs.trials.group_reports import forwarding
@@ -99,7 +99,7 @@ def _work(job: Job, body: Body) -> None:
             write_json(run_dir / SIZES_FILE, [*group_sizes(run_dir), train.get_context().get_world_size()])
         group = get_current_placement_group() if rank == 0 else None
         if group is not None:
-            (run_dir / GROUP_FILE).write_text(group.id.hex())
+            write_text(run_dir / GROUP_FILE, group.id.hex())
         follower.push()
         reporter = TrainReporter(run_dir, job.select, job.snapshot_every, follower.push)
         body(job, reporter)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ast
 import inspect
-import json
 import logging
 import os
 import re
@@ -17,7 +16,6 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import ray
@@ -26,17 +24,11 @@ from places import ROOT
 from ray.exceptions import RayActorError
 from ray.train import WorkerGroupError
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
-from ray.tune.callback import CallbackList
 from ray.tune.execution import class_cache
-from ray.tune.execution.experiment_state import _ExperimentCheckpointManager
 from ray.tune.execution.tune_controller import TuneController
-from ray.tune.experiment import Trial
-from ray.tune.schedulers import AsyncHyperBandScheduler
-from ray.tune.search import Searcher
-from ray.tune.search.search_generator import SearchGenerator
 
-from rayjobs.ray_internals import environment, errors, groups, tune_state
-from rayjobs.ray_internals.controller import ThriftyController, keys_kept, rungs_of, thrifty_saving
+from rayjobs.ray_internals import environment, errors, groups, signals
+from rayjobs.ray_internals.controller import PoolController, WarmProcesses, keys_kept, pool_controller
 
 RAY = Path(ray.__file__).parent
 
@@ -90,7 +82,7 @@ class TestEnvironment:
 
     def test_a_session_puts_back_what_it_set(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("RAY_AIR_NEW_OUTPUT", "mine")
-        monkeypatch.delenv("TUNE_GLOBAL_CHECKPOINT_S", raising=False)
+        monkeypatch.delenv("TUNE_PRINT_ALL_TRIAL_ERRORS", raising=False)
         before = dict(os.environ)
         with environment.session():
             assert environment.SESSION.items() <= os.environ.items()
@@ -163,13 +155,45 @@ class TestController:
     def test_tune_run_takes_the_controller_from_its_module(self) -> None:
         assert tune_loop.TuneController is TuneController
         assert "TuneController(" in inspect.getsource(tune_loop.run)
-        assert "self._last_save_time" in inspect.getsource(_ExperimentCheckpointManager.sync_up_experiment_state)
-        assert "self._checkpoint_manager" in inspect.getsource(TuneController.checkpoint)
+        assert "runner.checkpoint(force=True, wait=True)" in inspect.getsource(tune_loop.run)
         assert list(inspect.signature(TuneController.checkpoint).parameters) == ["self", "force", "wait"]
 
+    def test_the_state_that_tune_looks_for_at_the_end_holds_no_trials(self) -> None:
+        assert "self._get_trial_checkpoints().values()" in inspect.getsource(TuneController.save_to_dir)
+        assert "trials=all_trials" in inspect.getsource(tune_loop.run)
+        controller = PoolController.__new__(PoolController)
+        controller._trials_to_cache = [SimpleNamespace(trial_id="a", get_json_state=lambda: "{}")]  # type: ignore[assignment, list-item]
+        controller._trial_metadata = {}
+        assert controller._get_trial_checkpoints() == {}
+        assert TuneController._get_trial_checkpoints(controller) == {"a": "{}"}
+
+    def test_tune_keeps_processes_in_the_cache_that_is_replaced(self) -> None:
+        assert "self._actor_cache = _ObjectCache(" in inspect.getsource(TuneController.__init__)
+        assert "self._actor_cache.cache_object(" in inspect.getsource(TuneController._maybe_cache_trial_actor)
+        assert list(inspect.signature(TuneController._maybe_cache_trial_actor).parameters) == ["self", "trial"]
+
+    def test_every_process_is_kept_until_another_shape_waits(self) -> None:
+        kept = WarmProcesses()
+        kept.increase_max("cpu")
+        kept.decrease_max("cpu")
+        assert [kept.cache_object("cpu", number) for number in range(3)] == [True, True, True]
+        assert list(kept.flush_cached_objects()) == []
+        assert kept.num_cached_objects == 3
+        kept.increase_max("gpu")
+        assert not kept.cache_object("cpu", 3), "its room is wanted"
+        assert list(kept.flush_cached_objects()) == [0, 1, 2]
+        assert kept.num_cached_objects == 0
+        assert kept.cache_object("gpu", 4), "it is waited for"
+        assert list(kept.flush_cached_objects(force_all=True)) == [4]
+
+    def test_a_group_leaves_no_process(self) -> None:
+        controller = PoolController.__new__(PoolController)
+        with pool_controller(lambda trial: False):
+            assert not controller._maybe_cache_trial_actor(None)  # type: ignore[arg-type]
+
     def test_the_controller_is_put_back(self) -> None:
-        with suppress(ZeroDivisionError), thrifty_saving():
-            assert tune_loop.TuneController is ThriftyController
+        with suppress(ZeroDivisionError), pool_controller(bool):
+            assert tune_loop.TuneController is PoolController
             raise ZeroDivisionError
         assert tune_loop.TuneController is TuneController
 
@@ -182,50 +206,14 @@ class TestController:
             assert before - keys == class_cache.ENV_VARS_TO_PROPAGATE
         assert before == class_cache.ENV_VARS_TO_PROPAGATE
 
-    def test_ashas_rungs_are_those_it_decides_by(self) -> None:
-        asha = AsyncHyperBandScheduler("epoch", "objective", "max", max_t=9, grace_period=3, reduction_factor=3)
-        rungs = dict(rungs_of(asha))
-        assert sorted(rungs) == [3, 9]
-        rungs[3].update({"a": 0.9, "b": 0.8})
-        trial: Any = SimpleNamespace(trial_id="c")
-        asha.on_trial_add(None, trial)  # type: ignore[arg-type]
-        assert asha.on_trial_result(None, trial, {"epoch": 3, "objective": 0.1}) == asha.STOP  # type: ignore[arg-type]
-        assert rungs[3]["c"] == 0.1
 
-
-class TestTuneState:
-    def test_tune_names_its_files_so(self) -> None:
-        session = "2026-01-01_00-00-00"
-        written = [
-            TuneController.CKPT_FILE_TMPL.format(session),
-            Searcher.CKPT_FILE_TMPL.format(session),
-            SearchGenerator.CKPT_FILE_TMPL.format(session),
-            CallbackList.CKPT_FILE_TMPL.format(session),
-        ]
-        matching = [[Path(name).match(pattern) for pattern in tune_state.STATE_PATTERNS] for name in written]
-        assert [row.index(True) for row in matching] == [0, 1, 2, 3]
-
-    def test_a_trials_name_is_read_from_tunes_own_state(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(TuneController, "__init__", lambda self: None)
-        trial = Trial("stub", stub=True, trial_name_creator=lambda _: "trial-001")
-        controller = TuneController()
-        controller._trials, controller._trials_to_cache = [trial], set()
-        (tmp_path / "state.json").write_text(json.dumps({"trial_data": [trial.get_json_state()]}))
-        assert tune_state.trials_in(tmp_path / "state.json") == ["trial-001"]
-        assert '"trial_data"' in inspect.getsource(TuneController.save_to_dir)
-
-    def test_a_search_is_staged_where_its_trials_say(self) -> None:
-        trial: Any = SimpleNamespace(storage=SimpleNamespace(experiment_driver_staging_path="/tmp/a"))
-        assert tune_state.staging_folder([trial]) == Path("/tmp/a")
-        assert tune_state.staging_folder([]) is None
-        assert "def experiment_driver_staging_path" in source("train", "_internal", "storage.py") + source("tune")
-
+class TestSignals:
     def test_tune_ends_a_search_at_this_signal(self) -> None:
         assert "signal.signal(signal.SIGUSR1" in inspect.getsource(tune_loop)
         seen: list[int] = []
         before = signal.signal(signal.SIGUSR1, lambda number, frame: seen.append(number))
         try:
-            tune_state.end_search()
+            signals.end_search()
         finally:
             signal.signal(signal.SIGUSR1, before)
         assert seen == [signal.SIGUSR1]
@@ -354,9 +342,3 @@ def test_what_counts_as_private(text: str, found: set[str]) -> None:
 @pytest.mark.parametrize("path", others(), ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_other_file_touches_a_private_name_of_rays(path: Path) -> None:
     assert private_touches(path.read_text(), names_of_ours()) == set()
-
-
-def test_a_population_has_public_bases() -> None:
-    from rayjobs.search.population import Founders, Population
-
-    assert [base.__name__ for base in (*Population.__bases__, *Founders.__bases__)] == ["TrialScheduler", "Searcher"]

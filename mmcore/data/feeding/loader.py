@@ -19,9 +19,14 @@ import torch
 from mmcore.batch import NUM_UNIFORMS, Batch
 from mmcore.data.prepared.columns import to_batch
 from mmcore.data.prepared.store import PreparedDataset
+from mmcore.data.spec import SPLITS
 from mmcore.data.splits import Assignment
 
-_ORDER, _UNIFORMS = 1, 2  # keep the random streams of one (seed, epoch) apart
+_ORDER, _UNIFORMS, _PART = (
+    1,
+    2,
+    4,
+)  # 3 is `mmcore.data.feeding.windows`'s: keep the random streams of one (seed, epoch) apart
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,18 @@ class Loader(Protocol):
         """Yields this rank's contiguous share of a split in order; nothing is dropped or repeated.
 
         A rank without a share (fewer samples than ranks) gets no batch.
+        """
+        ...
+
+    def part_batches(self, split: str, places: np.ndarray) -> Iterator[Batch]:
+        """Yields this rank's part of each global batch of some samples of a split, in order, as in evaluation.
+
+        Every rank gets as many batches, of at most `batch_size` samples over all ranks: where its part is empty, a
+        placeholder of one sample.
+
+        Args:
+            split: "train", "val" or "test".
+            places: Which of the split's samples, by their places in `rows(split)`, ascending.
         """
         ...
 
@@ -133,22 +150,28 @@ class TensorLoader:
 
     def train_batches(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         """Yields this rank's part of each global batch of an epoch, from `start_step` on."""
-        order = self.assignment.train[epoch_order(len(self.assignment.train), self.seed, epoch)]
+        order = epoch_order(len(self.assignment.train), self.seed, epoch)
         uniforms = Uniforms(self.seed, epoch, start_step * self.batch_size)
         for step in range(start_step, self.num_steps):
-            rows = order[step * self.batch_size : (step + 1) * self.batch_size]
-            start, stop, is_placeholder = training_shard(len(rows), self.rank, self.world_size)
-            batch = self._select(rows[start:stop])
-            batch.uniforms = uniforms.draw(len(rows))[start:stop]
+            places = order[step * self.batch_size : (step + 1) * self.batch_size]
+            start, stop, is_placeholder = training_shard(len(places), self.rank, self.world_size)
+            batch = self._select("train", places[start:stop])
+            batch.uniforms = uniforms.draw(len(places))[start:stop]
             batch.is_placeholder = is_placeholder
             yield batch.pin_memory() if self._pin_memory else batch
 
     def eval_batches(self, split: str) -> Iterator[Batch]:
         """Yields this rank's contiguous share of a split in order."""
-        rows = self.assignment.rows(split)
-        start, stop = shard_bounds(len(rows), self.rank, self.world_size)
+        start, stop = shard_bounds(self.num_samples(split), self.rank, self.world_size)
         for first in range(start, stop, self.eval_batch_size):
-            batch = self._select(rows[first : min(first + self.eval_batch_size, stop)])
+            batch = self._select(split, np.arange(first, min(first + self.eval_batch_size, stop)))
+            yield batch.pin_memory() if self._pin_memory else batch
+
+    def part_batches(self, split: str, places: np.ndarray) -> Iterator[Batch]:
+        """Yields this rank's part of each global batch of some samples of a split, in order."""
+        for first, last, is_placeholder in part_shards(len(places), self.batch_size, self.rank, self.world_size):
+            batch = self._select(split, places[first:last])
+            batch.is_placeholder = is_placeholder
             yield batch.pin_memory() if self._pin_memory else batch
 
     def close(self) -> None:
@@ -158,7 +181,8 @@ class TensorLoader:
         """Returns what describes the samples of a split, in evaluation order over all ranks."""
         return split_rows(self._index, self.assignment, split)
 
-    def _select(self, rows: np.ndarray) -> Batch:
+    def _select(self, split: str, places: np.ndarray) -> Batch:
+        rows = self.assignment.rows(split)[places]
         index = torch.from_numpy(rows)
         data = self._data
         return Batch(
@@ -167,6 +191,7 @@ class TensorLoader:
             lengths={name: tensor.index_select(0, index) for name, tensor in data.lengths.items()},
             present={name: tensor.index_select(0, index) for name, tensor in data.present.items()},
             sample_ids=self._sample_ids[rows].tolist(),
+            rows=torch.from_numpy(places),
         )
 
 
@@ -210,6 +235,26 @@ def training_shard(num_samples: int, rank: int, world_size: int) -> tuple[int, i
     """Returns `shard_bounds` and False, or the first sample and True (a placeholder) where the part is empty."""
     start, stop = shard_bounds(num_samples, rank, world_size)
     return (0, 1, True) if start == stop else (start, stop, False)
+
+
+def part_shards(num_samples: int, batch_size: int, rank: int, world_size: int) -> list[tuple[int, int, bool]]:
+    """Returns where a rank's part of each global batch starts and stops, and whether it is a placeholder."""
+    shards = []
+    for first in range(0, num_samples, batch_size):
+        start, stop, is_placeholder = training_shard(min(batch_size, num_samples - first), rank, world_size)
+        shards.append((first + start, first + stop, is_placeholder))
+    return shards
+
+
+def drawn_places(num_samples: int, num_drawn: int, split: str, seed: int, epoch: int) -> np.ndarray:
+    """Returns which samples of a split an epoch's pass over a part of it takes: ascending, (num_drawn,) int64.
+
+    A function of its arguments alone: the same on every rank, and after a resume.
+    """
+    if num_drawn >= num_samples:
+        return np.arange(num_samples)
+    drawn = np.random.default_rng([_PART, SPLITS.index(split), seed, epoch]).permutation(num_samples)[:num_drawn]
+    return np.sort(drawn)
 
 
 def split_rows(index: pa.Table, assignment: Assignment, split: str) -> Rows:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mmcore.data.texts import decoded
+from mmcore.config.texts import decoded
 from mmcore.errors import DataError, UsageError
 
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}

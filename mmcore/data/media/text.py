@@ -6,7 +6,6 @@ Shape legend: L tokens.
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mmcore.config.documents import parse_json
+from mmcore.config.texts import decoded
 from mmcore.data.medium import CROPPED, Decoded, Medium, Note, RawFolder, padded, refuse_pointer
 from mmcore.data.spec import Modality
 from mmcore.errors import DataError, UsageError
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 CLIP_TOKENS = ("<|startoftext|>", "<|endoftext|>")
+MAX_VOCAB_BYTES = 2**26
 
 
 class Text(Medium):
@@ -96,10 +98,7 @@ def _tokenizer(vocab: Path, _changed_ns: int) -> PreTrainedTokenizerBase:
 
     # A text longer than its model takes is cropped here, and noted.
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # transformers has no types for it
-    try:
-        content = vocab.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise UsageError(f"{vocab} is no vocabulary: it is not UTF-8") from None
+    content = decoded(vocab, MAX_VOCAB_BYTES)
     return _clip(vocab, content) if vocab.suffix == ".json" else _word_piece(vocab, content)
 
 
@@ -120,7 +119,7 @@ def _clip(vocab: Path, content: str) -> PreTrainedTokenizerBase:
     from transformers import CLIPTokenizer
 
     try:
-        tokens = json.loads(content)
+        tokens = parse_json(content)
     except ValueError as error:
         raise UsageError(f"{vocab} is no CLIP vocabulary: {error}") from None
     if not isinstance(tokens, dict) or not all(isinstance(number, int) for number in tokens.values()):

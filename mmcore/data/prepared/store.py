@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
@@ -209,10 +210,13 @@ class PreparedDataset:
 
 
 def intact(directory: Path) -> PreparedDataset | None:
-    """Returns the data set in `directory`, or None if there is none that can be used as it is."""
+    """Returns the data set in `directory`, or None if there is none that can be used as it is; says what is damaged."""
     try:
         return verified(directory)
-    except (DataError, UsageError):
+    except UsageError:
+        return None
+    except DataError as error:
+        logging.getLogger(__name__).warning("%s: it is made again", error)
         return None
 
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from mmcore.data.texts import decoded
+from mmcore.config.texts import decoded
 from mmcore.errors import UsageError
 
 QUOTE = '"'
@@ -63,11 +63,6 @@ def read_delimited(path: Path, delimiter: str, quoting: str | None) -> tuple[lis
 
 def _not_blank(rows: Rows) -> Rows:
     return ((line, fields) for line, fields in rows if len(fields) > 1 or (fields and fields[0].strip()))
-
-
-def repeated(names: Sequence[str]) -> list[str]:
-    """Returns the names that are there more than once."""
-    return [name for name, number in Counter(names).items() if number > 1]
 
 
 @contextmanager

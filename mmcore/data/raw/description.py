@@ -15,6 +15,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -25,14 +26,14 @@ from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 from annotated_types import Ge, Gt, Le, MinLen
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from mmcore.config.documents import read_named
 from mmcore.config.problems import told
 from mmcore.config.sections import Section, parse_section
+from mmcore.config.texts import repeated
 from mmcore.data.media import AudioFile, Cells, Frames, ImageFile, Medium, PictureRules, Series, Text
 from mmcore.data.media.numbers import LARGEST, SMALLEST
 from mmcore.data.raw.cells import name_in, one_number_twice
-from mmcore.data.raw.delimited import repeated
 from mmcore.data.raw.modality_names import modality_name
-from mmcore.data.raw.plain_yaml import read_yaml
 from mmcore.data.raw.tables import Table, read_table
 from mmcore.data.spec import DATASETS, Fill
 from mmcore.errors import ConfigError, DataError, UsageError, suggest
@@ -210,8 +211,8 @@ def _delimiter(text: str) -> str:
 
 
 def _folder_name(name: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-        raise ValueError("a letter or digit, then letters, digits, '.', '_' or '-'")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
+        raise ValueError("a letter or digit, then letters, digits, '.', '_' or '-', 64 characters at most")
     return name
 
 
@@ -279,10 +280,12 @@ def read_description(path: Path, classes: Sequence[str] | None = None) -> dict[s
     """
     if not path.is_file():
         raise UsageError(f"--dataset {path}: there is no such file")
-    content, problems = read_yaml(path, NAMES, OPTIONAL_NAMES)
-    values = _absolute({"name": path.stem, "root": ".", **content}, path.resolve().parent)
+    content, problems = read_named(path, NAMES, OPTIONAL_NAMES)
+    values = _absolute({"name": path.stem, "root": ".", **content}, Path(os.path.realpath(path)).parent)
     if values["name"] in DATASETS.names():
         problems.append(f"{path.name}: name must not be that of a data set of this project, got '{values['name']}'")
+    if isinstance(values["root"], str) and not Path(values["root"]).is_dir():
+        problems.append(f"{path.name}: root must be a folder, got {values['root']}")
     try:
         table = _table_of(values)
         if table is not None:
@@ -366,7 +369,7 @@ def _labels(table: Table, column: str, known: Sequence[str]) -> tuple[list[str],
 def _absolute(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     for key in ("manifest", "root"):
         if isinstance(values.get(key), str):
-            values[key] = str((folder / values[key]).resolve())
+            values[key] = os.path.realpath(folder / values[key])
     return values
 
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from mmcore.data.raw.delimited import cells_of_any_length, repeated
+from mmcore.config.texts import repeated
+from mmcore.data.raw.delimited import cells_of_any_length
 from mmcore.errors import DataError, UsageError, suggest
 
 

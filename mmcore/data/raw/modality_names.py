@@ -8,7 +8,7 @@ from torch import nn
 
 from mmcore.config.problems import told
 
-PATTERN = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+PATTERN = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 
 
 OWN_WORDS = frozenset({
@@ -27,8 +27,8 @@ def modality_name(name: str) -> str:
     if PATTERN.fullmatch(name) and "__" not in name and name.lower() not in OWN_WORDS and not _is_attribute(name):
         return name
     raise told(
-        "a modality's name must be a letter, then letters, digits, '_' or '-', without '__', and no word that this "
-        f"project or torch uses itself (as label, group, fused, values), got {name!r}; rename it"
+        "a modality's name must be a letter, then letters, digits, '_' or '-', 64 at most, without '__', and no word "
+        f"that this project or torch uses itself (as label, group, fused, values), got {name!r}; rename it"
     )
 
 

@@ -15,9 +15,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mmcore.config.documents import parse_json
+from mmcore.config.texts import decoded, repeated
 from mmcore.data.medium import refuse_pointer
-from mmcore.data.raw.delimited import read_delimited, repeated
-from mmcore.data.texts import decoded
+from mmcore.data.raw.delimited import read_delimited
 from mmcore.errors import UsageError
 
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
@@ -127,32 +128,20 @@ def _read_jsonl(path: Path) -> Table:
 
 
 def _json_rows(path: Path) -> Iterator[Row]:
-    decode = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_no_number).decode
     for number, line in enumerate(decoded(path).split("\n"), start=1):
         if not line.strip():
             continue
         place = f"{path.name}:{number}"
         try:
-            record = decode(line.strip())
+            record = parse_json(line.strip())
             if "\\u" in line:
                 json.dumps(record, ensure_ascii=False).encode()
         except UnicodeEncodeError:
             yield place, "the line holds half a character (one \\ud800 to \\udfff alone)"
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             yield place, f"the line is not valid JSON: {error}"
         else:
             yield place, record if isinstance(record, dict) else "the line is not a JSON object"
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    record = dict(pairs)
-    if len(record) < len(pairs):
-        raise ValueError(f"the key '{next(iter(repeated([name for name, _ in pairs])))}' is given twice")
-    return record
-
-
-def _no_number(name: str) -> Any:
-    raise ValueError(f"{name} is no number; write null for what is missing")
 
 
 def _read_parquet(path: Path) -> Table:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
-from annotated_types import Ge
+from annotated_types import Ge, Le
 from pydantic import BaseModel, Field
 
 from mmcore.config.sections import Section
@@ -66,7 +66,7 @@ class AVDigitsConfig(Section):
     image: Literal["clean", "pooled", "noisy"] = Field(
         default="clean", description="28x28; 7x7 average-pooled; 7x7 with Gaussian noise of 0.3 of full scale"
     )
-    seed: Annotated[int, Ge(0)] = Field(default=0, description="of the pairing and of the image noise")
+    seed: Annotated[int, Ge(0), Le(2 * 10**9)] = Field(default=0, description="of the pairing and of the image noise")
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,7 @@ Shape legend: audio (T,) int16 with its length, video (frames, 3, 256, 256) uint
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Le
@@ -32,8 +30,12 @@ class ClipConfig(RawConfig):
     """Options of the audio-video data sets."""
 
     frames: Annotated[int, Ge(1), Le(64)] | None = Field(default=None, description="stored frames; none: the papers'")
-    image_size: Annotated[int, Ge(8)] | None = Field(default=None, description="stored pixels; none: 256 (demo: 24)")
-    sample_rate_hz: Annotated[int, Ge(1000)] | None = Field(default=None, description="none: the papers' (demo: 8000)")
+    image_size: Annotated[int, Ge(8), Le(4096)] | None = Field(
+        default=None, description="stored pixels; none: 256 (demo: 24)"
+    )
+    sample_rate_hz: Annotated[int, Ge(1000), Le(768000)] | None = Field(
+        default=None, description="none: the papers' (demo: 8000)"
+    )
 
 
 class ClipSource(RawSource):
@@ -134,11 +136,3 @@ def add_clip(
 def youtube_id(clip: str) -> str:
     """Returns the YouTube id a clip's name begins with: 11 characters, then an underscore and its place there."""
     return clip[:11] if len(clip) > 12 and clip[11] == "_" else clip
-
-
-def read_json(path: Path) -> Any:
-    """Returns the content of a JSON list, or None if it is none."""
-    try:
-        return json.loads(path.read_bytes())
-    except ValueError:
-        return None

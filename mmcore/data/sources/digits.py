@@ -83,7 +83,7 @@ class DigitsConfig(Section):
     third: Literal["none", "view"] = Field(
         default="none", description="a third modality: `view`, the same image rotated and zoomed, with its own noise"
     )
-    seed: Annotated[int, Ge(0)] = 0
+    seed: Annotated[int, Ge(0), Le(2 * 10**9)] = 0
 
 
 @DATASETS.register("digits")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
-from annotated_types import Ge
+from annotated_types import Ge, Le
 from pydantic import BaseModel, Field
 
 from mmcore.data.demo import clip_files, make
@@ -44,8 +44,10 @@ FOLDERS = {"audio": ("audio", "wav", "video"), "video": ("face", "Image-01-FPS",
 class IemocapConfig(RawConfig):
     """Options of `iemocap`."""
 
-    image_size: Annotated[int, Ge(8)] | None = Field(default=None, description="stored pixels; none: 256 (demo: 24)")
-    max_tokens: Annotated[int, Ge(4)] | None = Field(default=None, description="none: 256 (demo: 24)")
+    image_size: Annotated[int, Ge(8), Le(4096)] | None = Field(
+        default=None, description="stored pixels; none: 256 (demo: 24)"
+    )
+    max_tokens: Annotated[int, Ge(4), Le(100000)] | None = Field(default=None, description="none: 256 (demo: 24)")
 
 
 @DATASETS.register("iemocap")

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import BaseModel
 
+from mmcore.config.documents import read_json
 from mmcore.data.demo import clip_files, make
 from mmcore.data.media import RawFolder
 from mmcore.data.raw.index import BAD_ROW, Index
@@ -130,7 +131,7 @@ class KineticsSounds(clips.ClipSource):
         return index
 
     def _read_json(self, folder: RawFolder, path: Path) -> Index:
-        document = clips.read_json(path)
+        document = read_json(path)
         if not isinstance(document, dict) or not isinstance(document.get("database"), dict):
             raise UsageError(f"{path} must be a JSON file with 'labels' and 'database'")
         index = Index("BML's list", [path])

@@ -60,7 +60,9 @@ class NVGestureConfig(RawConfig):
     frames: Annotated[int, Ge(2), Le(512)] | None = Field(
         default=None, description="frames of every window of the lists; none: 80 (demo: 12)"
     )
-    image_size: Annotated[int, Ge(8)] | None = Field(default=None, description="stored pixels; none: 256 (demo: 16)")
+    image_size: Annotated[int, Ge(8), Le(4096)] | None = Field(
+        default=None, description="stored pixels; none: 256 (demo: 16)"
+    )
 
 
 @DATASETS.register("nvgesture")

@@ -5,14 +5,14 @@ Shape legend: image (3, 256, 256) uint8, text (128,) int32.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, ClassVar
 
-from annotated_types import Ge
+from annotated_types import Ge, Le
 from pydantic import Field
 
+from mmcore.config.documents import read_json
 from mmcore.data.media import ImageFile, Medium, RawFolder, Text
 from mmcore.data.raw.index import BAD_ROW, Entry, Index
 from mmcore.data.raw.lists import class_index, read_rows
@@ -31,8 +31,10 @@ SPLIT_NAMES = {"train": ("train",), "val": ("val", "valid", "dev"), "test": ("te
 class TweetConfig(RawConfig):
     """Options of the data sets of tweets."""
 
-    image_size: Annotated[int, Ge(8)] | None = Field(default=None, description="stored pixels; none: 256 (demo: 32)")
-    max_tokens: Annotated[int, Ge(4)] | None = Field(default=None, description="none: 128 (demo: 24)")
+    image_size: Annotated[int, Ge(8), Le(4096)] | None = Field(
+        default=None, description="stored pixels; none: 256 (demo: 32)"
+    )
+    max_tokens: Annotated[int, Ge(4), Le(100000)] | None = Field(default=None, description="none: 128 (demo: 24)")
 
 
 class TweetSource(RawSource):
@@ -134,10 +136,7 @@ def tweet(sample_id: str, label: int, split: str, *, picture: str, text: str, pi
 
 
 def _read_json(index: Index, path: Path, split: str, labels: Sequence[str], pictures: str) -> None:
-    try:
-        rows = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise UsageError(f"{path} is not valid JSON: {error}") from None
+    rows = read_json(path)
     if not isinstance(rows, list):
         raise UsageError(f"{path} must hold a list of {{image, text, label}}")
     for number, row in enumerate(rows):

@@ -357,8 +357,3 @@ def test_more_than_four_modalities_are_refused_with_the_reason() -> None:
 def test_a_window_that_ends_before_it_begins_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"method\.end_epoch must be at least method\.start_epoch \(60\), got 20"):
         trainer_of("agm", method__start_epoch=60)
-
-
-def test_a_single_modality_is_refused() -> None:
-    with pytest.raises(ConfigError, match="needs at least two"):
-        trainer_of("agm", 1)

@@ -146,7 +146,7 @@ def test_no_best_model_is_an_error_with_a_reason(tmp_path: Path) -> None:
         folder.best()
 
 
-@pytest.mark.parametrize("killed_in", ["_sha256", "_replace_directory"])
+@pytest.mark.parametrize("killed_in", ["sha256", "_replace_directory"])
 def test_a_kill_while_writing_leaves_the_last_one_and_no_litter(killed_in: str, tmp_path: Path, monkeypatch) -> None:
     folder = CheckpointFolder(tmp_path)
     folder.save(state_of(1))

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
+import subprocess
+import time
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from driving import FAST, epochs_of, output_of, run_driver, start_driver, starts_of, trials_of, wait_for
 from ray.thirdparty_files import psutil  # ray brings it along
 
-from rayjobs.results_layout import LEDGER_FILE
-from rayjobs.search.asha import read_rungs
+from rayjobs.results_layout import JOURNAL_FILE, LEDGER_FILE
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(1200)]
 SEARCH = Path("results/digits-iprm/digits-iprm")
@@ -97,25 +101,62 @@ def test_an_interrupted_search_goes_on(tmp_path: Path, number: signal.Signals) -
 
 
 @pytest.mark.slow
-def test_a_search_resumed_on_more_places_fills_them(tmp_path: Path) -> None:
-    one = ["1" if word == "2" and FAST[at - 1] == "--concurrent" else word for at, word in enumerate(FAST)]
-    plan = {f"digits-iprm/trial-00{number}": {"hold_at": 3} for number in (1, 2, 3)}
-    process = start_driver(tmp_path, *one, plan=plan)
-    first, second, third = (tmp_path / SEARCH / f"trial-00{number}" for number in (1, 2, 3))
-    wait_for(lambda: epochs_of(first) == 2, process)
+def test_a_second_command_on_an_experiment_is_refused(tmp_path: Path) -> None:
+    plan = {"digits-iprm/trial-001": {"hold_at": 3}}
+    process = start_driver(tmp_path, *FAST, plan=plan)
+    wait_for(lambda: epochs_of(tmp_path / SEARCH / "trial-001") == 2, process)
+    second = run_driver(tmp_path, "--resume", "digits-iprm")
+    assert second.returncode == 2
+    assert f"is in use by stub_driver.py {' '.join(FAST)} (process {process.pid} on " in " ".join(second.stderr.split())
+    process.kill()
+    output_of(process)
+    done = run_driver(tmp_path, "--resume", "digits-iprm")
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_a_signal_to_the_whole_group_ends_like_ctrl_c_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    """As `timeout`, Slurm and systemd send it: Ray's own processes get it, too."""
+    plan = {f"digits-iprm/trial-00{number}": {"hold_at": 3} for number in (1, 2)}
+    process = start_driver(tmp_path, *FAST, plan=plan, start_new_session=True)
+    runs = [tmp_path / SEARCH / f"trial-00{number}" for number in (1, 2)]
+    wait_for(lambda: all(epochs_of(run) >= 2 for run in runs), process)
+    children = psutil.Process(process.pid).children(recursive=True)
+    os.killpg(process.pid, signal.SIGTERM)
+    asked = time.monotonic()
+    _, stderr = output_of(process)
+    assert time.monotonic() - asked < 20
+    assert process.returncode == 130
+    assert "--resume digits-iprm" in stderr
+    assert "Traceback" not in stderr
+    _, alive = psutil.wait_procs(children, timeout=20)
+    assert not alive, [child.name() for child in alive]
+    done = run_driver(tmp_path, "--resume", "digits-iprm", "--concurrent", "2", "--cpus", "2")
+    assert done.returncode == 0, done.stderr
+    assert all(starts_of(run)[-1][1] >= 3 for run in runs), "a trial went back to its start"
+
+
+@pytest.mark.slow
+def test_an_experiment_resumed_on_more_places_fills_them(tmp_path: Path) -> None:
+    """One trial of each search at a time, as it was begun; but now of two searches at once."""
+    arguments = ["--trials", "4", "--max-epochs", "8", "--method", "iprm", "--final-seeds", "0", "--cpus", "1"]
+    runs = [tmp_path / f"results/digits-iprm-ensemble/digits-{method}/trial-001" for method in ("iprm", "ensemble")]
+    plan = {f"{run.parent.name}/{run.name}": {"hold_at": 3} for run in runs}
+    process = start_driver(tmp_path, *arguments, plan=plan)
+    wait_for(lambda: any(epochs_of(run) == 2 for run in runs), process)
     process.send_signal(signal.SIGINT)
     output_of(process)
-    again = start_driver(tmp_path, "--resume", "digits-iprm", "--concurrent", "2", "--cpus", "2", plan=plan)
+    assert sum(bool(starts_of(run)) for run in runs) == 1
+    again = start_driver(tmp_path, "--resume", "digits-iprm-ensemble", "--cpus", "2", plan=plan)
     try:
-        wait_for(lambda: epochs_of(second) == 2, again)
-        assert not third.exists()
+        wait_for(lambda: all(epochs_of(run) == 2 for run in runs), again)
     finally:
         again.send_signal(signal.SIGINT)
         output_of(again)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("damage", ["none", "state", "searcher"])
+@pytest.mark.parametrize("damage", ["none", "last line", "half", "missing"])
 def test_a_killed_driver_loses_no_finished_trial_and_keeps_its_rungs(tmp_path: Path, damage: str) -> None:
     folder = tmp_path / SEARCH
     plan = {f"digits-iprm/trial-00{number}": {"hold_at": 2} for number in (3, 4)}  # before their rung
@@ -123,27 +164,83 @@ def test_a_killed_driver_loses_no_finished_trial_and_keeps_its_rungs(tmp_path: P
     wait_for(lambda: epochs_of(folder / "trial-003") >= 1 and epochs_of(folder / "trial-004") >= 1, process)
     process.kill()
     process.communicate(timeout=60)
-    before = read_rungs(folder / "rungs.json")
-    assert {len(entries) for entries in before.values()} == {1}
-    assert len(before) == 2
-    pattern = {"state": "experiment_state-*.json", "searcher": "searcher-state-*.pkl"}.get(damage)
-    if pattern:
-        path = max((folder / "tune").glob(pattern))
-        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    journal = folder / JOURNAL_FILE
+    before = journal.read_bytes()
+    if damage == "last line":
+        journal.write_bytes(before[:-7])
+    elif damage == "half":
+        journal.write_bytes(before[: len(before) // 2])
+    elif damage == "missing":
+        journal.unlink()
     done = run_driver(tmp_path, *FAST, "--resume")
     assert done.returncode == 0, done.stderr
-    assert ("intact copy" in done.stderr) == (pattern is not None)
+    assert ("journal.jsonl: " in done.stderr) == (damage in {"last line", "half"})
+    if damage == "none":
+        assert journal.read_bytes().startswith(before), "lines are only ever added"
     trials = trials_of(folder)
     assert sorted(trials) == ["trial-001", "trial-002", "trial-003", "trial-004"]
     for name in ("trial-001", "trial-002"):
-        # A kill within a second of its end may come before the state that tells of it. Tune then starts it once more,
-        # and it has no epoch left: 8 are done, the next would be the ninth.
-        assert [first for _, first in starts_of(folder / name)] in ([1], [1, 9]), "an epoch was trained again"
-    after = read_rungs(folder / "rungs.json")
-    assert {name: after[name] for name in before} == before
-    assert len(after) == 4
+        # Where a journal does not tell of its end a trial is started once more, and has no epoch left: 8 are done.
+        starts = [first for _, first in starts_of(folder / name)]
+        assert starts == [1] if damage == "none" else starts in ([1], [1, 9]), "an epoch was trained again"
     # By the entries of before the kill, the fourth point (a smaller rate than the best) is stopped at its rung.
     assert trials["trial-004"]["status"] == "stopped"
+
+
+@pytest.mark.slow
+def test_what_a_search_does_depends_on_its_seed_alone(tmp_path: Path) -> None:
+    """On one place and on four, beside others and after ten kills at random moments: the same trials, stopped alike."""
+    arguments = ["--trials", "6", "--max-epochs", "8", "--method", "iprm", "--method", "aug", "--final-seeds", "1"]
+    arguments += ["--per-search", "1"]
+
+    def decided(folder: Path) -> dict[str, list[tuple[Any, ...]]]:
+        searches = {path.parent.name: json.loads(path.read_text()) for path in folder.rglob("search.json")}
+        keys = ("name", "values", "status", "epochs", "objective")
+        return {
+            name: [tuple(str(trial[key]) for key in keys) for trial in search["trials"]]
+            for name, search in searches.items()
+        }
+
+    for name, places in (("one", "1"), ("four", "4")):
+        done = run_driver(tmp_path, *arguments, "--cpus", places, "--name", name)
+        assert done.returncode == 0, done.stderr
+    folder, moments = tmp_path / "results" / "killed", random.Random(0)
+    process = start_driver(tmp_path, *arguments, "--cpus", "4", "--name", "killed", epoch_s=0.2)
+    wait_for(lambda: (folder / "experiment.json").is_file(), process)
+    for _ in range(10):
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(moments.uniform(0, 20))
+        process.kill()
+        output_of(process)
+        process = start_driver(tmp_path, "--resume", "killed", "--cpus", "4", epoch_s=0.2)
+    _, stderr = output_of(process)
+    assert process.returncode == 0, stderr
+    finals = [path.parent for path in folder.rglob("final-1/result.json")]
+    assert len(finals) == 3
+    assert all(epoch > 1 for run in finals for _, epoch in starts_of(run)[1:]), "a final model went back to its start"
+    found = [decided(tmp_path / "results" / name) for name in ("one", "four", "killed")]
+    assert sorted(found[0]) == ["digits-aug", "digits-ensemble", "digits-iprm"]
+    assert all(len(trials) == 6 for trials in found[0].values())
+    assert any(trial[2] == "stopped" for trials in found[0].values() for trial in trials)
+    assert found[0] == found[1] == found[2]
+
+
+@pytest.mark.slow
+def test_how_many_trials_run_at_a_time_stays_as_an_experiment_was_begun(tmp_path: Path) -> None:
+    plan = {"digits-iprm/trial-001": {"hold_at": 2}}
+    process = start_driver(tmp_path, *FAST, "--per-search", "1", plan=plan)
+    wait_for(lambda: epochs_of(tmp_path / SEARCH / "trial-001") == 1, process)
+    process.send_signal(signal.SIGTERM)
+    output_of(process)
+    stored = json.loads((tmp_path / "results/digits-iprm/experiment.json").read_text())
+    assert stored["per_search"] == 1
+    refused = run_driver(tmp_path, *FAST, "--resume", "--per-search", "2")
+    assert refused.returncode == 2
+    assert "was begun with 1" in refused.stderr
+    done = run_driver(tmp_path, "--resume", "digits-iprm", "--concurrent", "2", "--cpus", "2")
+    assert done.returncode == 0, done.stderr
+    assert "--per-search 2 would" in done.stderr, "a place stays idle, and nobody says so"
+    assert "at_once" not in json.loads((tmp_path / SEARCH / "search.json").read_text())
 
 
 @pytest.mark.slow
@@ -156,7 +253,7 @@ def test_a_finished_search_and_a_finished_final_model_are_not_done_again(tmp_pat
     process.communicate(timeout=60)
     done = run_driver(tmp_path, *FAST, "--concurrent", "1", "--resume")
     assert done.returncode == 0, done.stderr
-    assert "digits-iprm: finished before" in done.stderr
+    assert "digits-iprm: finished before (4 trials)" in done.stderr
     assert len(starts_of(folder / "final-1")) == 1
     assert [len(starts_of(folder / f"trial-00{number}")) for number in (1, 2, 3, 4)] == [1, 1, 1, 1]
     assert starts_of(folder / "final-2")[-1][1] == 2, "a final model went back to its start"

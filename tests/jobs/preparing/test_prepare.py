@@ -142,7 +142,8 @@ class TestCli:
         assert raised.value.problems == [
             "--set must be key=value, got 'a'",
             "--set must be key=value, got '=1'",
-            "--set b: '[' is not valid YAML; put it in quotes",
+            "--set b: '[' is not valid YAML: line 1, column 2: while parsing a flow node expected the node "
+            "content, but found '<stream end>'; put it in quotes",
             "--set c is given twice",
         ]
 

@@ -313,7 +313,9 @@ def test_a_search_that_has_only_begun_can_be_shown(tmp_path: Path) -> None:
         shutil.rmtree(path)
     done = run(experiment, "--json")
     assert done.exit_code == 0, done.output
-    assert json.loads(done.output) | {"page": ""} == {"page": "", "figures": [], "finished": False, "trials": 0}
+    assert json.loads(done.output) | {"page": ""} == {
+        "page": "", "figures": [], "finished": False, "trials": 0, "damage": []
+    }  # fmt: skip
 
 
 def test_folds_are_kept_apart_and_their_curves_averaged(tmp_path: Path) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,6 @@ import pytest
 import torch
 from click.testing import CliRunner
 from driving import FAST, epochs_of, output_of, run_driver, start_driver, trials_of, wait_for
-from ray.tune.experiment import Trial
-from ray.tune.search.search_generator import SearchGenerator
 
 from mmcore.assembly.config import complete_config, parse_config, with_values
 from mmcore.assembly.objects import build_method
@@ -31,10 +30,12 @@ from rayjobs.runs.handover import Segment, hand_over, keep_snapshot, read_schedu
 from rayjobs.runs.job import Job
 from rayjobs.runs.worker import run
 from rayjobs.search.distributions import Distribution
-from rayjobs.search.population import Founders, Population, changeable, changed
-from rayjobs.search.saved_state import check_state
-from rayjobs.search.searches import SearchOptions, build_searches
+from rayjobs.search.population import Population, changeable, changed
+from rayjobs.search.record import SearchRecord
+from rayjobs.search.record import Trial as SearchTrial
+from rayjobs.search.searches import Search, SearchOptions, build_searches
 from rayjobs.search.spaces import load_space, space_file
+from rayjobs.search.suggestions import Drawn
 
 LR = "optimizer.lr"
 SPACE = {
@@ -57,169 +58,138 @@ def test_changed_settings_stay_in_their_ranges_and_follow_the_seed() -> None:
     assert changed({**VALUES, "model.width": 3}, {}, np.random.default_rng(0)) == {**VALUES, "model.width": 3}
 
 
-class Controller:
-    """Tune's, as far as the scheduler knows it."""
-
-    def pause_trial(self, trial: Any, should_checkpoint: bool) -> None:
-        assert not should_checkpoint
-        trial.status = Trial.PAUSED
-
-
-class FakeTrial(SimpleNamespace):
-    __hash__ = object.__hash__  # type: ignore[assignment]
-    __eq__ = object.__eq__  # type: ignore[assignment]
-
-    def is_finished(self) -> bool:
-        return self.status in {Trial.TERMINATED, Trial.ERROR}
-
-    def set_status(self, status: str) -> None:
-        self.status = status
-
-    def set_config(self, values: dict[str, Any]) -> None:
-        self.config = values
+def search_of(size: int = 4, **changes: Any) -> Search:
+    """A population of `iprm` on the embedded data, of 8 epochs, with an exchange every 3."""
+    (search,) = build_searches(
+        load_space(space_file("digits", None)),
+        {"name": "digits", "options": {}},
+        "digits",
+        ("image", "audio"),
+        ["iprm"],
+        options=SearchOptions(scheduler="pbt", trials=size, max_epochs=8),
+    )
+    space = {LR: SPACE[LR]}
+    points = [{LR: 0.09}]
+    return replace(search, space=space, points=points, changeable=(LR,), grace_epochs=3, **changes)
 
 
-def add_trials(
-    population: Population, folder: Path, count: int, last: Callable[[int], int] = lambda _: 0, first: int = 1
-) -> list[Any]:
-    trials = []
-    for number in range(first, count + 1):
-        run_dir = folder / f"trial-{number:03d}"
-        run_dir.mkdir(exist_ok=True)
-        trial = FakeTrial(
-            status=Trial.PENDING,
-            experiment_tag=f"{number}_x",
-            config={**VALUES, LR: 0.01 * number},
-            last_result={"epoch": last(number), "objective": number / 10} if last(number) else {},
-        )
-        population.on_trial_add(None, trial)  # type: ignore[arg-type]
-        trials.append(trial)
-    return trials
+def record_of(folder: Path, size: int = 4) -> SearchRecord:
+    return SearchRecord(search_of(size), folder, None)
 
 
-def report(population: Population, trial: Any, folder: Path, epoch: int, objective: float) -> str:
-    trial.status = Trial.RUNNING
-    run_dir = folder / f"trial-{int(trial.experiment_tag.split('_')[0]):03d}"
-    if epoch % 3 == 0:
-        (run_dir / results_layout.PROGRESS_FILE).write_text(json.dumps({"epoch": epoch, "objective": objective}))
-        keep_snapshot(run_dir, epoch)
-    return population.on_trial_result(Controller(), trial, {"epoch": epoch, "objective": objective})  # type: ignore[arg-type]
+def train(record: SearchRecord, trial: SearchTrial, epochs: Sequence[int], objective: float) -> str:
+    """Reports epochs of a trial as its run would; at the end of each third it is kept as it stands."""
+    run_dir, decision = record.folder / trial.name, "go"
+    run_dir.mkdir(exist_ok=True)
+    for epoch in epochs:
+        row = {"epoch": epoch, "objective": objective}
+        if epoch % 3 == 0:
+            (run_dir / results_layout.PROGRESS_FILE).write_text(json.dumps(row))
+            keep_snapshot(run_dir, epoch)
+        decision = record.report(trial, row)
+    if decision == "wait":
+        record.end(trial)
+    return decision
 
 
-def population_of(folder: Path, size: int = 4, concurrent: int = 2) -> Population:
-    return Population(folder, {LR: SPACE[LR]}, size=size, max_epochs=8, interval=3, concurrent=concurrent, seed=0)
+def started(record: SearchRecord) -> list[SearchTrial]:
+    return list(iter(record.next, None))
+
+
+def handed_over(folder: Path) -> list[str]:
+    return sorted(path.parent.name for path in folder.glob(f"*/{results_layout.HANDED_OVER}"))
 
 
 def test_the_weakest_goes_on_from_the_strongest_when_all_have_come_so_far(tmp_path: Path) -> None:
-    population = population_of(tmp_path)
-    trials = add_trials(population, tmp_path, 4)
-    assert report(population, trials[0], tmp_path, 2, 0.1) == "CONTINUE", "before the grace period"
+    record = record_of(tmp_path)
+    trials = started(record)
+    assert len(trials) == 4
+    before = [trial.values for trial in trials]
+    assert train(record, trials[0], [1, 2], 0.1) == "go", "before the grace period"
     for trial, objective in zip(trials[:3], (0.1, 0.4, 0.9), strict=True):
-        assert report(population, trial, tmp_path, 3, objective) == "NOOP"
-        assert trial.status == Trial.PAUSED
-    trials[3].status = Trial.RUNNING
-    assert population.choose_trial_to_run(None) is None, "they wait for the fourth"  # type: ignore[arg-type]
-    report(population, trials[3], tmp_path, 3, 0.5)
-    schedule = json.loads(
-        (tmp_path / "trial-001" / results_layout.HANDED_OVER / results_layout.SCHEDULE_FILE).read_text()
-    )
+        assert train(record, trial, [3], objective) == "wait"
+    assert started(record) == [], "they wait for the fourth"
+    assert train(record, trials[3], [1, 2, 3], 0.5) == "wait"
+    assert handed_over(tmp_path) == ["trial-001"]
+    file = tmp_path / "trial-001" / results_layout.HANDED_OVER / results_layout.SCHEDULE_FILE
+    schedule = json.loads(file.read_text())
     assert [(part["epoch"], part["source"]) for part in schedule] == [(0, ""), (3, "trial-003")]
-    assert schedule[0]["values"][LR] == 0.03
-    assert schedule[1]["values"] == trials[0].config != trials[2].config
-    assert not any((tmp_path / f"trial-00{number}" / results_layout.HANDED_OVER).exists() for number in (2, 3, 4))
-    assert population.choose_trial_to_run(None) is trials[0]  # type: ignore[arg-type]
-    trials[1].status = trials[2].status = Trial.RUNNING
-    assert population.choose_trial_to_run(None) is None, "two run already"  # type: ignore[arg-type]
-    assert report(population, trials[0], tmp_path, 3, 0.9) == "CONTINUE", "what it reports again as it goes on"
-    assert report(population, trials[0], tmp_path, 8, 0.9) == "CONTINUE", "at the end nothing is exchanged"
+    assert schedule[0]["values"] == before[2]
+    assert schedule[1]["values"] == trials[0].values != before[2]
+    assert [trial.name for trial in started(record)] == [f"trial-00{number}" for number in (1, 2, 3, 4)]
+    assert train(record, trials[0], [3], 0.9) == "go", "what it reports again as it goes on"
+
+
+def test_at_the_end_nothing_is_exchanged(tmp_path: Path) -> None:
+    population = Population({LR: SPACE[LR]}, max_epochs=8, interval=3, seed=0)
+    assert [population.decide(1, epoch, 0.5) for epoch in (2, 3, 8)] == ["go", "wait", "go"]
 
 
 def test_a_trial_that_fails_does_not_leave_the_others_waiting(tmp_path: Path) -> None:
-    population = population_of(tmp_path)
-    trials = add_trials(population, tmp_path, 4)
+    record = record_of(tmp_path)
+    trials = started(record)
     for trial, objective in zip(trials[:3], (0.1, 0.4, 0.9), strict=True):
-        report(population, trial, tmp_path, 3, objective)
-    trials[3].status = Trial.ERROR  # Tune's state of one that is about to be tried again
-    population.on_trial_error(Controller(), trials[3])  # type: ignore[arg-type]
-    assert not (tmp_path / "trial-001" / results_layout.HANDED_OVER).exists()
-    trials[3].status = Trial.RUNNING
-    population.on_trial_error(Controller(), trials[3])  # type: ignore[arg-type]
-    assert (tmp_path / "trial-001" / results_layout.HANDED_OVER).is_dir()
-    assert population.choose_trial_to_run(None) is trials[0]  # type: ignore[arg-type]
+        train(record, trial, [1, 2, 3], objective)
+    assert handed_over(tmp_path) == []
+    record.end(trials[3], "no good")
+    assert handed_over(tmp_path) == ["trial-001"]
+    assert [trial.name for trial in started(record)] == ["trial-001", "trial-002", "trial-003"]
 
 
-def test_a_restored_population_waits_where_it_stood(tmp_path: Path) -> None:
-    population = population_of(tmp_path)
-    trials = add_trials(population, tmp_path, 4, last=lambda number: 4 if number < 4 else 2)
-    assert all(trial.status == Trial.PAUSED for trial in trials)
-    assert population.choose_trial_to_run(None) is trials[3], "the others have come to epoch 3"  # type: ignore[arg-type]
-    later = population_of(tmp_path)
-    everyone = add_trials(later, tmp_path, 4, last=lambda number: 3)
-    assert later.choose_trial_to_run(None) is everyone[0], "an exchange that may have been done is not waited for"  # type: ignore[arg-type]
+def test_a_population_whose_places_are_few_takes_turns(tmp_path: Path) -> None:
+    record = replace(record_of(tmp_path), at_once=1, trials=[])
+    order = []
+    for objective in (0.1, 0.4, 0.9, 0.5):
+        (trial,) = started(record)
+        order.append(trial.number)
+        train(record, trial, [1, 2, 3], objective)
+    assert order == [1, 2, 3, 4]
+    assert handed_over(tmp_path) == ["trial-001"]
 
 
-@pytest.mark.parametrize("known", [3, 4])
-def test_a_restored_population_waits_for_those_that_had_not_begun(known: int, tmp_path: Path) -> None:
-    population = population_of(tmp_path)
-    trials = add_trials(population, tmp_path, known, last=lambda number: 3 if number < 4 else 0)
-    for number in range(1, 4):
-        run_dir = tmp_path / f"trial-00{number}"
-        (run_dir / results_layout.PROGRESS_FILE).write_text(json.dumps({"epoch": 3, "objective": number / 10}))
-        keep_snapshot(run_dir, 3)
-    assert population.choose_trial_to_run(None) is None, "they went on without the exchange"  # type: ignore[arg-type]
-    last = trials[3] if known == 4 else add_trials(population, tmp_path, 4, first=4)[0]
-    assert last.status == Trial.PENDING
-    report(population, last, tmp_path, 3, 0.9)
-    assert (tmp_path / "trial-001" / results_layout.HANDED_OVER).is_dir()
+def test_a_resumed_population_stands_where_it_stood(tmp_path: Path) -> None:
+    record = record_of(tmp_path)
+    trials = started(record)
+    for trial, objective in zip(trials[:3], (0.1, 0.4, 0.9), strict=True):
+        train(record, trial, [1, 2, 3], objective)
+    resumed = record_of(tmp_path)
+    (last,) = started(resumed)
+    assert last.number == 4, "the others wait for it"
+    train(resumed, last, [1, 2, 3], 0.5)
+    values = [trial.values for trial in resumed.trials]
+    again = record_of(tmp_path)
+    assert [trial.values for trial in again.trials] == values
+    assert len(started(again)) == 4
+    shutil.rmtree(tmp_path / "trial-001" / results_layout.HANDED_OVER)
+    assert len(started(record_of(tmp_path))) == 4
+    assert handed_over(tmp_path) == [], "what was done was done again"
 
 
-def test_a_restored_population_goes_on_without_those_that_had_failed(tmp_path: Path) -> None:
-    population = population_of(tmp_path, size=3)
-    trials = add_trials(population, tmp_path, 2, last=lambda number: 3)
-    failed = FakeTrial(status=Trial.ERROR, experiment_tag="3_x", config=VALUES, last_result={"epoch": 2})
-    population.on_trial_add(None, failed)  # type: ignore[arg-type]
-    assert population.choose_trial_to_run(None) is trials[0]  # type: ignore[arg-type]
+def test_an_exchange_that_a_kill_left_out_is_made_up_for(tmp_path: Path) -> None:
+    record = record_of(tmp_path)
+    for trial, objective in zip(started(record), (0.1, 0.4, 0.9, 0.5), strict=True):
+        train(record, trial, [1, 2, 3], objective)
+    values = [trial.values for trial in record.trials]
+    journal = tmp_path / results_layout.JOURNAL_FILE
+    lines = journal.read_text().splitlines(keepends=True)
+    assert json.loads(lines[-1])["event"] == "exchange"
+    journal.write_text("".join(lines[:-1]))
+    shutil.rmtree(tmp_path / "trial-001" / results_layout.HANDED_OVER)
+    assert [trial.values for trial in record_of(tmp_path).trials] == values
+    assert handed_over(tmp_path) == ["trial-001"]
 
 
-def founders_of(folder: Path, seed: int = 3, concurrent: int = 2) -> tuple[Population, Founders]:
-    population = population_of(folder, concurrent=concurrent)
-    return population, Founders(population, SPACE, [VALUES], seed)
-
-
-def test_founders_are_the_points_and_then_drawn_by_the_seed(tmp_path: Path) -> None:
-    _, founders = founders_of(tmp_path)
-    first, *drawn = [founders.suggest(f"id {number}") for number in range(3)]
+def test_the_first_settings_are_the_points_and_then_drawn_by_the_seed() -> None:
+    drawn = Drawn(SPACE, [VALUES], 3)
+    first, *others = [drawn.suggest(number) for number in (1, 2, 3)]
     assert first == VALUES
     # What this seed has always given: an experiment is the same when it is made again.
-    assert drawn == [
+    assert others == [
         {LR: pytest.approx(0.0014835368361121178), "method.check_every_epochs": 10, "method.size": 5},
         {LR: pytest.approx(0.01459903239054391), "method.check_every_epochs": 10, "method.size": 2},
     ]
-    assert founders_of(tmp_path, seed=4)[1].suggest("a") == VALUES
-    other = founders_of(tmp_path, seed=4)[1]
-    assert [other.suggest("a"), other.suggest("b")][1] != drawn[0]
-
-
-def test_founders_wait_for_room(tmp_path: Path) -> None:
-    population, founders = founders_of(tmp_path, concurrent=1)
-    (trial,) = add_trials(population, tmp_path, 1)
-    assert founders.suggest("a") is None
-    trial.status = Trial.PAUSED
-    assert founders.suggest("a") == VALUES, "a point was lost while there was no room"
-
-
-def test_restored_founders_go_on_where_they_stood(tmp_path: Path) -> None:
-    _, founders = founders_of(tmp_path)
-    before = [founders.suggest(str(number)) for number in range(2)]
-    session = "2026-01-01_00-00-00"
-    SearchGenerator(founders).save_to_dir(str(tmp_path), session)
-    (tmp_path / f"experiment_state-{session}.json").write_text(json.dumps({"trial_data": [["{}", "{}"]]}))
-    assert check_state(tmp_path) == [], "its state is not among those that are restored"
-    expected = [founders.suggest(str(number)) for number in range(2)]
-    restored = founders_of(tmp_path)[1]
-    SearchGenerator(restored).restore_from_dir(str(tmp_path))
-    after = [restored.suggest(str(number)) for number in range(2)]
-    assert after == expected != before
+    other = Drawn(SPACE, [VALUES], 4)
+    assert [other.suggest(number) for number in (1, 2)][1] != others[0]
 
 
 def test_a_hand_over_that_is_interrupted_is_finished_at_the_next_start(tmp_path: Path) -> None:

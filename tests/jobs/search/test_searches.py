@@ -4,7 +4,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -16,10 +16,10 @@ from scipy import stats
 from mmcore.errors import ConfigError, UsageError
 from mmcore.methods import METHODS
 from mmcore.methods.aug import scaled_interval
-from rayjobs.search import tune_run
 from rayjobs.search.distributions import Distribution
 from rayjobs.search.searches import Search, SearchOptions, ablations_of, build_searches
 from rayjobs.search.spaces import load_space, space_file
+from rayjobs.search.suggestions import suggestions_of
 
 DIGITS = {"name": "digits", "options": {}}
 CONTENT: dict[str, Any] = {
@@ -97,7 +97,7 @@ def test_fixed_method_key_that_no_method_has(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"trails": 5}, r"space\.yaml: unknown key 'trails': did you mean 'trials'"),
-        ({"trials": 0}, r"space\.yaml: trials must be .*at least 1, got 0|greater than or equal to 1, got 0"),
+        ({"trials": 0}, r"space\.yaml: trials must be in \[1, 100000\], got 0"),
         ({"methods": {"iprn": {}}}, r"methods: unknown method 'iprn': did you mean 'iprm'"),
         ({"space": {"optimizer.lr": {"loguniforn": [1, 2]}}}, "did you mean 'loguniform'"),
         ({"space": {"optimizer.lr": {"uniform": [0.1, 0.01]}}}, "low end is under its high end"),
@@ -279,32 +279,19 @@ def suggested(
     base = searches(write(folder), "joint", algorithm=algorithm, scheduler=scheduler, trials=number)["joint"]
     parsed = {path: Distribution.parse(section, path) for path, section in space.items()}
     search = replace(base, space=parsed, points=points, changeable=tuple(space))
-    settings = tune_run._choosing(search, folder, concurrent=number)
-    searcher = settings["search_alg"]
-    if scheduler != "pbt":
-        searcher.set_search_properties("objective", "max", settings["config"])
+    chosen = suggestions_of(search)
     found = []
-    for trial in range(number):
-        found.append(searcher.suggest(str(trial)))
-        searcher.on_trial_complete(str(trial), {"objective": 0.5, "epoch": 1})
+    for trial in range(1, number + 1):
+        found.append(chosen.suggest(trial))
+        chosen.complete(trial, 0.5)
     return found
 
 
 def test_a_search_goes_on_with_options_that_are_no_plain_values(tmp_path: Path) -> None:
     search = searches(write(tmp_path), "joint", trials=9)["joint"]
     search = replace(search, space={"method.x": Distribution.parse({"choice": MIXED}, "x")}, points=[])
-
-    def started() -> Any:
-        settings = tune_run._choosing(search, tmp_path, concurrent=9)
-        settings["search_alg"].set_search_properties("objective", "max", settings["config"])
-        return settings["search_alg"]
-
-    first, second = started(), started()
-    first.suggest("0")
-    first.save(str(tmp_path / "state"))
-    expected = [first.suggest(str(number)) for number in range(1, 9)]
-    second.restore(str(tmp_path / "state"))
-    assert [second.suggest(str(number)) for number in range(1, 9)] == expected
+    first, second = suggestions_of(search), suggestions_of(search)
+    assert [first.suggest(number) for number in range(1, 10)] == [second.suggest(number) for number in range(1, 10)]
 
 
 NUM_DRAWS = 4000
@@ -359,13 +346,11 @@ def test_random_search_does_not_learn_from_results_and_tpe_does(tmp_path: Path, 
 
     def suggestions(best: float) -> list[float]:
         """Returns the rates of 30 trials, the nearer to `best` the better they are."""
-        settings = tune_run._choosing(search, tmp_path, concurrent=9)
-        searcher, space = settings["search_alg"], settings["config"]
-        searcher.set_search_properties("objective", "max", space)
+        chosen = suggestions_of(search)
         found = []
-        for number in range(30):
-            rate = searcher.suggest(str(number))["optimizer.lr"]
-            searcher.on_trial_complete(str(number), {"objective": -abs(math.log10(rate / best)), "epoch": 1})
+        for number in range(1, 31):
+            rate = cast(float, chosen.suggest(number)["optimizer.lr"])
+            chosen.complete(number, -abs(math.log10(rate / best)))
             found.append(rate)
         return found
 

@@ -24,12 +24,16 @@ AUTHORS = {
     "ogm": {"method.alpha": 0.8},
     "mmpareto": {"method.gamma": 1.5},
     "agm": {"method.alpha": 1.5},
+    "gblending": {"method.super_epoch": 10},
+    "lfm": {"method.schedule": "learned", "method.start": 0.95},
+    "mla": {"method.projection": True, "method.normalise": True},
+    "pmr": {"method.alpha": 1.0},
     "mmcosine": {"method.scale": 10.0},
     "simbamm": {"method.width": 512, "method.layers": 4},
 }
 """Method -> the authors' own settings, on CREMA-D; IPRM's and AUG's differ by data set: test_searches.py."""
 ON_A_SET = {("vggsound", "ogm"): {"method.alpha": 0.1}}
-RATES = {"ogm": 0.001, "mmpareto": 0.002, "simbamm": 0.0034}
+RATES = {"ogm": 0.001, "mla": 0.001, "pmr": 0.001, "mmpareto": 0.002, "simbamm": 0.0034}
 every_file = pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 
 

@@ -93,5 +93,5 @@ def test_a_result_that_cannot_be_read_is_not_left_out_of_a_mean(tmp_path: Path) 
         (tmp_path / f"seed-{seed}" / "result.json").write_text(json.dumps(result()))
     assert len(read_results(tmp_path)) == 2
     (tmp_path / "seed-1" / "result.json").write_text("{")
-    with pytest.raises(DataError, match=r"seed-1.result\.json cannot be read"):
+    with pytest.raises(DataError, match=r"seed-1.result\.json is damaged .*--resume"):
         read_results(tmp_path)

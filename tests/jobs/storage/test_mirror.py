@@ -7,6 +7,7 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,25 +23,29 @@ from mmcore.errors import UsageError
 from mmcore.predictor import read_state
 from mmcore.training.checkpoint import MANIFEST_FILE, CheckpointFolder
 from rayjobs import results_layout, tune
+from rayjobs.cluster.resources import TrialShape
 from rayjobs.commands.job_bundle import check_command
-from rayjobs.experiment.experiment import Experiment, at_address
+from rayjobs.experiment.experiment import Experiment, meet_twin
 from rayjobs.experiment.request import Request
+from rayjobs.feeding.handle import DataHandle
+from rayjobs.pool import tune_run
+from rayjobs.pool.pool import Pool
+from rayjobs.pool.stage import GivenStage, Place
+from rayjobs.pool.storage import AGAIN_S, EVERY_S, JournalPusher, RunPuller
 from rayjobs.results_layout import (
     CHECKPOINTS,
     CLAIM_FILE,
-    COPY_FOLDER,
     FAILURE_FILE,
     GROUP_FILE,
+    JOURNAL_FILE,
     RESULT_FILE,
-    RUNGS_FILE,
 )
-from rayjobs.search import tune_run
-from rayjobs.search.saved_state import StateKeeper
-from rayjobs.search.state_on_storage import AGAIN_S, EVERY_S, RunPuller, StatePusher, unpack_state
+from rayjobs.runs.job import Job
 from rayjobs.storage import follower, mirror, object_store
 from rayjobs.storage.addresses import check_address, fetched, open_mirror, working_folder
 from rayjobs.storage.follower import Follower, following
 from rayjobs.storage.mirror import NO_MIRROR, Mirror, own_folder
+from rayjobs.trials.ticket import Ticket
 from rayjobs.trials.watchdog import Watchdog
 
 RUN = "experiment/search/trial-001"
@@ -83,6 +88,12 @@ def elsewhere(tmp_path: Path, twin: Path) -> Mirror:
     return Mirror(tmp_path / "other" / "elsewhere", f"file://{twin}")
 
 
+def checkpoints_in(run_dir: Path) -> CheckpointFolder:
+    """The checkpoints of a run that has begun: where its folder is gone, its disk counts as away."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    return CheckpointFolder(run_dir / CHECKPOINTS)
+
+
 def write(path: Path, text: str = "text") -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
@@ -106,7 +117,7 @@ class TestARunAndItsTwin:
     def test_what_is_pushed_is_found_elsewhere(self, here: Mirror, elsewhere: Mirror) -> None:
         run_dir = here.root / RUN
         with following(here, run_dir) as follower:
-            CheckpointFolder(run_dir / CHECKPOINTS).save(state(1))
+            checkpoints_in(run_dir).save(state(1))
             write(run_dir / "metrics.jsonl", "1")
             write(run_dir / ".half-written.tmp")
             write(run_dir / "train/notes.json")
@@ -129,7 +140,7 @@ class TestARunAndItsTwin:
         self, here: Mirror, elsewhere: Mirror, monkeypatch: pytest.MonkeyPatch, uploads: int
     ) -> None:
         """The third epoch's push ends after so many files; both rows of checkpoints must still have one."""
-        run_dir, checkpoints = here.root / RUN, CheckpointFolder(here.root / RUN / CHECKPOINTS)
+        run_dir, checkpoints = here.root / RUN, checkpoints_in(here.root / RUN)
         real, left = Mirror._upload, [100]
 
         def upload(own: Mirror, path: Path) -> None:
@@ -157,7 +168,7 @@ class TestARunAndItsTwin:
         assert found.best()["epoch"] in {2, 3}
 
     def test_a_superseded_checkpoint_is_removed_there_too(self, here: Mirror, twin: Path) -> None:
-        checkpoints = CheckpointFolder(here.root / RUN / CHECKPOINTS)
+        checkpoints = checkpoints_in(here.root / RUN)
         with following(here, here.root / RUN) as follower:
             for epoch in (1, 2, 3, 4):
                 checkpoints.save(state(epoch))
@@ -169,7 +180,7 @@ class TestARunAndItsTwin:
     def test_a_folder_that_vanishes_under_its_process_leaves_the_twin(self, here: Mirror, twin: Path) -> None:
         run_dir = here.root / RUN
         with following(here, run_dir) as follower:
-            CheckpointFolder(run_dir / CHECKPOINTS).save(state(1))
+            checkpoints_in(run_dir).save(state(1))
             write(run_dir / "metrics.jsonl")
             follower.push()
             before = names(twin)
@@ -208,7 +219,8 @@ class TestARunAndItsTwin:
     ) -> None:
         """What the watchdog of a driver on another machine goes by."""
         monkeypatch.setattr(follower, "PUSH_EVERY_S", 0.01)
-        trial = type("Trial", (), {"trial_id": "a", "last_result": {}, "status": "RUNNING"})()
+        reported = SimpleNamespace(last_result={})
+        trial = SimpleNamespace(trial_id="a", run_metadata=reported, status="RUNNING")
         dog = Watchdog(10.0, lambda trial: elsewhere.root / RUN, elsewhere)
         before = dog._marks(trial)
         with following(here, here.root / RUN):
@@ -246,30 +258,25 @@ class TestTheDriver:
         here.renew(here.root / "one")
         assert names(here.root) == ["one/experiment.json", "one/search/trial-001/metrics.jsonl"]
 
-    def test_the_state_goes_there_as_one_object_and_comes_back(
-        self, here: Mirror, elsewhere: Mirror, tmp_path: Path
-    ) -> None:
-        staged, folder = tmp_path / "staged", here.root / "experiment/search"
-        write(staged / "experiment_state-1.json", "trials")
-        write(staged / "searcher-state-1.pkl", "searcher")
-        folder.mkdir(parents=True)
-        StateKeeper(folder).keep(staged)
-        write(folder / RUNGS_FILE, "rungs")
-        StatePusher(here, folder, print).on_step_end(0, [])
-        other = elsewhere.root / "experiment/search"
-        elsewhere.renew(other)
-        assert names(other) == [RUNGS_FILE, "state-copy.tar"]
-        unpack_state(other, other / "tune")
-        for place in (other / "tune", other / COPY_FOLDER):
-            assert names(place) == ["experiment_state-1.json", "searcher-state-1.pkl"]
+    def test_journals_go_there_as_they_grow_and_come_back(self, here: Mirror, elsewhere: Mirror) -> None:
+        journal, now = here.root / "experiment/search" / JOURNAL_FILE, [0.0]
+        pusher = JournalPusher(here, [journal, journal.with_name("none")], print, clock=lambda: now[0])
+        pusher.on_step_end(0, [])
+        now[0] += EVERY_S
+        for text in ("one\n", "one\ntwo\n"):
+            write(journal, text)
+            pusher.on_step_end(0, [])
+            elsewhere.renew(elsewhere.root / "experiment/search")
+            assert (elsewhere.root / "experiment/search" / JOURNAL_FILE).read_text() == text
+            now[0] += EVERY_S
 
     def test_a_search_goes_on_while_storage_is_away_and_says_so_once(
         self, here: Mirror, twin: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        folder = here.root / "experiment/search"
-        write(folder / COPY_FOLDER / "experiment_state-1.json")
+        journal = here.root / "experiment/search" / JOURNAL_FILE
+        write(journal, "one\n")
         away, said, now = Away(monkeypatch, times=2), [], [0.0]
-        pusher = StatePusher(here, folder, said.append, clock=lambda: now[0])
+        pusher = JournalPusher(here, [journal], said.append, clock=lambda: now[0])
         for _ in range(4):
             pusher.on_step_end(0, [])
             now[0] += AGAIN_S / 2
@@ -277,17 +284,19 @@ class TestTheDriver:
         assert len(said) == 1
         assert "storage is away" in said[0]
         pusher.on_step_end(0, [])
-        assert said[1:] == ["storage is back: the search's state was sent"]
-        write(folder / COPY_FOLDER / "experiment_state-2.json")
+        assert said[1:] == ["storage is back: the search's journal was sent"]
+        there = twin / "experiment/search" / JOURNAL_FILE
+        write(journal, "one\ntwo\n")
         now[0] += EVERY_S / 2
         pusher.on_step_end(0, [])
-        unpack_state(folder, folder / "tune")
-        assert names(folder / "tune") == ["experiment_state-1.json"], "sent again at once"
+        assert there.read_text() == "one\n", "sent again at once"
         now[0] += EVERY_S
         pusher.on_step_end(0, [])
-        shutil.rmtree(folder / "tune")
-        unpack_state(folder, folder / "tune")
-        assert names(folder / "tune") == ["experiment_state-1.json", "experiment_state-2.json"]
+        assert there.read_text() == "one\ntwo\n"
+        write(journal, "one\ntwo\nthree\n")
+        with contextlib.suppress(KeyboardInterrupt), pusher.sending():
+            raise KeyboardInterrupt
+        assert there.read_text() == "one\ntwo\nthree\n"
 
     @pytest.mark.parametrize("event", ["on_trial_complete", "on_trial_error", "on_trial_recover"])
     def test_a_trial_that_ends_while_storage_is_away_does_not_end_the_search(
@@ -299,15 +308,17 @@ class TestTheDriver:
         write(twin / RUN / "failure.json")
         write(twin / RUN / CHECKPOINTS / "epoch-000001" / MANIFEST_FILE)
         said: list[str] = []
-        end = getattr(RunPuller(here, lambda trial: here.root / RUN, said.append), event)
+        end = getattr(RunPuller(said.append), event)
+        job = Job({}, DataHandle(""), str(here.root / RUN), mirror=here)
+        trial = SimpleNamespace(config={"ticket": Ticket("search", "trial-001", TrialShape(), job)})
         with monkeypatch.context() as patched:
             patched.setattr(time, "sleep", lambda seconds: None)
             patched.setattr(Mirror, "_list", away)
-            end(0, [], None)
+            end(0, [], trial)
         assert len(said) == 1
         assert "NETWORK_CONNECTION" in said[0]
-        assert "continues without what trial-001 wrote" in said[0]
-        end(0, [], None)
+        assert "continues without what search trial-001 wrote" in said[0]
+        end(0, [], trial)
         assert names(here.root / RUN) == ["failure.json"], "checkpoints are the run's own to pull"
         assert len(said) == 1
 
@@ -350,7 +361,7 @@ class TestAddresses:
             check_command("tune", ["--output", "results", "--data-dir", "/shared/data"])
 
     def test_a_folder_at_an_address_is_fetched_whole(self, twin: Path) -> None:
-        CheckpointFolder(twin / RUN / CHECKPOINTS).save_best(state(2))
+        checkpoints_in(twin / RUN).save_best(state(2))
         with fetched(f"file://{twin / RUN}") as run_dir:
             assert run_dir.name == "trial-001"
             assert read_state(run_dir)["epoch"] == 2
@@ -358,7 +369,7 @@ class TestAddresses:
         with pytest.raises(UsageError, match="nothing lies at"), fetched(f"file://{twin / 'none'}"):
             pass
 
-    def test_no_key_is_pickled_or_passed_on(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_no_key_is_pickled_or_passed_on(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
         own = Mirror(Path("/cache/b"), "s3://bucket/prefix")
         assert SECRET.encode() not in pickle.dumps(own)
@@ -369,8 +380,9 @@ class TestAddresses:
             return SimpleNamespace(trials=[])
 
         monkeypatch.setattr(tune_run.tune, "run", tune_run_)
-        runs = tune_run.SearchRuns({}, None, Path("/cache/b"), "", own)
-        tune_run._run(runs, tune_run.Execution(tune_run.TrialShape(), 1), Path("/cache/b"))
+        job = Job({}, DataHandle(""), str(tmp_path / "run"))
+        stage = GivenStage("runs", lambda: [job], 1, 1, TrialShape(), Place(0, 0, ""), frozenset(), lambda job: False)
+        tune_run.run_pool(Pool([stage], lambda shape: 1), {}, tmp_path, tune_run.Execution())
         assert "PL_DISABLE_FORK" in passed_on[0]
         assert SECRET not in passed_on[0]
 
@@ -395,7 +407,7 @@ class TestS3:
         run_dir = here.root / RUN
         with following(here, run_dir) as follower:
             for epoch in (1, 2, 3):
-                CheckpointFolder(run_dir / CHECKPOINTS).save(state(epoch))
+                checkpoints_in(run_dir).save(state(epoch))
                 follower.push()
         here.rename(here.root / RUN, here.root / "experiment/search/trial-002")
         write(here.root / "experiment/experiment.json")
@@ -416,7 +428,7 @@ class TestS3:
         experiment = Experiment(absent.root / "a", Request(datasets=(), methods=()), "")
         write(experiment.folder / "experiment.json")
         with pytest.raises(UsageError, match=r"s3://no-such-bucket cannot be used \(.*NO_SUCH_BUCKET"):
-            at_address(experiment, absent)
+            meet_twin(replace(experiment, mirror=absent))
         monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
         object_store.connect.cache_clear()
         with pytest.raises(UsageError, match=r"cannot be used .*AWS_ENDPOINT_URL"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,13 @@ from rayjobs.cluster import resources, session
 from rayjobs.cluster.resources import TrialShape
 from rayjobs.feeding.cached import materialise
 from rayjobs.feeding.handle import DataHandle
+from rayjobs.pool.pool import Pool
+from rayjobs.pool.stage import GivenStage, Place
+from rayjobs.pool.tune_run import Execution, run_pool
+from rayjobs.results_layout import PROGRESS_FILE, RESULT_FILE
 from rayjobs.runs.job import Job
-from rayjobs.search.outcome import Outcome
-from rayjobs.search.tune_run import Execution, run_given
-from rayjobs.trials.trial import GivenRuns
+from rayjobs.storage.files import read_json
+from rayjobs.trials.failures import failure_reason
 
 EPOCHS = 5
 
@@ -65,7 +69,16 @@ class After(Callback):
         self.num_retried += 1
 
 
-def jobs(prepared: PreparedDataset, folder: Path, count: int, **data: Any) -> GivenRuns:
+@dataclass(frozen=True)
+class Ended:
+    """What became of a run, by what lies in its folder."""
+
+    status: str
+    epochs: int
+    reason: str
+
+
+def jobs(prepared: PreparedDataset, folder: Path, count: int, **data: Any) -> list[Job]:
     values = {
         "dataset": {"name": "digits"},
         "method": {"name": "joint"},
@@ -73,11 +86,27 @@ def jobs(prepared: PreparedDataset, folder: Path, count: int, **data: Any) -> Gi
     }
     config = complete_config(parse_config(values)).to_dict()
     handle = DataHandle(str(prepared.directory), **data)
-    return GivenRuns(tuple(Job(config, handle, str(folder / f"run-{number}")) for number in range(count)))
+    return [Job(config, handle, str(folder / f"run-{number}")) for number in range(count)]
 
 
-def run(runs: GivenRuns, folder: Path, shape: TrialShape, *callbacks: Callback) -> list[Outcome]:
-    return run_given(runs, folder, Execution(shape, concurrent=1, callbacks=callbacks))
+def run(runs: list[Job], folder: Path, shape: TrialShape, *callbacks: Callback) -> list[Ended]:
+    """Runs jobs one after another."""
+    stage = GivenStage("runs", lambda: runs, len(runs), EPOCHS, shape, Place(0, 0, "runs"), frozenset(), is_done)
+    folder.mkdir(parents=True, exist_ok=True)
+    run_pool(
+        Pool([stage], lambda shape: 1), {runs[0].data.directory: runs[0].data}, folder, Execution(callbacks=callbacks)
+    )
+    return [ended(Path(job.run_dir)) for job in runs]
+
+
+def is_done(job: Job) -> bool:
+    return (Path(job.run_dir) / RESULT_FILE).is_file()
+
+
+def ended(run_dir: Path) -> Ended:
+    done = (run_dir / RESULT_FILE).is_file()
+    epochs = int((read_json(run_dir / PROGRESS_FILE) or {"epoch": 0})["epoch"])
+    return Ended("done" if done else "failed", epochs, "" if done else failure_reason(run_dir))
 
 
 @pytest.mark.slow

@@ -178,7 +178,7 @@ class TestText:
         for content, message in (
             (b"[UNK]\n[PAD]\n[CLS]\n[SEP]\n[MASK]\n", "its first line must be"),
             (b"[PAD]\n[CLS]\n[SEP]\n", r"it lacks \[UNK\], \[MASK\]"),
-            (b"[PAD]\n\xff\xfe", "it is not UTF-8"),
+            (b"[PAD]\n\xff\xfe", "line 2 is not UTF-8"),
         ):
             path = save_text(tmp_path / f"{len(content)}.txt", content)
             with pytest.raises(UsageError, match=message):

@@ -110,7 +110,7 @@ class TestProblems:
             ("delimiter: '\"'", "my.yaml.delimiter must be one character (or tab)"),
             ("quoting: yes", "my.yaml.quoting must be 'csv' or 'none', got 'yes'"),
             ("classes: [a, ]", "my.yaml.classes must be a list of 2 entries or more, got ['a']"),
-            ("name: a/b", "my.yaml.name must be a letter or digit, then letters, digits, '.', '_' or '-', got 'a/b'"),
+            ("name: a/b", "digits, '.', '_' or '-', 64 characters at most, got 'a/b'"),
             ("classes: [a, '']", "classes: '' "),
             ("fill: true", "unknown key 'my.yaml.fill'"),
         ],
@@ -180,7 +180,7 @@ class TestProblems:
         for name in ("audio", "text", "rgb-flow", "f_1", "labels", "no"):
             assert modality_name(name) == name
 
-    @pytest.mark.parametrize("fill", ["true", "1e39", ".nan", "[1]", "max"])
+    @pytest.mark.parametrize("fill", ["true", "1e39", "[1]", "max"])
     def test_wrong_fillings(self, tmp_path: Path, fill: str) -> None:
         content = BASE.replace("columns: [a]", f"columns: [a], fill: {fill}")
         assert "fill must be" in "\n".join(problems_of(tmp_path, content))
@@ -245,7 +245,7 @@ class TestProblems:
         with pytest.raises(UsageError, match="there is no such file"):
             read_description(tmp_path / "none.yaml")
         for content, message in (
-            (b"a: [", "is not valid YAML"), (b"- a", "must hold a mapping, got list"), (b"", "must hold a mapping"),
+            (b"a: [", "is not valid YAML"), (b"- a", "must hold a mapping, got a list"), (b"", "must hold a mapping"),
             (b"\xff", "line 1 is not UTF-8"), ("a: b".encode("utf-16"), "is UTF-16"), (b"a: &x [*x]", "my.yaml"),
         ):  # fmt: skip
             with pytest.raises(UsageError, match=message):

@@ -1,0 +1,154 @@
+"""From plans to the stages of a pool: each search, then the final models of its row on each fold."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rayjobs.cluster.resources import TrialShape
+from rayjobs.experiment.experiment import Experiment
+from rayjobs.experiment.folder import final_jobs, save_search, share
+from rayjobs.experiment.plan import Plan
+from rayjobs.experiment.search_result import SearchResult, read_search
+from rayjobs.experiment.unimodal_references import METHODS_ALONE
+from rayjobs.feeding.handle import DataHandle
+from rayjobs.pool.stage import Count, FinishedStage, GivenStage, Place, SearchStage, Stage
+from rayjobs.runs.handover import drop_snapshots
+from rayjobs.runs.job import Job
+from rayjobs.runs.result import read_result
+from rayjobs.search.outcome import succeeded
+from rayjobs.search.record import SearchRecord
+from rayjobs.search.searches import Search
+
+FINALS = " final models"
+"""Ends the name of the stage in which a search's final models are trained."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A plan with what running it needs.
+
+    Attributes:
+        plan: What is to be done for a data set.
+        data: Handle of its samples.
+        shape: What a run asks for.
+    """
+
+    plan: Plan
+    data: DataHandle
+    shape: TrialShape
+
+
+def make_stages(
+    planned: Sequence[Planned], experiment: Experiment, notify: Callable[[str], None], *, resume: bool
+) -> list[Stage]:
+    """Returns the stages of an experiment, in the order of its command; those finished before are among them.
+
+    Args:
+        planned: The data sets.
+        experiment: Whose they are; says how many trials of a search run at a time.
+        notify: Told, in words, what a resumed search had to mend.
+        resume: Whether an earlier command may have finished some.
+    """
+    numbers = itertools.count()
+    stages: list[Stage] = []
+    for each in planned:
+        for search in each.plan.searches:
+            place = _place(each.plan, search.label, search.fold, next(numbers), search.part)
+            stages.append(_search_stage(each, search, place, experiment, notify, resume=resume))
+        if experiment.request.final_seeds:
+            for fold, label in itertools.product(each.plan.folds, each.plan.labels):
+                place = _place(each.plan, label, fold, next(numbers))
+                stages.append(_final_stage(each, label, fold, place, experiment))
+    return stages
+
+
+def per_search_default(planned: Sequence[Planned], places: int) -> int:
+    """Returns how many trials of each search at a time fill the places: 1 as soon as there are as many searches."""
+    searches = [search for each in planned for search in each.plan.searches if search.depends_on_timing(None)]
+    return max(1, -(-places // len(searches))) if searches else 1
+
+
+def _place(plan: Plan, label: str, fold: int | None, number: int, part: str = "") -> Place:
+    return Place(plan.folds.index(fold) if fold in plan.folds else 0, number, row_of(plan, label, part))
+
+
+def row_of(plan: Plan, label: str, part: str = "") -> str:
+    """Returns what runs that take equally long are called together: those of a row, or of its part, over all folds."""
+    return f"{plan.prepared.directory.name}-{label}" + (f"/{part}" if part else "")
+
+
+def _search_stage(
+    planned: Planned,
+    search: Search,
+    place: Place,
+    experiment: Experiment,
+    notify: Callable[[str], None],
+    *,
+    resume: bool,
+) -> Stage:
+    folder = (experiment.folder / search.name).resolve()  # workers have other working directories
+    stored = read_search(folder) if resume else None
+    if stored:
+        return FinishedStage(search.name, place, planned.shape, _count(stored))
+
+    def finish(record: SearchRecord) -> None:
+        drop_snapshots(folder)  # an interrupted search, which does not come here, needs them to resume
+        save_search(folder, search, record.outcomes(), experiment)
+        share(experiment)
+
+    at_once = experiment.per_search if search.depends_on_timing(None) else None
+    record = SearchRecord(
+        search, folder, at_once, lambda message: notify(f"{search.name}: {message}"), experiment.mirror
+    )
+    job = Job(
+        search.config.to_dict(),
+        planned.data,
+        str(folder),
+        command=experiment.command,
+        snapshot_every=search.grace_epochs if search.scheduler == "pbt" else 0,
+        mirror=experiment.mirror,
+    )
+    return SearchStage(record, job, planned.shape, place, finish)
+
+
+def _count(stored: SearchResult) -> Count:
+    outcomes = stored.trials
+    return Count(
+        total=len(outcomes),
+        done=sum(outcome.status != "failed" for outcome in outcomes),
+        failed=sum(outcome.status == "failed" for outcome in outcomes),
+        best=max((outcome.objective for outcome in succeeded(outcomes) if outcome.objective is not None), default=None),
+        epochs=sum(outcome.epochs for outcome in outcomes),
+        device_seconds=sum(outcome.device_seconds for outcome in outcomes),
+    )
+
+
+def _final_stage(planned: Planned, label: str, fold: int | None, place: Place, experiment: Experiment) -> Stage:
+    """Returns the final models of a row on a fold: they wait for its search, and for those that tell what each modality
+    reaches alone on that fold."""
+    plan = planned.plan
+    searches = plan.searches_of(label, fold)
+    alone = {each.name for each in plan.searches if each.fold == fold and each.config.method["name"] in METHODS_ALONE}
+    return GivenStage(
+        name=replace(searches[0], fold=fold).row_name + FINALS,
+        make_jobs=lambda: final_jobs(plan, label, fold, planned.data, experiment),
+        total=experiment.request.final_seeds,
+        max_epochs=sum(search.max_epochs for search in searches),
+        shape=planned.shape,
+        place=place,
+        after=frozenset({*(search.name for search in searches), *alone}),
+        is_settled=is_settled,
+    )
+
+
+def is_settled(job: Job) -> bool:
+    """Tells whether a run was finished by an earlier command."""
+    return read_result(Path(job.run_dir)) is not None
+
+
+def data_of(planned: Sequence[Planned]) -> Mapping[str, DataHandle]:
+    """Returns directory -> handle."""
+    return {each.data.directory: each.data for each in planned}
