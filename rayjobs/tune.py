@@ -88,6 +88,9 @@ from rayjobs.storage.addresses import working_folder
 @click.option("--vocab", type=click.Path(path_type=Path), help="Vocabulary of its texts.  [default: RAW/vocab.txt]")
 @click.option("--output", type=Location(), default=Path("results"), show_default=True,
               help="Results: a folder, or s3://BUCKET/PREFIX.")  # fmt: skip
+@click.option("--keep", type=click.Choice(["best", "finals", "all"]), default="best", show_default=True,
+              help="Checkpoints that stay when a search has ended, beside the final models': its best trial's, none, "
+              "all.")  # fmt: skip
 @click.option("--name", type=FolderName(), help="Name of the experiment.  [default: made of what is searched]")
 @click.option("--resume", is_flag=False, type=ResumedName(), flag_value="", metavar="[NAME]",
               help="Resume an interrupted experiment: with the same command, or its name alone.")  # fmt: skip

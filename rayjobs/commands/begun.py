@@ -53,7 +53,7 @@ def experiment_of(flags: TuneFlags, machine: Machine) -> Experiment:
     """Returns the experiment to run: a new one, or the one to resume."""
     mirror = open_mirror(flags["output"])
     mirror.pull_index((EXPERIMENT_FILE, RANKING_FILE))
-    experiment = _experiment_in(mirror.root, flags, machine)
+    experiment = replace(_experiment_in(mirror.root, flags, machine), keep=flags["keep"])
     return replace(experiment, mirror=mirror) if mirror else experiment
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from mmcore.errors import DataError, UsageError, suggest
 from rayjobs.experiment.request import Request
+from rayjobs.experiment.search_result import Keep
 from rayjobs.results_layout import EXPERIMENT_FILE, EXPERIMENT_FORMAT, RANKING_FILE
 from rayjobs.storage.addresses import reaching
 from rayjobs.storage.files import write_json
@@ -48,6 +49,7 @@ class Experiment:
         command: What was typed.
         mirror: Where the folder has its twin.
         per_search: Trials of each search at a time, for as long as the experiment takes; None: not fixed yet.
+        keep: Whose checkpoints stay when a search has ended; each command may say something else.
     """
 
     folder: Path
@@ -55,6 +57,7 @@ class Experiment:
     command: str
     mirror: Mirror = NO_MIRROR
     per_search: int | None = None
+    keep: Keep = "best"
 
     @property
     def name(self) -> str:
