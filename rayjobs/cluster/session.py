@@ -59,7 +59,7 @@ def start(
     # Ray prints a paragraph on each lost process to standard output, which belongs to the result.
     with (
         environment.session(),
-        showing_token() if found else nullcontext(),
+        showing_token() if found and found.asks_for_token else nullcontext(),
         environment.logging_at(level),
         Path(os.devnull).open("w") as nowhere,
         redirect_stdout(sys.stderr if verbose else nowhere),
