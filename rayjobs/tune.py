@@ -111,20 +111,22 @@ def main(**flags: Unpack[TuneFlags]) -> None:
     if submit_instead("tune", flags["address"]):
         return
     # Late: these bring Ray Tune and HyperOpt, which a dry run and a command sent elsewhere do without.
-    from rayjobs.cluster.session import check_address
     from rayjobs.commands.begun import experiment_of
     from rayjobs.commands.tuning import Interrupted, run_tuning
+    from rayjobs.experiment.experiment import meet_twin
+    from rayjobs.storage.lease import holding, lease_of_folder
 
-    check_address(flags["address"])
     machine = machine_of(flags)
     experiment = experiment_of(flags, machine)
     notes = Console(stderr=True, highlight=False, markup=False)
-    notes.print(f"experiment {experiment.name} in {experiment.mirror.address_of(experiment.folder)}", soft_wrap=True)
-    try:
-        ranking = run_tuning(experiment, machine, resume=flags["resume"] is not None)
-    except Interrupted as interrupted:
-        notes.print(str(interrupted), soft_wrap=True)
-        sys.exit(interrupted.exit_code)
+    with holding(lease_of_folder(experiment.location), experiment.location):
+        notes.print(f"experiment {experiment.name} in {experiment.location}", soft_wrap=True)
+        try:
+            meet_twin(experiment)
+            ranking = run_tuning(experiment, machine, resume=flags["resume"] is not None)
+        except Interrupted as interrupted:
+            notes.print(str(interrupted), soft_wrap=True)
+            sys.exit(interrupted.exit_code)
     if flags["as_json"]:
         print_json(ranking.to_dict())
     else:

@@ -64,6 +64,11 @@ class Experiment:
         """The experiment's name: that of its folder."""
         return self.folder.name
 
+    @property
+    def location(self) -> str:
+        """The folder that counts: its path, or its twin's address."""
+        return self.mirror.address_of(self.folder)
+
 
 def new_experiment(request: Request, output: Path, name: str | None, command: str) -> Experiment:
     """Makes the folder of a new experiment.
@@ -147,16 +152,17 @@ def fix_per_search(experiment: Experiment, wanted: int | None, default: int) -> 
     return fixed
 
 
-def at_address(experiment: Experiment, mirror: Mirror) -> Experiment:
-    """Returns an experiment whose folder has a twin, having made the folder what the twin is.
+def meet_twin(experiment: Experiment) -> None:
+    """Makes an experiment's folder what its twin is, where it has one; to be called by who holds it.
 
     Raises:
         UsageError: Nothing can be written there.
     """
-    with reaching(mirror.address):
-        mirror.push([experiment.folder / EXPERIMENT_FILE])
-    mirror.renew(experiment.folder)
-    return replace(experiment, mirror=mirror)
+    mirror = experiment.mirror
+    if mirror:
+        with reaching(mirror.address):
+            mirror.push([experiment.folder / EXPERIMENT_FILE])
+        mirror.renew(experiment.folder)
 
 
 def resume_experiment(request: Request, output: Path, name: str | None) -> Experiment:
