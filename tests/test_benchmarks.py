@@ -106,3 +106,28 @@ def test_a_benchmark_prints_finite_ratios(name: str, data_dir: Path, tmp_path: P
     stored = json.loads(figures.read_text())
     assert [entry["name"] for entry in stored["ratios"]] == list(printed)
     assert "load average" in stored["environment"]
+
+
+@pytest.mark.slow
+def test_null_studies_count_false_words_in_every_world(tmp_path: Path) -> None:
+    """Forty studies tell no rate of 5 %; that a rate is many times it, they do. The real ones: docs/statistics.md."""
+    command = [
+        sys.executable,
+        str(ROOT / "benchmarks" / "null_studies.py"),
+        "--quick",
+        "--json",
+        str(tmp_path / "f.json"),
+    ]
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    done = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": path}, cwd=tmp_path, capture_output=True, text=True, timeout=500
+    )
+    assert done.returncode == 0, done.stderr
+    rates = {entry["name"]: entry["ratio"] for entry in json.loads((tmp_path / "f.json").read_text())["ratios"]}
+    words = ("better", "better_or_worse", "interval_misses", "equivalent", "not_worse")
+    for world in ("scores", "ceiling", "stable", "unstable", "neighbour"):
+        assert all(rates[f"{world}/corrected/{word}"] <= 0.2 for word in words)
+    assert rates["split/permutation/better_or_worse"] <= 0.2
+    assert rates["unstable/plain/interval_misses"] > 0.07  # what the correction is for
+    assert rates["race/8_folds"] <= 0.8
+    assert rates["race/8_folds/lost"] <= 0.05

@@ -29,6 +29,18 @@ class Interval:
     high: float
 
 
+def finite(values: ArrayLike, name: str) -> NDArray[np.float64]:
+    """Returns the values as an array of numbers.
+
+    Raises:
+        ValueError: There are none, or one is not finite. What failed has no number: it must be left out in words.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    if not array.size or not np.isfinite(array).all():
+        raise ValueError(f"{name} must be finite numbers, at least one, got {array.tolist()}; leave out what failed")
+    return array
+
+
 def mean_interval(values: Sequence[float]) -> tuple[float, float | None]:
     """Returns the mean and the half-width of its 95 % Student-t interval, None for under 3 values.
 

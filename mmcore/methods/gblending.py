@@ -40,7 +40,6 @@ from torch import Tensor, nn
 from mmcore.batch import Batch
 from mmcore.methods.base import FUSED, METHODS, Context, cross_entropy
 from mmcore.methods.joint_unimodal import JointUnimodal, JointUnimodalConfig
-from mmcore.methods.unimodal_scores import require_two_modalities
 
 if TYPE_CHECKING:
     from mmcore.methods.step import Step
@@ -90,10 +89,10 @@ class GBlending(JointUnimodal):
     """
 
     Config = GBlendingConfig
+    min_modalities = 2
 
     def __init__(self, model: MultimodalModel, config: GBlendingConfig, context: Context):
         super().__init__(model, config, context)
-        require_two_modalities("gblending", context)
         self.names = (FUSED, *context.modalities)
         self.weights: Tensor
         self.register_buffer("weights", torch.full((len(self.names),), 1 / len(self.names)))

@@ -29,6 +29,19 @@ class Place(NamedTuple):
     num_steps: int
 
 
+class Samples(Protocol):
+    """Tables of a number for each training sample, which checkpoints hold."""
+
+    def values(self, name: str) -> Tensor:
+        """Returns what was added up until the epoch began, (N,), by `Batch.rows`; 0 at first.
+
+        Within the epoch it stays as it is, so that all ranks read what one would.
+        """
+
+    def add(self, name: str, batch: Batch, values: Tensor) -> None:
+        """Adds values (B,) to the samples' numbers; every rank calls it for each batch, a placeholder too."""
+
+
 class Step(Protocol):
     """The engine as methods see it: backward passes, statistics over all ranks, growth.
 
@@ -46,6 +59,10 @@ class Step(Protocol):
     @property
     def place(self) -> Place:
         """The running epoch and step: plain numbers, the same on every rank."""
+
+    @property
+    def samples(self) -> Samples:
+        """What is remembered of each training sample."""
 
     @property
     def learning_rate(self) -> float:

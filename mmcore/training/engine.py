@@ -32,8 +32,9 @@ from mmcore.methods.step import Place
 from mmcore.seeding import generator as seeded_generator
 from mmcore.training.feed import Feed
 from mmcore.training.growth import Growth
-from mmcore.training.loss_watch import LossWatch
+from mmcore.training.loss_watch import LossWatch, check_finite
 from mmcore.training.lr_schedule import Schedule
+from mmcore.training.sample_tables import SampleTables
 from mmcore.training.update.gradient_buckets import GradientAverager
 from mmcore.training.update.gradient_cosines import CosineMeter
 from mmcore.training.update.optimizer import (
@@ -65,6 +66,7 @@ class Engine:
         term_samples: Loss term -> this rank's samples behind it in the running step (the trainer clears it).
         place: The running epoch and step; the trainer sets it, also on resume, so no checkpoint holds it.
         feed: Gives this rank's batches between epochs; None: there is no loader.
+        samples: What the method remembers of each training sample; the trainer gives it its size.
         is_first_part: Whether the running micro-batch is the step's first, where per-step state moves on.
     """
 
@@ -75,6 +77,7 @@ class Engine:
         self.step_index = 0
         self.place = Place(0, 0, 1)
         self.feed: Feed | None = None
+        self.samples = SampleTables(0, device, torch.float32)
         self.log_step = self.cosine_step = False
         self.gradient_norms: dict[str, Tensor] = {}
         self.cosines = CosineMeter()
@@ -342,26 +345,9 @@ class Engine:
         self._set_rate()
 
     def check_finite(self) -> None:
-        """Checks that all loss terms since the last call, and all weights, are finite; waits for the device.
-
-        Raises:
-            TrainingError: A loss or a weight was NaN or infinite; names the first such step and its terms. Raised on
-                every rank, even if only one saw it: the others would wait for it in the next collective.
-        """
-        if found := distributed.gather_found(self._losses.first_bad(), self.device):
-            worker, (step, values) = min(found.items(), key=lambda item: item[1][0])
-            listed = ", ".join(f"{name} = {value:g}" for name, value in values.items())
-            where = f" on worker {worker}" if distributed.is_distributed() else ""
-            raise TrainingError(
-                f"the loss is not finite at step {step}{where} ({listed}): a smaller optimizer.lr "
-                f"(now {self.learning_rate:g}) or optimizer.clip_norm usually helps"
-            )
-        norm = torch.nn.utils.get_total_norm([parameter.detach() for parameter in self.method.parameters()])
-        if not torch.isfinite(norm):
-            raise TrainingError(
-                f"the weights are not finite after step {self.step_index}: a smaller optimizer.lr "
-                f"(now {self.learning_rate:g}) or optimizer.clip_norm usually helps"
-            )
+        """Raises a TrainingError on every rank where a loss since the last call, or a weight, is not finite."""
+        parameters = list(self.method.parameters())
+        check_finite(self._losses, parameters, self.step_index, self.learning_rate, self.device)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns everything a resumed run needs besides the weights: optimizer, schedule, scaler, generators, ..."""
@@ -377,6 +363,7 @@ class Engine:
             "gradient_norms": self.gradient_norms,
             "cosines": self.cosines.values,
             "growth": self.growth.state(names),
+            "samples": self.samples.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -394,6 +381,7 @@ class Engine:
         self.cosines.values = state["cosines"]
         self.growth.load(state.get("growth"), parameters)
         self.schedule.load_state_dict(state["schedule"])
+        self.samples.load_state_dict(state.get("samples"))
         self._set_rate()  # from this run's optimizer.lr: population search may have changed it since the checkpoint
         if self._scaler:
             self._scaler.load_state_dict(state["scaler"])

@@ -36,6 +36,7 @@ from mmcore.training.feed import Feed
 from mmcore.training.heartbeat import Heartbeat, heartbeat_file
 from mmcore.training.probes import Probes
 from mmcore.training.run_log import PlainReporter, Reporter, Row, RunLog, flatten
+from mmcore.training.sample_tables import SampleTables
 from mmcore.transforms.batch_transforms import BatchTransforms
 
 MONITOR = metric_names.VAL_ACCURACY
@@ -123,6 +124,7 @@ class Trainer:
         self._facts: Facts | None = None
         self._cosine_every = COSINE_EVERY_STEPS
         self._heartbeat = Heartbeat(heartbeat_file(run_dir, distributed.rank()) if run_dir else None)
+        self.engine.samples = SampleTables(loader.num_samples("train"), self.device, self._dtype)
         self.engine.feed = Feed(config, loader, self._on_device, self._heartbeat.beat)
         if run_dir is not None:
             self._checkpoints = CheckpointFolder(run_dir / "checkpoints", config.trainer.keep_checkpoints)
@@ -228,6 +230,7 @@ class Trainer:
         if not progress.best_row or row[MONITOR] > progress.best_row[MONITOR]:
             progress.best_row = row
             self._save_best()
+        self.engine.samples.merge()
         self.engine.end_epoch(epoch, row[metric_names.VAL_LOSS])
         self.method.end_epoch(EpochStats(epoch, row), self.engine)
         self._save_resume_point(mid_epoch=False)
@@ -274,6 +277,7 @@ class Trainer:
         self._check_lineage(state["config"])
         load_model(self.method, state)
         self.engine.load_state_dict(state["engine"])
+        self.engine.samples.keep_on_first_rank()
         self.probes.load_full_state(state["probes"])
         seeding.restore_state(state["rng"][distributed.rank() % len(state["rng"])])
         self.progress = Progress(**state["progress"])
@@ -312,6 +316,7 @@ class Trainer:
         self.method.eval()
         with self.method.model.unheard():  # probes learn in the epoch's own steps alone
             self.method.begin_epoch(self.engine)
+        self.engine.samples.merge()
 
     def _on_device(self, batch: Batch, *, training: bool) -> Batch:
         if batch.labels.device != self.device:
@@ -365,6 +370,7 @@ class Trainer:
         if self._checkpoints is None:
             return
         self.probes.catch_up()  # a collective, so not left to `_model_state`, which rank 0 alone calls
+        self.engine.samples.gather()  # another
         rng = distributed.gather_objects(seeding.capture_state())
         if distributed.rank() == 0:
             state = self._model_state()

@@ -176,7 +176,7 @@ class _Dealer(Searcher):
             return self.FINISHED if pool.is_over or self._desk.has_error else None
         return {KEY: ticket}
 
-    def on_trial_complete(self, trial_id: str, result: object = None, error: bool = False) -> None:  # noqa: FBT001, FBT002 - as Tune has it
+    def on_trial_complete(self, trial_id: str, result: dict[str, float] | None = None, error: bool = False) -> None:  # noqa: FBT001, FBT002 - as Tune has it
         """Learns nothing: the ends are entered by a callback, which knows the trial."""
 
     def save(self, checkpoint_path: str) -> None:
@@ -215,7 +215,7 @@ class _Referee(TrialScheduler):
         decision = self._desk.ask(lambda: self._desk.pool.report(ticket, result), "go")
         return self.CONTINUE if decision == "go" else self.STOP
 
-    def on_trial_complete(self, tune_controller: TuneController, trial: Trial, result: object) -> None:
+    def on_trial_complete(self, tune_controller: TuneController, trial: Trial, result: dict[str, float]) -> None:
         """Forgets the trial."""
         self._trials.pop(_key(trial), None)
 

@@ -329,7 +329,7 @@ class Lease:
 
 
 @contextmanager
-def holding(location: str, what: object, *, waits: bool = False) -> Iterator[None]:
+def holding(location: str, what: str | Path, *, waits: bool = False) -> Iterator[None]:
     """Holds a folder, a file, or what lies at an address, for the time of a `with` block.
 
     Args:

@@ -115,6 +115,18 @@ class Mirror:
                     self._make_parent(target)
                     self._filesystem.move(info.path, target)
 
+    def remove(self, folder: Path, *, dry_run: bool = False) -> int:
+        """Removes the twin of a folder with all that is in it; returns its bytes.
+
+        Raises:
+            OSError: Storage cannot be reached; tried once.
+        """
+        twins = [info for info in (self._list(folder) if self.address else ()) if is_file(info)]
+        if twins and not dry_run:
+            with as_storage_errors():
+                self._filesystem.delete_dir(self._place(folder))
+        return sum(int(info.size or 0) for info in twins)
+
     def marks(self, folder: Path, pattern: str) -> tuple[tuple[str, int], ...]:
         """Returns the names and times (ns) of files directly in a folder's twin; nothing if it cannot be reached."""
         if not self.address:

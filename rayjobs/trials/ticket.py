@@ -40,7 +40,7 @@ class Ticket:
         """Folder of everything the run writes."""
         return Path(self.job.run_dir)
 
-    def __deepcopy__(self, memo: object) -> Ticket:
+    def __deepcopy__(self, memo: dict[int, Ticket]) -> Ticket:
         """Returns itself: it never changes, and Tune copies a trial's configuration three times."""
         return self
 

@@ -101,6 +101,20 @@ def test_an_interrupted_search_goes_on(tmp_path: Path, number: signal.Signals) -
 
 
 @pytest.mark.slow
+def test_a_second_command_on_an_experiment_is_refused(tmp_path: Path) -> None:
+    plan = {"digits-iprm/trial-001": {"hold_at": 3}}
+    process = start_driver(tmp_path, *FAST, plan=plan)
+    wait_for(lambda: epochs_of(tmp_path / SEARCH / "trial-001") == 2, process)
+    second = run_driver(tmp_path, "--resume", "digits-iprm")
+    assert second.returncode == 2
+    assert f"is in use by stub_driver.py {' '.join(FAST)} (process {process.pid} on " in " ".join(second.stderr.split())
+    process.kill()
+    output_of(process)
+    done = run_driver(tmp_path, "--resume", "digits-iprm")
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
 def test_a_signal_to_the_whole_group_ends_like_ctrl_c_and_leaves_nothing_behind(tmp_path: Path) -> None:
     """As `timeout`, Slurm and systemd send it: Ray's own processes get it, too."""
     plan = {f"digits-iprm/trial-00{number}": {"hold_at": 3} for number in (1, 2)}

@@ -7,6 +7,7 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,7 +25,7 @@ from mmcore.training.checkpoint import MANIFEST_FILE, CheckpointFolder
 from rayjobs import results_layout, tune
 from rayjobs.cluster.resources import TrialShape
 from rayjobs.commands.job_bundle import check_command
-from rayjobs.experiment.experiment import Experiment, at_address
+from rayjobs.experiment.experiment import Experiment, meet_twin
 from rayjobs.experiment.request import Request
 from rayjobs.feeding.handle import DataHandle
 from rayjobs.pool import tune_run
@@ -427,7 +428,7 @@ class TestS3:
         experiment = Experiment(absent.root / "a", Request(datasets=(), methods=()), "")
         write(experiment.folder / "experiment.json")
         with pytest.raises(UsageError, match=r"s3://no-such-bucket cannot be used \(.*NO_SUCH_BUCKET"):
-            at_address(experiment, absent)
+            meet_twin(replace(experiment, mirror=absent))
         monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
         object_store.connect.cache_clear()
         with pytest.raises(UsageError, match=r"cannot be used .*AWS_ENDPOINT_URL"):
