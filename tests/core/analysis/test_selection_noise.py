@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from mmcore.analysis import selection_noise
 from mmcore.analysis.selection_noise import best_of, expected_maximum, shrinkage
 
 
@@ -62,6 +63,13 @@ def test_best_of_equals_a_loop_over_its_draws() -> None:
     np.testing.assert_allclose(found.chosen, chosen)
     assert found.chosen[2] == found.chosen[3]
     assert found.observed == pytest.approx(max(np.average(row, weights=sizes) for row in scores))
+
+
+def test_draws_made_in_parts_are_the_same_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    scores, sizes = np.random.default_rng(1).uniform(0.6, 0.8, size=(4, 5)), np.ones(5)
+    whole = best_of(scores, sizes, num_draws=50)
+    monkeypatch.setattr(selection_noise, "MOST_NUMBERS", 35)
+    assert best_of(scores, sizes, num_draws=50) == whole
 
 
 def test_best_of_takes_back_what_the_choice_added() -> None:
