@@ -1,6 +1,6 @@
 """What averaging gradients costs: two gloo processes of one thread, ResNet-18, batch 8 each.
 
-Ours (`mmcore.training.gradient_buckets`, sent while backward runs) ÷ torch's DistributedDataParallel, ÷ one flat
+Ours (`mmcore.training.update.gradient_buckets`, sent while backward runs) ÷ torch's DistributedDataParallel, ÷ one flat
 message after backward, ÷ no communication at all, all in the same plain loop, step by step in turns. All but the last
 must end with the same weights, or it ends with an error. Both processes must have a core of their own: with fewer, the
 figures are worthless.
@@ -24,7 +24,7 @@ from common import Report, Rounds, measure, parser, ratio
 from plain import resnet18
 from torch import Tensor, nn
 
-from mmcore.training.gradient_buckets import GradientAverager
+from mmcore.training.update.gradient_buckets import GradientAverager
 
 WORLD_SIZE = 2
 BATCH_SIZE, NUM_CLASSES = 8, 10

@@ -137,23 +137,22 @@ def run_side(name: str, searches: int, trials: int, places: int, data_dir: Path)
     return figures(clock)
 
 
-def side_of(name: str, options: Any) -> Figures:
-    """Runs one side in a process of its own."""
+def side_of(name: str, options: Any, report: Report) -> Figures:
+    """Runs one side in a process of its own, and says what it cost."""
     command = [sys.executable, __file__, "--side", name, "--data-dir", str(options.data_dir.resolve())]
     for key in ("searches", "trials", "places"):
         command += [f"--{key}", str(getattr(options, key))]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     if done.returncode:
         raise SystemExit(f"{name} ended with exit code {done.returncode}; its message is above")
-    return Figures(**json.loads(done.stdout.splitlines()[-1]))
+    found = Figures(**json.loads(done.stdout.splitlines()[-1]))
+    note = f"{found.wall * 1e3:.1f} ms of the clock, {found.memory / 2**20:.0f} MiB at most"
+    report.part(f"{name}: main thread a trial", found.cpu, note)
+    return found
 
 
 def add_rows(report: Report, found: dict[str, Figures]) -> None:
     """Adds the ratios."""
-    for name, each in found.items():
-        report.part(f"{name}: main thread a trial", each.cpu, f"{each.wall * 1e3:.1f} ms of the clock")
-        memory = each.memory / 2**20
-        report.say(f"  {name}: {memory:.0f} MiB at most")
     pool = found["pool"]
     report.add(Ratio("main_thread÷bar", {"trial": pool.cpu}, pool.cpu * 1e3 / BAR_MS, bar=1.0))
     for name, bar in TUNE_BARS.items():
@@ -188,7 +187,7 @@ def main() -> None:
         "by HyperOpt and ASHA, one trial at a time in each search",
     )
     sides = dict.fromkeys(["pool", *options.sides])
-    add_rows(report, {name: side_of(name, options) for name in sides})
+    add_rows(report, {name: side_of(name, options, report) for name in sides})
     report.finish(options.json)
 
 

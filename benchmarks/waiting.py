@@ -96,13 +96,12 @@ def waiting_trials(task_of: Callable[[Ticket], Task]) -> Iterator[None]:
     """Makes a pool's trials wait for the time of a `with` block; what travels to them of a ticket is its task."""
     before = tune_run.make_trainable
     Ticket.__reduce__ = lambda ticket: task_of(ticket).__reduce__()  # type: ignore[method-assign, return-value]
-    Ticket.__deepcopy__ = lambda ticket, memo: ticket  # type: ignore[attr-defined]
     tune_run.make_trainable = lambda data, body=None: tune.with_resources(waiting_trial, {"CPU": 1})
     try:
         yield
     finally:
         tune_run.make_trainable = before
-        del Ticket.__reduce__, Ticket.__deepcopy__  # type: ignore[attr-defined]
+        del Ticket.__reduce__
 
 
 class VirtualTime:

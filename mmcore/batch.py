@@ -30,6 +30,8 @@ class Batch:
         sample_ids: B identifiers, unique within the data set.
         uniforms: (B, NUM_UNIFORMS) float32 in [0, 1), drawn with the sample's place in the epoch, so that
             augmentation is the same however the batch is cut among workers; None in evaluation.
+        rows: (B,) int64, each sample's place in its split, from 0, as `Loader.rows` counts them: the same in every
+            epoch and on every rank; None where no loader gave the batch.
         is_placeholder: True for the stand-in of an empty shard: the rank takes part in every collective
             call, with weight 0.
     """
@@ -40,6 +42,7 @@ class Batch:
     present: dict[str, Tensor] = field(default_factory=dict)
     sample_ids: list[str] = field(default_factory=list)
     uniforms: Tensor | None = None
+    rows: Tensor | None = None
     is_placeholder: bool = False
 
     @property
@@ -84,4 +87,5 @@ class Batch:
             lengths={name: function(tensor) for name, tensor in self.lengths.items()},
             present={name: function(tensor) for name, tensor in self.present.items()},
             uniforms=None if self.uniforms is None else function(self.uniforms),
+            rows=None if self.rows is None else function(self.rows),
         )

@@ -16,6 +16,7 @@ from mmcore.storage import patiently, whole_file
 from rayjobs.cli.flag_types import CPUS, Location
 from rayjobs.cli.options import friendly_errors, print_json
 from rayjobs.storage.addresses import fetched
+from rayjobs.storage.lease import holding, lease_of_file
 
 if TYPE_CHECKING:
     from mmcore.data.media import RawFolder
@@ -51,8 +52,7 @@ class PredictFlags(TypedDict):
 @friendly_errors
 def main(**flags: Unpack[PredictFlags]) -> None:
     """Predict new samples: fused and per-modality probabilities for each."""
-    from mmcore.data.raw.index import Problem, check_faults
-    from mmcore.predictor import read_state, samples_of
+    from mmcore.predictor import read_state
     from rayjobs.commands.submitting import submit_instead
 
     if submit_instead("predict", flags["address"]):
@@ -60,6 +60,15 @@ def main(**flags: Unpack[PredictFlags]) -> None:
     with fetched(flags["checkpoint"]) as run_dir:
         _refuse_sum(run_dir)
         state = read_state(run_dir)
+    with holding(lease_of_file(flags["out"]), flags["out"]):
+        _predict(state, flags)
+
+
+def _predict(state: dict[str, Any], flags: PredictFlags) -> None:
+    """Predicts the samples, writes the file and prints what was done."""
+    from mmcore.data.raw.index import Problem, check_faults
+    from mmcore.predictor import samples_of
+
     source, folder, entries, problems = samples_of(state, flags["data"])
     check_faults(str(flags["data"]), problems, len(entries), flags["on_missing"])
     reports = list(_run(state, source, folder, entries, address=flags["address"], cpus=flags["cpus"]))

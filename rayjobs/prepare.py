@@ -38,11 +38,11 @@ if TYPE_CHECKING:
 @friendly_errors
 def main(**flags: Unpack[PrepareFlags]) -> None:
     """Prepare a data set: read its raw files once, and store what training needs."""
-    from mmcore.data.prepared.prepare import HowToPrepare, prepare
+    from mmcore.data.prepared.prepare import HowToPrepare, prepare, prepared_dir
     from rayjobs.cli.options import encoding_of
     from rayjobs.commands.preparing import check_raw, print_summary, summary
     from rayjobs.commands.submitting import submit_instead
-    from rayjobs.preparing.datasets import check_demo, check_frozen, encode_one, own_raw_dir, resolve_dataset
+    from rayjobs.preparing.datasets import alone_at, check_demo, check_frozen, encode_one, own_raw_dir, resolve_dataset
     from rayjobs.preparing.encode_tasks import RayEncoders
     from rayjobs.preparing.raw_tasks import RayParts
 
@@ -64,7 +64,8 @@ def main(**flags: Unpack[PrepareFlags]) -> None:
         check_raw(dataset, values, raw_dir, flags, run)
         return
     how = HowToPrepare(flags["split_dir"], flags["vocab"], flags["on_missing"], run)
-    with progress_bar(f"preparing {dataset}") as progress:
+    target = prepared_dir(flags["data_dir"], dataset, values)
+    with alone_at(target), progress_bar(f"preparing {dataset}") as progress:
         prepared = prepare(dataset, values, raw_dir, flags["data_dir"], progress=progress, how=how)
     prepared = encode_one(prepared, section, RayEncoders(address=flags["address"], cpus=flags["cpus"]))
     if flags["as_json"]:

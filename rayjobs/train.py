@@ -188,14 +188,15 @@ def _ready(flags: TrainFlags) -> Ready:
 def _train(ready: Ready, suffix: str) -> Trained:
     """Trains and tests what is ready, in a folder of its own."""
     from rayjobs.commands.training import TrainRequest, train_all
-    from rayjobs.experiment.train_folder import open_folder
+    from rayjobs.experiment.train_folder import begin_in, choose_folder
     from rayjobs.reporting.train_results import compare_folds
     from rayjobs.runs.test_ledger import tested_before
+    from rayjobs.storage.lease import holding, lease_of_folder
 
     flags, config, folds = ready.flags, ready.config, ready.folds
     command = shlex.join(["python", "-m", "rayjobs.train", *sys.argv[1:]])
     mirror = open_mirror(flags["output"])
-    folder = open_folder(mirror, flags["name"], config, folds, resume=flags["resume"], command=command, suffix=suffix)
+    folder = choose_folder(mirror, flags["name"], config, resume=flags["resume"], suffix=suffix)
     request = TrainRequest(
         config=config,
         seeds=range(config.seed, config.seed + flags["seeds"]),
@@ -210,20 +211,21 @@ def _train(ready: Ready, suffix: str) -> Trained:
         alone=ready.alone,
         mirror=mirror,
     )
-    known = {} if mirror else tested_before(mirror.root, request.configs, ready.prepared.fingerprint, folder)
-    for name, run_dir in known.items():
-        click.echo(f"note: {name} of this configuration was tested before ({run_dir}): training it again gives the "
-                   "same model, which adds nothing; --seed N begins with another", err=True)  # fmt: skip
-    try:
-        results = train_all(request, ready.prepared, folder)
-    except KeyboardInterrupt:
-        click.echo(f"interrupted; the same command with --resume continues ({mirror.address_of(folder)})", err=True)
-        sys.exit(130)
+    address = mirror.address_of(folder)
+    with holding(lease_of_folder(address), address):
+        begin_in(mirror, folder, config, folds, command)
+        known = {} if mirror else tested_before(mirror.root, request.configs, ready.prepared.fingerprint, folder)
+        for name, run_dir in known.items():
+            click.echo(f"note: {name} of this configuration was tested before ({run_dir}): training it again gives the "
+                       "same model, which adds nothing; --seed N begins with another", err=True)  # fmt: skip
+        try:
+            results = train_all(request, ready.prepared, folder)
+        except KeyboardInterrupt:
+            click.echo(f"interrupted; the same command with --resume continues ({address})", err=True)
+            sys.exit(130)
     references = flags["references"] if len(folds) > 1 else ()
     differences = [compare_folds(results, reference, folds) for reference in references]
-    return Trained(
-        path=folder, address=mirror.address_of(folder), results=results, differences=differences, paper=ready.paper
-    )
+    return Trained(path=folder, address=address, results=results, differences=differences, paper=ready.paper)
 
 
 if __name__ == "__main__":

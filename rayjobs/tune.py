@@ -88,6 +88,9 @@ from rayjobs.storage.addresses import working_folder
 @click.option("--vocab", type=click.Path(path_type=Path), help="Vocabulary of its texts.  [default: RAW/vocab.txt]")
 @click.option("--output", type=Location(), default=Path("results"), show_default=True,
               help="Results: a folder, or s3://BUCKET/PREFIX.")  # fmt: skip
+@click.option("--keep", type=click.Choice(["best", "finals", "all"]), default="best", show_default=True,
+              help="Checkpoints that stay when a search has ended, beside the final models': its best trial's, none, "
+              "all.")  # fmt: skip
 @click.option("--name", type=FolderName(), help="Name of the experiment.  [default: made of what is searched]")
 @click.option("--resume", is_flag=False, type=ResumedName(), flag_value="", metavar="[NAME]",
               help="Resume an interrupted experiment: with the same command, or its name alone.")  # fmt: skip
@@ -107,20 +110,22 @@ def main(**flags: Unpack[TuneFlags]) -> None:
     if submit_instead("tune", flags["address"]):
         return
     # Late: these bring Ray Tune and HyperOpt, which a dry run and a command sent elsewhere do without.
-    from rayjobs.cluster.session import check_address
     from rayjobs.commands.begun import experiment_of
     from rayjobs.commands.tuning import Interrupted, run_tuning
+    from rayjobs.experiment.experiment import meet_twin
+    from rayjobs.storage.lease import holding, lease_of_folder
 
-    check_address(flags["address"])
     machine = machine_of(flags)
     experiment = experiment_of(flags, machine)
     notes = Console(stderr=True, highlight=False, markup=False)
-    notes.print(f"experiment {experiment.name} in {experiment.mirror.address_of(experiment.folder)}", soft_wrap=True)
-    try:
-        ranking = run_tuning(experiment, machine, resume=flags["resume"] is not None)
-    except Interrupted as interrupted:
-        notes.print(str(interrupted), soft_wrap=True)
-        sys.exit(interrupted.exit_code)
+    with holding(lease_of_folder(experiment.location), experiment.location):
+        notes.print(f"experiment {experiment.name} in {experiment.location}", soft_wrap=True)
+        try:
+            meet_twin(experiment)
+            ranking = run_tuning(experiment, machine, resume=flags["resume"] is not None)
+        except Interrupted as interrupted:
+            notes.print(str(interrupted), soft_wrap=True)
+            sys.exit(interrupted.exit_code)
     if flags["as_json"]:
         print_json(ranking.to_dict())
     else:

@@ -46,7 +46,15 @@ FLOORS = [
     ["rayjobs.experiment"],
     ["rayjobs.reporting"],
     ["rayjobs.commands"],
-    ["rayjobs.predict", "rayjobs.prepare", "rayjobs.report", "rayjobs.submit", "rayjobs.train", "rayjobs.tune"],
+    [
+        "rayjobs.clean",
+        "rayjobs.predict",
+        "rayjobs.prepare",
+        "rayjobs.report",
+        "rayjobs.submit",
+        "rayjobs.train",
+        "rayjobs.tune",
+    ],
 ]
 """Lowest first. A package stands for the files in it, but not for packages in it that are named themselves."""
 

@@ -53,14 +53,15 @@ def with_named_encoders(values: Mapping[str, Any]) -> dict[str, Any]:
     So `{"model": {"encoders": {"image": {"width": 8}}}}` changes one key and keeps the others. A frozen encoder
     (`dataset.encode`) of the name the data set itself has takes the data set's settings, too.
     """
-    if not isinstance(values.get("dataset"), Mapping):
+    if not isinstance(get_path(values, "dataset.name"), str):
         return dict(values)  # told by `parse_config`
     dataset = with_named_frozen(values["dataset"])
     given = get_path(values, "model.encoders")
     if not _are_sections(given):
         return {**values, "dataset": dataset}
     source = _source_of(dataset)
-    is_needed = any(name in given and "name" not in given[name] for name in dataset.get("encode", {}))
+    frozen = dataset.get("encode")
+    is_needed = _are_sections(frozen) and any(name in given and "name" not in given[name] for name in frozen)
     defaults = default_encoders(source, parse_dataset(dataset)) if is_needed else source.default_encoders()
     encoders = {
         name: section if "name" in section else {**defaults.get(name, {}), **section} for name, section in given.items()
@@ -71,7 +72,7 @@ def with_named_encoders(values: Mapping[str, Any]) -> dict[str, Any]:
 def with_named_frozen(dataset: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a `dataset` section whose frozen encoders have the data set's own settings where it has the same ones."""
     given = dataset.get("encode")
-    if not _are_sections(given):
+    if not _are_sections(given) or not isinstance(dataset.get("name"), str):
         return dict(dataset)
     own = _source_of(dataset).default_encoders()
     encode = {}

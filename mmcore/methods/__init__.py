@@ -4,6 +4,7 @@ from mmcore.methods import (
     agm,
     aug,
     ensemble,
+    gblending,
     iprm,
     joint,
     joint_unimodal,
@@ -20,6 +21,6 @@ from mmcore.methods.base import FUSED, METHODS, Context, EpochStats, Method, Nee
 
 __all__ = [
     "FUSED", "METHODS", "Context", "EpochStats", "Method", "Need",
-    "agm", "aug", "ensemble", "iprm", "joint", "joint_unimodal", "lfm", "mla", "mmcosine", "mmpareto", "ogm",
-    "pmr", "simbamm", "unimodal",
+    "agm", "aug", "ensemble", "gblending", "iprm", "joint", "joint_unimodal", "lfm", "mla", "mmcosine", "mmpareto",
+    "ogm", "pmr", "simbamm", "unimodal",
 ]  # fmt: skip

@@ -66,12 +66,6 @@ class EpochStats:
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 
-def too_few_modalities(method: str, modalities: Sequence[str]) -> ConfigError:
-    """Returns the error for a data set whose modalities leave a method nothing to balance."""
-    return ConfigError([f"method.name = {method} compares modalities and needs at least two, got "
-                        f"{', '.join(modalities)}: use unimodal"])  # fmt: skip
-
-
 class Method(nn.Module):
     """Base of all methods.
 
@@ -103,7 +97,8 @@ class Method(nn.Module):
         """
         if len(modalities) < cls.min_modalities:
             name = next((name for name in METHODS.names() if METHODS.get(name) is cls), cls.__name__)
-            raise too_few_modalities(name, modalities)
+            raise ConfigError([f"method.name = {name} compares modalities and needs at least two, got "
+                               f"{', '.join(modalities)}: use unimodal"])  # fmt: skip
         return tuple(modalities)
 
     @classmethod

@@ -43,7 +43,6 @@ from mmcore.config.sections import Section
 from mmcore.errors import ConfigError
 from mmcore.layers.precision import full_precision
 from mmcore.methods.base import FUSED, METHODS, Context, Method, cross_entropy, linear_heads, mean_logits
-from mmcore.methods.unimodal_scores import require_two_modalities
 
 if TYPE_CHECKING:
     from mmcore.methods.step import Step
@@ -128,10 +127,10 @@ class Lfm(Method):
     """
 
     Config = LfmConfig
+    min_modalities = 2
 
     def __init__(self, model: MultimodalModel, config: LfmConfig, context: Context):
         super().__init__(model, config, context)
-        require_two_modalities("lfm", context)
         if not config.low <= config.start <= config.high:
             raise ConfigError([f"method.start must be from method.low to method.high ({config.low} to {config.high}), "
                                f"got {config.start}"])  # fmt: skip

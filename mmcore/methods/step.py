@@ -29,6 +29,19 @@ class Place(NamedTuple):
     num_steps: int
 
 
+class Samples(Protocol):
+    """Tables of a number for each training sample, which checkpoints hold."""
+
+    def values(self, name: str) -> Tensor:
+        """Returns what was added up until the epoch began, (N,), by `Batch.rows`; 0 at first.
+
+        Within the epoch it stays as it is, so that all ranks read what one would.
+        """
+
+    def add(self, name: str, batch: Batch, values: Tensor) -> None:
+        """Adds values (B,) to the samples' numbers; every rank calls it for each batch, a placeholder too."""
+
+
 class Step(Protocol):
     """The engine as methods see it: backward passes, statistics over all ranks, growth.
 
@@ -46,6 +59,10 @@ class Step(Protocol):
     @property
     def place(self) -> Place:
         """The running epoch and step: plain numbers, the same on every rank."""
+
+    @property
+    def samples(self) -> Samples:
+        """What is remembered of each training sample."""
 
     @property
     def learning_rate(self) -> float:
@@ -89,12 +106,25 @@ class Step(Protocol):
     def passes(self, split: str, fraction: float = 1.0) -> Iterator[Batch]:
         """Yields this rank's part of batches of a share of a split, on the device, transformed as in evaluation.
 
-        For `begin_epoch`. The samples are drawn anew for each epoch, the same on every rank, at least one batch of
-        them. Every rank gets as many batches; an empty part is a placeholder, whose samples sums must leave out.
+        For `begin_epoch`; puts the method in evaluation mode. The samples are drawn anew for each epoch, the same on
+        every rank, at least one batch of them. Every rank gets as many batches; an empty part is a placeholder, whose
+        samples sums must leave out.
 
         Args:
             split: "train" or "val": test teaches nothing.
             fraction: Share of the split's samples, in [0, 1]; 0: one batch.
+        """
+
+    def ahead(self, num_epochs: int) -> Iterator[Batch]:
+        """Yields the training batches of as many epochs from the running one on, as they themselves will have them.
+
+        For steps within a `rehearsal` in `begin_epoch`; puts the method in training mode.
+        """
+
+    def rehearsal(self) -> AbstractContextManager[None]:
+        """Returns a context at whose end all that its steps changed is put back: weights, optimizer, generators.
+
+        What was found out in it is to be kept outside the method's buffers until then.
         """
 
     def generator(self, name: str) -> torch.Generator:

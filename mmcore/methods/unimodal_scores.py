@@ -17,11 +17,9 @@ from torch import Tensor, nn
 
 from mmcore.batch import Batch
 from mmcore.layers.precision import full_precision
-from mmcore.methods.base import too_few_modalities
 from mmcore.methods.fusion import Concat, Sum
 
 if TYPE_CHECKING:
-    from mmcore.methods.base import Context
     from mmcore.methods.step import Step
 
 MIN_SCORE = 1e-8
@@ -85,9 +83,3 @@ def window(start_epoch: int, end_epoch: int, schedule_epochs: int, max_epochs: i
     """Returns the first and the last epoch (from 0, both inside) in this run of a window told in the paper's epochs."""
     scale = max_epochs / schedule_epochs
     return round(start_epoch * scale), round(end_epoch * scale)
-
-
-def require_two_modalities(method: str, context: Context) -> None:
-    """Raises a ConfigError where there is nothing to balance."""
-    if len(context.modalities) < 2:
-        raise too_few_modalities(method, context.modalities)

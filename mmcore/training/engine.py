@@ -12,9 +12,10 @@ of samples. So a rank with an empty shard (a placeholder batch, weight 0) adds z
 
 from __future__ import annotations
 
+import copy
 import functools
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -25,19 +26,25 @@ from mmcore import distributed
 from mmcore.batch import Batch
 from mmcore.config.schema import RunConfig
 from mmcore.data.feeding.loader import shard_bounds
-from mmcore.errors import CheckpointError, TrainingError
+from mmcore.errors import TrainingError
 from mmcore.methods.base import Method
 from mmcore.methods.step import Place
 from mmcore.seeding import generator as seeded_generator
-from mmcore.training.gradient_buckets import GradientAverager
-from mmcore.training.gradient_cosines import CosineMeter
+from mmcore.training.feed import Feed
 from mmcore.training.growth import Growth
-from mmcore.training.loss_watch import LossWatch
+from mmcore.training.loss_watch import LossWatch, check_finite
 from mmcore.training.lr_schedule import Schedule
-
-Feed = Callable[[str, float], Iterator[Batch]]
-"""(split, share of its samples) -> this rank's batches of them, on the device, transformed as in evaluation."""
-PRECISIONS = {"float32": None, "float64": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+from mmcore.training.sample_tables import SampleTables
+from mmcore.training.update.gradient_buckets import GradientAverager
+from mmcore.training.update.gradient_cosines import CosineMeter
+from mmcore.training.update.optimizer import (
+    PRECISIONS,
+    build_optimizer,
+    clip_groups,
+    gradient_norms,
+    resolve_precision,
+    restore_optimizer,
+)
 
 
 class Engine:
@@ -58,7 +65,8 @@ class Engine:
         class_weights: (K,) weight of a sample of each class (`mmcore.methods.base.cross_entropy`); None: all 1.
         term_samples: Loss term -> this rank's samples behind it in the running step (the trainer clears it).
         place: The running epoch and step; the trainer sets it, also on resume, so no checkpoint holds it.
-        feed: Gives this rank's batches of some samples of a split; None: there is no loader, and no pass.
+        feed: Gives this rank's batches between epochs; None: there is no loader.
+        samples: What the method remembers of each training sample; the trainer gives it its size.
         is_first_part: Whether the running micro-batch is the step's first, where per-step state moves on.
     """
 
@@ -69,6 +77,7 @@ class Engine:
         self.step_index = 0
         self.place = Place(0, 0, 1)
         self.feed: Feed | None = None
+        self.samples = SampleTables(0, device, torch.float32)
         self.log_step = self.cosine_step = False
         self.gradient_norms: dict[str, Tensor] = {}
         self.cosines = CosineMeter()
@@ -80,7 +89,7 @@ class Engine:
         self._scaler = torch.amp.GradScaler(device.type) if precision == "float16" else None
         self._groups = method.parameter_groups()
         self._phases: dict[str, list[nn.Parameter]] = {}
-        self.optimizer = _build_optimizer(config, self._groups)
+        self.optimizer = build_optimizer(config, self._groups)
         self.schedule = Schedule(config.schedule, config.trainer.max_epochs)
         self._generators: dict[str, torch.Generator] = {}
         # Gradients are weighted by samples ÷ a rank's usual share, not by samples: so losses keep their usual size.
@@ -165,7 +174,7 @@ class Engine:
                     parameter.grad = torch.zeros_like(parameter)
             if self._weighted:
                 self._average([parameter.grad for parameter in parameters if parameter.grad is not None])
-        if len(self.method.phases()) > 1:
+        if len(parameters) < sum(map(len, self._groups.values())):
             # The optimizer skips a parameter without a gradient; zeros would still move it by momentum and decay.
             wanted = {id(parameter) for parameter in parameters}
             for parameter in self.method.parameters():
@@ -181,7 +190,7 @@ class Engine:
         if self.log_step:
             self.gradient_norms |= gradient_norms(self._groups)
         if self.config.optimizer.clip_norm is not None:
-            for parameters in self._clip_groups():
+            for parameters in clip_groups(self._groups):
                 torch.nn.utils.clip_grad_norm_(parameters, self.config.optimizer.clip_norm)
         if self._scaler:
             self._scaler.step(self.optimizer)
@@ -264,16 +273,30 @@ class Engine:
         return values
 
     def passes(self, split: str, fraction: float = 1.0) -> Iterator[Batch]:
-        """Yields this rank's batches of a part of a split, as evaluated; statistics of them are over all ranks.
-
-        Raises:
-            TrainingError: The engine was made without a loader.
-        """
-        if self.feed is None:
-            raise TrainingError(f"a pass over {split} needs a loader: let a Trainer build the engine")
-        for batch in self.feed(split, fraction):
+        """Yields this rank's batches of a part of a split, as evaluated; statistics of them are over all ranks."""
+        self.method.eval()
+        for batch in self._fed().part(split, fraction, self.place.epoch):
             self._step_samples = self._num_samples = batch.num_samples
             yield batch
+
+    def ahead(self, num_epochs: int) -> Iterator[Batch]:
+        """Yields the training batches of the epochs from the running one on; for a `rehearsal`."""
+        self.method.train()
+        return self._fed().ahead(self.place.epoch, num_epochs)
+
+    @contextmanager
+    def rehearsal(self) -> Iterator[None]:
+        """A context at whose end everything a step changes is put back: weights, statistics, optimizer, generators."""
+        weights = {name: value.clone() for name, value in self.method.state_dict().items()}
+        state = copy.deepcopy(self.state_dict())
+        self.log_step = self.cosine_step = False
+        try:
+            yield
+        finally:
+            self.method.load_state_dict(weights)
+            self._generators = {name: self._generators[name] for name in state["generators"]}
+            self.load_state_dict(state)
+            self.term_samples.clear()
 
     def generator(self, name: str) -> torch.Generator:
         """Returns the CPU generator of that name; it draws the same on every rank and is part of the checkpoint."""
@@ -322,26 +345,9 @@ class Engine:
         self._set_rate()
 
     def check_finite(self) -> None:
-        """Checks that all loss terms since the last call, and all weights, are finite; waits for the device.
-
-        Raises:
-            TrainingError: A loss or a weight was NaN or infinite; names the first such step and its terms. Raised on
-                every rank, even if only one saw it: the others would wait for it in the next collective.
-        """
-        if found := distributed.gather_found(self._losses.first_bad(), self.device):
-            worker, (step, values) = min(found.items(), key=lambda item: item[1][0])
-            listed = ", ".join(f"{name} = {value:g}" for name, value in values.items())
-            where = f" on worker {worker}" if distributed.is_distributed() else ""
-            raise TrainingError(
-                f"the loss is not finite at step {step}{where} ({listed}): a smaller optimizer.lr "
-                f"(now {self.learning_rate:g}) or optimizer.clip_norm usually helps"
-            )
-        norm = torch.nn.utils.get_total_norm([parameter.detach() for parameter in self.method.parameters()])
-        if not torch.isfinite(norm):
-            raise TrainingError(
-                f"the weights are not finite after step {self.step_index}: a smaller optimizer.lr "
-                f"(now {self.learning_rate:g}) or optimizer.clip_norm usually helps"
-            )
+        """Raises a TrainingError on every rank where a loss since the last call, or a weight, is not finite."""
+        parameters = list(self.method.parameters())
+        check_finite(self._losses, parameters, self.step_index, self.learning_rate, self.device)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns everything a resumed run needs besides the weights: optimizer, schedule, scaler, generators, ..."""
@@ -357,6 +363,7 @@ class Engine:
             "gradient_norms": self.gradient_norms,
             "cosines": self.cosines.values,
             "growth": self.growth.state(names),
+            "samples": self.samples.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -366,22 +373,15 @@ class Engine:
             CheckpointError: The state names parameters that the method does not have.
         """
         self._groups = self.method.parameter_groups()
-        self.optimizer = _build_optimizer(self.config, self._groups)
+        self.optimizer = build_optimizer(self.config, self._groups)
         self._forget_phases()
         parameters = dict(self.method.named_parameters())
-        if unknown := sorted(set(state["optimizer"]) - set(parameters)):
-            raise CheckpointError(f"the checkpoint's optimizer names parameters the model lacks: {unknown[:3]}")
-        for name, entry in state["optimizer"].items():
-            # Scalars (Adam's step count) stay on the CPU, where a plain optimizer reads them without waiting.
-            on_device = {
-                key: value.to(parameters[name].device) if isinstance(value, Tensor) and value.dim() else value
-                for key, value in entry.items()
-            }
-            self.optimizer.state[parameters[name]] = on_device
+        restore_optimizer(self.optimizer, state["optimizer"], parameters)
         self.step_index, self.gradient_norms = state["step"], state["gradient_norms"]
         self.cosines.values = state["cosines"]
         self.growth.load(state.get("growth"), parameters)
         self.schedule.load_state_dict(state["schedule"])
+        self.samples.load_state_dict(state.get("samples"))
         self._set_rate()  # from this run's optimizer.lr: population search may have changed it since the checkpoint
         if self._scaler:
             self._scaler.load_state_dict(state["scaler"])
@@ -389,6 +389,11 @@ class Engine:
             self.generator(name).set_state(generator_state.cpu())
 
     # Parts
+
+    def _fed(self) -> Feed:
+        if self.feed is None:
+            raise TrainingError("samples between epochs need a loader: let a Trainer build the engine")
+        return self.feed
 
     def _set_rate(self) -> None:
         for group in self.optimizer.param_groups:
@@ -427,41 +432,3 @@ class Engine:
         distributed.all_reduce_sum([*gradients, count])
         for gradient in gradients:
             gradient.div_(count)
-
-    def _clip_groups(self) -> list[list[nn.Parameter]]:
-        # By modality, since one norm over all would let the largest modality's gradients shrink the others'.
-        by_modality: dict[str, list[nn.Parameter]] = {}
-        for name, parameters in self._groups.items():
-            by_modality.setdefault(name.rpartition("/")[2], []).extend(parameters)
-        return list(by_modality.values())
-
-
-def gradient_norms(groups: Mapping[str, list[nn.Parameter]]) -> dict[str, Tensor]:
-    """Returns group -> norm of its gradient, for the groups that have one."""
-    with_gradients = {name: [p.grad for p in group if p.grad is not None] for name, group in groups.items()}
-    # All at once: on a GPU the launches of one norm per parameter would show in the step's time.
-    norms = iter(torch._foreach_norm([gradient for found in with_gradients.values() for gradient in found]))
-    return {
-        name: torch.linalg.vector_norm(torch.stack([next(norms) for _ in found]))
-        for name, found in with_gradients.items()
-        if found
-    }
-
-
-def resolve_precision(precision: str, device: torch.device) -> str:
-    """Returns the precision `auto` stands for: bfloat16 on GPUs, else float32."""
-    if precision != "auto":
-        return precision
-    return "bfloat16" if device.type == "cuda" else "float32"
-
-
-def _build_optimizer(config: RunConfig, groups: dict[str, list[nn.Parameter]]) -> torch.optim.Optimizer:
-    """Returns the optimizer, with all parameters in one list: several short lists would make a step slower."""
-    settings = config.optimizer
-    parameters = [parameter for group in groups.values() for parameter in group]
-    if settings.name == "sgd":
-        return torch.optim.SGD(
-            parameters, lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
-        )
-    optimizer = torch.optim.Adam if settings.name == "adam" else torch.optim.AdamW
-    return optimizer(parameters, lr=settings.lr, betas=(0.9, 0.999), weight_decay=settings.weight_decay)

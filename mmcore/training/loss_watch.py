@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from mmcore import distributed
+from mmcore.errors import TrainingError
 
 MAX_UNPACKED = 256
 """Loss terms kept as tensors of their own."""
@@ -48,3 +51,28 @@ class LossWatch:
         if self._unpacked:
             self._packed.append(torch.stack([term.float() for term in self._unpacked]))
             self._unpacked = []
+
+
+def check_finite(
+    losses: LossWatch, parameters: Sequence[nn.Parameter], step: int, lr: float, device: torch.device
+) -> None:
+    """Checks that all losses since the last call, and all weights, are finite; waits for the device.
+
+    Raises:
+        TrainingError: A loss or a weight was NaN or infinite; names the first such step and its terms. Raised on
+            every rank, even if only one saw it: the others would wait for it in the next collective.
+    """
+    if found := distributed.gather_found(losses.first_bad(), device):
+        worker, (bad_step, values) = min(found.items(), key=lambda item: item[1][0])
+        listed = ", ".join(f"{name} = {value:g}" for name, value in values.items())
+        where = f" on worker {worker}" if distributed.is_distributed() else ""
+        raise TrainingError(
+            f"the loss is not finite at step {bad_step}{where} ({listed}): a smaller optimizer.lr "
+            f"(now {lr:g}) or optimizer.clip_norm usually helps"
+        )
+    norm = torch.nn.utils.get_total_norm([parameter.detach() for parameter in parameters])
+    if not torch.isfinite(norm):
+        raise TrainingError(
+            f"the weights are not finite after step {step}: a smaller optimizer.lr "
+            f"(now {lr:g}) or optimizer.clip_norm usually helps"
+        )

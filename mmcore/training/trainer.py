@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from torch import Tensor
 from mmcore import distributed, metric_names, seeding
 from mmcore.batch import Batch
 from mmcore.config.schema import RunConfig
-from mmcore.data.feeding.loader import Loader, drawn_places
+from mmcore.data.feeding.loader import Loader
 from mmcore.errors import CheckpointError
 from mmcore.evaluation.conditions import Condition
 from mmcore.evaluation.predictions import PROBE, Collector, Evaluation, log_prior
@@ -32,9 +32,11 @@ from mmcore.methods.step import Place
 from mmcore.training.checkpoint import CheckpointFolder
 from mmcore.training.class_weights import sample_weights
 from mmcore.training.engine import Engine
+from mmcore.training.feed import Feed
 from mmcore.training.heartbeat import Heartbeat, heartbeat_file
 from mmcore.training.probes import Probes
 from mmcore.training.run_log import PlainReporter, Reporter, Row, RunLog, flatten
+from mmcore.training.sample_tables import SampleTables
 from mmcore.transforms.batch_transforms import BatchTransforms
 
 MONITOR = metric_names.VAL_ACCURACY
@@ -105,7 +107,6 @@ class Trainer:
         self._dtype = torch.float64 if config.trainer.precision == "float64" else torch.float32
         self.transforms = transforms.to(self.device, self._dtype)
         self.engine = Engine(method, config, self.device)
-        self.engine.feed = self._part
         if config.trainer.class_weights != "none":
             labels = torch.from_numpy(loader.rows("train").labels)
             weights = sample_weights(config.trainer.class_weights, labels, method.context.num_classes)
@@ -123,6 +124,8 @@ class Trainer:
         self._facts: Facts | None = None
         self._cosine_every = COSINE_EVERY_STEPS
         self._heartbeat = Heartbeat(heartbeat_file(run_dir, distributed.rank()) if run_dir else None)
+        self.engine.samples = SampleTables(loader.num_samples("train"), self.device, self._dtype)
+        self.engine.feed = Feed(config, loader, self._on_device, self._heartbeat.beat)
         if run_dir is not None:
             self._checkpoints = CheckpointFolder(run_dir / "checkpoints", config.trainer.keep_checkpoints)
 
@@ -227,6 +230,7 @@ class Trainer:
         if not progress.best_row or row[MONITOR] > progress.best_row[MONITOR]:
             progress.best_row = row
             self._save_best()
+        self.engine.samples.merge()
         self.engine.end_epoch(epoch, row[metric_names.VAL_LOSS])
         self.method.end_epoch(EpochStats(epoch, row), self.engine)
         self._save_resume_point(mid_epoch=False)
@@ -273,6 +277,7 @@ class Trainer:
         self._check_lineage(state["config"])
         load_model(self.method, state)
         self.engine.load_state_dict(state["engine"])
+        self.engine.samples.keep_on_first_rank()
         self.probes.load_full_state(state["probes"])
         seeding.restore_state(state["rng"][distributed.rank() % len(state["rng"])])
         self.progress = Progress(**state["progress"])
@@ -311,15 +316,7 @@ class Trainer:
         self.method.eval()
         with self.method.model.unheard():  # probes learn in the epoch's own steps alone
             self.method.begin_epoch(self.engine)
-
-    def _part(self, split: str, fraction: float) -> Iterator[Batch]:
-        """Yields this rank's part of each batch of a drawn part of a split (`Step.passes`)."""
-        total = self.loader.num_samples(split)
-        num_drawn = max(round(fraction * total), min(total, self.config.trainer.batch_size))
-        places = drawn_places(total, num_drawn, split, self.config.seed, self.progress.epoch)
-        for batch in self.loader.part_batches(split, places):
-            yield self._on_device(batch, training=False)
-            self._heartbeat.beat()
+        self.engine.samples.merge()
 
     def _on_device(self, batch: Batch, *, training: bool) -> Batch:
         if batch.labels.device != self.device:
@@ -373,6 +370,7 @@ class Trainer:
         if self._checkpoints is None:
             return
         self.probes.catch_up()  # a collective, so not left to `_model_state`, which rank 0 alone calls
+        self.engine.samples.gather()  # another
         rng = distributed.gather_objects(seeding.capture_state())
         if distributed.rank() == 0:
             state = self._model_state()

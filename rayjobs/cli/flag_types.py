@@ -62,7 +62,8 @@ class FolderName(click.ParamType[str]):
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Returns the name."""
         is_printable = value.isprintable() and value == value.strip()
-        if not is_printable or value in {"", ".", ".."} or "/" in value or len(os.fsencode(value)) > MAX_NAME_BYTES:
+        is_short = len(value.encode(errors="replace")) <= MAX_NAME_BYTES
+        if not is_printable or not is_short or value in {"", ".", ".."} or "/" in value:
             self.fail(
                 f"it must be the name of one folder: no '/', no control characters, no blanks at its ends, "
                 f"{MAX_NAME_BYTES} bytes at most, and neither '.' nor '..'; got {value[:MAX_NAME_BYTES]!r}",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import math
-import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -62,7 +61,7 @@ def _check_texts(context: click.Context) -> None:
         given = context.params.get(parameter.name or "")
         for value in given if isinstance(given, tuple) else (given,):
             if isinstance(value, (str, Path)) and not _is_text(str(value)):
-                raise UsageError(f"{parameter.opts[0]} must be UTF-8, got {os.fsencode(value)!r}")
+                raise UsageError(f"{parameter.opts[0]} must be UTF-8, got {str(value)!a}")
             if isinstance(value, Path):
                 _check_links(value, parameter.opts[0])
             if value == "" and getattr(parameter, "flag_value", None) != "":

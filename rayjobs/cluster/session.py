@@ -6,16 +6,18 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import ray
 
 from mmcore.errors import UsageError
+from rayjobs.cluster.joining import find
 from rayjobs.cluster.resources import Node, nodes
 from rayjobs.ray_internals import environment
 from rayjobs.ray_internals.errors import is_slow_start
+from rayjobs.ray_internals.joining import showing_token
 
 NUM_STARTS = 3
 """How often it is tried to start a local Ray on a machine too busy for it."""
@@ -45,9 +47,9 @@ def start(
         The cluster's nodes.
 
     Raises:
-        UsageError: The address cannot be used or nothing answers there.
+        UsageError: The address cannot be used, nothing or something else answers there, or it wants another token.
     """
-    check_address(address)
+    found = find(address) if address is not None else None
     local: dict[str, Any] = {"num_cpus": num_cpus, "num_gpus": num_gpus, "include_dashboard": needs_dashboard}
     if store_bytes:
         local["object_store_memory"] = store_bytes
@@ -55,20 +57,26 @@ def start(
     # Ray prints a paragraph on each lost process to standard output, which belongs to the result.
     with (
         environment.session(),
+        showing_token() if found else nullcontext(),
         environment.logging_at(level),
         Path(os.devnull).open("w") as nowhere,
         redirect_stdout(sys.stderr if verbose else nowhere),
     ):
         try:
             _init(
-                address=address or "local",
+                address=found.address if found else "local",
                 log_to_driver=verbose,
                 logging_level=logging.INFO if verbose else logging.ERROR,
                 configure_logging=verbose,
-                **({} if address else {**local, "dashboard_host": "127.0.0.1"}),
+                **({} if found else {**local, "dashboard_host": "127.0.0.1"}),
             )
-        except (ConnectionError, TimeoutError, ValueError) as error:
-            raise UsageError(f"--address {address}: no Ray cluster can be joined there ({error})") from None
+        except (ConnectionError, TimeoutError, ValueError, RuntimeError) as error:
+            if not found:
+                raise
+            reason = str(error).partition("\n")[0]
+            raise UsageError(f"--address {found.address}: the Ray there cannot be joined ({reason})") from None
+        if found:
+            print(f"joined the Ray at {found}", file=sys.stderr)
         try:
             yield nodes()
         finally:
@@ -89,18 +97,3 @@ def _init(**settings: Any) -> None:
         f"Ray did not start, {NUM_STARTS} times in a row: the machine is too busy, or out of memory; end what else "
         "runs on it, then try again (--verbose shows Ray's own log)"
     )
-
-
-def check_address(address: str | None) -> None:
-    """Refuses addresses this release cannot use.
-
-    Raises:
-        UsageError: A job server's address, to which a command is submitted, or something that is no address.
-    """
-    if address and address.startswith(("http://", "https://")):
-        raise UsageError(
-            f"--address {address} is a job server's: submit the command to it (python -m rayjobs.submit), or join the "
-            "cluster with --address HOST:PORT"
-        )
-    if address and address != "auto" and not address.removeprefix("ray://").rpartition(":")[2].isdigit():
-        raise UsageError(f"--address must be 'auto' or HOST:PORT, got {address!r}")

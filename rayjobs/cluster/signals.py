@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as one exception."""
+"""Ctrl-C and SIGTERM as one exception, whoever else of the process group was sent it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ from types import FrameType
 
 from rayjobs.ray_internals.signals import end_search
 
+GRACE_S = 4.0
+"""How long a search may take to end its trials. Sent to the whole group, SIGTERM ends Ray's processes too, and nobody
+answers any more."""
+
 
 class Interruption:
     """Tells whether the user, or the system, asked the command to end."""
@@ -18,9 +22,10 @@ class Interruption:
         self.searching = False
 
     def on_signal(self, number: int, frame: FrameType | None) -> None:
-        """Ends a search gracefully the first time, anything else at once."""
+        """Ends a search gracefully the first time, but not for ever; anything else at once."""
         if self.searching and not self.requested:
             self.requested = True
+            signal.setitimer(signal.ITIMER_REAL, GRACE_S)
             end_search()
             return
         self.requested = True
@@ -34,9 +39,11 @@ def interruptible() -> Iterator[Interruption]:
     Ray's handler for SIGTERM saves nothing, and Tune returns from a Ctrl-C as if the search had ended.
     """
     interruption = Interruption()
-    previous = {number: signal.signal(number, interruption.on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
+    previous = {number: signal.signal(number, interruption.on_signal) for number in numbers}
     try:
         yield interruption
     finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in previous.items():
             signal.signal(number, handler)

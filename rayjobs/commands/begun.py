@@ -10,17 +10,18 @@ import dataclasses
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import click
 from click.core import ParameterSource
 
+from mmcore.config.plain import Plain
 from mmcore.errors import UsageError
 from rayjobs.commands.tune_flags import TuneFlags, request_of
 from rayjobs.experiment.experiment import (
     Experiment,
-    at_address,
     find_experiment,
     new_experiment,
     resume_experiment,
@@ -52,8 +53,8 @@ def experiment_of(flags: TuneFlags, machine: Machine) -> Experiment:
     """Returns the experiment to run: a new one, or the one to resume."""
     mirror = open_mirror(flags["output"])
     mirror.pull_index((EXPERIMENT_FILE, RANKING_FILE))
-    experiment = _experiment_in(mirror.root, flags, machine)
-    return at_address(experiment, mirror) if mirror else experiment
+    experiment = replace(_experiment_in(mirror.root, flags, machine), keep=flags["keep"])
+    return replace(experiment, mirror=mirror) if mirror else experiment
 
 
 def _experiment_in(output: Path, flags: TuneFlags, machine: Machine) -> Experiment:
@@ -123,20 +124,20 @@ def _flags_of(stored: Request) -> dict[str, Any]:
     }
 
 
-def _differences(stored: Any, wanted: Any) -> list[str]:
+def _differences(stored: Plain, wanted: Plain) -> list[str]:
     """Returns what was said otherwise: of a mapping only by the keys that are wanted, of names in any order."""
-    if isinstance(wanted, Mapping):
+    if isinstance(wanted, Mapping) and isinstance(stored, Mapping):
         return [
             f"{key} was {_text(stored.get(key))}, not {_text(value)}"
             for key, value in wanted.items()
             if stored.get(key) != value
         ]
-    if isinstance(wanted, Sequence) and not isinstance(wanted, str):
-        stored, wanted = sorted(stored), sorted(wanted)
+    if isinstance(wanted, Sequence) and isinstance(stored, Sequence) and not isinstance(wanted, str):
+        stored, wanted = sorted(map(str, stored)), sorted(map(str, wanted))
     return [] if stored == wanted else [f"was {_text(stored)}, not {_text(wanted)}"]
 
 
-def _text(value: Any) -> str:
+def _text(value: Plain) -> str:
     if isinstance(value, list):
         return ", ".join(map(str, value))
     return "not said" if value is None else str(value)

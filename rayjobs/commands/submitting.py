@@ -24,6 +24,7 @@ from rich.table import Table
 from mmcore.config.plain import Plain
 from mmcore.errors import EquipoiseError, UsageError
 from rayjobs.cli.options import print_json
+from rayjobs.cluster.joining import find
 from rayjobs.ray_internals import environment
 from rayjobs.ray_internals.errors import has_no_agent_yet, is_unknown_job, without_log
 
@@ -54,8 +55,15 @@ class JobFailed(EquipoiseError):
 
 
 def submit_instead(verb: str, address: str | None) -> bool:
-    """Submits the command being run, where its `--address` is a job server's; returns whether it did."""
-    if not address or not address.startswith(("http://", "https://")):
+    """Submits the command being run, where its `--address` is a job server's; returns whether it did.
+
+    Raises:
+        UsageError: The address is another one, and cannot be joined: said before anything else is done.
+    """
+    if address is None:
+        return False
+    if not address.startswith(("http://", "https://")):
+        find(address)
         return False
     submit(address, verb, _without_address(sys.argv[1:]))
     return True

@@ -13,6 +13,7 @@ from rayjobs.storage.addresses import is_address
 if TYPE_CHECKING:
     from rayjobs.experiment.machine import Machine
     from rayjobs.experiment.request import Request
+    from rayjobs.experiment.search_result import Keep
 
 
 class TuneFlags(TypedDict):
@@ -52,6 +53,7 @@ class TuneFlags(TypedDict):
     data_dir: Path
     raw_dir: Path | None
     vocab: Path | None
+    keep: Keep
     output: Path | str
     name: str | None
     resume: str | None

@@ -193,6 +193,9 @@ def _interrupting(interruption: signals.Interruption) -> Iterator[None]:
     interruption.searching = True
     try:
         yield
+    except Exception:
+        if not interruption.requested:  # else it comes of Ray's processes, which were ended by the same signal
+            raise
     finally:
         interruption.searching = False
     if interruption.requested:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from mmcore.errors import DataError, UsageError, suggest
 from rayjobs.experiment.request import Request
+from rayjobs.experiment.search_result import Keep
 from rayjobs.results_layout import EXPERIMENT_FILE, EXPERIMENT_FORMAT, RANKING_FILE
 from rayjobs.storage.addresses import reaching
 from rayjobs.storage.files import write_json
@@ -48,6 +49,7 @@ class Experiment:
         command: What was typed.
         mirror: Where the folder has its twin.
         per_search: Trials of each search at a time, for as long as the experiment takes; None: not fixed yet.
+        keep: Whose checkpoints stay when a search has ended; each command may say something else.
     """
 
     folder: Path
@@ -55,11 +57,17 @@ class Experiment:
     command: str
     mirror: Mirror = NO_MIRROR
     per_search: int | None = None
+    keep: Keep = "best"
 
     @property
     def name(self) -> str:
         """The experiment's name: that of its folder."""
         return self.folder.name
+
+    @property
+    def location(self) -> str:
+        """The folder that counts: its path, or its twin's address."""
+        return self.mirror.address_of(self.folder)
 
 
 def new_experiment(request: Request, output: Path, name: str | None, command: str) -> Experiment:
@@ -144,16 +152,17 @@ def fix_per_search(experiment: Experiment, wanted: int | None, default: int) -> 
     return fixed
 
 
-def at_address(experiment: Experiment, mirror: Mirror) -> Experiment:
-    """Returns an experiment whose folder has a twin, having made the folder what the twin is.
+def meet_twin(experiment: Experiment) -> None:
+    """Makes an experiment's folder what its twin is, where it has one; to be called by who holds it.
 
     Raises:
         UsageError: Nothing can be written there.
     """
-    with reaching(mirror.address):
-        mirror.push([experiment.folder / EXPERIMENT_FILE])
-    mirror.renew(experiment.folder)
-    return replace(experiment, mirror=mirror)
+    mirror = experiment.mirror
+    if mirror:
+        with reaching(mirror.address):
+            mirror.push([experiment.folder / EXPERIMENT_FILE])
+        mirror.renew(experiment.folder)
 
 
 def resume_experiment(request: Request, output: Path, name: str | None) -> Experiment:

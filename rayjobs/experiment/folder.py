@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,7 @@ from mmcore.errors import CheckpointError
 from mmcore.storage import patiently
 from rayjobs.experiment.experiment import Experiment
 from rayjobs.experiment.plan import Plan
-from rayjobs.experiment.search_result import SearchResult, read_search
+from rayjobs.experiment.search_result import SearchResult, drop_checkpoints, read_search
 from rayjobs.experiment.unimodal_references import searched_accuracies
 from rayjobs.feeding.handle import DataHandle
 from rayjobs.results_layout import EXPERIMENT_FILE, PLAN_FILE, RANKING_FILE, SEARCH_FILE
@@ -74,7 +75,7 @@ def final_dirs(plan: Plan, experiment: Experiment, label: str, fold: int | None)
 
 
 def save_search(folder: Path, search: Search, outcomes: Sequence[Outcome], experiment: Experiment) -> None:
-    """Writes a finished search and, as a file of its own, its best configuration."""
+    """Writes a finished search and, as a file of its own, its best configuration; drops checkpoints of no more use."""
     best = max(succeeded(outcomes), key=lambda outcome: (outcome.objective, -outcome.objective_loss), default=None)
     config = with_values(search.config, best.values).to_dict() if best else None
     at_once = experiment.per_search if search.depends_on_timing(experiment.per_search) else None
@@ -82,6 +83,9 @@ def save_search(folder: Path, search: Search, outcomes: Sequence[Outcome], exper
     write_json(folder / SEARCH_FILE, result.to_dict())
     if config:
         write_text(best_file(search, experiment), yaml.safe_dump(config, sort_keys=False))
+    # Last: a search whose file stands is not searched again, whatever becomes of its trials' checkpoints.
+    with contextlib.suppress(OSError):  # storage that is away keeps them: `rayjobs.clean` removes them
+        drop_checkpoints(folder, result, experiment.keep, experiment.mirror)
 
 
 def best_file(search: Search, experiment: Experiment) -> Path:

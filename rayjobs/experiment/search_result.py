@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from mmcore.config.plain import Settings
-from rayjobs.results_layout import SEARCH_FILE
+from rayjobs.results_layout import CHECKPOINTS, SEARCH_FILE
 from rayjobs.search.outcome import Outcome
 from rayjobs.storage.json_record import OPTIONAL, JsonRecord
+from rayjobs.storage.mirror import Mirror
+
+Keep = Literal["best", "finals", "all"]
+"""Whose checkpoints stay when a search has ended, beside the final models': its best trial's, nobody's, all trials'."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,3 +47,28 @@ def read_search(folder: Path) -> SearchResult | None:
         DataError: The file is no search's.
     """
     return SearchResult.read_or_set_aside(folder / SEARCH_FILE)
+
+
+def drop_checkpoints(folder: Path, result: SearchResult, keep: Keep, mirror: Mirror, *, dry_run: bool = False) -> int:
+    """Removes the checkpoints of a finished search's trials, but for those to be kept; returns the bytes given back.
+
+    Args:
+        folder: The search's.
+        result: How it ended.
+        keep: What stays.
+        mirror: Where the folder has its twin.
+        dry_run: Remove nothing.
+    """
+    if keep == "all":
+        return 0
+    kept = {Path(result.best.name).name} if keep == "best" and result.best else set()
+    freed = 0
+    for name in sorted({Path(trial.name).name for trial in result.trials} - kept):
+        checkpoints = folder / name / CHECKPOINTS
+        if mirror:
+            freed += mirror.remove(checkpoints, dry_run=dry_run)
+        else:
+            freed += sum(path.stat().st_size for path in checkpoints.rglob("*") if path.is_file())
+        if not dry_run:
+            shutil.rmtree(checkpoints, ignore_errors=True)
+    return freed

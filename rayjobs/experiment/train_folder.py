@@ -31,24 +31,14 @@ def of_fold(config: RunConfig, fold: int | None) -> RunConfig:
     return config if fold is None else with_values(config, {"protocol.fold": fold})
 
 
-def open_folder(
-    mirror: Mirror,
-    name: str | None,
-    config: RunConfig,
-    folds: Folds,
-    *,
-    resume: bool,
-    command: str,
-    suffix: str = "",
-) -> Path:
-    """Returns the folder of the runs: a new one, or that of the command that is resumed.
+def choose_folder(mirror: Mirror, name: str | None, config: RunConfig, *, resume: bool, suffix: str = "") -> Path:
+    """Returns the folder of the runs: a new one, or that of the command that is resumed; writes nothing.
 
     A name made from the configuration is numbered (`-2`, `-3`) where it is taken; a given one is not. A suffix tells
     the parts of one command apart.
 
     Raises:
         UsageError: There is nothing to resume, or the given name is taken.
-        CheckpointError: The folder's runs are of another configuration.
     """
     output = mirror.root
     mirror.pull_index((RUN_FILE,))
@@ -57,7 +47,6 @@ def open_folder(
     default = f"train-{dataset}-{config.method['name']}{end}"
     name = f"{name}{end}" if name else None
     folder = output / (name or default)
-    wanted: dict[str, Plain] = {"config": config.to_dict(), "folds": list(folds)}
     number = 1
     if not resume:
         if name and _is_taken(folder):
@@ -71,23 +60,32 @@ def open_folder(
             folder = output / f"{default}-{number}"
         if not _is_taken(folder):
             raise UsageError(f"there is no run in {folder} to resume; leave out --resume")
-        # Where it is damaged or gone, each run's own checkpoints tell whether they are of this configuration.
-        stored = json_or_set_aside(folder / RUN_FILE)
-        different = _differences(wanted, {key: stored.get(key) for key in wanted}) if stored is not None else []
-        if stored is not None and different:
-            raise CheckpointError(
-                f"{folder} holds runs of another configuration ({'; '.join(different[:MOST_DIFFERENCES])}): repeat the "
-                f"command that made them ({stored.get('command')}), or leave out --resume"
-            )
+    return folder
+
+
+def begin_in(mirror: Mirror, folder: Path, config: RunConfig, folds: Folds, command: str) -> None:
+    """Writes what is asked for into a folder this command holds, and makes it what its twin is.
+
+    Raises:
+        CheckpointError: The folder's runs are of another configuration.
+    """
+    wanted: dict[str, Plain] = {"config": config.to_dict(), "folds": list(folds)}
+    # Where it is damaged or gone, each run's own checkpoints tell whether they are of this configuration.
+    stored = json_or_set_aside(folder / RUN_FILE)
+    different = _differences(wanted, {key: stored.get(key) for key in wanted}) if stored is not None else []
+    if different:
+        raise CheckpointError(
+            f"{folder} holds runs of another configuration ({'; '.join(different[:MOST_DIFFERENCES])}): repeat the "
+            f"command that made them ({stored.get('command')}), or leave out --resume"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / RUN_FILE, {**wanted, "command": command})
     if not mirror:  # of runs on several nodes, each keeps its own
-        open_ledger(output)
-        return folder
+        open_ledger(mirror.root)
+        return
     with reaching(mirror.address):
         mirror.push([folder / RUN_FILE])
     mirror.renew(folder)
-    return folder
 
 
 def _differences(wanted: Plain, stored: Plain, path: str = "") -> list[str]:

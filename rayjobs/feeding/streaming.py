@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 import ray
 import ray.data
+import torch
 from ray.data import DataContext, ExecutionResources
 from ray.data.block import BlockMetadata
 from ray.data.collate_fn import ArrowBatchCollateFn
@@ -35,7 +36,7 @@ from mmcore.data.feeding.loader import (
     split_rows,
     training_shard,
 )
-from mmcore.data.feeding.windows import WantedRows, Window, blocks, cut, in_order, mixed, read_window
+from mmcore.data.feeding.windows import WantedRows, Window, blocks, cut, in_order, mixed, places_of, read_window
 from mmcore.data.prepared.columns import to_batch
 from mmcore.data.prepared.store import PreparedDataset
 from mmcore.data.splits import Assignment
@@ -147,7 +148,7 @@ class StreamLoader:
         """Yields this rank's part of each global batch of some samples of a split, in order."""
         shards = part_shards(len(places), self.batch_size, self.rank, self.world_size)
         windows = in_order(self._files(self.assignment.rows(split)[places]))
-        stream = self._opened(windows, [(first, last) for first, last, _ in shards])
+        stream = self._opened(windows, [(first, last) for first, last, _ in shards], places)
         for (_, _, is_placeholder), batch in zip(shards, self._checked(stream), strict=True):
             batch.is_placeholder = is_placeholder
             yield batch.pin_memory() if self._pin_memory else batch
@@ -198,18 +199,26 @@ class StreamLoader:
             windows = in_order(files)
             total, size = len(self._share(split)), self.eval_batch_size
             shares = [(first, min(first + size, total)) for first in range(0, total, size)]
-        return self._opened(windows, shares)
+        return self._opened(windows, shares, np.arange(*self._bounds(split)))
 
-    def _opened(self, windows: Sequence[Window], shares: Sequence[tuple[int, int]]) -> _Stream:
-        """Starts a stream of one batch for each share of the windows' samples."""
+    def _opened(self, windows: Sequence[Window], shares: Sequence[tuple[int, int]], places: np.ndarray) -> _Stream:
+        """Starts a stream of one batch for each share of the windows' samples.
+
+        Args:
+            windows: What is read.
+            shares: Places among the windows' samples; see `cut`.
+            places: Where in its split each wanted row stands, in the files' order.
+        """
         # The smallest store decides: any node may be given the read task.
         block_bytes = min(BLOCK_BYTES, BLOCK_SHARE * smallest_store_bytes())
         block_rows = max(1, int(block_bytes / self._sample_bytes))
         windows = cut(windows, shares, block_rows)
-        return _Stream(lambda: self._batches(windows, block_rows, [stop - start for start, stop in shares]))
+        sizes = [stop - start for start, stop in shares]
+        rows = torch.from_numpy(places[places_of(windows)]).split_with_sizes(sizes)
+        return _Stream(lambda: self._batches(windows, block_rows, rows))
 
-    def _batches(self, windows: Sequence[Window], block_rows: int, sizes: Sequence[int]) -> Generator[Batch]:
-        """Yields batches of these sizes from the windows' pieces, which Ray Data's tasks read."""
+    def _batches(self, windows: Sequence[Window], block_rows: int, rows: Sequence[torch.Tensor]) -> Generator[Batch]:
+        """Yields batches of these rows from the windows' pieces, which Ray Data's tasks read."""
         source = _Windows(windows, block_rows)
         # Ray Data would split the blocks of few tasks further, to have more of them.
         dataset = ray.data.read_datasource(source, num_cpus=READ_CPUS, override_num_blocks=len(windows))
@@ -222,11 +231,13 @@ class StreamLoader:
         options = {"batch_size": 1, "collate_fn": _Unpacked(), "prefetch_batches": NUM_PREFETCHED}
         # Closed on the way out, however it is left: an open iterator keeps its tasks and their memory.
         with closing(iter(dataset.iter_torch_batches(**options))) as pieces:
-            for size in sizes:
-                batch = [next(pieces)]
-                while sum(piece.num_rows for piece in batch) < size:
-                    batch.append(next(pieces))
-                yield to_batch(pa.concat_tables(batch), self.prepared.spec)
+            for own in rows:
+                tables = [next(pieces)]
+                while sum(table.num_rows for table in tables) < len(own):
+                    tables.append(next(pieces))
+                batch = to_batch(pa.concat_tables(tables), self.prepared.spec)
+                batch.rows = own
+                yield batch
 
     def _num_global(self, step: int) -> int:
         """Samples of a step over all workers."""
@@ -239,16 +250,21 @@ class StreamLoader:
 
     def _share(self, split: str) -> np.ndarray:
         """Returns the rows this rank reads: all in training, its contiguous share in evaluation."""
-        rows = self.assignment.rows(split)
-        return rows if split == "train" else rows[slice(*shard_bounds(len(rows), self.rank, self.world_size))]
+        return self.assignment.rows(split)[slice(*self._bounds(split))]
+
+    def _bounds(self, split: str) -> tuple[int, int]:
+        """Returns where in a split the rows that this rank reads begin and end."""
+        total = self.num_samples(split)
+        return (0, total) if split == "train" else shard_bounds(total, self.rank, self.world_size)
 
     def _files(self, rows: np.ndarray) -> list[WantedRows]:
         """Returns the files that hold these rows, in index order, each with its rows counted within the file."""
         ends = np.cumsum([file["num_rows"] for file in self.prepared.metadata["files"]])
         starts = np.concatenate([[0], ends[:-1]])
         parts = np.split(rows, np.searchsorted(rows, ends[:-1]))
-        files = zip(self.prepared.files(), parts, starts, strict=True)
-        return [WantedRows(path, part - start) for path, part, start in files if len(part)]
+        firsts = np.cumsum([0, *map(len, parts[:-1])]).tolist()
+        files = zip(self.prepared.files(), parts, starts, firsts, strict=True)
+        return [WantedRows(path, part - start, first) for path, part, start, first in files if len(part)]
 
 
 def quiet_ray_data() -> None:

@@ -6,7 +6,8 @@ Trials may run on other nodes, whose files the driver sees in storage alone.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -95,12 +96,18 @@ class JournalPusher(Callback):
             self._notify("storage is back: the search's journal was sent")
             self._is_away = False
 
-    def on_experiment_end(self, trials: list[Trial], **info: object) -> None:
-        """Sends the last; waits where storage is away."""
-        patiently(self._send)
+    @contextmanager
+    def sending(self) -> Iterator[None]:
+        """Sends, at the end of a `with` block, what is not sent yet, however it ends; waits where storage is away."""
+        try:
+            yield
+        finally:
+            patiently(self._send)
 
     def _send(self) -> bool:
         """Sends the journals that grew; returns whether there were any."""
+        if not self._mirror:
+            return False
         sizes = {path: path.stat().st_size for path in self._journals if path.is_file()}
         changed = {path: size for path, size in sizes.items() if self._sent.get(path) != size}
         self._mirror.push(changed)

@@ -82,7 +82,8 @@ def run_pool(pool: Pool, data: Mapping[str, DataHandle], folder: Path, execution
     desk = _Desk(pool)
     tune_folder = folder.resolve() / TUNE_FOLDER
     shutil.rmtree(tune_folder, ignore_errors=True)  # of an earlier command, and of no use to this one
-    with keys_kept(), _controller(), pending_trials(pool.places), warnings.catch_warnings():
+    pusher = _pusher(pool, folder, execution)
+    with keys_kept(), _controller(), pending_trials(pool.places), pusher.sending(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         tune.run(
             make_trainable(data, execution.body),
@@ -91,7 +92,7 @@ def run_pool(pool: Pool, data: Mapping[str, DataHandle], folder: Path, execution
             num_samples=MOST_TRIALS,
             search_alg=_Dealer(desk),
             scheduler=_Referee(desk),
-            callbacks=_callbacks(desk, folder, execution),
+            callbacks=_callbacks(desk, pusher, execution),
             max_failures=execution.max_failures,
             raise_on_failed_trial=False,
             reuse_actors=True,
@@ -107,12 +108,16 @@ def _controller() -> Any:
     return pool_controller(lambda trial: not ticket_of(trial).shape.worker_group)
 
 
-def _callbacks(desk: _Desk, folder: Path, execution: Execution) -> list[Callback]:
-    mirror, notify = execution.mirror, execution.notify
-    journals = [folder / name / JOURNAL_FILE for name, stage in desk.pool.stages.items() if stage.is_search]
-    rules: list[Callback] = [RunPuller(notify)] if mirror else []
+def _pusher(pool: Pool, folder: Path, execution: Execution) -> JournalPusher:
+    journals = [folder / name / JOURNAL_FILE for name, stage in pool.stages.items() if stage.is_search]
+    return JournalPusher(execution.mirror, journals, execution.notify)
+
+
+def _callbacks(desk: _Desk, pusher: JournalPusher, execution: Execution) -> list[Callback]:
+    mirror = execution.mirror
+    rules: list[Callback] = [RunPuller(execution.notify)] if mirror else []
     rules += [FailureRules(), *execution.callbacks, _Ends(desk)]
-    rules += [JournalPusher(mirror, journals, notify)] if mirror else []
+    rules += [pusher] if mirror else []
     if any(stage.shape.worker_group for stage in desk.pool.stages.values()):
         rules.append(RoomKeeper(run_dir_of))
     if execution.hang_limit_s:
@@ -171,7 +176,7 @@ class _Dealer(Searcher):
             return self.FINISHED if pool.is_over or self._desk.has_error else None
         return {KEY: ticket}
 
-    def on_trial_complete(self, trial_id: str, result: object = None, error: bool = False) -> None:  # noqa: FBT001, FBT002 - as Tune has it
+    def on_trial_complete(self, trial_id: str, result: dict[str, float] | None = None, error: bool = False) -> None:  # noqa: FBT001, FBT002 - as Tune has it
         """Learns nothing: the ends are entered by a callback, which knows the trial."""
 
     def save(self, checkpoint_path: str) -> None:
@@ -210,7 +215,7 @@ class _Referee(TrialScheduler):
         decision = self._desk.ask(lambda: self._desk.pool.report(ticket, result), "go")
         return self.CONTINUE if decision == "go" else self.STOP
 
-    def on_trial_complete(self, tune_controller: TuneController, trial: Trial, result: object) -> None:
+    def on_trial_complete(self, tune_controller: TuneController, trial: Trial, result: dict[str, float]) -> None:
         """Forgets the trial."""
         self._trials.pop(_key(trial), None)
 

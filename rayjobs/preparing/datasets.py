@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,6 +23,7 @@ from mmcore.features.encoded_set import encode
 from mmcore.features.frozen import recipe_of
 from rayjobs.cli.terminal import progress_bar
 from rayjobs.preparing.raw_tasks import RayParts
+from rayjobs.storage.lease import holding, lease_of_file
 
 
 def encode_one(parent: PreparedDataset, section: Settings, run: RunParts) -> PreparedDataset:
@@ -32,8 +34,13 @@ def encode_one(parent: PreparedDataset, section: Settings, run: RunParts) -> Pre
     """
     if not section.get("encode"):
         return parent
-    with progress_bar(f"encoding {parent.directory.name}") as progress:
+    with alone_at(parent.directory), progress_bar(f"encoding {parent.directory.name}") as progress:
         return encode(parent, parse_dataset(with_named_frozen(section)), run, progress)
+
+
+def alone_at(directory: Path) -> AbstractContextManager[None]:
+    """Holds a prepared data set, or the place of one to be made; waits for another command that does, and says so."""
+    return holding(lease_of_file(directory), directory, waits=True)
 
 
 def check_frozen(section: Settings) -> None:
@@ -75,7 +82,7 @@ def prepare_one(
         raw_dir = own_raw_dir(name, options, data_dir)
     if DATASETS.get(name).needs_raw and raw_dir is None:
         return PreparedDataset.open(prepared_dir(data_dir, name, options))
-    with progress_bar(f"preparing {name}") as progress:
+    with alone_at(prepared_dir(data_dir, name, options)), progress_bar(f"preparing {name}") as progress:
         return prepare(name, options, raw_dir, data_dir, progress=progress, how=how)
 
 

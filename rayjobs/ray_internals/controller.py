@@ -40,9 +40,10 @@ class WarmProcesses(_ObjectCache):
 
 
 class PoolController(TuneController):
-    """Tune's controller, but it saves its state only at the end, where Tune reads it, and keeps processes warm.
+    """Tune's controller, but it saves its state only at the end, without the trials, and keeps processes warm.
 
-    An experiment is resumed from its searches' journals. Tune's state would be the JSON of all trials, each time anew.
+    An experiment is resumed from its searches' journals. Tune's state would be the JSON of all trials, each time anew:
+    of 2,000 trials 24 MB. At the end Tune looks for the file, and has the trials from the controller itself.
     """
 
     may_share_process: ClassVar[Callable[[Trial], bool]] = staticmethod(lambda trial: True)
@@ -56,6 +57,9 @@ class PoolController(TuneController):
         """Saves when Tune insists."""
         if force:
             super().checkpoint(force, wait)
+
+    def _get_trial_checkpoints(self) -> dict[str, str]:
+        return {}
 
     def _maybe_cache_trial_actor(self, trial: Trial) -> bool:
         return type(self).may_share_process(trial) and bool(super()._maybe_cache_trial_actor(trial))

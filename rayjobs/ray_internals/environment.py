@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from mmcore.config.texts import decoded
+
 SESSION = {
     # A report of a worker group costs 0.03 s instead of 1 s, and a dead worker is seen in 0.2 s.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
@@ -37,8 +39,10 @@ JOB = {"RAY_USAGE_STATS_ENABLED": "0"}
 """What a submitted command is run with."""
 AUTO_CONNECT = "RAY_ENABLE_AUTO_CONNECT"
 PENDING = "TUNE_MAX_PENDING_TRIALS_PG"
+ADDRESS = "RAY_ADDRESS"
 JOB_SERVER = "RAY_API_SERVER_ADDRESS"
 TOKEN, TOKEN_PATH = "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
+MAX_TOKEN_BYTES = 2**16
 TOKEN_FILE = Path(".ray", "auth_token")
 """Below the home folder."""
 TOKEN_HELP = (
@@ -86,11 +90,29 @@ def stored_token() -> str:
     """Returns the token of the environment, else of its file; "" if there is none.
 
     Ray looks for one by itself, but only in a mode it reads when it is imported.
+
+    Raises:
+        UsageError: The file is named but not there, or holds no text.
     """
-    token = os.environ.get(TOKEN, "")
-    places = [os.environ.get(TOKEN_PATH), Path.home() / TOKEN_FILE]
-    files = [Path(place) for place in places if place and Path(place).is_file()]
-    return token or (files[0].read_text().strip() if files else "")
+    place = token_place()
+    if not place:
+        return ""
+    if place == TOKEN:
+        return os.environ[TOKEN].strip()
+    return decoded(Path(place), MAX_TOKEN_BYTES).strip()
+
+
+def named_address() -> str:
+    """Returns the cluster that the environment names; "" if it names none."""
+    return os.environ.get(ADDRESS, "")
+
+
+def token_place() -> str:
+    """Returns what holds the token: the variable's name, or a file's; "" if there is none."""
+    if os.environ.get(TOKEN):
+        return TOKEN
+    named, usual = os.environ.get(TOKEN_PATH), Path.home() / TOKEN_FILE
+    return named or (str(usual) if usual.is_file() else "")
 
 
 @contextmanager

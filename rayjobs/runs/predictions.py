@@ -23,14 +23,15 @@ DAMAGE = (
 """What NumPy and zipfile raise of a file that was cut, or is another one."""
 
 
-def write_predictions(run_dir: Path, arrays: Mapping[str, Any]) -> None:
+def write_predictions(run_dir: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Writes COLUMNS (N,) and `logits/<head>` (N, K) of all test samples.
 
     Raises:
         OSError: Storage was full or away for minutes.
     """
     content = io.BytesIO()
-    np.savez_compressed(content, **arrays)
+    named: dict[str, Any] = dict(arrays)  # else NumPy takes them for its own options
+    np.savez_compressed(content, **named)
     write_whole(run_dir / PREDICTIONS_FILE, content.getvalue())
 
 

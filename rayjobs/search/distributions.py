@@ -53,7 +53,7 @@ class Distribution(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Distribution:
-        if len(self.model_fields_set) != 1:
+        if len(self.model_fields_set) != 1 or getattr(self, self.kind) is None:
             raise ValueError("one of uniform, loguniform, randint, lograndint, choice")
         if self.choice is not None and not self.choice:
             raise ValueError("a choice of at least one value")

@@ -115,6 +115,18 @@ class Mirror:
                     self._make_parent(target)
                     self._filesystem.move(info.path, target)
 
+    def remove(self, folder: Path, *, dry_run: bool = False) -> int:
+        """Removes the twin of a folder with all that is in it; returns its bytes.
+
+        Raises:
+            OSError: Storage cannot be reached; tried once.
+        """
+        twins = [info for info in (self._list(folder) if self.address else ()) if is_file(info)]
+        if twins and not dry_run:
+            with as_storage_errors():
+                self._filesystem.delete_dir(self._place(folder))
+        return sum(int(info.size or 0) for info in twins)
+
     def marks(self, folder: Path, pattern: str) -> tuple[tuple[str, int], ...]:
         """Returns the names and times (ns) of files directly in a folder's twin; nothing if it cannot be reached."""
         if not self.address:
@@ -157,7 +169,8 @@ class Mirror:
         own_folder(self.root)
         place = self._place(folder)
         twins = [PurePosixPath(info.path).relative_to(place) for info in self._list(folder) if is_file(info)]
-        twins = [twin for twin in twins if not set(without) & set(twin.parts)]
+        # What begins with a dot is not part of the folder: who holds it, and what is half written.
+        twins = [twin for twin in twins if not set(without) & set(twin.parts) and not is_hidden(twin)]
         here = [path for path in files_in(folder) if not set(without) & set(path.relative_to(folder).parts)]
         # Downloads come before removals: a pull that fails in between leaves too much here, never too little.
         self._each(self._download, [folder / twin for twin in twins])
@@ -215,6 +228,11 @@ def files_in(folder: Path) -> list[Path]:
         folders[:] = [name for name in folders if not name.startswith(".")]
         found += [Path(place) / name for name in names if not name.startswith(".")]
     return sorted(found)
+
+
+def is_hidden(path: PurePosixPath) -> bool:
+    """Tells whether a path, or a folder of it, begins with a dot."""
+    return any(part.startswith(".") for part in path.parts)
 
 
 def own_folder(path: Path) -> None:

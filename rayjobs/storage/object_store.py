@@ -16,8 +16,14 @@ LOCAL_SCHEME = "file"
 
 
 @functools.cache
-def connect(scheme: str) -> FileSystem:
-    """Returns this process's file system for addresses of a scheme; keys and endpoint are the environment's."""
+def connect(scheme: str, *, in_one_request: bool = False) -> FileSystem:
+    """Returns this process's file system for addresses of a scheme; keys and endpoint are the environment's.
+
+    Args:
+        scheme: `s3` or `file`.
+        in_one_request: Send a small object in one request, not in three. Only for streams that are closed by hand: an
+            error comes at the end then, which `pyarrow.fs.copy_files` does not look at.
+    """
     from pyarrow import fs
 
     if scheme == LOCAL_SCHEME:
@@ -25,7 +31,7 @@ def connect(scheme: str) -> FileSystem:
     endpoint = _environment("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
     # Without a region its client asks the metadata server of a cloud machine, which other machines do not have.
     region = _environment("AWS_REGION", "AWS_DEFAULT_REGION") or ("us-east-1" if endpoint else None)
-    return fs.S3FileSystem(endpoint_override=endpoint, region=region)
+    return fs.S3FileSystem(endpoint_override=endpoint, region=region, allow_delayed_open=in_one_request)
 
 
 def _environment(*names: str) -> str | None:

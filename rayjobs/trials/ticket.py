@@ -40,6 +40,10 @@ class Ticket:
         """Folder of everything the run writes."""
         return Path(self.job.run_dir)
 
+    def __deepcopy__(self, memo: dict[int, Ticket]) -> Ticket:
+        """Returns itself: it never changes, and Tune copies a trial's configuration three times."""
+        return self
+
     def __str__(self) -> str:
         """Returns a short name: Tune makes tags of it."""
         return f"{self.stage} {self.name}"

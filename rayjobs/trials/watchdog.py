@@ -129,7 +129,8 @@ class Watchdog(Callback):
             here = sorted((str(file), file.stat().st_mtime_ns) for file in files)
         except OSError:  # storage is away: its trials wait for it, and so may this look at them
             here = []
-        return ((trial.last_result or {}).get(EPOCH), *here, *self._mirror.marks(run_dir, ALIVE_FILES))
+        # Of a trial that has reported nothing, Tune's own `last_result` would ask its process, and wait for it.
+        return (trial.run_metadata.last_result.get(EPOCH), *here, *self._mirror.marks(run_dir, ALIVE_FILES))
 
 
 def end_run(run_dir: Path, limit_s: float) -> None:

@@ -34,7 +34,11 @@ FAST = [
 
 
 def start_driver(
-    folder: Path, *arguments: str, plan: dict[str, Any] | None = None, epoch_s: float = 0.02
+    folder: Path,
+    *arguments: str,
+    plan: dict[str, Any] | None = None,
+    epoch_s: float = 0.02,
+    start_new_session: bool = False,
 ) -> subprocess.Popen[str]:
     """Starts a tune command as a user would, in `folder`, with the default (relative) folders."""
     environment = {
@@ -45,7 +49,13 @@ def start_driver(
     }
     command = [sys.executable, str(HERE / "stub_driver.py"), *arguments]
     return subprocess.Popen(
-        command, cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        command,
+        cwd=folder,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=start_new_session,
     )
 
 

@@ -158,6 +158,15 @@ class TestController:
         assert "runner.checkpoint(force=True, wait=True)" in inspect.getsource(tune_loop.run)
         assert list(inspect.signature(TuneController.checkpoint).parameters) == ["self", "force", "wait"]
 
+    def test_the_state_that_tune_looks_for_at_the_end_holds_no_trials(self) -> None:
+        assert "self._get_trial_checkpoints().values()" in inspect.getsource(TuneController.save_to_dir)
+        assert "trials=all_trials" in inspect.getsource(tune_loop.run)
+        controller = PoolController.__new__(PoolController)
+        controller._trials_to_cache = [SimpleNamespace(trial_id="a", get_json_state=lambda: "{}")]  # type: ignore[assignment, list-item]
+        controller._trial_metadata = {}
+        assert controller._get_trial_checkpoints() == {}
+        assert TuneController._get_trial_checkpoints(controller) == {"a": "{}"}
+
     def test_tune_keeps_processes_in_the_cache_that_is_replaced(self) -> None:
         assert "self._actor_cache = _ObjectCache(" in inspect.getsource(TuneController.__init__)
         assert "self._actor_cache.cache_object(" in inspect.getsource(TuneController._maybe_cache_trial_actor)

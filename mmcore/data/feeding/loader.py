@@ -150,29 +150,27 @@ class TensorLoader:
 
     def train_batches(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         """Yields this rank's part of each global batch of an epoch, from `start_step` on."""
-        order = self.assignment.train[epoch_order(len(self.assignment.train), self.seed, epoch)]
+        order = epoch_order(len(self.assignment.train), self.seed, epoch)
         uniforms = Uniforms(self.seed, epoch, start_step * self.batch_size)
         for step in range(start_step, self.num_steps):
-            rows = order[step * self.batch_size : (step + 1) * self.batch_size]
-            start, stop, is_placeholder = training_shard(len(rows), self.rank, self.world_size)
-            batch = self._select(rows[start:stop])
-            batch.uniforms = uniforms.draw(len(rows))[start:stop]
+            places = order[step * self.batch_size : (step + 1) * self.batch_size]
+            start, stop, is_placeholder = training_shard(len(places), self.rank, self.world_size)
+            batch = self._select("train", places[start:stop])
+            batch.uniforms = uniforms.draw(len(places))[start:stop]
             batch.is_placeholder = is_placeholder
             yield batch.pin_memory() if self._pin_memory else batch
 
     def eval_batches(self, split: str) -> Iterator[Batch]:
         """Yields this rank's contiguous share of a split in order."""
-        rows = self.assignment.rows(split)
-        start, stop = shard_bounds(len(rows), self.rank, self.world_size)
+        start, stop = shard_bounds(self.num_samples(split), self.rank, self.world_size)
         for first in range(start, stop, self.eval_batch_size):
-            batch = self._select(rows[first : min(first + self.eval_batch_size, stop)])
+            batch = self._select(split, np.arange(first, min(first + self.eval_batch_size, stop)))
             yield batch.pin_memory() if self._pin_memory else batch
 
     def part_batches(self, split: str, places: np.ndarray) -> Iterator[Batch]:
         """Yields this rank's part of each global batch of some samples of a split, in order."""
-        rows = self.assignment.rows(split)[places]
-        for first, last, is_placeholder in part_shards(len(rows), self.batch_size, self.rank, self.world_size):
-            batch = self._select(rows[first:last])
+        for first, last, is_placeholder in part_shards(len(places), self.batch_size, self.rank, self.world_size):
+            batch = self._select(split, places[first:last])
             batch.is_placeholder = is_placeholder
             yield batch.pin_memory() if self._pin_memory else batch
 
@@ -183,7 +181,8 @@ class TensorLoader:
         """Returns what describes the samples of a split, in evaluation order over all ranks."""
         return split_rows(self._index, self.assignment, split)
 
-    def _select(self, rows: np.ndarray) -> Batch:
+    def _select(self, split: str, places: np.ndarray) -> Batch:
+        rows = self.assignment.rows(split)[places]
         index = torch.from_numpy(rows)
         data = self._data
         return Batch(
@@ -192,6 +191,7 @@ class TensorLoader:
             lengths={name: tensor.index_select(0, index) for name, tensor in data.lengths.items()},
             present={name: tensor.index_select(0, index) for name, tensor in data.present.items()},
             sample_ids=self._sample_ids[rows].tolist(),
+            rows=torch.from_numpy(places),
         )
 
 

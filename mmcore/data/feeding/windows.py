@@ -28,10 +28,12 @@ class WantedRows(NamedTuple):
     Attributes:
         path: The file.
         rows: Ascending, counted within the file, int64.
+        first: Place of the first of them among the wanted rows of all files.
     """
 
     path: Path
     rows: np.ndarray
+    first: int = 0
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,15 @@ def cut(windows: Sequence[Window], shares: Sequence[tuple[int, int]], max_rows: 
     return result
 
 
+def places_of(windows: Sequence[Window]) -> np.ndarray:
+    """Returns where the samples that the windows give out, one after another, stand among all wanted rows, (N,)."""
+    parts = []
+    for window in windows:
+        wanted = [np.arange(file.first, file.first + len(file.rows)) for file in window.files]
+        parts.append(np.concatenate(wanted)[window.order])
+    return np.concatenate(parts)
+
+
 def blocks(sizes: Sequence[int], max_rows: int) -> list[tuple[int, ...]]:
     """Returns consecutive pieces put together, as many as have at most `max_rows`; one larger than that is alone."""
     found: list[tuple[int, ...]] = []
@@ -112,10 +123,10 @@ def read_window(window: Window, max_rows: int) -> Iterator[tuple[pa.Table, tuple
     tables: list[pa.Table] = []
     wanted: list[np.ndarray] = []
     num_read = 0
-    for path, rows in window.files:
-        for table, places in read_rows(path, rows):
+    for path, rows, _ in window.files:
+        for table, own in read_rows(path, rows):
             tables.append(table)
-            wanted.append(num_read + places)
+            wanted.append(num_read + own)
             num_read += table.num_rows
     order = np.concatenate(wanted)[window.order]
     first = 0

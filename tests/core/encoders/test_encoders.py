@@ -140,7 +140,7 @@ def test_settings_are_checked() -> None:
     with pytest.raises(ConfigError) as caught:
         _encoder("small_conv", _image(), width=0, dept=2)
     assert caught.value.problems == [
-        "model.encoders.image.width must be at least 1, got 0",
+        "model.encoders.image.width must be in [1, 65536], got 0",
         "unknown key 'model.encoders.image.dept': did you mean 'depth'? known: depth, features, width",
     ]
     with pytest.raises(ConfigError, match=r"^model.encoders.image must be a mapping with a key 'name'"):

@@ -13,9 +13,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from mmcore.evaluation.readings import Facts, Reading, kept, readings
 from mmcore.methods import METHODS
 from mmcore.training import trainer as trainer_module
-from mmcore.training.gradient_cosines import cosine
 from mmcore.training.run_log import read_readings, read_rows
 from mmcore.training.trainer import Trainer
+from mmcore.training.update.gradient_cosines import cosine
 
 FACTS = Facts(("image", "audio"), chance=0.1, num_samples=2000)
 ALONE = Facts(("image", "audio"), chance=0.1, num_samples=2000, alone={"image": 0.82})
@@ -201,7 +201,7 @@ def test_measuring_changes_nothing_and_is_undefined_without_both_kinds_of_terms(
     for name, value in twin.method.state_dict().items():
         assert torch.equal(value, trainer.method.state_dict()[name])
     measured = set(trainer.engine.cosines.values)
-    assert measured == ({"loud", "quiet"} if method in {"joint_unimodal", "iprm", "mmpareto"} else set())
+    assert measured == ({"loud", "quiet"} if method in {"joint_unimodal", "iprm", "mmpareto", "gblending"} else set())
     assert not twin.engine.cosines.values
 
 

@@ -13,8 +13,14 @@ from mmcore.methods import FUSED, METHODS
 from mmcore.training.run_log import read_rows
 from mmcore.training.trainer import Trainer
 
-ALL = [(method, count) for method in METHODS.names() for count in (2, 3, 4)]
-every_method = pytest.mark.parametrize(("method", "count"), ALL)
+ALWAYS = ("iprm", "aug")
+"""Methods that the quick suite takes with every number of modalities; of the others one number, all in the slow one."""
+CASES = [
+    pytest.param(method, count, marks=[] if method in ALWAYS or count == 2 + index % 3 else pytest.mark.slow)
+    for index, method in enumerate(METHODS.names())
+    for count in (2, 3, 4)
+]
+every_method = pytest.mark.parametrize(("method", "count"), CASES)
 
 
 def run_state(trainer: Trainer) -> dict[str, torch.Tensor]:
@@ -105,12 +111,19 @@ def test_a_resumed_run_equals_the_uninterrupted_one(method: str, count: int, sto
     ]
 
 
-@pytest.mark.parametrize(
-    ("method", "count", "accumulate"), [*((method, count, 1) for method, count in ALL), ("iprm", 3, 3), ("aug", 3, 3)]
-)
-def test_a_run_resumed_inside_an_epoch_equals_the_uninterrupted_one(
-    method: str, count: int, accumulate: int, tmp_path
+@every_method
+def test_a_run_resumed_inside_an_epoch_equals_the_uninterrupted_one(method: str, count: int, tmp_path: Path) -> None:
+    resume_inside_an_epoch(method, count, 1, tmp_path)
+
+
+@pytest.mark.parametrize("method", ["iprm", "aug"])
+def test_a_run_in_micro_batches_resumed_inside_an_epoch_equals_the_uninterrupted_one(
+    method: str, tmp_path: Path
 ) -> None:
+    resume_inside_an_epoch(method, 3, 3, tmp_path)
+
+
+def resume_inside_an_epoch(method: str, count: int, accumulate: int, tmp_path: Path) -> None:
     spec = make_spec(count)
     values = {"trainer__max_epochs": 4, "trainer__checkpoint_every_steps": 2, "trainer__accumulate": accumulate}
     config = make_config(method, spec, **values)

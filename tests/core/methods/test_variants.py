@@ -16,8 +16,14 @@ NAMES = ("loud", "quiet", "faint")
 SCORES = {("aug", "entropy"), ("aug", "loss")}
 """Another score grows another modality only where the scores disagree: tests/core/methods/test_aug.py."""
 VARIANTS = [(name, variant) for name in METHODS.names() for variant in METHODS.get(name).variants(NAMES)]
-ELSEWHERE = {("ogm", "released"), ("mmpareto", "released")}
-"""One needs convolutions, which tiny encoders lack (tests/core/methods/test_ogm.py); the other is a schedule alone."""
+ELSEWHERE = {("ogm", "released"), ("mmpareto", "released"), ("gblending", "absolute")}
+"""One needs convolutions, which tiny encoders lack (tests/core/methods/test_ogm.py); one is a schedule alone (both:
+tests/e2e/test_released.py); the last differs where a head gets worse (tests/core/methods/test_gblending.py)."""
+OWN = {
+    "aug": {"method__tau": 0.0, "method__check_every_epochs": 1, "method__schedule_epochs": 1000},
+    "gblending": {"method__super_epoch": 2},
+}
+"""Method -> settings with which each switch has something to do: growth at every epoch, several trials."""
 
 
 def trainer_of(method: str, modalities: int = 2, variant: str | None = None, **values: object) -> Trainer:
@@ -63,9 +69,7 @@ def test_the_released_settings_are_those_of_the_specification() -> None:
 
 @pytest.mark.parametrize(("method", "variant"), [pair for pair in VARIANTS if pair not in SCORES | ELSEWHERE])
 def test_a_variant_is_recognised_and_is_another_run_than_the_default(method: str, variant: str) -> None:
-    # Growth at every epoch (by a dead zone of 0) and a schedule of two epochs, so that each switch has something to do.
-    growing = {"method__tau": 0.0, "method__check_every_epochs": 1, "method__schedule_epochs": 1000}
-    settings = {"schedule__step_epochs": 70, "trainer__max_epochs": 6, **(growing if method == "aug" else {})}
+    settings = {"schedule__step_epochs": 70, "trainer__max_epochs": 6, **OWN.get(method, {})}
     own = trainer_of(method, 3, variant, **settings)
     assert variant in variants_of(own.config, NAMES)
     default = trainer_of(method, 3, **settings)

@@ -14,10 +14,11 @@ from mmcore import distributed, metric_names
 from mmcore.batch import Batch
 from mmcore.config.schema import ScheduleConfig
 from mmcore.errors import CheckpointError, TrainingError
-from mmcore.training.engine import Engine, resolve_precision
+from mmcore.training.engine import Engine
 from mmcore.training.growth import Growth
 from mmcore.training.lr_schedule import Schedule
 from mmcore.training.trainer import Trainer
+from mmcore.training.update.optimizer import resolve_precision
 
 
 def trainer_of(method: str, count: int = 2, **values: object) -> Trainer:

@@ -102,8 +102,43 @@ def test_an_epoch_begins_once_also_where_a_run_resumes_inside_it(tmp_path: Path)
 def test_an_engine_without_a_loader_says_so() -> None:
     trainer = trainer_of()
     engine = Engine(trainer.method, trainer.config, torch.device("cpu"))
-    with pytest.raises(TrainingError, match="a pass over val needs a loader"):
+    with pytest.raises(TrainingError, match="need a loader"):
         list(engine.passes("val"))
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_a_rehearsal_leaves_no_trace_in_the_run(optimizer: str) -> None:
+    values = {f"model__encoders__{name}__batch_norm": True for name in ("loud", "quiet")}
+    values |= {"optimizer__name": optimizer, "trainer__max_epochs": 3, "schedule__name": "cosine"}
+    plain, rehearsing = trainer_of(**values), trainer_of(**values)
+    seen: list[list[str]] = []
+
+    def rehearse(engine: Engine) -> None:
+        draws = engine.generator("draws").get_state()
+        start = {name: value.clone() for name, value in rehearsing.method.state_dict().items()}
+        with engine.rehearsal():
+            for batch in engine.ahead(2 if engine.place.epoch < 2 else 1):
+                assert rehearsing.method.training
+                seen.append(batch.sample_ids)
+                rehearsing.method.train_step(batch, engine)
+                torch.rand(1, generator=engine.generator("draws"))
+                torch.rand(1, generator=engine.generator("only here"))
+            moved = rehearsing.method.state_dict()
+            assert all(not torch.equal(start[name], value) for name, value in moved.items())
+        assert torch.equal(engine.generator("draws").get_state(), draws)
+
+    rehearsing.method.begin_epoch = rehearse
+    rehearsing.fit(), plain.fit()
+    for own, other in ((rehearsing.method, plain.method), (rehearsing.probes, plain.probes)):
+        expected = other.state_dict()
+        assert all(torch.equal(expected[name], value) for name, value in own.state_dict().items())
+    first, second = (trainer.engine.state_dict()["optimizer"] for trainer in (rehearsing, plain))
+    assert all(torch.equal(first[name][key], value) for name in second for key, value in second[name].items())
+    rows = [[{k: v for k, v in row.items() if not k.startswith("time/")} for row in trainer.reporter.rows]
+            for trainer in (rehearsing, plain)]  # fmt: skip
+    assert rows[0] == rows[1]
+    batches = [batch.sample_ids for epoch in (0, 1, 1, 2, 2) for batch in plain.loader.train_batches(epoch)]
+    assert seen == batches  # those that the epochs themselves have
 
 
 # Workers

@@ -19,10 +19,10 @@ from mmcore.batch import Batch
 from mmcore.encoders import ENCODERS
 from mmcore.errors import CheckpointError, TrainingError
 from mmcore.methods import METHODS
-from mmcore.training import gradient_buckets
 from mmcore.training.checkpoint import CheckpointFolder, is_valid, load_checkpoint
 from mmcore.training.run_log import read_rows
 from mmcore.training.trainer import MONITOR, Evaluation, Trainer
+from mmcore.training.update import gradient_buckets
 
 
 def trainer_of(method: str = "ensemble", run_dir: Path | None = None, num_train: int = 80, **values: object) -> Trainer:

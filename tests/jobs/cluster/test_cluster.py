@@ -7,8 +7,9 @@ import ray
 
 from mmcore.errors import UsageError
 from rayjobs.cluster import session
+from rayjobs.cluster.joining import check_form
 from rayjobs.cluster.resources import Node, TrialShape, concurrent_trials, tune_resources
-from rayjobs.cluster.session import NUM_STARTS, check_address, start
+from rayjobs.cluster.session import NUM_STARTS, start
 
 LAPTOP = [Node(2, 0)]
 
@@ -67,17 +68,27 @@ def test_the_process_of_a_group_holds_no_cpu_its_workers_need() -> None:
     assert tune_resources(TrialShape(cpus_per_worker=2)) == {"CPU": 2, "GPU": 0}
 
 
-@pytest.mark.parametrize("address", [None, "auto", "10.0.0.1:6379", "ray://10.0.0.1:10001"])
-def test_addresses_that_can_be_joined(address: str | None) -> None:
-    check_address(address)
+@pytest.mark.parametrize("address", ["auto", "10.0.0.1:6379", "ray://10.0.0.1:10001"])
+def test_addresses_that_can_be_joined(address: str) -> None:
+    check_form(address)
 
 
 @pytest.mark.parametrize(
-    ("address", "message"), [("http://head:8265", "is a job server's: submit"), ("head", "HOST:PORT")]
+    ("address", "message"),
+    [
+        ("http://head:8265", "is a job server's: submit"),
+        ("head", "HOST:PORT"),
+        ("", "HOST:PORT"),
+        ("a:0", "HOST:PORT"),
+        ("a:70000", "HOST:PORT"),
+        (":1", "HOST:PORT"),
+        ("a b:1", "HOST:PORT"),
+        (f"a:{'9' * 5000}", "HOST:PORT"),
+    ],
 )
 def test_addresses_that_can_not(address: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        check_address(address)
+        check_form(address)
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import subprocess
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,42 @@ def test_an_interrupted_search_goes_on(tmp_path: Path, number: signal.Signals) -
     for name in ("trial-001", "trial-002"):
         assert len(starts_of(folder / name)) == 1, "a finished trial was run again"
     assert starts_of(folder / "trial-003")[-1][1] == reached + 1
+
+
+@pytest.mark.slow
+def test_a_second_command_on_an_experiment_is_refused(tmp_path: Path) -> None:
+    plan = {"digits-iprm/trial-001": {"hold_at": 3}}
+    process = start_driver(tmp_path, *FAST, plan=plan)
+    wait_for(lambda: epochs_of(tmp_path / SEARCH / "trial-001") == 2, process)
+    second = run_driver(tmp_path, "--resume", "digits-iprm")
+    assert second.returncode == 2
+    assert f"is in use by stub_driver.py {' '.join(FAST)} (process {process.pid} on " in " ".join(second.stderr.split())
+    process.kill()
+    output_of(process)
+    done = run_driver(tmp_path, "--resume", "digits-iprm")
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_a_signal_to_the_whole_group_ends_like_ctrl_c_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    """As `timeout`, Slurm and systemd send it: Ray's own processes get it, too."""
+    plan = {f"digits-iprm/trial-00{number}": {"hold_at": 3} for number in (1, 2)}
+    process = start_driver(tmp_path, *FAST, plan=plan, start_new_session=True)
+    runs = [tmp_path / SEARCH / f"trial-00{number}" for number in (1, 2)]
+    wait_for(lambda: all(epochs_of(run) >= 2 for run in runs), process)
+    children = psutil.Process(process.pid).children(recursive=True)
+    os.killpg(process.pid, signal.SIGTERM)
+    asked = time.monotonic()
+    _, stderr = output_of(process)
+    assert time.monotonic() - asked < 20
+    assert process.returncode == 130
+    assert "--resume digits-iprm" in stderr
+    assert "Traceback" not in stderr
+    _, alive = psutil.wait_procs(children, timeout=20)
+    assert not alive, [child.name() for child in alive]
+    done = run_driver(tmp_path, "--resume", "digits-iprm", "--concurrent", "2", "--cpus", "2")
+    assert done.returncode == 0, done.stderr
+    assert all(starts_of(run)[-1][1] >= 3 for run in runs), "a trial went back to its start"
 
 
 @pytest.mark.slow

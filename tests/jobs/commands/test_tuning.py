@@ -9,7 +9,6 @@ import pytest
 from click.testing import CliRunner, Result
 from stored_records import outcome
 
-from rayjobs.commands import budget
 from rayjobs.tune import main
 
 
@@ -53,8 +52,11 @@ def test_a_dry_run_as_json_is_one_document(tmp_path: Path) -> None:
         (["--method", "iprm-liner"], "unknown variant of iprm 'liner': did you mean 'linear'"),
         (["--search", "grid"], "--search grid needs a choice for optimizer.lr, not a range"),
         (["--search", "grid", "--trials", "4"], "--trials is not for --search grid"),
-        (["--search", "grid", "--time-budget", "1h"], "--time-budget is not for --search grid"),
-        (["--time-budget", "soon"], "--time-budget must be a time above 0, as in 90m, 8h or 2d, got 'soon'"),
+        (["--search", "grid", "--time-budget", "1h"], "--time-budget or --cost-budget is not for --search grid"),
+        (
+            ["--time-budget", "soon"],
+            "--time-budget must be a time above 0, as in 90m, 8h or 2d, of 10 years at most, got 'soon'",
+        ),
         (["--search-once"], "--search-once is for --protocol cv"),
         (["--protocol", "cv", "--folds", "2"], "'--folds': 2 is not in the range 3<=x<=1000"),
         (["--folds", "4"], "--folds is for --protocol cv, got --protocol default"),
@@ -135,19 +137,3 @@ def test_a_dry_run_is_quick(more: list[str], tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-
-
-def test_the_time_is_shared_out_evenly_among_the_searches_that_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = [50.0]
-    monkeypatch.setattr(budget.time, "monotonic", lambda: now[0])
-    shares = budget.Budget(100.0, searches=5)
-    now[0] += 1000  # before the first search: Ray starts, machines come
-    shares.skip(1)
-    assert shares.share() == 25
-    now[0] += 40
-    assert shares.share() == 20
-    now[0] += 59.5
-    assert shares.share() == 1
-    now[0] += 59.5
-    assert shares.share() == 1  # late, but every search begins
-    assert budget.Budget(None, searches=1).share() is None

@@ -81,7 +81,7 @@ def refused(verb: str, *arguments: str) -> str:
         (["--name", "x" * 200], "it must be the name of one folder"),
         (["--name", "a\udcff"], "it must be the name of one folder"),
         (["--dataset", ""], "--dataset must not be empty"),
-        (["--dataset", "a\udcff"], "--dataset must be UTF-8, got b'a\\xff'"),
+        (["--dataset", "a\udcff"], "--dataset must be UTF-8, got 'a\\udcff'"),
         (["--method", ""], "--method must not be empty"),
         (["--address", ""], "--address must not be empty"),
         (["--data-dir", "file"], "'file' is a file"),
@@ -203,7 +203,7 @@ class TestDescriptions:
         content = f"manifest: t.csv\nlabel: y\nmodalities: {TWO}\n{line}\n"
         assert message in self.refused(here, content)
 
-    @pytest.mark.parametrize("method", ["agm", "iprm", "mmpareto", "ogm", "pmr"])
+    @pytest.mark.parametrize("method", ["agm", "gblending", "iprm", "lfm", "mmpareto", "ogm", "pmr"])
     def test_one_modality_for_a_method_that_needs_two(self, here: Path, method: str) -> None:
         content = "manifest: t.csv\nlabel: y\nmodalities: {f: {kind: tabular, columns: [a]}}"
         message = self.refused(here, content, "--method", method)

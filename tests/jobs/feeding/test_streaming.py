@@ -60,6 +60,7 @@ def assert_equal(first: Batch, second: Batch) -> None:
         assert list(mine) == list(other)
         assert all(torch.equal(mine[name], other[name]) for name in mine)
     assert torch.equal(first.labels, second.labels)
+    assert torch.equal(first.rows, second.rows)
     assert (first.uniforms is None) == (second.uniforms is None)
     assert first.uniforms is None or torch.equal(first.uniforms, second.uniforms)
 
@@ -129,6 +130,7 @@ class TestStream:
             assert [batch.num_samples for batch in batches[:-1]] == [32] * (loader.num_steps - 1)
             for step, batch in enumerate(batches):
                 assert_columns(batch)
+                assert expected[batch.rows.numpy()].tolist() == batch.sample_ids
                 assert batch.uniforms is not None
                 assert torch.equal(batch.uniforms, Uniforms(4, epoch, 32 * step).draw(batch.num_samples))
         other_seed = ids(list(StreamLoader(prepared, assignment, 32, num_epochs=1, seed=5).train_batches(0)))
@@ -257,8 +259,8 @@ def flip_byte(path: Path) -> None:
 
 def test_only_the_files_with_wanted_rows_are_read(prepared: PreparedDataset, assignment: Assignment) -> None:
     files = StreamLoader(prepared, assignment, 16)._files(np.array([0, 23, 48, 50]))
-    assert [path.relative_to(prepared.directory).as_posix() for path, _ in files] == [
+    assert [file.path.relative_to(prepared.directory).as_posix() for file in files] == [
         "train/part-00000.parquet",
         "train/part-00002.parquet",
     ]
-    assert [rows.tolist() for _, rows in files] == [[0, 23], [0, 2]]
+    assert [(file.rows.tolist(), file.first) for file in files] == [([0, 23], 0), ([0, 2], 2)]

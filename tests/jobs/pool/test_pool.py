@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +33,7 @@ class StubSearch(GivenStage):
 
     seconds: dict[str, float] = field(default_factory=dict)
     num_running: int = 0
+    num_counts: int = 0
 
     def next(self) -> Ticket | None:
         if self.at_once is not None and self.num_running >= self.at_once:
@@ -49,6 +51,7 @@ class StubSearch(GivenStage):
         return super().report(ticket, row)
 
     def count(self) -> Count:
+        self.num_counts += 1
         counted = super().count()
         counted.device_seconds = sum(self.seconds.values())
         return counted
@@ -163,6 +166,21 @@ def test_runs_of_different_shapes_share_the_places_and_the_next_one_waits_for_it
     assert dealt(pool) == ["group 2"]
 
 
+def test_a_stage_is_counted_anew_only_when_something_was_heard_of_it() -> None:
+    """Tune asks for a run at every step; with a hundred searches of twenty trials, counting was most of a step."""
+    stages = [search(name, 2, number=number) for number, name in enumerate(("iprm", "aug", "joint"))]
+    pool = Pool(stages, lambda shape: 2)
+    assert dealt(pool) == ["iprm 1", "aug 1"]
+    end(pool, "iprm 1")
+    before = sum(stage.num_counts for stage in stages)
+    for _ in range(10):
+        dealt(pool)
+        assert (pool.count("iprm").done, pool.count("aug").done) == (1, 0)
+    assert sum(stage.num_counts for stage in stages) - before <= len(stages)
+    pool.report(pool.runs["aug", "run-1"].ticket, {"epoch": 3, "objective": 0.5})
+    assert pool.count("aug").epochs_left == 2 * EPOCHS - 3
+
+
 def test_idle_places_are_told_with_the_number_that_would_fill_them() -> None:
     pool = Pool([search("a"), search("b", number=1)], lambda shape: 5)
     assert pool.idle_hint() == 3
@@ -220,6 +238,7 @@ def test_a_run_given_again_is_the_same_folder(tmp_path: Path) -> None:
     ticket = pool.deal()
     assert ticket
     assert (str(ticket), ticket.run_dir) == ("a run-1", Path("/nowhere/a/run-1"))
+    assert copy.deepcopy({"ticket": ticket})["ticket"] is ticket, "Tune copies it three times for each trial"
     pool.started(ticket)
     assert not pool.runs["a", "run-1"].is_again
     pool.started(ticket)

@@ -17,7 +17,7 @@ from mmcore.data.prepared.prepare import HowToPrepare, prepare
 from mmcore.data.prepared.store import PreparedDataset
 from mmcore.errors import DataError, UsageError
 from rayjobs import train, tune
-from rayjobs.commands import begun, training, tune_flags
+from rayjobs.commands import begun, submitting, training, tune_flags
 from rayjobs.experiment import plan
 from rayjobs.experiment.experiment import Experiment, new_experiment
 from rayjobs.experiment.request import Request
@@ -276,6 +276,7 @@ def test_train_and_tune_take_a_vocabulary_and_the_cluster_for_what_they_prepare(
     monkeypatch.setattr(training, "base_config", stop)
     monkeypatch.setattr(plan, "plan_searches", stop)
     monkeypatch.setattr(begun, "experiment_of", experiment_of)
+    monkeypatch.setattr(submitting, "find", lambda address: None)  # nothing listens there
 
     def start(*more: object) -> Result:
         return CliRunner().invoke(command.main, [str(argument) for argument in [*arguments, *more]])

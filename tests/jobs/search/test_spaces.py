@@ -24,6 +24,7 @@ AUTHORS = {
     "ogm": {"method.alpha": 0.8},
     "mmpareto": {"method.gamma": 1.5},
     "agm": {"method.alpha": 1.5},
+    "gblending": {"method.super_epoch": 10},
     "lfm": {"method.schedule": "learned", "method.start": 0.95},
     "mla": {"method.projection": True, "method.normalise": True},
     "pmr": {"method.alpha": 1.0},

@@ -7,6 +7,7 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,7 +25,7 @@ from mmcore.training.checkpoint import MANIFEST_FILE, CheckpointFolder
 from rayjobs import results_layout, tune
 from rayjobs.cluster.resources import TrialShape
 from rayjobs.commands.job_bundle import check_command
-from rayjobs.experiment.experiment import Experiment, at_address
+from rayjobs.experiment.experiment import Experiment, meet_twin
 from rayjobs.experiment.request import Request
 from rayjobs.feeding.handle import DataHandle
 from rayjobs.pool import tune_run
@@ -218,7 +219,8 @@ class TestARunAndItsTwin:
     ) -> None:
         """What the watchdog of a driver on another machine goes by."""
         monkeypatch.setattr(follower, "PUSH_EVERY_S", 0.01)
-        trial = type("Trial", (), {"trial_id": "a", "last_result": {}, "status": "RUNNING"})()
+        reported = SimpleNamespace(last_result={})
+        trial = SimpleNamespace(trial_id="a", run_metadata=reported, status="RUNNING")
         dog = Watchdog(10.0, lambda trial: elsewhere.root / RUN, elsewhere)
         before = dog._marks(trial)
         with following(here, here.root / RUN):
@@ -292,7 +294,8 @@ class TestTheDriver:
         pusher.on_step_end(0, [])
         assert there.read_text() == "one\ntwo\n"
         write(journal, "one\ntwo\nthree\n")
-        pusher.on_experiment_end([])
+        with contextlib.suppress(KeyboardInterrupt), pusher.sending():
+            raise KeyboardInterrupt
         assert there.read_text() == "one\ntwo\nthree\n"
 
     @pytest.mark.parametrize("event", ["on_trial_complete", "on_trial_error", "on_trial_recover"])
@@ -425,7 +428,7 @@ class TestS3:
         experiment = Experiment(absent.root / "a", Request(datasets=(), methods=()), "")
         write(experiment.folder / "experiment.json")
         with pytest.raises(UsageError, match=r"s3://no-such-bucket cannot be used \(.*NO_SUCH_BUCKET"):
-            at_address(experiment, absent)
+            meet_twin(replace(experiment, mirror=absent))
         monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
         object_store.connect.cache_clear()
         with pytest.raises(UsageError, match=r"cannot be used .*AWS_ENDPOINT_URL"):

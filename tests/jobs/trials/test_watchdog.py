@@ -30,7 +30,7 @@ class Watched:
 
     def __init__(self, run_dir: Path, monkeypatch: pytest.MonkeyPatch, in_groups: bool = False):
         self.now, self.ended = 1000.0, []
-        self.trial = SimpleNamespace(trial_id="a", status="RUNNING", last_result={})
+        self.trial = SimpleNamespace(trial_id="a", status="RUNNING", run_metadata=SimpleNamespace(last_result={}))
         self.alive = run_dir / "alive-0"
         self._dog = Watchdog(LIMIT_S, lambda trial: run_dir, in_group=lambda trial: in_groups, clock=lambda: self.now)
         monkeypatch.setattr(watchdog, "end_run", lambda path, limit: self.ended.append((path, limit)))
@@ -68,7 +68,7 @@ def test_a_trial_is_ended_once_it_did_nothing_for_longer_than_the_limit(watched:
 def test_a_report_is_a_sign_of_life(watched: Watched) -> None:
     watched.after(0)
     for epoch in range(1, 5):
-        watched.trial.last_result = {"epoch": epoch}
+        watched.trial.run_metadata.last_result = {"epoch": epoch}
         assert watched.after(LIMIT_S - 1) == []
     assert len(watched.after(LIMIT_S + 1)) == 1
 

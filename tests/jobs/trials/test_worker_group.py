@@ -17,7 +17,7 @@ from rayjobs.cli.options import parse_workers
 from rayjobs.cluster.resources import Node, TrialShape, concurrent_trials
 from rayjobs.feeding.handle import DataHandle
 from rayjobs.runs.job import Job
-from rayjobs.runs.worker import _build_trainer, _of_size
+from rayjobs.runs.worker import _of_size, build_trainer
 from rayjobs.trials.failures import LostWorkers, is_fatal
 from rayjobs.trials.worker_group import _cause
 
@@ -54,7 +54,7 @@ def test_workers_are_a_number_or_a_range(text: str, workers: tuple[int | None, i
 
 @pytest.mark.parametrize("text", ["0", "x", "4:2", "2:2", "0:2", "2:", ":2", "-1"])
 def test_what_is_no_number_of_workers_is_refused(text: str) -> None:
-    with pytest.raises(UsageError, match=r"--workers must be a number from 1 on, or MIN:MAX with 1 <= MIN < MAX"):
+    with pytest.raises(UsageError, match=r"--workers must be a number from 1 to 9999, or MIN:MAX with 1 <= MIN < MAX"):
         parse_workers(text)
 
 
@@ -77,12 +77,12 @@ def test_a_smaller_group_accumulates_and_goes_on_from_a_larger_ones_checkpoint(t
     config = complete_config(parse_config(values))
     prepared = prepare("digits", None, None, tmp_path / "data")
     job = Job(config.to_dict(), DataHandle(str(prepared.directory), in_process=True), str(tmp_path), elastic=(1, 3))
-    one = _build_trainer(job, config, prepared, None)
+    one = build_trainer(job, config, prepared, None)
     assert one.config.trainer.accumulate == 3, "a pass of one worker would be larger than one of three"
     one.config = _of_size(config, 3, 2)  # as a group of two would have written it
     one.fit(until=1)
-    again = _build_trainer(job, config, prepared, None)
+    again = build_trainer(job, config, prepared, None)
     assert again.fit().epoch == 2
     other = Job(with_values(config, {"optimizer.lr": 0.5}).to_dict(), job.data, str(tmp_path), elastic=(1, 3))
     with pytest.raises(CheckpointError, match=r"optimizer\.lr"):
-        _build_trainer(other, parse_config(other.config), prepared, None).fit()
+        build_trainer(other, parse_config(other.config), prepared, None).fit()

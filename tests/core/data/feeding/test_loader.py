@@ -153,6 +153,20 @@ def test_rows_describe_the_evaluation_order(make: Any) -> None:
     assert rows.sources.tolist() == [f"source-{number:03d}" for number in numbers]
 
 
+@pytest.mark.parametrize("world_size", [1, 3])
+def test_a_sample_has_the_same_row_in_every_epoch_evaluation_and_part(make: Any, world_size: int) -> None:
+    for rank in range(world_size):
+        loader = make(rank=rank, world_size=world_size)
+        for split in ("train", "val"):
+            ids = loader.rows(split).sample_ids
+            served = [*loader.eval_batches(split), *loader.part_batches(split, np.arange(0, len(ids), 3))]
+            if split == "train":
+                served += [*loader.train_batches(0), *loader.train_batches(1, 2)]
+            for batch in served:
+                assert ids[batch.rows.numpy()].tolist() == batch.sample_ids
+                assert ids[batch.select(0, 1).rows.numpy()].tolist() == batch.sample_ids[:1]
+
+
 def test_batches_are_copies(make: Any) -> None:
     loader = make()
     batch = next(loader.eval_batches("val"))

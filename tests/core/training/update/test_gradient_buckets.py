@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from mmcore import distributed
 from mmcore.errors import TrainingError
 from mmcore.layers.batchnorm import convert
-from mmcore.training.gradient_buckets import GradientAverager
 from mmcore.training.trainer import Trainer
+from mmcore.training.update.gradient_buckets import GradientAverager
 
 WEIGHTS = (3.0, 1.0)
 FEW_BYTES = 400
