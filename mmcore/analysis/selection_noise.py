@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.integrate import quad
-from scipy.special import log_ndtr
+from scipy.special import gammaln, log_ndtr
 
 from mmcore.analysis.fold_statistics import DECIMALS
 from mmcore.analysis.intervals import finite
@@ -35,6 +35,33 @@ def expected_maximum(count: int) -> float:
         return float(-np.expm1(count * log_ndtr(x)) - np.exp(count * log_ndtr(-x)))
 
     return float(quad(integrand, 0, 4)[0] + quad(integrand, 4, 12)[0])
+
+
+def expected_best(values: ArrayLike) -> NDArray[np.float64]:
+    """Returns the expected best of n of N trials drawn without replacement, (N,) for n = 1..N.
+
+    Σ over i >= n of v_(i)·C(i-1, n-1) / C(N, n), v ascending: unbiased, but only where trials are exchangeable (random
+    search or a grid, without early stopping). Never beyond N.
+
+    Source: Dodge et al. 2019 (expected validation performance), in the unbiased form of Tang et al. 2020.
+
+    Args:
+        values: (N,) validation score of each trial, higher is better.
+
+    Raises:
+        ValueError: A score is not finite, or there are none.
+    """
+    ordered = np.sort(finite(values, "scores of trials"))
+    total = len(ordered)
+    rank, drawn = np.arange(1, total + 1), np.arange(1, total + 1)[:, None]
+    logs = np.where(rank >= drawn, _log_choose(rank - 1, drawn - 1) - _log_choose(total, drawn), -np.inf)
+    best: NDArray[np.float64] = np.exp(logs) @ ordered
+    return best
+
+
+def _log_choose(n: ArrayLike, k: ArrayLike) -> NDArray[np.float64]:
+    n, k = np.asarray(n), np.asarray(k)
+    return np.asarray(gammaln(n + 1) - gammaln(k + 1) - gammaln(np.maximum(n - k, 0) + 1))
 
 
 @dataclass(frozen=True)
