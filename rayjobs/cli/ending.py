@@ -36,5 +36,5 @@ def as_interrupt() -> Iterator[None]:
         yield
     finally:
         for number, handler in before.items():
-            # Once all is cleaned up there is nothing to end but the interpreter, which gives the right exit code itself.
+            # Once all is cleaned up nothing is left to end but the interpreter, which gives the right exit code.
             signal.signal(number, signal.SIG_IGN if asked else handler)
