@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
@@ -85,9 +87,12 @@ def start(
 
 def _init(**settings: Any) -> None:
     """Starts or joins Ray; tries again where its processes take longer than the half minute it gives them."""
+    before = signal.getsignal(signal.SIGTERM)
     for _ in range(NUM_STARTS):
         try:
             ray.init(**settings)
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, before)  # Ray's own would end the command without a word
         except Exception as error:
             if not is_slow_start(error):
                 raise
