@@ -80,11 +80,12 @@ def sign_flip_p(values: ArrayLike) -> float:
 def _flipped_sizes(sizes: NDArray[np.int64]) -> NDArray[np.float64]:
     """Returns the probability of each total 0..T of the sizes (C,) that are flipped, each with probability ½.
 
-    The transform of a sum of independent numbers is the product of theirs; T is the sum of all sizes.
+    The transform of a sum of independent numbers is the product of theirs, (1 + exp(-iωv)) / 2 = exp(-iωv/2) cos(ωv/2).
+    T is the sum of all sizes.
     """
     total = int(sizes.sum())
-    turns = np.exp(-2j * np.pi * np.arange((total + 1) // 2 + 1) / (total + 1))
-    spectrum = np.ones_like(turns)
+    halves = np.pi * np.arange((total + 1) // 2 + 1) / (total + 1)  # ω / 2
+    product = np.ones_like(halves)
     for size, count in zip(*np.unique(sizes, return_counts=True), strict=True):
-        spectrum *= ((1 + turns**size) / 2) ** count
-    return np.fft.irfft(spectrum, total + 1)
+        product *= np.cos(halves * size) ** count
+    return np.fft.irfft(product * np.exp(-1j * halves * total), total + 1)

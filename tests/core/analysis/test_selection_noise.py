@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
-from mmcore.analysis.selection_noise import best_of, expected_maximum, shrinkage
+from mmcore.analysis import selection_noise
+from mmcore.analysis.selection_noise import best_of, expected_best, expected_maximum, shrinkage
 
 
 def test_the_expected_maximum_is_the_tables() -> None:
@@ -18,6 +21,16 @@ def test_the_expected_maximum_of_many_is_that_drawn() -> None:
     assert expected_maximum(1000) == pytest.approx(drawn, abs=0.03)
     with pytest.raises(ValueError, match="1 or more"):
         expected_maximum(0)
+
+
+def test_the_expected_best_is_that_of_all_choices() -> None:
+    values = np.random.default_rng(0).normal(size=8)
+    looped = [np.mean([max(chosen) for chosen in itertools.combinations(values, n)]) for n in range(1, 9)]
+    np.testing.assert_allclose(expected_best(values), looped)
+    many = expected_best(np.random.default_rng(0).normal(size=500))
+    assert np.all(np.diff(many) >= 0)
+    with pytest.raises(ValueError, match="finite"):
+        expected_best([1.0, float("nan")])
 
 
 def test_shrinkage_is_beside_what_noise_gives() -> None:
@@ -62,6 +75,13 @@ def test_best_of_equals_a_loop_over_its_draws() -> None:
     np.testing.assert_allclose(found.chosen, chosen)
     assert found.chosen[2] == found.chosen[3]
     assert found.observed == pytest.approx(max(np.average(row, weights=sizes) for row in scores))
+
+
+def test_draws_made_in_parts_are_the_same_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    scores, sizes = np.random.default_rng(1).uniform(0.6, 0.8, size=(4, 5)), np.ones(5)
+    whole = best_of(scores, sizes, num_draws=50)
+    monkeypatch.setattr(selection_noise, "MOST_NUMBERS", 35)
+    assert best_of(scores, sizes, num_draws=50) == whole
 
 
 def test_best_of_takes_back_what_the_choice_added() -> None:

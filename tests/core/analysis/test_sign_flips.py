@@ -23,6 +23,11 @@ def test_p_equals_the_enumeration_of_all_flips(seed: int) -> None:
     assert sign_flip_p(values) == pytest.approx(_enumerated(values), rel=1e-9)
 
 
+def test_the_unit_of_the_values_does_not_matter() -> None:
+    values = [3, -1, 2, 2, -4, 7]
+    assert sign_flip_p([6 * value for value in values]) == sign_flip_p(values) == pytest.approx(_enumerated(values))
+
+
 def test_p_of_many_clusters_equals_drawn_flips() -> None:
     values = np.random.default_rng(0).integers(-4, 6, size=60)
     signs = np.random.default_rng(1).choice([-1, 1], size=(200_000, 60))
