@@ -6,6 +6,7 @@ A trial's processes import neither torch nor this project, so that a small machi
 from __future__ import annotations
 
 import heapq
+import itertools
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -124,17 +125,16 @@ def ideal(
     clock, took = VirtualTime(), {stage.name: [] for stage in stages}
     pool = Pool(stages, lambda shape: places, clock=clock)
     events: list[tuple[float, int, Any]] = []  # the next report of each run
-    number = 0
+    numbers = itertools.count()
     while not pool.is_over:
         while (ticket := pool.deal()) is not None:
             pool.started(ticket)
             task = task_of(ticket)
-            number += 1
-            heapq.heappush(events, (clock.now + task.seconds[0], number, (ticket, task, 1)))
+            heapq.heappush(events, (clock.now + task.seconds[0], next(numbers), (ticket, task, 1)))
         clock.now, _, (ticket, task, epoch) = heapq.heappop(events)
         decision = pool.report(ticket, {"epoch": epoch, "objective": task.objective})
         if decision == "go" and epoch < len(task.seconds):
-            heapq.heappush(events, (clock.now + task.seconds[epoch], number, (ticket, task, epoch + 1)))
+            heapq.heappush(events, (clock.now + task.seconds[epoch], next(numbers), (ticket, task, epoch + 1)))
         else:
             took[ticket.stage].append(sum(task.seconds[:epoch]))
             pool.end(ticket)

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from places import ROOT
 
 from mmcore.methods import METHODS
+from rayjobs.cluster.resources import TrialShape
+from rayjobs.feeding.handle import DataHandle
+from rayjobs.pool.stage import GivenStage, Place
+from rayjobs.runs.job import Job
 
 RATIOS = {
     "step": [
@@ -131,3 +137,22 @@ def test_null_studies_count_false_words_in_every_world(tmp_path: Path) -> None:
     assert rates["unstable/plain/interval_misses"] > 0.07  # what the correction is for
     assert rates["race/8_folds"] <= 0.8
     assert rates["race/8_folds/lost"] <= 0.05
+
+
+def test_schedules_that_a_pool_is_compared_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By hand: two places; a search of three runs of 2 s, then its two final models of 1 s, and a search beside it."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    waiting, trials = importlib.import_module("waiting"), importlib.import_module("idle_trials")
+    assert waiting.listed([3.0, 1.0, 1.0, 2.0], 2) == 4
+    assert waiting.one_after_another({"a": [3.0, 1.0], "b": [2.0], "a final models": [1.0, 1.0, 1.0]}, 2) == 3 + 2 + 2
+    stages = [stage_of("a", 3), stage_of("a final models", 2, "a"), stage_of("b", 1, number=2)]
+    seconds = {"a": (1.0, 1.0), "a final models": (1.0,), "b": (0.5, 0.5)}
+    whole, took = waiting.ideal(stages, 2, lambda ticket: trials.Task(seconds[ticket.stage], 0.5))
+    assert (whole, took["a"], took["b"]) == (5, [2, 2, 2], [1])
+
+
+def stage_of(name: str, runs: int, *after: str, number: int = 0) -> GivenStage:
+    config: dict[str, Any] = {"trainer": {"max_epochs": 2, "select": "best"}}
+    jobs = [Job(config, DataHandle(""), f"/nowhere/{name}/run-{run}") for run in range(runs)]
+    place = Place(0, number, name)
+    return GivenStage(name, lambda: jobs, runs, 2, TrialShape(), place, frozenset(after), lambda job: False)
