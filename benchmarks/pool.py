@@ -8,7 +8,7 @@ Seconds from when all places run to the last run's end, each search with one tri
 
     python benchmarks/pool.py [--quick] [--places 64] [--methods 20] [--folds 6] [--seconds 10 40] [--json PATH]
 
-A place is a process of about 0.15 GiB that takes seconds of CPU to start. `--computed` runs none.
+A place is a process of its own, 0.1 GiB, that takes seconds of CPU to start. `--computed` runs none.
 """
 
 from __future__ import annotations

@@ -91,6 +91,7 @@ from rayjobs.storage.addresses import working_folder
 @click.option("--keep", type=click.Choice(["best", "finals", "all"]), default="best", show_default=True,
               help="Checkpoints that stay when a search has ended, beside the final models': its best trial's, none, "
               "all.")  # fmt: skip
+@click.option("--force", is_flag=True, help="Begin though the checkpoints will not fit on the disk.")
 @click.option("--name", type=FolderName(), help="Name of the experiment.  [default: made of what is searched]")
 @click.option("--resume", is_flag=False, type=ResumedName(), flag_value="", metavar="[NAME]",
               help="Resume an interrupted experiment: with the same command, or its name alone.")  # fmt: skip
@@ -141,7 +142,7 @@ def _dry_run(flags: TuneFlags) -> None:
     output = flags["output"]
     output = output if isinstance(output, Path) else working_folder(output)
     request = resumed_request(output, flags) if flags["resume"] else request_of(flags)
-    plan = preview(request, machine_of(flags), output)
+    plan = preview(request, machine_of(flags), output, flags["keep"])
     if flags["as_json"]:
         print_json(plan.to_dict())
     else:

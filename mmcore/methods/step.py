@@ -66,7 +66,7 @@ class Step(Protocol):
 
     @property
     def learning_rate(self) -> float:
-        """The current learning rate."""
+        """The current learning rate, where its factor is 1."""
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Returns the context in which forward passes run at the configured precision."""
@@ -135,3 +135,9 @@ class Step(Protocol):
 
     def grow(self, module: nn.Module, group: str) -> None:
         """Takes a new module's parameters into the optimizer: equal values on all ranks, the current learning rate."""
+
+    def set_rate_factors(self, factors: Mapping[str, float]) -> None:
+        """Multiplies the learning rate of some parameter groups (`Method.parameter_groups`) from now on.
+
+        The others' factor is 1; checkpoints hold the factors. Weight decay, as a part of the step, is multiplied too.
+        """

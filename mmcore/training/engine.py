@@ -89,7 +89,8 @@ class Engine:
         self._scaler = torch.amp.GradScaler(device.type) if precision == "float16" else None
         self._groups = method.parameter_groups()
         self._phases: dict[str, list[nn.Parameter]] = {}
-        self.optimizer = build_optimizer(config, self._groups)
+        self._rate_factors: dict[str, float] = {}
+        self.optimizer = build_optimizer(config, self._groups, self._rate_factors)
         self.schedule = Schedule(config.schedule, config.trainer.max_epochs)
         self._generators: dict[str, torch.Generator] = {}
         # Gradients are weighted by samples ÷ a rank's usual share, not by samples: so losses keep their usual size.
@@ -326,18 +327,29 @@ class Engine:
         parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
         distributed.broadcast_(list(module.state_dict().values()))
         self._groups.setdefault(group, []).extend(parameters)
-        self.optimizer.param_groups[0]["params"].extend(parameters)
+        self._rebuild_optimizer()
         if self.config.trainer.diagnostics:
             self.growth.add(group, parameters)
         self._forget_phases()
         self.schedule.forget_best()  # a new module raises the loss by itself, which is no plateau
 
+    def set_rate_factors(self, factors: Mapping[str, float]) -> None:
+        """Multiplies the learning rate of some parameter groups from now on.
+
+        Raises:
+            TrainingError: A factor is for a group that the method does not have.
+        """
+        if unknown := sorted(set(factors) - set(self._groups)):
+            raise TrainingError(f"rate factors are for {', '.join(self._groups)}; got one for {', '.join(unknown)}")
+        self._rate_factors = dict(factors)
+        self._rebuild_optimizer()
+
     # What the trainer uses
 
     @property
     def learning_rate(self) -> float:
-        """The current learning rate."""
-        return float(self.optimizer.param_groups[0]["lr"])
+        """The current learning rate, where its factor is 1."""
+        return self.schedule.rate(self.config.optimizer.lr)
 
     def end_epoch(self, epoch: int, val_loss: float) -> None:
         """Sets the next epoch's learning rate, given the finished epoch (from 0) and its fused validation loss."""
@@ -356,6 +368,7 @@ class Engine:
         return {
             "step": self.step_index,
             "lr": self.learning_rate,
+            "rate_factors": self._rate_factors,
             "optimizer": {names[parameter]: dict(state) for parameter, state in self.optimizer.state.items()},
             "schedule": self.schedule.state_dict(),
             "scaler": self._scaler.state_dict() if self._scaler else {},
@@ -373,7 +386,8 @@ class Engine:
             CheckpointError: The state names parameters that the method does not have.
         """
         self._groups = self.method.parameter_groups()
-        self.optimizer = build_optimizer(self.config, self._groups)
+        self._rate_factors = dict(state.get("rate_factors", {}))
+        self.optimizer = build_optimizer(self.config, self._groups, self._rate_factors)
         self._forget_phases()
         parameters = dict(self.method.named_parameters())
         restore_optimizer(self.optimizer, state["optimizer"], parameters)
@@ -397,14 +411,16 @@ class Engine:
 
     def _set_rate(self) -> None:
         for group in self.optimizer.param_groups:
-            group["lr"] = self.schedule.rate(self.config.optimizer.lr)
+            group["lr"] = group["factor"] * self.learning_rate
+
+    def _rebuild_optimizer(self) -> None:
+        state = self.optimizer.state
+        self.optimizer = build_optimizer(self.config, self._groups, self._rate_factors)
+        self.optimizer.state.update(state)
+        self._set_rate()
 
     def _clear_stale_gradients(self) -> None:
-        """Frees the last step's gradients, just before the next ones need the memory.
-
-        Freed earlier, the memory goes back to the system, which hands it out again page by page: a tenth of a step's
-        time on CPUs.
-        """
+        """Frees the last step's gradients just before the next need the memory: earlier costs a tenth of a step."""
         if self._has_stale_gradients:
             self._has_stale_gradients = False
             for group in self._groups.values():

@@ -19,6 +19,7 @@ from mmcore.config.documents import parse_yaml
 from mmcore.config.plain import Plain, Settings
 from mmcore.config.sections import get_path, set_path
 from mmcore.errors import ConfigError, EquipoiseError, UsageError
+from rayjobs.cli.ending import EXIT_CODE, as_interrupt
 
 EXPONENT_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 LONGEST_S = 10 * 366 * 86_400.0
@@ -30,7 +31,8 @@ def friendly_errors(function: Callable[P, R]) -> Callable[P, R]:
     """Gives a command the option `--debug` and ends it with one message and an exit code where it fails.
 
     Errors this project raises on purpose end with their own `exit_code`; those of the operating system and
-    what nobody foresaw with 1. With `--debug` the traceback is printed before the message.
+    what nobody foresaw with 1. With `--debug` the traceback is printed before the message. Ctrl-C and SIGTERM end it
+    with 130.
     """
 
     @click.option("--debug", is_flag=True, help="Print the traceback of an error.")
@@ -38,8 +40,12 @@ def friendly_errors(function: Callable[P, R]) -> Callable[P, R]:
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         debug = kwargs.pop("debug")  # the command itself does not take it
         try:
-            _check_texts(click.get_current_context())
-            return function(*args, **kwargs)
+            with as_interrupt():
+                _check_texts(click.get_current_context())
+                return function(*args, **kwargs)
+        except KeyboardInterrupt:
+            click.echo("interrupted; what was finished is kept, and the same command does the rest", err=True)
+            sys.exit(EXIT_CODE)
         except (click.exceptions.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except Exception as error:  # noqa: BLE001 (the command's outermost frame)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mmcore.errors import UsageError
 from rayjobs.ray_internals import environment, joining
@@ -19,10 +19,13 @@ class Found:
     Attributes:
         address: HOST:PORT, or ray://HOST:PORT.
         reason: Why this one, where it was not named; else "".
+        asks_for_token: Whether it must be shown a token. It must not where none is asked for: its workers, which have
+            none, could not talk to a process that asks for one itself then.
     """
 
     address: str
     reason: str = ""
+    asks_for_token: bool = False
 
     def __str__(self) -> str:
         return f"{self.address} ({self.reason})" if self.reason else self.address
@@ -36,9 +39,9 @@ def find(address: str) -> Found:
     """
     check_form(address)
     found = _auto() if address == AUTO else Found(address)
-    if not found.address.startswith(CLIENT):
-        _check_answer(found.address, address)
-    return found
+    if found.address.startswith(CLIENT):
+        return found
+    return replace(found, asks_for_token=_asks_for_token(found.address, address))
 
 
 def check_form(address: str) -> None:
@@ -74,10 +77,16 @@ def _auto() -> Found:
     raise UsageError(f"--address auto: {len(running)} Rays run on this machine; name one: {', '.join(running)}")
 
 
-def _check_answer(address: str, given: str) -> None:
+def _asks_for_token(address: str, given: str) -> bool:
+    """Tells whether a head asks for a token, and takes the one there is.
+
+    Raises:
+        UsageError: It does not take it, there is none, or no head answers.
+    """
     where = f"--address {given}" + ("" if given == address else f": {address}")
-    token = environment.stored_token() if joining.may_show_token() else ""
-    answer = joining.ask(address, token)
+    answer = joining.ask(address, "")
+    if answer is Answer.HEAD:
+        return False
     if answer is Answer.NOTHING:
         raise UsageError(
             f"{where}: nothing answers there; the head's address is printed by ray start (its port is 6379 unless "
@@ -88,8 +97,10 @@ def _check_answer(address: str, given: str) -> None:
             f"{where}: what answers there is no head of a Ray; it wants the head's own port (6379 unless --port says "
             "otherwise), neither the dashboard's nor the client's"
         )
-    if answer is Answer.REFUSED_TOKEN and token:
+    token = environment.stored_token() if joining.may_show_token() else ""
+    if not token:
+        raise UsageError(f"{where}: {environment.TOKEN_HELP}")
+    if joining.ask(address, token) is not Answer.HEAD:
         raise UsageError(f"{where}: the cluster refuses the token in {environment.token_place()}; "
                          f"{environment.TOKEN_HELP}")  # fmt: skip
-    if answer is Answer.REFUSED_TOKEN:
-        raise UsageError(f"{where}: {environment.TOKEN_HELP}")
+    return True

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
@@ -57,7 +59,7 @@ def start(
     # Ray prints a paragraph on each lost process to standard output, which belongs to the result.
     with (
         environment.session(),
-        showing_token() if found else nullcontext(),
+        showing_token() if found and found.asks_for_token else nullcontext(),
         environment.logging_at(level),
         Path(os.devnull).open("w") as nowhere,
         redirect_stdout(sys.stderr if verbose else nowhere),
@@ -85,9 +87,12 @@ def start(
 
 def _init(**settings: Any) -> None:
     """Starts or joins Ray; tries again where its processes take longer than the half minute it gives them."""
+    before = signal.getsignal(signal.SIGTERM)
     for _ in range(NUM_STARTS):
         try:
             ray.init(**settings)
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, before)  # Ray's own would end the command without a word
         except Exception as error:
             if not is_slow_start(error):
                 raise

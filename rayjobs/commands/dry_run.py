@@ -13,11 +13,13 @@ from mmcore.config.plain import Plain
 from mmcore.data.spec import DATASETS
 from rayjobs.cli.terminal import format_seconds
 from rayjobs.cluster import resources
+from rayjobs.commands.disk import disk_need
 from rayjobs.experiment.data import options_of
 from rayjobs.experiment.machine import Machine, trial_shape
 from rayjobs.experiment.paces import KnownPace, known_pace
 from rayjobs.experiment.plan import check_weights, plan_searches
 from rayjobs.experiment.request import Request
+from rayjobs.experiment.search_result import Keep
 from rayjobs.preparing.datasets import source_modalities
 from rayjobs.search.searches import Search
 
@@ -33,6 +35,7 @@ class Preview:
         final_models: How many are trained and tested.
         searches: Each search, and how long it may take, in words.
         whole: How long all may take, in words; "": not known.
+        disk: What its checkpoints take, and what is free, in words; "": not known.
     """
 
     experiment: str
@@ -41,6 +44,7 @@ class Preview:
     final_models: int
     searches: list[tuple[Search, str]]
     whole: str = ""
+    disk: str = ""
 
     def to_dict(self) -> dict[str, Plain]:
         """Returns it as plain values, for `--json`."""
@@ -51,10 +55,11 @@ class Preview:
             "final_models": self.final_models,
             "searches": [{**search.to_dict(), "time": time} for search, time in self.searches],
             "time": self.whole,
+            "disk": self.disk,
         }
 
 
-def preview(request: Request, machine: Machine, output: Path) -> Preview:
+def preview(request: Request, machine: Machine, output: Path, keep: Keep = "best") -> Preview:
     """Returns the plan of a command; starts nothing and reads no data.
 
     Raises:
@@ -77,6 +82,7 @@ def preview(request: Request, machine: Machine, output: Path) -> Preview:
     shape = trial_shape(request, searches[0], nodes or [], streams=False)
     concurrent = resources.concurrent_trials(shape, nodes, machine.concurrent) if nodes else machine.concurrent
     paced = [(search, known_pace(search, output)) for search in searches]
+    need = disk_need(searches, request, keep)
     return Preview(
         experiment=request.name(),
         trial=shape.describe(),
@@ -84,6 +90,7 @@ def preview(request: Request, machine: Machine, output: Path) -> Preview:
         final_models=request.final_seeds * sum(_final_rows(request, searches, name) for name in request.datasets),
         searches=[(search, _estimate(search, request, pace, concurrent or 1, output)) for search, pace in paced],
         whole=_whole(paced, request, concurrent or 1),
+        disk=need.describe(output) if need else "",
     )
 
 
@@ -106,6 +113,8 @@ def print_preview(plan: Preview) -> None:
     console.print(f"\nthen {plan.final_models} final models, each tested once")
     if plan.whole:
         console.print(f"all of it: {plan.whole}")
+    if plan.disk:
+        console.print(plan.disk)
 
 
 def _course(search: Search) -> str:

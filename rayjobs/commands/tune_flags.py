@@ -54,6 +54,7 @@ class TuneFlags(TypedDict):
     raw_dir: Path | None
     vocab: Path | None
     keep: Keep
+    force: bool
     output: Path | str
     name: str | None
     resume: str | None

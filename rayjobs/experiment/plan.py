@@ -93,14 +93,15 @@ def check_weights(searches: Sequence[Search]) -> None:
         raise ConfigError(list(problems))
 
 
-def check_request(request: Request, machine: Machine) -> None:
-    """Checks a request as far as neither the data's content nor Ray is needed for it.
+def check_request(request: Request, machine: Machine) -> list[Search]:
+    """Checks a request as far as neither the data's content nor Ray is needed for it; returns its searches.
 
     Raises:
         ConfigError: As `plan_searches`; or weights are not there.
         UsageError: A trial asks for more than this machine has, where Ray is to be started on it.
     """
     raw_dir = Path(request.raw_dir) if request.raw_dir else None
+    found: list[Search] = []
     for dataset in request.datasets:
         options = options_of(request, dataset)
         vocab = Path(request.vocab) if request.vocab else None
@@ -111,6 +112,8 @@ def check_request(request: Request, machine: Machine) -> None:
         if machine.address is None:
             nodes = [resources.local_node(machine.cpus, machine.gpus)]
             resources.concurrent_trials(trial_shape(request, searches[0], nodes, streams=False), nodes)
+        found += searches
+    return found
 
 
 def make_plans(request: Request, machine: Machine) -> list[Plan]:

@@ -33,16 +33,25 @@ def resolve_precision(precision: str, device: torch.device) -> str:
     return "bfloat16" if device.type == "cuda" else "float32"
 
 
-def build_optimizer(config: RunConfig, groups: dict[str, list[nn.Parameter]]) -> torch.optim.Optimizer:
-    """Returns the optimizer, with all parameters in one list: several short lists would make a step slower."""
+def build_optimizer(
+    config: RunConfig, groups: Mapping[str, list[nn.Parameter]], factors: Mapping[str, float]
+) -> torch.optim.Optimizer:
+    """Returns the optimizer, with all parameters of one rate in one list: several short lists make a step slower.
+
+    Args:
+        config: The run.
+        groups: Group -> its parameters.
+        factors: Group -> factor on its learning rate, kept as `factor` of its list; others have 1.
+    """
     settings = config.optimizer
-    parameters = [parameter for group in groups.values() for parameter in group]
+    lists: dict[float, list[nn.Parameter]] = {}
+    for name, parameters in groups.items():
+        lists.setdefault(factors.get(name, 1.0), []).extend(parameters)
+    by_rate = [{"params": parameters, "factor": factor} for factor, parameters in lists.items()]
     if settings.name == "sgd":
-        return torch.optim.SGD(
-            parameters, lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
-        )
+        return torch.optim.SGD(by_rate, lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay)
     optimizer = torch.optim.Adam if settings.name == "adam" else torch.optim.AdamW
-    return optimizer(parameters, lr=settings.lr, betas=(0.9, 0.999), weight_decay=settings.weight_decay)
+    return optimizer(by_rate, lr=settings.lr, betas=(0.9, 0.999), weight_decay=settings.weight_decay)
 
 
 def restore_optimizer(

@@ -115,6 +115,14 @@ class TestAuto:
 
 
 class TestTokens:
+    def test_it_is_shown_only_where_it_is_asked_for(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN)
+        monkeypatch.setattr(joining, "ask", lambda address, token: Answer.HEAD)
+        assert not find("h:1").asks_for_token
+        refusing = {"": Answer.REFUSED_TOKEN, TOKEN: Answer.HEAD}
+        monkeypatch.setattr(joining, "ask", lambda address, token: refusing[token])
+        assert find("h:1").asks_for_token
+
     def refused(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         shown: list[str] = []
 
@@ -146,9 +154,10 @@ class TestTokens:
             with pytest.raises(UsageError, match=f"the cluster refuses the token in {place}") as raised:
                 find("h:1")
             assert shown[-1] not in str(raised.value).replace(str(place), "")
-        assert shown == ["usual", "named", "typed"]
+        assert shown == ["", "usual", "", "named", "", "typed"]  # asked without it first
 
     def test_a_file_that_is_named_and_not_there(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.refused(monkeypatch)
         monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "nowhere")
         with pytest.raises(UsageError, match="nowhere: there is no such file"):
             find("h:1")

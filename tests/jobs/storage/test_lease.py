@@ -178,8 +178,8 @@ def test_a_block_that_lost_it_ends_as_by_ctrl_c_with_a_message(location: str, mo
 
     def work() -> None:
         with holding(location, "it"):
-            claims(location)[0].unlink()
             try:
+                claims(location)[0].unlink()
                 time.sleep(20)
             except KeyboardInterrupt:
                 interrupted.append(True)
