@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 
+from mmcore.analysis import fold_statistics
 from mmcore.analysis.intervals import MIN_SEEDS, choose_clusters, mean_interval, paired_bootstrap
+from mmcore.analysis.words import judge_folds
+from mmcore.data.splits import Assignment, hold_several
 from mmcore.errors import DataError
 from rayjobs.reporting.finals import Final, Finals, accuracies_of, flattened
 from rayjobs.reporting.ranking_table import Delta
 
+MARGIN, MARGIN_TEXT = 0.01, "1 point"
+"""How large a difference in accuracy does not matter."""
 OVER_FOLDS = (
     "Intervals are over the folds (Student's t), differences paired by fold. The folds share training samples, so the "
     "intervals are a little too narrow."
@@ -46,19 +53,61 @@ def compare_seeds(finals: Finals, reference: str | None) -> tuple[dict[str, Delt
     return deltas, f"The intervals hold {note}: nothing is claimed beyond them." if note else ""
 
 
-def compare_folds(finals: Finals, reference: str | None) -> tuple[dict[str, Delta], str]:
-    """As `compare_seeds`, paired by fold: the mean of the folds' differences, and its interval over the folds."""
+def compare_folds(finals: Finals, reference: str | None, rho: float) -> tuple[dict[str, Delta], str]:
+    """As `compare_seeds`, paired by fold: the folds' mean difference, its interval over the folds, and the word.
+
+    Args:
+        finals: Row -> fold -> seed.
+        reference: The row the others are compared with.
+        rho: `rho_of`.
+    """
     base = finals.get(reference or "", [])
     if not all(base) or not base:
         return {}, _no_reference(finals, reference)
-    deltas = {}
+    deltas, found = {}, {}
     for label, own in finals.items():
         if label == reference or not own or not all(own):
             continue
         for mine, theirs in zip(own, base, strict=True):
             _check_paired(label, reference, [*mine, *theirs])
         deltas[label] = fold_difference([accuracies_of(of_fold) for of_fold in own], [accuracies_of(x) for x in base])
-    return deltas, OVER_FOLDS
+        found[label] = fold_statistics.compare_folds(deltas[label].folds or [], rho, MARGIN, _disagreements(own, base))
+    verdicts = judge_folds(found) if found else {}
+    words = {label: verdict.word.stating(MARGIN_TEXT) for label, verdict in verdicts.items() if verdict.word}
+    deltas = {label: replace(delta, word=words.get(label)) for label, delta in deltas.items()}
+    return deltas, f"{OVER_FOLDS} {_said(words)}".strip()
+
+
+def rho_of(index: pa.Table, assignments: Sequence[Assignment]) -> float:
+    """Returns the folds' mean of test by training size, in groups where samples of one group belong together."""
+    groups, sources = index["group"].to_numpy(), index["source"].to_numpy()
+    by_group = hold_several(groups, sources)
+
+    def size(rows: np.ndarray) -> int:
+        return len(set(groups[rows])) if by_group else len(rows)
+
+    sizes = [(size(assignment.test), size(assignment.train)) for assignment in assignments]
+    return fold_statistics.mean_rho(*zip(*sizes, strict=True))
+
+
+def _disagreements(
+    own: Sequence[Sequence[Final]], base: Sequence[Sequence[Final]]
+) -> list[fold_statistics.Disagreement] | None:
+    """Returns where two methods differ on each fold; None where they have not as many models."""
+    if any(len(mine) != len(theirs) for mine, theirs in zip(own, base, strict=True)):
+        return None
+    return [
+        fold_statistics.fold_disagreement([one.correct for one in mine], [one.correct for one in theirs])
+        for mine, theirs in zip(own, base, strict=True)
+    ]
+
+
+def _said(words: Mapping[str, str]) -> str:
+    """Returns what a test says that allows for shared samples and several comparisons; "" where there is none."""
+    if not words:
+        return ""
+    rows = ", ".join(f"{label} {word}" for label, word in words.items())
+    return f"By a test that allows for that (corrected t, Holm over {len(words)}, margin {MARGIN_TEXT}): {rows}."
 
 
 def fold_difference(own: Sequence[Sequence[float]], base: Sequence[Sequence[float]]) -> Delta:

@@ -16,7 +16,7 @@ from mmcore.metric_names import FUSED, PROBE_ACCURACY, of_head, own_metrics
 from rayjobs.experiment.folder import best_file, final_dirs
 from rayjobs.experiment.search_result import SearchResult, read_search
 from rayjobs.reporting.by_class import ClassRow, by_class, is_imbalanced
-from rayjobs.reporting.comparison import all_folds, compare_folds, compare_seeds
+from rayjobs.reporting.comparison import all_folds, compare_folds, compare_seeds, rho_of
 from rayjobs.reporting.finals import Final, Finals, accuracies_of, flattened, load_final, short_name
 from rayjobs.reporting.notes import (
     budget_notes,
@@ -34,6 +34,7 @@ from rayjobs.search.outcome import Outcome
 from rayjobs.trials.failures import failure_reason
 
 if TYPE_CHECKING:
+    from mmcore.config.schema import ProtocolConfig
     from mmcore.data.splits import Assignment
     from rayjobs.experiment.experiment import Experiment
     from rayjobs.experiment.plan import Plan
@@ -79,10 +80,12 @@ def _table(experiment: Experiment, plan: Plan) -> RankingTable:
         rows.append(_row(runs))
         at_once[label] = max((stored.at_once or 0 for stored in runs.stored), default=0) or None
     cross_validated = len(plan.folds) > 1
-    compare = compare_folds if cross_validated else compare_seeds
-    deltas, note = compare(finals, request.reference)
+    assignments = [prepared.assign(_on_fold(plan, fold)) for fold in plan.folds]
+    if cross_validated:
+        deltas, note = compare_folds(finals, request.reference, rho_of(prepared.index, assignments))
+    else:
+        deltas, note = compare_seeds(finals, request.reference)
     rows = [replace(row, delta=deltas.get(row.method)) for row in rows]
-    assignments = [prepared.assign(plan.searches_of(plan.labels[0], fold)[0].config.protocol) for fold in plan.folds]
     tested = np.unique(np.concatenate([assignment.test for assignment in assignments]))
     return RankingTable(
         dataset=prepared.directory.name,
@@ -106,6 +109,12 @@ def _table(experiment: Experiment, plan: Plan) -> RankingTable:
         classes=_classes(plan, assignments[0], finals),
         rows=sorted(rows, key=lambda row: (row.accuracy is None, -(row.accuracy or 0.0))),
     )
+
+
+def _on_fold(plan: Plan, fold: int | None) -> ProtocolConfig:
+    """Returns the protocol of a fold, also where another one was searched for it."""
+    protocol = plan.searches_of(plan.labels[0], fold)[0].config.protocol
+    return protocol if fold is None else protocol.model_copy(update={"fold": fold})
 
 
 class _Runs:

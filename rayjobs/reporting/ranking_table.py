@@ -19,12 +19,14 @@ class Delta(JsonRecord):
         low: Lower end.
         high: Upper end.
         folds: The difference on each fold, of a cross-validation.
+        word: What a test over folds says of it (docs/statistics.md); None where there is none.
     """
 
     mean: float
     low: float | None
     high: float | None
     folds: list[float] | None = field(default=None, metadata=OPTIONAL)
+    word: str | None = field(default=None, metadata=OPTIONAL)
 
 
 @dataclass(frozen=True, kw_only=True)

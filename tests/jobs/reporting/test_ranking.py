@@ -12,10 +12,12 @@ import pytest
 import stub_body
 from rich.console import Console
 
+from mmcore.config.schema import ProtocolConfig
 from mmcore.errors import DataError
 from rayjobs.experiment.experiment import find_experiment, new_experiment
 from rayjobs.experiment.plan import Plan
 from rayjobs.experiment.request import Request
+from rayjobs.reporting.comparison import rho_of
 from rayjobs.reporting.finals import load_final
 from rayjobs.reporting.ranking import build_ranking
 from rayjobs.reporting.ranking_table import Ranking
@@ -59,17 +61,18 @@ def ranking_of(folder: Path, right: dict[str, float], seeds: int = 3, constructe
 def plan_of(constructed: bool) -> Any:
     labels = np.arange(stub_body.NUM_TEST) % stub_body.NUM_CLASSES
     every = np.arange(stub_body.NUM_TEST)
-    assignment = SimpleNamespace(line="holdout (seed 0)", test=every, rows=lambda split: every)
+    trained = np.arange(4 * stub_body.NUM_TEST)
+    assignment = SimpleNamespace(line="holdout (seed 0)", train=trained, test=every, rows=lambda split: every)
     prepared = SimpleNamespace(
         directory=Path("data/digits"),
         card="A card.",
         constructed=constructed,
         fingerprint="f",
         spec=SimpleNamespace(classes=tuple("abcdefghij")[: stub_body.NUM_CLASSES], num_classes=stub_body.NUM_CLASSES),
-        index=pa.table({"label": labels}),
+        index=pa.table({name: np.resize(labels, 4 * stub_body.NUM_TEST) for name in ("label", "group", "source")}),
         assign=lambda protocol: assignment,
     )
-    config: Any = SimpleNamespace(protocol=None, trainer=SimpleNamespace(class_weights="none"))
+    config: Any = SimpleNamespace(protocol=ProtocolConfig(), trainer=SimpleNamespace(class_weights="none"))
     searches = tuple(Search("digits", label, None, config, {}, [], 2, "hyperopt", "asha", 1, 3) for label in LABELS)
     return Plan(prepared, searches)  # type: ignore[arg-type]
 
@@ -267,7 +270,7 @@ def folds_ranking(folder: Path, offsets: list[float], seeds: int = 2) -> dict[st
         protocol={"name": "cv"},
     )
     experiment = new_experiment(request, folder, None, "command")
-    config: Any = SimpleNamespace(protocol=None, trainer=SimpleNamespace(class_weights="none"))
+    config: Any = SimpleNamespace(protocol=ProtocolConfig(), trainer=SimpleNamespace(class_weights="none"))
     folds = range(len(offsets))
     searches = [
         Search("digits", label, fold, config, {}, [], 2, "hyperopt", "asha", 1, 3)
@@ -307,12 +310,33 @@ def test_a_cross_validation_is_compared_by_fold_with_an_interval_over_the_folds(
     assert "test by fold" in table
     assert "mean of 3 folds with 2 final seeds each" in " ".join(table.split())
     assert "Intervals are over the folds" in table
+    assert row["delta"]["word"] == "undecided", "under five folds no word is given"
+
+
+def test_the_word_over_folds_is_that_of_a_test_which_allows_for_shared_samples(tmp_path: Path) -> None:
+    """A spread of 2 points over five folds, test by training size 1/4: t = 0.1 / (0.02 * sqrt(1/5 + 1/4)) = 7.5."""
+    offsets = [0.10, 0.12, 0.08, 0.12, 0.08]
+    ranking = folds_ranking(tmp_path, offsets)
+    assert rows_of(ranking)["iprm"]["delta"]["word"] == "better"
+    table = " ".join(shown(ranking).split())
+    assert "By a test that allows for that (corrected t, Holm over 1, margin 1 point): iprm better." in table
+    wide = folds_ranking(tmp_path / "wide", [0.10, 0.2, -0.05, 0.2, 0.05])
+    assert rows_of(wide)["iprm"]["delta"]["low"] < 0 < rows_of(wide)["iprm"]["delta"]["mean"]
+    assert rows_of(wide)["iprm"]["delta"]["word"] == "undecided"
+
+
+def test_rho_counts_groups_where_there_are_groups() -> None:
+    index = pa.table({"group": ["a", "a", "b", "c", "d"], "source": ["1", "2", "3", "4", "5"]})
+    fold = SimpleNamespace(test=np.array([0, 1]), train=np.array([2, 3]))
+    assert rho_of(index, [fold]) == 0.5  # type: ignore[list-item]
+    alone = index.set_column(0, "group", [["1", "2", "3", "4", "5"]])
+    assert rho_of(alone, [fold]) == 1.0  # type: ignore[list-item]
 
 
 def test_a_cross_validation_lacking_a_fold_has_no_difference(tmp_path: Path) -> None:
     ranking = folds_ranking(tmp_path, [0.1, 0.1, 0.1])
     experiment = find_experiment(tmp_path, ranking["experiment"])
-    config: Any = SimpleNamespace(protocol=None, trainer=SimpleNamespace(class_weights="none"))
+    config: Any = SimpleNamespace(protocol=ProtocolConfig(), trainer=SimpleNamespace(class_weights="none"))
     searches = [
         Search("digits", label, fold, config, {}, [], 2, "hyperopt", "asha", 1, 3)
         for label in LABELS[:2]
