@@ -20,6 +20,7 @@ def test_nobody_leaves_before_three_folds() -> None:
 def test_who_falls_behind_leaves_and_who_leads_stays() -> None:
     assert not _races([-5.0, -4.0, -6.0])
     assert _races([5.0, 4.0, 6.0])
+    assert _races([-0.4, 3.0, 3.0])  # with three more of 3 p is .04; of their mean, .07
     assert not _races([5.0, -14.0, 6.0])  # three more of 6 do not make up for the one
 
 

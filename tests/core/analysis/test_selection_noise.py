@@ -77,6 +77,12 @@ def test_best_of_equals_a_loop_over_its_draws() -> None:
     assert found.observed == pytest.approx(max(np.average(row, weights=sizes) for row in scores))
 
 
+def test_methods_that_differ_by_rounding_share_the_draws() -> None:
+    found = best_of(np.array([[0.3] * 6, [0.1 + 0.2] * 6, [0.2] * 6]), np.ones(6))
+    assert found is not None
+    assert found.chosen == (0.5, 0.5, 0.0)
+
+
 def test_draws_made_in_parts_are_the_same_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     scores, sizes = np.random.default_rng(1).uniform(0.6, 0.8, size=(4, 5)), np.ones(5)
     whole = best_of(scores, sizes, num_draws=50)
