@@ -9,6 +9,7 @@ Shape legend: B samples, K classes, D features.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 
@@ -228,6 +229,64 @@ class PlainSimBaMM(Plain):
         return F.cross_entropy(self.tokens(first, second), labels)
 
 
+class PlainGBlending(PlainJointUnimodal):
+    """G-Blending within a super-epoch: the joint loss and the modalities', each times its weight, at first equal."""
+
+    def loss(self, first: Tensor, second: Tensor, labels: Tensor) -> Tensor:
+        return sum(self.losses(first, second, labels)) / 3
+
+
+class PlainLfm(PlainEnsemble):
+    """LFM within an epoch: the cross-entropy of the mean logits, and how far the modalities' answers are apart."""
+
+    def __init__(self, *parts, alignment_weight: float = 0.95):
+        super().__init__(*parts)
+        self.alignment_weight = alignment_weight
+
+    def loss(self, first: Tensor, second: Tensor, labels: Tensor) -> Tensor:
+        logits = torch.stack([self.first_head(first), self.second_head(second)])
+        logs = logits.log_softmax(dim=2)
+        middle = logs.logsumexp(dim=0) - math.log(2)
+        apart = (logs.exp() * (logs - middle)).sum(dim=(0, 2)).mean() / 2
+        classify = F.cross_entropy(logits.mean(dim=0), labels)
+        return 2 * (1 - self.alignment_weight) * classify + 2 * self.alignment_weight * apart
+
+
+class PlainMla(Plain):
+    """MLA: each modality in its turn learns through one head, whose gradient is projected by what it was fed before."""
+
+    def __init__(self, *parts, alpha: float = 0.1):
+        super().__init__(*parts)
+        self.head = nn.Linear(self.num_features, NUM_CLASSES)
+        self.register_buffer("projector", torch.eye(self.num_features))
+        self.alpha = alpha  # at an epoch's first step, where the benchmark stays
+        self.num_turns = 0
+
+    def step(self, inputs: Mapping[str, Tensor], labels: Tensor) -> Tensor:
+        with torch.no_grad():
+            batches = self.preprocess(inputs)
+        total = torch.zeros(())
+        for encoder, x in zip((self.first, self.second), batches, strict=True):
+            features = encoder(x)
+            loss = F.cross_entropy(self.head(features), labels)
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.project(features.detach().mean(dim=0))
+            self.optimizer.step()
+            total = total + loss.detach()
+        return total
+
+    @torch.no_grad()
+    def project(self, mean: Tensor) -> None:
+        if self.num_turns > 0:
+            direction = self.projector @ mean
+            change = torch.outer(direction, direction) / (self.alpha + mean @ direction)
+            self.projector = self.projector - change
+            self.projector /= self.projector.norm()
+            self.head.weight.grad = self.head.weight.grad @ self.projector.T
+        self.num_turns += 1
+
+
 LOOPS: dict[str, Callable[..., Plain]] = {
     "joint": PlainJoint,
     "joint_unimodal": PlainJointUnimodal,
@@ -242,5 +301,8 @@ LOOPS: dict[str, Callable[..., Plain]] = {
     "agm": PlainAgm,
     "mmcosine": PlainMMCosine,
     "simbamm": PlainSimBaMM,
+    "gblending": PlainGBlending,
+    "lfm": PlainLfm,
+    "mla": PlainMla,
 }
 """Case -> what builds its plain loop from the arguments of `Plain`; `aug-2` has two classifiers of each modality."""

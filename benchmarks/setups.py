@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import torch
 
 from mmcore.assembly.config import complete_config, parse_config
@@ -14,6 +16,7 @@ from mmcore.config.schema import RunConfig
 from mmcore.data.feeding.loader import Loader, TensorLoader
 from mmcore.data.prepared.prepare import prepare
 from mmcore.data.spec import DatasetSpec, Modality
+from mmcore.data.splits import Assignment
 from mmcore.methods import METHODS, Method
 from mmcore.training.trainer import Trainer
 
@@ -66,9 +69,8 @@ def pictures_trainer(
             "trainer": {"batch_size": batch_size, "precision": precision, **settings},
         }
     )
-    generator = torch.Generator().manual_seed(0)
-    batches = [_random_batch(spec, batch_size, generator) for _ in range(4)]
-    return _trainer(config, spec, None, classifiers), batches
+    loader = _random_loader(spec, batch_size)
+    return _trainer(config, spec, loader, classifiers), list(loader.train_batches(0))
 
 
 def stepping(trainer: Trainer, batches: Iterator[Batch]) -> Callable[[], None]:
@@ -83,21 +85,27 @@ def stepping(trainer: Trainer, batches: Iterator[Batch]) -> Callable[[], None]:
     return call
 
 
-def _trainer(config: RunConfig, spec: DatasetSpec, loader: Loader | None, classifiers: int) -> Trainer:
+def _trainer(config: RunConfig, spec: DatasetSpec, loader: Loader, classifiers: int) -> Trainer:
     method: Method = build_method(config, spec)
     if classifiers > 1:
         method.rebuild({"classifiers": dict.fromkeys(spec.modality_names, classifiers)})
-    # Steps are called one by one with batches given: without a loader nothing asks for one.
-    trainer = Trainer(config, method, loader, build_run_transforms(config, spec))  # type: ignore[arg-type]
+    trainer = Trainer(config, method, loader, build_run_transforms(config, spec))
     trainer.method.train()
     trainer.probes.train()
     return trainer
 
 
-def _random_batch(spec: DatasetSpec, size: int, generator: torch.Generator) -> Batch:
+def _random_loader(spec: DatasetSpec, batch_size: int) -> TensorLoader:
+    """Returns a loader of four batches of random pictures, and one each for validation and test."""
+    total = 6 * batch_size
+    generator = torch.Generator().manual_seed(0)
     inputs = {
-        modality.name: torch.randint(0, 256, (size, *modality.shape), dtype=torch.uint8, generator=generator)
+        modality.name: torch.randint(0, 256, (total, *modality.shape), dtype=torch.uint8, generator=generator)
         for modality in spec.modalities
     }
-    labels = torch.randint(0, spec.num_classes, (size,), generator=generator)
-    return Batch(inputs, labels, sample_ids=[str(index) for index in range(size)])
+    labels = torch.randint(0, spec.num_classes, (total,), generator=generator)
+    data = Batch(inputs, labels, sample_ids=[str(index) for index in range(total)])
+    names = pa.array(data.sample_ids)
+    index = pa.table({"sample_id": names, "group": names, "source": names, "label": pa.array(labels.numpy())})
+    train, val, test = np.split(np.arange(total), [4 * batch_size, 5 * batch_size])
+    return TensorLoader(data, index, Assignment(train, val, test, "holdout", "holdout"), batch_size)

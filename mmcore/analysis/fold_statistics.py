@@ -106,6 +106,11 @@ class FoldComparison:
         """Whether A and B are known to have answered every test sample alike."""
         return self.disagreement is not None and not self.disagreement.only_a + self.disagreement.only_b
 
+    @property
+    def often_better(self) -> bool:
+        """Whether A won so many folds that its share is marked; False where no share is given."""
+        return self.share_won is not None and self.share_won >= OFTEN_BETTER
+
 
 def mean_rho(test_sizes: ArrayLike, train_sizes: ArrayLike) -> float:
     """Returns the mean over folds of n_test / n_train, (k,) counts each; of groups where there are groups.

@@ -159,7 +159,7 @@ def _word(difference: float, *, different: bool, equivalent: bool, not_worse: bo
     return Word.NOT_WORSE if not_worse else Word.UNDECIDED
 
 
-def ceiling_note(reference_errors: int, num_samples: int, only_a: int, only_b: int) -> str:
+def ceiling_note(reference_errors: float, num_samples: int, only_a: int, only_b: int) -> str:
     """Returns a note where the reference leaves too few errors to compare by, else "".
 
     Args:
@@ -171,7 +171,7 @@ def ceiling_note(reference_errors: int, num_samples: int, only_a: int, only_b: i
     if reference_errors >= FEW_ERRORS and 1 - reference_errors / num_samples <= CEILING:
         return ""
     return (
-        f"too few errors to compare: the reference errs on {reference_errors} of {num_samples}; "
+        f"too few errors to compare: the reference errs on {reference_errors:g} of {num_samples}; "
         f"the method alone is right on {only_a}, the reference alone on {only_b}"
     )
 

@@ -221,9 +221,11 @@ class Display(Callback):
         assert self._pool is not None
         seconds = self._pool.left_s()
         table = Table.grid(padding=(0, 1))
-        table.width = WIDTH
+        table.add_column(width=30)
+        table.add_column(width=4)
+        table.add_column(width=WIDTH - 36, no_wrap=True, overflow="ellipsis", justify="right")
         bar = ProgressBar(total=max(1, done + left), completed=done, width=30)
-        table.add_row(bar, Text(f"{done / max(1, done + left):4.0%}"), Text(_end(seconds), justify="right"))
+        table.add_row(bar, Text(f"{done / max(1, done + left):4.0%}"), Text(_end(seconds)))
         return table
 
     def _left(self, line: Line) -> str:
@@ -278,7 +280,7 @@ def _end(seconds: tuple[float, float] | None) -> str:
     if seconds is None:
         return "the end is known when a trial has ended"
     ends = [time.strftime("%H:%M", time.localtime(time.time() + each)) for each in seconds]
-    when, wait = (" to ".join(dict.fromkeys(texts)) for texts in (ends, map(format_seconds, seconds)))
+    when, wait = (" to ".join(dict.fromkeys(texts)) for texts in (ends, map(brief_seconds, seconds)))
     return f"ends {when} (in {wait})"
 
 

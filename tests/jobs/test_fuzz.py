@@ -24,10 +24,13 @@ import rayjobs.commands.training
 import rayjobs.commands.tuning
 from mmcore.assembly.config import complete_config, parse_config
 from mmcore.errors import UsageError
-from rayjobs import predict, prepare, report, submit, train, tune
+from rayjobs import clean, predict, prepare, report, submit, train, tune
 from rayjobs.cluster import session
 
-VERBS = {"train": train, "tune": tune, "prepare": prepare, "predict": predict, "report": report, "submit": submit}
+VERBS = {
+    "train": train, "tune": tune, "prepare": prepare, "predict": predict, "report": report, "submit": submit,
+    "clean": clean,
+}  # fmt: skip
 COMMAND_LINES, DESCRIPTIONS, CONFIGURATIONS, SPACES, TABLES = 1500, 1200, 700, 600, 1000
 """Examples of the slow tests: 5,000."""
 
@@ -188,7 +191,7 @@ SNIPPETS = [
 @st.composite
 def command_lines(draw: st.DrawFn) -> tuple[str, list[str]]:
     """A verb and arguments: flags it has, with values of their kind and of others."""
-    verb = draw(st.sampled_from(["train", "tune", "prepare", "predict", "report", "submit"]))
+    verb = draw(st.sampled_from(list(VERBS)))
     arguments = ["--dataset", "digits"] if verb in {"train", "tune", "prepare"} and draw(st.booleans()) else []
     parameters = [one for one in VERBS[verb].main.params if one.name not in {"help", "debug"}]
     needed = [one for one in parameters if one.required and draw(st.integers(0, 9))]

@@ -96,6 +96,9 @@ def test_the_share_of_folds_won_counts_ties_half_and_needs_five_folds() -> None:
     rounding = 0.1 + 0.2 - 0.3
     assert compare_folds([1, -1, rounding, 2, 3], 0.25, 1.0).share_won == pytest.approx((3 + 0.5) / 5)
     assert compare_folds([1, -1, 0, 2], 0.25, 1.0).share_won is None
+    assert compare_folds([1, 1, 1, -1, 1, 1, 1, -1], 0.25, 1.0).often_better  # 6 of 8
+    assert not compare_folds([1, 1, 1, -1, 0, 1, 1, -1], 0.25, 1.0).often_better
+    assert not compare_folds([1, 1, 1, 1], 0.25, 1.0).often_better
 
 
 def test_disagreement_is_mcnemars() -> None:

@@ -26,6 +26,8 @@ SETTINGS = {
     # The rules with a window act in every step, and AUG has the classifiers it will have from the start.
     "ogm": {"method__end_epoch": 100},
     "agm": {"method__end_epoch": 100},
+    "gblending": {"method__super_epoch": 1},
+    "pmr": {"method__end_epoch": 150},
     "aug": {"method__initial_classifiers": 2, "method__max_classifiers": 2},
 }
 

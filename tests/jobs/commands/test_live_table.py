@@ -121,8 +121,19 @@ def test_the_end_is_told_as_a_time_once_a_run_has_ended() -> None:
     pool.end(ticket)
     last = shown(display_of(pool))[-1]
     assert "33%" in last
-    assert "in 8 m 00 s" in last, "two of 24 epochs of ten seconds"
+    assert "in 8m)" in last, "two of 24 epochs of ten seconds"
     assert shown(display_of(pool))[1].split()[-1] == "8m"
+    now[0] += 1
+    second = pool.deal()
+    assert second
+    pool.started(second)
+    for epoch in range(1, 25):
+        now[0] += 123_456.7
+        pool.report(second, ROW | {"epoch": epoch})
+    pool.end(second)
+    lines = shown(display_of(pool))
+    assert max(map(len, lines)) <= WIDTH, "a line that the terminal breaks is one more than are taken back"
+    assert "ends " in lines[-1]
 
 
 def test_a_run_is_told_of_where_there_is_no_terminal_and_a_failure_always(tmp_path: Path) -> None:
