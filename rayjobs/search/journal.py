@@ -95,7 +95,7 @@ class Journal:
         self._size += len(line)
 
     def _write(self, line: bytes) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._path.parent.mkdir(exist_ok=True)  # not those above it: a disk that is away would be made anew beneath
         with self._path.open("ab", buffering=0) as file:
             file.truncate(self._size)  # what a full disk took of this line before
             written = file.write(line)
