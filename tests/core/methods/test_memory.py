@@ -1,7 +1,8 @@
 """What 2,000 steps of every method leave behind in memory: nothing.
 
 Counted exactly, not seen from outside: the bytes that C allocations hold, and Python's own blocks. A kept scalar tensor
-is some 400 bytes and a block a step, a kept graph many thousand. An epoch leaves some 70 blocks (its row in the log), G-Blending 200.
+is some 400 bytes and a block a step, a kept graph many thousand. An epoch leaves some 70 blocks (its row in the log),
+G-Blending 200.
 """
 
 from __future__ import annotations
