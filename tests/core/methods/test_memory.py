@@ -1,7 +1,8 @@
 """What 2,000 steps of every method leave behind in memory: nothing.
 
 Counted exactly, not seen from outside: the bytes that C allocations hold, and Python's own blocks. A kept scalar tensor
-is some 400 bytes and a block a step, a kept graph many thousand. An epoch leaves some 70 blocks, its row in the log.
+is some 400 bytes and a block a step, a kept graph many thousand. An epoch leaves some 70 blocks (its row in the log),
+G-Blending 200.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from mmcore.methods import METHODS
 from mmcore.training.trainer import Trainer
 
 STEPS, PART, EVERY, BATCH, EPOCHS = 2000, 500, 100, 8, 4
-MOST_BYTES, MOST_BLOCKS, MOST_RATIO = 100, 0.4, 1.005
+MOST_BYTES, MOST_BLOCKS, MOST_RATIO = 100, 0.6, 1.005
 """Of growth for each step; and of the bytes held in the last 500 steps ÷ those in the first 500."""
 SETTINGS = {
     # The rules with a window act in every step, and AUG has the classifiers it will have from the start.
@@ -122,4 +123,4 @@ def test_a_kept_tensor_or_graph_would_be_seen(keeps_graph: bool) -> None:
     bytes_grown, blocks_grown, _ = grown(trainer)
     assert len(kept) == STEPS
     assert bytes_grown > 3 * MOST_BYTES
-    assert blocks_grown > 2 * MOST_BLOCKS
+    assert blocks_grown > 1.5 * MOST_BLOCKS
