@@ -26,7 +26,7 @@ from rayjobs.experiment.stages import FINALS
 from rayjobs.pool.pool import Pool, Run
 from rayjobs.pool.stage import Count
 from rayjobs.results_layout import FAILURE_FILE
-from rayjobs.runs.progress import EPOCH, OBJECTIVE
+from rayjobs.runs.progress import OBJECTIVE
 from rayjobs.storage.files import read_json
 from rayjobs.trials.failures import failure_reason
 from rayjobs.trials.ticket import Ticket, ticket_of
@@ -101,12 +101,13 @@ class Display(Callback):
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: object) -> None:
         """Says that a run ended, where there is no table that counts it."""
-        ticket, last = ticket_of(trial), trial.last_result or {}
-        epochs = int(last.get(EPOCH, 0))
-        how = f"{epochs} epochs" if epochs >= ticket.job.max_epochs else f"stopped after {epochs} epochs"
-        accuracy = f", val {last[OBJECTIVE]:.1%}" if OBJECTIVE in last else ""
-        if not self._live_wanted and not self._waits(ticket):
-            self.say(f"{ticket}: {how}{accuracy}{self._how_far(ticket)}")
+        ticket = ticket_of(trial)
+        run = self._pool.runs.get((ticket.stage, ticket.name)) if self._pool else None
+        if self._live_wanted or run is None or run.decision == "wait":  # it waits for the others of its population
+            return
+        how = f"{run.epoch} epochs" if run.epoch >= ticket.job.max_epochs else f"stopped after {run.epoch} epochs"
+        accuracy = f", val {run.row[OBJECTIVE]:.1%}" if OBJECTIVE in run.row else ""
+        self.say(f"{ticket}: {how}{accuracy}{self._how_far(ticket)}")
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: object) -> None:
         """Says that a run failed for good, and why."""
@@ -148,11 +149,6 @@ class Display(Callback):
                 f"{pool.places} runs fit at once, but --per-search keeps the searches from filling that: "
                 f"--per-search {hint} would, in a new experiment whose result then depends on timing"
             )
-
-    def _waits(self, ticket: Ticket) -> bool:
-        """Tells whether a run only waits for the others of its population."""
-        run = self._pool.runs.get((ticket.stage, ticket.name)) if self._pool else None
-        return run is not None and run.decision == "wait"
 
     def _how_far(self, ticket: Ticket) -> str:
         """Returns how many runs of a stage have ended; the pool is told of this one's end a moment later."""

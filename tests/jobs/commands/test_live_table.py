@@ -149,7 +149,8 @@ def test_a_run_is_told_of_where_there_is_no_terminal_and_a_failure_always(tmp_pa
             ticket = Ticket("search", f"run-{number}", SHAPE, job_of(str(tmp_path)))
             dealt = pool.deal()
             assert dealt
-            trial: Any = SimpleNamespace(config={"ticket": ticket}, last_result={"epoch": 3, "objective": 0.5})
+            pool.report(dealt, {"epoch": 3, "objective": 0.5})
+            trial: Any = SimpleNamespace(config={"ticket": ticket})
             tell(0, [], trial)
             pool.end(dealt, "[red]" if number == 2 else "")
         assert display.console.file.getvalue().splitlines() == expected  # type: ignore[attr-defined]
