@@ -36,8 +36,8 @@ def test_a_search_on_object_storage_goes_on_after_its_machine_is_lost(
         (working,) = wait_for_folder(tmp_path / "cache", process)
         search = working / "digits-iprm/digits-iprm"
         wait_for(lambda: epochs_of(search / "trial-003") == 3, process)
-        # As another machine would see them: the state names the trial that runs, and two have ended.
-        wait_for(lambda: b"trial-003" in storage.read_all().get(f"{BUCKET}/{STATE}", b""), process)
+        # As another machine would see it: the journal names the trial that runs.
+        wait_for(lambda: b'"trial": 3' in storage.read_all().get(f"{BUCKET}/{JOURNAL}", b""), process)
         workers = [pid for run_dir in search.glob("trial-*") for pid, _ in starts_of(run_dir)]
         process.kill()
         _, killed_stderr = process.communicate(timeout=60)
@@ -47,7 +47,7 @@ def test_a_search_on_object_storage_goes_on_after_its_machine_is_lost(
         done = run_driver(tmp_path, *resumed)
         objects = storage.read_all()
     assert done.returncode == 0, done.stderr
-    assert "lost with the state" not in done.stderr
+    assert "set aside" not in done.stderr
     trials = trials_of(search)
     assert sorted(trials) == ["trial-001", "trial-002", "trial-003"]
     assert trials["trial-003"]["epochs"] == 8
@@ -63,7 +63,7 @@ def test_a_search_on_object_storage_goes_on_after_its_machine_is_lost(
     shutil.rmtree(ray_folder)
 
 
-STATE = "results/digits-iprm/digits-iprm/state-copy.tar"
+JOURNAL = "results/digits-iprm/digits-iprm/journal.jsonl"
 
 
 def wait_for_folder(cache: Path, process: object) -> list[Path]:
