@@ -84,9 +84,9 @@ class Noise(DatasetSource):
         return {name: {"name": "mlp"} if self.options.stored else dict(RESNET) for name in NAMES}
 
 
-def build_trainer(config: RunConfig, spec: DatasetSpec) -> Trainer:
+def build_trainer(config: RunConfig, spec: DatasetSpec, loader: TensorLoader) -> Trainer:
     """Returns a trainer whose steps are called one by one."""
-    trainer = Trainer(config, build_method(config, spec), None, build_run_transforms(config, spec))  # type: ignore[arg-type]
+    trainer = Trainer(config, build_method(config, spec), loader, build_run_transforms(config, spec))
     trainer.method.train()
     trainer.probes.train()
     return trainer
@@ -110,14 +110,21 @@ def epoch_of(
     return call
 
 
+def _epoch(
+    config: RunConfig, model_of: PreparedDataset, data: PreparedDataset, before: Callable[[Batch], Batch] | None = None
+) -> Callable[[], None]:
+    loader = loader_of(data, config)
+    return epoch_of(build_trainer(config, model_of.spec, loader), loader, before)
+
+
 def compare_epochs(report: Report, parent: PreparedDataset, rounds: int) -> None:
     """Times an epoch on stored features against one with the encoders in the loop."""
     config = run_config(64, samples=parent.options["samples"], encode=dict.fromkeys(NAMES, RESNET))
     encoded = encode(parent, config.dataset)
     frozen = FrozenEncoders(recipe_of(config.dataset, parent.spec))
     sides: dict[str, Callable[[], object]] = {
-        "stored": epoch_of(build_trainer(config, encoded.spec), loader_of(encoded, config)),
-        "in the loop": epoch_of(build_trainer(config, encoded.spec), loader_of(parent, config), frozen),
+        "stored": _epoch(config, encoded, encoded),
+        "in the loop": _epoch(config, encoded, parent, frozen),
     }
     results = measure(sides, rounds, calls=1, warm_up=1)
     report.add(ratio("features/epoch", results, "stored", "in the loop", EPOCH_BAR))
@@ -156,7 +163,8 @@ def compare_data_time(report: Report, data_dir: Path, rounds: int, samples: int)
     """Times the wait for each batch of stored vectors against the whole step."""
     config = run_config(256, samples=samples, stored=True)
     prepared = prepare("noise", config.dataset.options, None, data_dir)
-    trainer, loader = build_trainer(config, prepared.spec), loader_of(prepared, config)
+    loader = loader_of(prepared, config)
+    trainer = build_trainer(config, prepared.spec, loader)
     epoch_of(trainer, loader)()
     results = {"data": Rounds(), "step": Rounds()}
     for _ in range(rounds):
