@@ -11,7 +11,7 @@ from pathlib import Path
 from mmcore.assembly.config import build_source
 from mmcore.assembly.sizes import checkpoint_sizes
 from mmcore.data.spec import DATASETS
-from mmcore.errors import UsageError
+from mmcore.errors import EquipoiseError, UsageError
 from rayjobs.commands.cleaning import describe_bytes
 from rayjobs.experiment.request import Request
 from rayjobs.experiment.search_result import Keep
@@ -41,14 +41,18 @@ class DiskNeed:
 def disk_need(searches: Sequence[Search], request: Request, keep: Keep) -> DiskNeed | None:
     """Returns what the checkpoints of all trials and final models take; None where that is not known.
 
-    The sizes of features that frozen encoders are still to make are told by no data set.
+    The sizes of features that frozen encoders are still to make are told by no data set, and those of a model by
+    nobody where its weights are not here.
     """
     if request.dataset.get("encode"):
         return None
     trials = kept = finals = 0
     for search in searches:
         config = search.config
-        run = checkpoint_sizes(config, build_source(config).spec()).run
+        try:
+            run = checkpoint_sizes(config, build_source(config).spec()).run
+        except EquipoiseError:  # weights that are not here: a job's are the cluster's, and a run says what is wrong
+            return None
         folds = DATASETS.get(config.dataset.name).split_rules.folds_of(request.protocol)
         trials += search.trials * run
         kept += {"best": 1, "finals": 0, "all": search.trials}[keep] * run
