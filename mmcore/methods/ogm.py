@@ -93,9 +93,6 @@ class Ogm(Method):
 
     def __init__(self, model: MultimodalModel, config: OgmConfig, context: Context):
         super().__init__(model, config, context)
-        if config.end_epoch < config.start_epoch:
-            raise ConfigError([f"method.end_epoch must be at least method.start_epoch ({config.start_epoch}), "
-                               f"got {config.end_epoch}"])  # fmt: skip
         self.fusion = build_fusion(config.fusion, model.num_features, context.num_classes)
         self.window = window(config.start_epoch, config.end_epoch, config.schedule_epochs, context.max_epochs)
         if config.parameters == "convolutions":

@@ -38,7 +38,6 @@ from torch import Tensor
 
 from mmcore.batch import Batch
 from mmcore.config.sections import Section
-from mmcore.errors import ConfigError
 from mmcore.layers.precision import full_precision
 from mmcore.methods.base import FUSED, METHODS, Context, Method, cross_entropy
 from mmcore.methods.fusion import build_fusion
@@ -129,9 +128,6 @@ class Pmr(Method):
 
     def __init__(self, model: MultimodalModel, config: PmrConfig, context: Context):
         super().__init__(model, config, context)
-        if config.end_epoch < config.start_epoch:
-            raise ConfigError([f"method.end_epoch must be at least method.start_epoch ({config.start_epoch}), "
-                               f"got {config.end_epoch}"])  # fmt: skip
         self.fusion = build_fusion(config.fusion, model.num_features, context.num_classes)
         self.window = window(config.start_epoch, config.end_epoch, config.schedule_epochs, context.max_epochs)
         self._sizes = [model.num_features[name] for name in context.modalities]

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmcore.batch import Batch
+from mmcore.errors import ConfigError
 from mmcore.layers.precision import full_precision
 from mmcore.methods.fusion import Concat, Sum
 
@@ -80,6 +81,12 @@ def score_ratios(totals: Tensor) -> Tensor:
 
 
 def window(start_epoch: int, end_epoch: int, schedule_epochs: int, max_epochs: int) -> tuple[int, int]:
-    """Returns the first and the last epoch (from 0, both inside) in this run of a window told in the paper's epochs."""
+    """Returns the first and the last epoch (from 0, both inside) in this run of a window told in the paper's epochs.
+
+    Raises:
+        ConfigError: It ends before it begins.
+    """
+    if end_epoch < start_epoch:
+        raise ConfigError([f"method.end_epoch must be at least method.start_epoch ({start_epoch}), got {end_epoch}"])
     scale = max_epochs / schedule_epochs
     return round(start_epoch * scale), round(end_epoch * scale)

@@ -19,7 +19,7 @@ from click.core import ParameterSource
 
 from mmcore.config.plain import Plain
 from mmcore.errors import UsageError
-from rayjobs.commands.disk import check_room, disk_need
+from rayjobs.commands.disk import NOT_KNOWN, check_room, disk_need
 from rayjobs.commands.tune_flags import TuneFlags, request_of
 from rayjobs.experiment.experiment import (
     Experiment,
@@ -71,10 +71,9 @@ def _experiment_in(output: Path, flags: TuneFlags, machine: Machine) -> Experime
         return resume_experiment(request, output, name)
     searches = check_request(request, machine)  # before a folder is made for it
     need = disk_need(searches, request, flags["keep"])
-    if need is not None:
-        if not flags["force"]:
-            check_room(need, output)
-        click.echo(f"note: {need.describe(output)}", err=True)
+    if need is not None and not flags["force"]:
+        check_room(need, output)
+    click.echo(f"note: {need.describe(output) if need else NOT_KNOWN}", err=True)
     experiment = new_experiment(request, output, name, shlex.join(["python", "-m", "rayjobs.tune", *sys.argv[1:]]))
     for twin in unfinished_twins(experiment):
         click.echo(f"note: {twin} is unfinished; --resume {twin} continues it", err=True)

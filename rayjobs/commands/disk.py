@@ -17,6 +17,8 @@ from rayjobs.experiment.request import Request
 from rayjobs.experiment.search_result import Keep
 from rayjobs.search.searches import Search
 
+NOT_KNOWN = "what checkpoints will take of the disk is not known: features, or weights, are not here yet"
+
 
 @dataclass(frozen=True)
 class DiskNeed:

@@ -13,7 +13,7 @@ from mmcore.config.plain import Plain
 from mmcore.data.spec import DATASETS
 from rayjobs.cli.terminal import format_seconds
 from rayjobs.cluster import resources
-from rayjobs.commands.disk import disk_need
+from rayjobs.commands.disk import NOT_KNOWN, disk_need
 from rayjobs.experiment.data import options_of
 from rayjobs.experiment.machine import Machine, trial_shape
 from rayjobs.experiment.paces import KnownPace, known_pace
@@ -35,7 +35,7 @@ class Preview:
         final_models: How many are trained and tested.
         searches: Each search, and how long it may take, in words.
         whole: How long all may take, in words; "": not known.
-        disk: What its checkpoints take, and what is free, in words; "": not known.
+        disk: What its checkpoints take, and what is free, in words.
     """
 
     experiment: str
@@ -90,7 +90,7 @@ def preview(request: Request, machine: Machine, output: Path, keep: Keep = "best
         final_models=request.final_seeds * sum(_final_rows(request, searches, name) for name in request.datasets),
         searches=[(search, _estimate(search, request, pace, concurrent or 1, output)) for search, pace in paced],
         whole=_whole(paced, request, concurrent or 1),
-        disk=need.describe(output) if need else "",
+        disk=need.describe(output) if need else NOT_KNOWN,
     )
 
 

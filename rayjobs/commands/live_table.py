@@ -1,6 +1,7 @@
 """What a person sees while an experiment runs: a table on a terminal, plain lines elsewhere; all on standard error.
 
-The table is drawn from the pool, twice a second: a line for each search with its final models, the running trials
+The table is drawn from the pool, twice a second, by the thread that deals and enters: one of its own would meet
+dictionaries that change beneath it. It has a line for each search with its final models, the running trials
 beneath as room allows, a bar for the whole. Names are shortened in the middle, so that both ends and all numbers stay.
 """
 
@@ -41,6 +42,8 @@ FRAME = 3
 MIN_RUNNING = 4
 """Lines kept for running trials, however many searches there are."""
 NAME_WIDTH = 28
+DRAW_S = 0.5
+"""Between two times the table is drawn."""
 PLACE_S = 60.0
 """How long a run may wait for a process before a person is told."""
 
@@ -82,6 +85,8 @@ class Display(Callback):
         self._live_wanted = self.console.is_terminal if live is None else live
         self._verbose = verbose
         self._pool: Pool | None = None
+        self._live: Live | None = None
+        self._next_draw = 0.0
         self._next_look = 0.0
 
     @contextmanager
@@ -92,8 +97,9 @@ class Display(Callback):
         if not self._live_wanted:
             yield
             return
-        with Live(get_renderable=self._table, console=self.console, refresh_per_second=2):
+        with Live(get_renderable=self._table, console=self.console, auto_refresh=False) as self._live:
             yield
+        self._live = None
 
     def say(self, message: str) -> None:
         """Prints a line above the table."""
@@ -121,11 +127,19 @@ class Display(Callback):
         self.say(f"{ticket}: {failure['reason'] if failure else 'its process was lost'}; trying again")
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: object) -> None:
-        """Says, each minute, which run waits for a place that does not come."""
-        if self._pool is None or time.monotonic() < self._next_look:
-            return
-        self._next_look = time.monotonic() + PLACE_S
-        waiting = self._pool.without_place(PLACE_S)
+        """Draws the table anew; says, each minute, which run waits for a place that does not come."""
+        now = time.monotonic()
+        if self._live is not None and now >= self._next_draw:
+            self._next_draw = now + DRAW_S
+            self._live.refresh()
+        if self._pool is not None and now >= self._next_look:
+            self._next_look = now + PLACE_S
+            self._say_who_waits(self._pool)
+
+    # Parts
+
+    def _say_who_waits(self, pool: Pool) -> None:
+        waiting = pool.without_place(PLACE_S)
         if waiting:
             run, seconds = waiting[0]
             more = f", as {len(waiting) - 1} more do" if len(waiting) > 1 else ""
@@ -134,8 +148,6 @@ class Display(Callback):
                 f"{run.ticket} has waited {format_seconds(seconds)} for {asked}{more}: other work has the machines, or "
                 "they are gone. It starts when they are there; Ctrl-C ends, --resume goes on"
             )
-
-    # Parts
 
     def _greet(self, pool: Pool) -> None:
         """Says what is done already, and whether places stay idle."""

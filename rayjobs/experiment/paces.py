@@ -56,6 +56,8 @@ def check_budget(budget: Budget, searches: Iterable[Search], output: Path, place
     Raises:
         UsageError: It is too small; says how many searches fit, and what all would need.
     """
+    if not budget:
+        return
     known = [(search, known_pace(search, output)) for search in searches]
     costs = sorted(search.grace_epochs * pace.device_s for search, pace in known if pace)
     if not costs or len(costs) < len(known):

@@ -168,7 +168,7 @@ class SearchStage:
         left = sum(search.max_epochs - trial.epoch for trial in trials if not trial.status)
         saved = sum(search.max_epochs - trial.epoch for trial in trials if trial.status == "stopped")
         return Count(
-            total=search.trials,
+            total=len(trials) if self.is_over else search.trials,
             done=sum(trial.status in {"done", "stopped"} for trial in trials),
             failed=sum(trial.status == "failed" for trial in trials),
             best=max(objectives, default=None),
@@ -248,6 +248,7 @@ class GivenStage:
 
     def close(self) -> None:
         """Begins no more runs."""
+        self.total -= len(self._waiting)
         self._waiting.clear()
 
     def finish(self) -> None:

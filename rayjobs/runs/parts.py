@@ -117,7 +117,7 @@ def _test(job: Job, config: RunConfig, trained: Mapping[str, RunResult]) -> RunR
     weights = fit_logit_weights(validation.logits, validation.labels, validation.present)
     Entry(Path(job.run_dir), config.fingerprint(), prepared.fingerprint, line, job.command).record(Condition().name)
     test, rows = _evaluated(job, prepared, "test")
-    prior = _prior(job, prepared)
+    prior = _prior(prepared, config)
     fused = test.fused(weights, prior)
     worker.keep_predictions(Path(job.run_dir), {FUSED: fused.astype(np.float32), **test.logits}, rows)
     epochs = sum(part.epochs for part in trained.values())
@@ -161,10 +161,7 @@ def _evaluated(job: Job, prepared: PreparedDataset, split: str) -> tuple[_Split,
     return _Split(logits, rows["labels"], present, own), rows
 
 
-def _prior(job: Job, prepared: PreparedDataset) -> np.ndarray:
+def _prior(prepared: PreparedDataset, config: RunConfig) -> np.ndarray:
     """Returns the logits (K,) of a sample that has no modality."""
-    part = _part_job(job, next(iter(job.parts)))
-    trainer = worker.build_trainer(part, parse_config(part.config), prepared, None)
-    with closing(trainer.loader):
-        labels = torch.from_numpy(trainer.loader.rows("train").labels)
-    return np.asarray(log_prior(labels, trainer.method.context.num_classes).numpy())
+    labels = prepared.index["label"].to_numpy()[prepared.assign(config.protocol).train]
+    return np.asarray(log_prior(torch.from_numpy(labels), prepared.spec.num_classes).numpy())

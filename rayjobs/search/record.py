@@ -105,11 +105,6 @@ class SearchRecord:
             return False
         return self._is_closed or (len(self.trials) >= self.search.trials and not self._left())
 
-    @property
-    def running(self) -> list[Trial]:
-        """Trials that run now."""
-        return [self.trials[number - 1] for number in sorted(self._running)]
-
     def next(self) -> Trial | None:
         """Returns the next trial to run, a new one or one to go on with; None if there is none for now."""
         if self._is_closed or (self.at_once is not None and len(self._running) >= self.at_once):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -172,6 +173,18 @@ def test_a_run_that_waits_for_a_place_is_told_of_each_minute() -> None:
     said = display.console.file.getvalue()  # type: ignore[attr-defined]
     assert "search run-1 has waited 1 m 01 s for 1 worker with 1 CPU" in said
     assert ", as 1 more do: other work has the machines, or they are gone" in said
+
+
+def test_the_table_is_drawn_by_the_thread_that_changes_the_pool() -> None:
+    pool = Pool([stage_of("search", 2, search=True)], lambda shape: 2)
+    display = Display(live=True)
+    display.console = Console(file=io.StringIO(), width=80, height=24, highlight=False, force_terminal=True)
+    threads = threading.active_count()
+    with display.shown(pool):
+        assert threading.active_count() == threads
+        assert pool.deal()
+        display.on_step_end(0, [])
+        assert "> search" in display.console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_names_are_shortened_in_the_middle_and_times_to_four_letters() -> None:

@@ -109,6 +109,18 @@ def test_the_result_is_the_sum_by_weights_of_validation(finished: Path, prepared
     )
 
 
+def test_a_sample_without_any_modality_is_answered_by_the_classes_frequencies(prepared: PreparedDataset) -> None:
+    has = {"image": np.array([True, False, False]), "audio": np.array([True, True, False])}
+    logits = {name: np.full((3, 2), value) for name, value in (("image", 1.0), ("audio", 10.0))}
+    split = parts._Split(logits, np.zeros(3, dtype=int), has, {})
+    fused = split.fused({"image": 2.0, "audio": 1.0}, np.array([-0.5, -1.5]))
+    assert fused.tolist() == [[12.0, 12.0], [10.0, 10.0], [-0.5, -1.5]]
+    config = parse_config(config_of("image", 0.05))
+    train = prepared.assign(config.protocol).train
+    counts = np.bincount(prepared.index["label"].to_numpy()[train], minlength=10) + 1
+    assert np.allclose(parts._prior(prepared, config), np.log(counts / counts.sum()))
+
+
 def test_test_is_read_once_and_not_again(finished: Path, prepared: PreparedDataset) -> None:
     ledger = finished.parent / LEDGER_FILE
     assert len(read_ledger(ledger)) == 1

@@ -12,7 +12,11 @@ import pytest
 
 from mmcore.errors import CheckpointError
 from mmcore.training.run_log import METRICS_FILE
+from rayjobs.cluster.resources import TrialShape
+from rayjobs.feeding.handle import DataHandle
+from rayjobs.pool.stage import Place, SearchStage
 from rayjobs.results_layout import CONFIG_FILE, JOURNAL_FILE
+from rayjobs.runs.job import Job
 from rayjobs.search.halving import Halving
 from rayjobs.search.journal import Event, Journal
 from rayjobs.search.record import SearchRecord, Trial
@@ -148,6 +152,9 @@ def test_a_closed_search_begins_nothing_and_is_closed_for_good(tmp_path: Path) -
     resumed = record_of(tmp_path, at_once=2)
     assert resumed.is_over
     assert [outcome.status for outcome in resumed.outcomes()] == ["done", "stopped"]
+    job = Job(resumed.search.config.to_dict(), DataHandle(""), str(tmp_path))
+    count = SearchStage(resumed, job, TrialShape(), Place(0, 0, ""), lambda record: None).count()
+    assert (count.done, count.total, count.epochs_left) == (2, 2, 0), "it looks as if there were more to come"
 
 
 def test_a_cut_line_is_put_aside_and_said_and_the_next_one_does_not_join_it(tmp_path: Path) -> None:
