@@ -89,3 +89,17 @@ NOTES = (FAILURE_FILE, GROUP_FILE, CLAIM_FILE)
 """Files an attempt at a run leaves for the next one to remove."""
 LAST_FILES = ((MANIFEST_FILE,), (RESULT_FILE,))
 """Pushed to object storage when all others stand, in this order."""
+
+# A study
+
+STUDY_FILE = "study.yaml"
+LOCK_FILE = "lock.json"
+COMPARE_FILE = "compare.json"
+CELLS = "cells"
+"""Folder of a study's cells; each is a search and its final models, as `tune` leaves them."""
+CELL_FILE = "cell.json"
+"""What a cell is of; written before its search begins."""
+FINALS_FILE = "finals.json"
+"""Which final models of a cell failed for good, and why; not there where none did."""
+SUPERSEDED = "superseded"
+"""Folder of final models that later ones replaced; their readings of test stay in the ledger."""

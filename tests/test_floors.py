@@ -45,9 +45,11 @@ FLOORS = [
     ["rayjobs.pool"],
     ["rayjobs.experiment"],
     ["rayjobs.reporting"],
+    ["rayjobs.study"],
     ["rayjobs.commands"],
     [
         "rayjobs.clean",
+        "rayjobs.compare",
         "rayjobs.predict",
         "rayjobs.prepare",
         "rayjobs.report",

@@ -72,10 +72,12 @@ class Method(nn.Module):
     Class attributes:
         Config: The method's own settings; their names are keys of the run's `method` section.
         min_modalities: With fewer there is nothing to do for it.
+        version: Raised whenever the method comes to other results, so that a study takes no older ones for them.
     """
 
     Config: ClassVar[type[BaseModel]] = Section
     min_modalities: ClassVar[int] = 1
+    version: ClassVar[int] = 1
 
     def __init__(self, model: MultimodalModel, config: Any, context: Context):
         super().__init__()

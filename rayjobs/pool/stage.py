@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
@@ -192,6 +192,7 @@ class GivenStage:
         place: Where it stands among the others.
         after: Names of stages that must be over before.
         is_settled: Tells whether a run was finished by an earlier command.
+        on_over: Told, when all is over, which runs failed for good: name -> reason.
     """
 
     name: str
@@ -202,6 +203,7 @@ class GivenStage:
     place: Place
     after: frozenset[str]
     is_settled: Callable[[Job], bool]
+    on_over: Callable[[Mapping[str, str]], None] | None = None
     is_search: bool = False
     at_once: int | None = None
     epochs: dict[str, int] = field(default_factory=dict)
@@ -211,7 +213,7 @@ class GivenStage:
         self._waiting: list[Job] = []
         self._running: set[str] = set()
         self._best: float | None = None
-        self._failed = 0
+        self._failures: dict[str, str] = {}
 
     @property
     def is_over(self) -> bool:
@@ -244,7 +246,8 @@ class GivenStage:
     def end(self, ticket: Ticket, failure: str = "") -> None:
         """Notes that a run has ended."""
         self._running.discard(ticket.name)
-        self._failed += bool(failure)
+        if failure:
+            self._failures[ticket.name] = failure
 
     def close(self) -> None:
         """Begins no more runs."""
@@ -252,15 +255,18 @@ class GivenStage:
         self._waiting.clear()
 
     def finish(self) -> None:
-        """Leaves everything where the runs wrote it."""
+        """Leaves everything where the runs wrote it, and tells what is missing there."""
+        if self.on_over is not None:
+            self.on_over(self._failures)
 
     def count(self) -> Count:
         """Returns how far it has come."""
         left = len(self._waiting) + len(self._running) if self._jobs is not None else self.total
         epochs = sum(self.epochs.values())
         begun = sum(self.epochs.get(name, 0) for name in self._running)
-        done = self.total - left - self._failed
-        return Count(self.total, done, self._failed, self._best, epochs, left * self.max_epochs - begun)
+        failed = len(self._failures)
+        done = self.total - left - failed
+        return Count(self.total, done, failed, self._best, epochs, left * self.max_epochs - begun)
 
 
 @dataclass

@@ -1,0 +1,207 @@
+"""What a study has so far, read from its files: no data and no Ray is needed for it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from mmcore.errors import DataError
+from rayjobs.experiment.search_result import SearchResult
+from rayjobs.reporting.finals import Final, load_final
+from rayjobs.results_layout import CELL_FILE, CELLS, FINALS_FILE, PREDICTIONS_FILE, RESULT_FILE, SEARCH_FILE
+from rayjobs.runs.result import RunResult
+from rayjobs.storage.files import read_json, write_json
+from rayjobs.study.cell import Cell
+from rayjobs.study.document import CellStatus
+from rayjobs.study.lock import Lock, read_lock
+from rayjobs.study.study import Study, read_study
+
+FEWEST_FINALS = 2
+"""With fewer of several final models a cell has failed: one seed is no mean."""
+
+
+@dataclass(frozen=True)
+class FinalModel:
+    """A finished final model.
+
+    Attributes:
+        number: From 1; its seed is the cell's `seeds_from` plus this.
+        folder: Its own.
+        result: What it reached.
+        final: Its answers on test, sample by sample.
+    """
+
+    number: int
+    folder: Path
+    result: RunResult
+    final: Final
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of its predictions."""
+        return hashlib.sha256((self.folder / PREDICTIONS_FILE).read_bytes()).hexdigest()
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """A cell as it stands.
+
+    Attributes:
+        cell: What it is of.
+        folder: Where it lies.
+        searches: Those that have ended: one, or one for each part.
+        finals: The finished final models, by number.
+        status: "done" with enough final models, "failed" for good, "open" else.
+        reason: Why it failed; "" else.
+        failures: Number of a final model that failed for good -> why.
+        damage: What of its files could not be read, in words; what is damaged is to be run again.
+    """
+
+    cell: Cell
+    folder: Path
+    searches: Sequence[SearchResult]
+    finals: Sequence[FinalModel]
+    status: CellStatus
+    reason: str = ""
+    failures: Mapping[int, str] = field(default_factory=dict)
+    damage: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class StudyResults:
+    """A study as it stands.
+
+    Attributes:
+        folder: The study's.
+        study: What is wanted.
+        lock: What was fixed; None before test was read.
+        cells: All that were planned, in the order data set, method, fold.
+    """
+
+    folder: Path
+    study: Study
+    lock: Lock | None
+    cells: Sequence[CellResult]
+
+    @cached_property
+    def datasets(self) -> list[str]:
+        """Names of its prepared data sets, in the study's order."""
+        return list(dict.fromkeys(each.cell.dataset for each in self.cells))
+
+    @cached_property
+    def labels(self) -> list[str]:
+        """Labels of its methods: those compared first."""
+        return list(dict.fromkeys(each.cell.label for each in self.cells))
+
+    def of(self, dataset: str, label: str) -> list[CellResult]:
+        """Returns the cells of a method on a data set, by fold."""
+        own = [each for each in self.cells if (each.cell.dataset, each.cell.label) == (dataset, label)]
+        return sorted(own, key=lambda each: each.cell.fold or 0)
+
+    def complete_folds(self, dataset: str) -> list[int]:
+        """Returns the folds that every method of the data set has finished; a failed cell is finished."""
+        cells = [each for each in self.cells if each.cell.dataset == dataset]
+        waiting = {each.cell.fold or 0 for each in cells if each.status == "open"}
+        return sorted({each.cell.fold or 0 for each in cells} - waiting)
+
+
+def load_study(folder: Path) -> StudyResults:
+    """Reads a study's folder.
+
+    Raises:
+        UsageError: It holds no study.
+        ConfigError: Its `study.yaml` breaks a rule.
+        DataError: Its lock is damaged.
+    """
+    study = read_study(folder)
+    paths = sorted((folder / CELLS).glob(f"*/{CELL_FILE}")) + sorted((folder / CELLS).glob(f"*/fold-*/{CELL_FILE}"))
+    found = [(path, Cell.read(path)) for path in paths]
+    cells = [load_cell(path.parent, cell, study.seeds) for path, cell in found if cell is not None]
+    names = [data.name for data in study.datasets]
+
+    def place(each: CellResult) -> tuple[int, str, int, str, int]:
+        cell = each.cell
+        unit = names.index(cell.unit) if cell.unit in names else len(names)
+        return unit, cell.dataset, _position(cell.label, study.labels), cell.label, cell.fold or 0
+
+    return StudyResults(folder, study, read_lock(folder), sorted(cells, key=place))
+
+
+def _position(label: str, names: Sequence[str]) -> int:
+    """Returns where a row's name stands in the study; a row of `unimodal` stands where that does."""
+    if label in names:
+        return names.index(label)
+    return next((at for at, name in enumerate(names) if label.startswith(f"{name}-")), len(names))
+
+
+def load_cell(folder: Path, cell: Cell, seeds: int) -> CellResult:
+    """Reads a cell.
+
+    Args:
+        folder: Where it lies.
+        cell: What it is of.
+        seeds: How many final models it is to have.
+    """
+    damage: list[str] = []
+    places = [folder / f"part-{part}" for part in cell.parts] or [folder]
+    searches = [found for place in places if (found := _search(place / SEARCH_FILE, damage)) is not None]
+    finals, failures, waiting = [], {}, 0
+    known: dict[str, str] = read_json(folder / FINALS_FILE) or {}
+    for number in range(1, seeds + 1):
+        run_dir = folder / f"final-{number}"
+        model = _final(number, run_dir, damage)
+        if model is not None:
+            finals.append(model)
+        elif run_dir.name in known:
+            failures[number] = known[run_dir.name]
+        else:
+            waiting += 1
+    reason = _why_no_search(searches) or _why_no_models(finals, failures, seeds, waiting=waiting > 0)
+    is_open = len(searches) < len(places) or (waiting > 0 and not reason)
+    status: CellStatus = "open" if is_open else "failed" if reason else "done"
+    return CellResult(cell, folder, searches, finals, status, "" if is_open else reason, failures, damage)
+
+
+def note_failures(folder: Path, failures: Mapping[str, str]) -> None:
+    """Enters which final models of a cell failed for good, in place of what an earlier command entered."""
+    path = folder / FINALS_FILE
+    if failures:
+        write_json(path, dict(failures))
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _why_no_search(searches: Sequence[SearchResult]) -> str:
+    for search in searches:
+        if search.best is None:
+            failed = next((trial for trial in search.trials if trial.status == "failed"), None)
+            why = f"; {Path(failed.name).name}: {failed.reason}" if failed else ""
+            return f"no trial of the search succeeded{why}"
+    return ""
+
+
+def _why_no_models(finals: Sequence[FinalModel], failures: Mapping[int, str], seeds: int, *, waiting: bool) -> str:
+    if waiting or len(finals) >= min(FEWEST_FINALS, seeds):
+        return ""
+    number, why = next(iter(failures.items()))
+    return f"{len(failures)} of {seeds} final models failed; final-{number}: {why}"
+
+
+def _search(path: Path, damage: list[str]) -> SearchResult | None:
+    try:
+        return SearchResult.read(path)
+    except DataError as error:
+        damage.append(str(error))
+        return None
+
+
+def _final(number: int, run_dir: Path, damage: list[str]) -> FinalModel | None:
+    try:
+        result, final = RunResult.read(run_dir / RESULT_FILE), load_final(run_dir)
+    except DataError as error:
+        damage.append(str(error))
+        return None
+    return FinalModel(number, run_dir, result, final) if result is not None and final is not None else None
