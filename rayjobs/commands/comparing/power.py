@@ -83,19 +83,27 @@ def outlooks(study: Study, plan: Preview, folder: Path, pilot: Mapping[str, floa
         deviation, source = _known(data.name, folder, pilot)
         labels = plan.rows[name]
         references = {label for each in (study.reference, *study.references) for label in rows_named(each, labels)}
-        folds = DATASETS.get(data.name).split_rules.folds_of(study.protocol)
+        all_folds = len(DATASETS.get(data.name).split_rules.folds_of(study.protocol))
+        chosen = len(plan.folds[name])
         entries.append(
             power_entry(
                 name,
                 margin=study.margin_of(name),
                 deviation=deviation,
                 source=source,
-                folds=len(plan.folds[name]) if folds != (None,) else 1,
-                max_folds=max(len(folds), len(plan.folds[name])),
+                folds=chosen,
+                max_folds=max(all_folds, chosen),
                 family=max(1, len(set(labels) - references)),
+                rho_of_folds=lambda folds, least=all_folds: _rho(max(folds, least)),
+                alpha=study.alpha,
             )
         )
     return entries
+
+
+def _rho(num_folds: int) -> float:
+    """Returns test size by training size of a cross-validation in which one fold tests and one validates."""
+    return 1 / max(num_folds - 2, 1)
 
 
 def _known(dataset: str, folder: Path, pilot: Mapping[str, float]) -> tuple[float | None, str]:
