@@ -179,7 +179,7 @@ def run(**flags: Unpack[RunFlags]) -> None:
 
 @main.command()
 @NAME
-@click.option("--method", "methods", multiple=True, help="One more method; repeatable.")
+@click.option("--method", "methods", multiple=True, help="One more method, or one that left a race; repeatable.")
 @click.option("--dataset", "datasets", multiple=True, help="One more data set, or FILE.yaml; repeatable.")
 @click.option(
     "--option", "options", multiple=True, metavar="KEY=VALUE", help="An option of the data set that is added."
@@ -197,9 +197,10 @@ def add(**flags: Unpack[AddFlags]) -> None:
     from rayjobs.commands.comparing.beginning import extend, preview, print_preview
     from rayjobs.commands.comparing.running import meet_study
     from rayjobs.experiment.machine import Machine
-    from rayjobs.results_layout import STUDY_FILE
+    from rayjobs.results_layout import RACE_FILE, STUDY_FILE
     from rayjobs.storage.addresses import open_mirror
     from rayjobs.storage.lease import holding, lease_of_folder
+    from rayjobs.study.race import read_race, taken_in
     from rayjobs.study.study import read_study
 
     mirror = open_mirror(flags["output"])
@@ -207,10 +208,11 @@ def add(**flags: Unpack[AddFlags]) -> None:
     location = mirror.address_of(place)
     with holding(lease_of_folder(location), location):
         meet_study(place, mirror)
-        study = changed(read_study(place), flags)
+        race = read_race(place)
+        study = changed(read_study(place), flags, [each.label for each in race.leavers if not each.taken_in])
         plan = preview(study, place, Machine())
-        read = extend(study, place)
-        mirror.push([place / STUDY_FILE])
+        read = extend(study, place, taken_in(race, flags["methods"]))
+        mirror.push([place / name for name in (STUDY_FILE, RACE_FILE) if (place / name).exists()])
     if flags["as_json"]:
         print_json({**plan.to_dict(), "readings": read})
         return

@@ -18,6 +18,7 @@ from rayjobs.experiment.plan import check_request
 from rayjobs.results_layout import EXPERIMENT_FILE, STUDY_FILE
 from rayjobs.search.searches import Search
 from rayjobs.study.lock import readings
+from rayjobs.study.race import Race, write_race
 from rayjobs.study.study import Study
 
 
@@ -124,9 +125,11 @@ def begin(study: Study, folder: Path) -> None:
     study.write(folder)
 
 
-def extend(study: Study, folder: Path) -> int:
-    """Writes what a study is from now on; returns how often it has read test, which its checklist will say."""
+def extend(study: Study, folder: Path, race: Race) -> int:
+    """Writes what a study is from now on, and who is out of it; returns how often it has read test."""
     study.write(folder)
+    if race.leavers:
+        write_race(folder, race)
     return readings(folder)
 
 

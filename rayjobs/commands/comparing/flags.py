@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import sys
+from collections.abc import Collection
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -197,8 +198,13 @@ def _protocol(flags: NewFlags) -> dict[str, Any]:
     return {key: value for key, value in given.items() if value is not None}
 
 
-def changed(study: Study, flags: AddFlags) -> Study:
+def changed(study: Study, flags: AddFlags, left: Collection[str] = ()) -> Study:
     """Returns a study with what `compare add` adds to it.
+
+    Args:
+        study: As it was.
+        flags: What is added.
+        left: Labels that have left its race, and may be taken in again.
 
     Raises:
         UsageError: Nothing is added, or there would be less than before.
@@ -228,7 +234,7 @@ def changed(study: Study, flags: AddFlags) -> Study:
         margin, margins = _margins(flags["margins"])
         values["margin"] = margin if plain else study.margin
         values["margins"] |= margins
-    if values == before:
+    if values == before and not set(flags["methods"]) & set(left):
         raise UsageError("there is nothing to add: everything asked for is in the study already")
     added_to = parse_section(Study, values, "")
     problems = check_study(added_to)
