@@ -11,6 +11,7 @@ import numpy as np
 
 from mmcore.metric_names import FUSED_ACCURACY
 from rayjobs.results_layout import RESULT_FILE
+from rayjobs.runs.environment import Environment
 from rayjobs.runs.predictions import COLUMNS, FUSED_LOGITS, read_predictions
 from rayjobs.runs.result import RunResult
 
@@ -33,6 +34,7 @@ class Final:
         cost: Epochs and device-seconds.
         dead: Modality -> epoch since which its encoder is dead, at the run's end.
         notices: What went otherwise than it should, but not wrong.
+        environment: On what and with what it was trained; None where an earlier release trained it.
     """
 
     seed: int
@@ -46,6 +48,7 @@ class Final:
     cost: Mapping[str, float]
     dead: Mapping[str, int]
     notices: Sequence[str] = ()
+    environment: Environment | None = None
 
 
 def load_final(run_dir: Path) -> Final | None:
@@ -69,6 +72,7 @@ def load_final(run_dir: Path) -> Final | None:
         cost={"epochs": result.epochs, "device_seconds": result.device_seconds},
         dead={reading.modality: reading.since for reading in result.readings if reading.kind == "dead"},
         notices=result.notices,
+        environment=result.environment,
     )
 
 

@@ -28,6 +28,7 @@ from mmcore.metric_names import FUSED, val
 from mmcore.training.run_log import Reporter, Row
 from rayjobs.results_layout import CONFIG_FILE, RESULT_FILE
 from rayjobs.runs import worker
+from rayjobs.runs.environment import merged
 from rayjobs.runs.job import Job
 from rayjobs.runs.progress import EPOCH
 from rayjobs.runs.result import RunResult, read_result
@@ -139,6 +140,7 @@ def _test(job: Job, config: RunConfig, trained: Mapping[str, RunResult]) -> RunR
         notices=[f"{name}: {notice}" for name, part in trained.items() for notice in part.notices],
         parts=dict(job.parts),
         weights=weights,
+        environment=merged(part.environment for part in trained.values()),
     )
 
 

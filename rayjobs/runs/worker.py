@@ -26,6 +26,7 @@ from mmcore.features.encoded_set import check_encoding
 from mmcore.training.run_log import Reporter, Row
 from mmcore.training.trainer import Trainer, completed
 from rayjobs.results_layout import CONFIG_FILE, PROGRESS_FILE, RESULT_FILE
+from rayjobs.runs.environment import environment_of, now
 from rayjobs.runs.extra_tests import add_conditions
 from rayjobs.runs.handover import parts_of
 from rayjobs.runs.job import Job
@@ -63,12 +64,13 @@ def run(job: Job, reporter: Reporter) -> RunResult:
 def _train(job: Job, config: RunConfig, prepared: PreparedDataset, reporter: Reporter) -> RunResult:
     if distributed.rank() == 0:
         write_json(Path(job.run_dir) / CONFIG_FILE, config.to_dict())
-    start = time.perf_counter()
+    start, begun = time.perf_counter(), now()
     for part, until in parts_of(config, job.schedule):
         trainer = build_trainer(job, part, prepared, reporter)
         with closing(trainer.loader):
             trainer.fit(until)
     result = result_of(config, prepared, trainer, time.perf_counter() - start)
+    result = replace(result, environment=environment_of(trainer.device, begun))
     if job.schedule:
         result = replace(result, schedule=job.schedule)
     if job.elastic:
