@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 
 from mmcore.analysis.importance import Importance
 from mmcore.metric_names import PROBE_ACCURACY, VAL_ACCURACY, own_metrics
-from rayjobs.reporting.pages import COLOURS
 from rayjobs.reporting.ranking_table import Delta, RankingTable
 from rayjobs.reporting.records import TrialRecord
 from rayjobs.runs.progress import EPOCH
+from rayjobs.templates import COLOURS
 
 WIDTH_IN = 4.6
 DPI = 200

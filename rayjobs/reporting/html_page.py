@@ -12,12 +12,11 @@ from typing import Any
 
 from mmcore.analysis.importance import Importance, parameter_importance
 from mmcore.analysis.intervals import best_so_far, mean_curve
-from mmcore.config.plain import Settings
 from rayjobs.reporting import by_class, figures, wording
 from rayjobs.reporting.figures import Picture
-from rayjobs.reporting.pages import Grid, file_stem, render
 from rayjobs.reporting.ranking_table import Ranking, RankingTable
 from rayjobs.reporting.records import OPEN, ExperimentRecord, SearchRecord, TrialRecord, best_of
+from rayjobs.templates import Grid, file_stem, render
 
 NO_CARD = "What the data is cannot be told: its prepared files are not at hand."
 RUNNING = (
@@ -157,7 +156,7 @@ def _spent(searches: Mapping[str, Sequence[SearchRecord]]) -> Grid:
 
 def _found(searches: Mapping[str, Sequence[SearchRecord]]) -> Grid:
     rows = [
-        (_of_fold(label, search), f"{best.objective:.1%}", best.name, values_text(best.values))
+        (_of_fold(label, search), f"{best.objective:.1%}", best.name, wording.values_text(best.values))
         for label, of_label in searches.items()
         for search in of_label
         if (best := search.best)
@@ -222,16 +221,10 @@ def _importance(of_label: Sequence[SearchRecord]) -> Importance:
 def _trials(searches: Mapping[str, Sequence[SearchRecord]]) -> Grid:
     rows = [
         (f"{label} {_place(search, trial)}", trial.status, str(trial.epochs),
-         "" if trial.objective is None else f"{trial.objective:.1%}", values_text(trial.values), trial.reason)
+         "" if trial.objective is None else f"{trial.objective:.1%}", wording.values_text(trial.values), trial.reason)
         for label, search, trial in _all_trials(searches)
     ]  # fmt: skip
     return Grid("Every trial", ("trial", "state", "epochs", "validation", "settings", "reason"), rows)
-
-
-def values_text(values: Settings) -> str:
-    """Returns searched values for a person: `optimizer.lr 0.012, method.alpha 0.8`."""
-    shown = {path: f"{value:.4g}" if isinstance(value, float) else str(value) for path, value in values.items()}
-    return ", ".join(f"{path} {value}" for path, value in shown.items())
 
 
 def _all_trials(

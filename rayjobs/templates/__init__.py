@@ -1,4 +1,4 @@
-"""What every page of results is made with: its tables, its colours, and how a template becomes text.
+"""The templates of pages, and what fills them: tables, colours, and how a template becomes text.
 
 Everything on a page that comes from files or from a command line is escaped by the template.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jinja2
 
@@ -28,6 +29,7 @@ class Grid:
         words: Headings of columns that stand to the left.
     """
 
+    kind: ClassVar[str] = "grid"
     caption: str
     headings: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -35,7 +37,7 @@ class Grid:
 
 
 def render(template: str, values: Mapping[str, object]) -> str:
-    """Returns a page: a template of `rayjobs/templates`, filled in; each value it names must be given."""
+    """Returns a page: a template of this folder, filled in; each value it names must be given."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("rayjobs"), autoescape=True, undefined=jinja2.StrictUndefined
     )
