@@ -11,7 +11,7 @@ export PYTHONFAULTHANDLER := 1
 
 DEMOS := cremad iemocap kinetics_sounds nvgesture sarcasm twitter15 vggsound
 
-.PHONY: demo demos test test-all test-slow lint types audit install clean
+.PHONY: demo demos compare-demo test test-all test-slow lint types audit install clean
 
 install: $(INSTALLED)
 
@@ -30,6 +30,12 @@ demo: $(INSTALLED)
 
 demos: $(INSTALLED)
 	set -e; for name in $(DEMOS); do $(BIN)/python -m rayjobs.tune --dataset $$name --demo; done
+
+# A study of three methods over two of three folds; typed again it only reports, or goes on where it was interrupted.
+compare-demo: $(INSTALLED)
+	test -f results/compare-demo/study.yaml || $(BIN)/python -m rayjobs.compare new compare-demo --dataset digits \
+	  --method iprm --method aug --reference-only --cv-folds 3 --folds 0,1 --trials 4 --seeds 2
+	$(BIN)/python -m rayjobs.compare run compare-demo
 
 test: $(INSTALLED) $(MOTO)
 	$(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile

@@ -1,7 +1,8 @@
 """A stand-in for the worker's body: no training, but the same files, resumes and faults. Faults are told by STUB_PLAN.
 
-STUB_PLAN is JSON: name of a run and its folder or its two folders -> {"fatal": message}, or one of these, done once: {"kill_at": epoch}, {"hold_at": epoch}
-(until the file `held` is there), {"hang_at": epoch} (for ever; all ranks, or the one in "hang_rank").
+STUB_PLAN is JSON: name of a run, with its folder or its two folders -> {"fatal": message}, or one of these, done once:
+{"kill_at": epoch}, {"hold_at": epoch} (until the file `held` is there), {"hang_at": epoch} (for ever; all ranks, or the
+one in "hang_rank").
 STUB_EPOCH_S is the length of an epoch.
 """
 
