@@ -50,7 +50,7 @@ def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
         (["--margin", "60"], "margin must be"),
         (["--margin", "much"], "--margin must be points, or DATA_SET=points, got 'much'"),
         (["--folds", "0-"], "--folds must name folds, as in 0,1 or 0-5, got '0-'"),
-        (["--folds", "0,9"], "--folds 9: digits has 3, 0 to 2"),
+        (["--folds", "0,9"], "--folds 9: digits has 5, 0 to 4"),
         (["--protocol", "paper"], "protocol paper chooses on test"),
         (["--protocol", "group", "--folds", "0"], "folds is for protocol cv, got group"),
         (["--protocol", "group", "--cv-folds", "4"], "--cv-folds is for --protocol cv"),
