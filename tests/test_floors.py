@@ -35,7 +35,7 @@ FLOORS = [
     ["mmcore.training"],
     ["mmcore.assembly"],
     ["mmcore.predictor"],
-    ["rayjobs.results_layout", "rayjobs.ray_internals"],
+    ["rayjobs.results_layout", "rayjobs.ray_internals", "rayjobs.templates"],
     ["rayjobs.cluster"],
     ["rayjobs.storage"],
     ["rayjobs.cli", "rayjobs.feeding"],

@@ -207,3 +207,39 @@ def mean_curve(curves: Sequence[ArrayLike]) -> NDArray[np.float64]:
     longest = max(map(len, arrays))
     padded = [np.pad(array, (0, longest - len(array)), mode="edge") for array in arrays]
     return np.asarray(np.mean(padded, axis=0))
+
+
+@dataclass(frozen=True)
+class MeanSteps:
+    """The mean of curves that go up in steps, each at costs of its own.
+
+    Attributes:
+        costs: (X,) ascending, from where every curve has a value to where the last one ends.
+        mean: (X,) over the curves.
+        low: (X,) the lowest of them.
+        high: (X,) the highest.
+    """
+
+    costs: NDArray[np.float64]
+    mean: NDArray[np.float64]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+
+
+def mean_steps(curves: Sequence[tuple[ArrayLike, ArrayLike]]) -> MeanSteps:
+    """Returns the mean of curves that hold each value until the next one, and the last one on.
+
+    Args:
+        curves: (costs (E,) ascending, values (E,)) of each; E may differ.
+
+    Raises:
+        ValueError: There is no curve, an empty one, costs go down, or a number is not finite.
+    """
+    pairs = [(finite(costs, "costs"), finite(values, "values")) for costs, values in curves]
+    if not pairs or any(len(costs) != len(values) or (np.diff(costs) < 0).any() for costs, values in pairs):
+        raise ValueError("mean_steps needs curves, each of as many values as costs, which do not go down")
+    begin = max(costs[0] for costs, _ in pairs)
+    at = np.unique(np.concatenate([costs for costs, _ in pairs]))
+    at = at[at >= begin]
+    held = np.stack([values[np.searchsorted(costs, at, side="right") - 1] for costs, values in pairs])
+    return MeanSteps(at, held.mean(axis=0), held.min(axis=0), held.max(axis=0))

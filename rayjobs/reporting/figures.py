@@ -23,13 +23,10 @@ from mmcore.metric_names import PROBE_ACCURACY, VAL_ACCURACY, own_metrics
 from rayjobs.reporting.ranking_table import Delta, RankingTable
 from rayjobs.reporting.records import TrialRecord
 from rayjobs.runs.progress import EPOCH
+from rayjobs.templates import COLOURS
 
 WIDTH_IN = 4.6
 DPI = 200
-
-
-# Okabe and Ito's colours, told apart by colour-blind readers too; yellow is left out, which white swallows.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)))
 STYLE: Any = {
     "font.size": 9,

@@ -12,7 +12,7 @@ import numpy as np
 from mmcore.metric_names import FUSED_ACCURACY
 from rayjobs.results_layout import RESULT_FILE
 from rayjobs.runs.environment import Environment
-from rayjobs.runs.predictions import COLUMNS, FUSED_LOGITS, read_predictions
+from rayjobs.runs.predictions import COLUMNS, FITTED_LOGITS, FUSED_LOGITS, read_predictions
 from rayjobs.runs.result import RunResult
 
 T = TypeVar("T")
@@ -62,11 +62,10 @@ def load_final(run_dir: Path) -> Final | None:
         return None
     arrays = read_predictions(run_dir)
     order = np.argsort(arrays["sample_ids"])
-    correct = arrays[FUSED_LOGITS].argmax(axis=1) == arrays["labels"]
     return Final(
         seed=result.seed,
         metrics=result.test,
-        correct=correct[order],
+        correct=_right(arrays, FUSED_LOGITS)[order],
         **{name: arrays[name][order] for name in COLUMNS},
         protocol=result.protocol,
         cost={"epochs": result.epochs, "device_seconds": result.device_seconds},

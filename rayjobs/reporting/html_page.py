@@ -6,35 +6,23 @@ Everything in it that comes from files or from a command line is escaped by the 
 from __future__ import annotations
 
 import base64
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import jinja2
-
 from mmcore.analysis.importance import Importance, parameter_importance
 from mmcore.analysis.intervals import best_so_far, mean_curve
-from mmcore.config.plain import Settings
 from rayjobs.reporting import by_class, figures, wording
 from rayjobs.reporting.figures import Picture
 from rayjobs.reporting.ranking_table import Ranking, RankingTable
 from rayjobs.reporting.records import OPEN, ExperimentRecord, SearchRecord, TrialRecord, best_of
+from rayjobs.templates import Grid, file_stem, render
 
 NO_CARD = "What the data is cannot be told: its prepared files are not at hand."
 RUNNING = (
     "This search has not ended: what follows is validation alone, on which the trials were chosen, and is no result. "
     "The ranking, on test, is made at its end. Make this report again to see more."
 )
-
-
-@dataclass(frozen=True)
-class Grid:
-    """A table of text; the first cell of a row is its heading."""
-
-    caption: str
-    headings: Sequence[str]
-    rows: Sequence[Sequence[str]]
 
 
 @dataclass(frozen=True)
@@ -50,18 +38,15 @@ def build_page(experiment: ExperimentRecord) -> tuple[str, list[Picture]]:
     """Returns the page, with every figure in it, and the figures."""
     sections = [_section(experiment, dataset) for dataset in experiment.datasets]
     pictures = [picture for section in sections for group in section["groups"] for picture in group.pictures]
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("rayjobs"), autoescape=True, undefined=jinja2.StrictUndefined
-    )
-    page = environment.get_template("report.html").render(
-        title=f"Search {experiment.folder.resolve().name}",
-        created=experiment.stored.created,
-        command=experiment.stored.command,
-        state=[*([] if experiment.ranking else [RUNNING]), *experiment.damage],
-        facts=_facts(experiment),
-        sections=[{**section, "groups": [_encoded(group) for group in section["groups"]]} for section in sections],
-    )
-    return page, pictures
+    values = {
+        "title": f"Search {experiment.folder.resolve().name}",
+        "created": experiment.stored.created,
+        "command": experiment.stored.command,
+        "state": [*([] if experiment.ranking else [RUNNING]), *experiment.damage],
+        "facts": _facts(experiment),
+        "sections": [{**section, "groups": [_encoded(group) for group in section["groups"]]} for section in sections],
+    }
+    return render("report.html", values), pictures
 
 
 def _facts(experiment: ExperimentRecord) -> list[str]:
@@ -171,7 +156,7 @@ def _spent(searches: Mapping[str, Sequence[SearchRecord]]) -> Grid:
 
 def _found(searches: Mapping[str, Sequence[SearchRecord]]) -> Grid:
     rows = [
-        (_of_fold(label, search), f"{best.objective:.1%}", best.name, values_text(best.values))
+        (_of_fold(label, search), f"{best.objective:.1%}", best.name, wording.values_text(best.values))
         for label, of_label in searches.items()
         for search in of_label
         if (best := search.best)
@@ -184,7 +169,7 @@ def _groups(
 ) -> list[Group]:
     intervals = None
     if table and reference:
-        intervals = figures.intervals_picture(_stem(dataset, "intervals"), table, reference)
+        intervals = figures.intervals_picture(file_stem(dataset, "intervals"), table, reference)
     return [
         Group("The methods compared", _those(intervals, _budget(dataset, searches))),
         _learning(dataset, searches),
@@ -198,7 +183,7 @@ def _budget(dataset: str, searches: Mapping[str, Sequence[SearchRecord]]) -> Pic
         of_folds = [best_so_far(values) for search in of_label if (values := search.accuracies())]
         if of_folds:
             curves[label] = mean_curve(of_folds)
-    return figures.budget_picture(_stem(dataset, "budget"), curves, max(map(len, searches.values()), default=1))
+    return figures.budget_picture(file_stem(dataset, "budget"), curves, max(map(len, searches.values()), default=1))
 
 
 def _learning(dataset: str, searches: Mapping[str, Sequence[SearchRecord]]) -> Group:
@@ -207,7 +192,7 @@ def _learning(dataset: str, searches: Mapping[str, Sequence[SearchRecord]]) -> G
         trials = [trial for search in of_label for trial in search.trials]
         best = best_of(trials)
         if best:
-            pictures.append(figures.learning_picture(_stem(dataset, "learning", label), label, trials, best))
+            pictures.append(figures.learning_picture(file_stem(dataset, "learning", label), label, trials, best))
     return Group("How the trials learned", _those(*pictures))
 
 
@@ -218,7 +203,7 @@ def _importances(dataset: str, searches: Mapping[str, Sequence[SearchRecord]]) -
         if importance.reason:
             left_out.append(f"{label}: not drawn: {importance.reason}.")
         else:
-            pictures.append(figures.importance_picture(_stem(dataset, "importance", label), label, importance))
+            pictures.append(figures.importance_picture(file_stem(dataset, "importance", label), label, importance))
     return Group("Which settings mattered", pictures, left_out)
 
 
@@ -236,16 +221,10 @@ def _importance(of_label: Sequence[SearchRecord]) -> Importance:
 def _trials(searches: Mapping[str, Sequence[SearchRecord]]) -> Grid:
     rows = [
         (f"{label} {_place(search, trial)}", trial.status, str(trial.epochs),
-         "" if trial.objective is None else f"{trial.objective:.1%}", values_text(trial.values), trial.reason)
+         "" if trial.objective is None else f"{trial.objective:.1%}", wording.values_text(trial.values), trial.reason)
         for label, search, trial in _all_trials(searches)
     ]  # fmt: skip
     return Grid("Every trial", ("trial", "state", "epochs", "validation", "settings", "reason"), rows)
-
-
-def values_text(values: Settings) -> str:
-    """Returns searched values for a person: `optimizer.lr 0.012, method.alpha 0.8`."""
-    shown = {path: f"{value:.4g}" if isinstance(value, float) else str(value) for path, value in values.items()}
-    return ", ".join(f"{path} {value}" for path, value in shown.items())
 
 
 def _all_trials(
@@ -263,11 +242,6 @@ def _place(search: SearchRecord, trial: TrialRecord) -> str:
 
 def _of_fold(label: str, search: SearchRecord) -> str:
     return label if search.fold is None else f"{label}, fold {search.fold}"
-
-
-def _stem(*parts: str) -> str:
-    """Returns a file's name: a data set's or a method's may hold what a path must not."""
-    return "-".join(re.sub(r"[^\w.+=]+", "_", part) for part in parts)
 
 
 def _those(*pictures: Picture | None) -> list[Picture]:

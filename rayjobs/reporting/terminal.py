@@ -19,29 +19,29 @@ def print_ranking(ranking: Ranking, console: Console | None = None) -> None:
     for table in ranking.rankings:
         _print_table(table, ranking, console)
     for note in ranking.notes:
-        _print(console, note, style="dim")
+        print_wrapped(console, note, style="dim")
     _print_next(ranking, console)
 
 
 def _print_table(table: RankingTable, ranking: Ranking, console: Console) -> None:
     console.print()
-    _print(console, wording.headline(table), style="bold")
-    _print(console, wording.protocol_text(table, ranking.final_seeds))
+    print_wrapped(console, wording.headline(table), style="bold")
+    print_wrapped(console, wording.protocol_text(table, ranking.final_seeds))
     style = "yellow" if table.constructed else "dim"
-    _print(console, wording.card_text(table.card, constructed=table.constructed), style=style)
+    print_wrapped(console, wording.card_text(table.card, constructed=table.constructed), style=style)
     console.print(_results(table, ranking.reference), no_wrap=True, crop=False)
     for note in wording.table_notes(table):
-        _print(console, note, style="dim")
+        print_wrapped(console, note, style="dim")
     if table.folds:
         console.print(_fold_accuracies(table), no_wrap=True, crop=False)
     if any(row.modalities for row in table.rows):
         console.print(_own_accuracies(table), no_wrap=True, crop=False)
         if wording.uses_probes(table):
-            _print(console, wording.PROBE_NOTE, style="dim")
+            print_wrapped(console, wording.PROBE_NOTE, style="dim")
     for note in table.chance_notes:
-        _print(console, note, style="yellow")
+        print_wrapped(console, note, style="yellow")
     for line in wording.failure_lines(table):
-        _print(console, line, style="red")
+        print_wrapped(console, line, style="red")
 
 
 def _results(table: RankingTable, reference: str | None) -> Table:
@@ -81,20 +81,21 @@ def _own_accuracies(table: RankingTable) -> Table:
 def _print_next(ranking: Ranking, console: Console) -> None:
     console.print()
     if ranking.next:
-        _command(console, "best configurations", f"{ranking.folder}/best-*.yaml")
-        _command(console, "next, more seeds of the first", ranking.next)
-    _command(console, "curves", ranking.tensorboard)
-    _command(console, "report", f"python -m rayjobs.report {ranking.folder}")
-    _command(console, "every reading of test", ranking.ledger)
-    _command(console, "all numbers", f"{ranking.folder}/ranking.json")
+        print_command(console, "best configurations", f"{ranking.folder}/best-*.yaml")
+        print_command(console, "next, more seeds of the first", ranking.next)
+    print_command(console, "curves", ranking.tensorboard)
+    print_command(console, "report", f"python -m rayjobs.report {ranking.folder}")
+    print_command(console, "every reading of test", ranking.ledger)
+    print_command(console, "all numbers", f"{ranking.folder}/ranking.json")
 
 
-def _command(console: Console, title: str, text: str) -> None:
+def print_command(console: Console, title: str, text: str) -> None:
     """Prints a path or a command on a line of its own, unbroken, so that it can be copied."""
     console.print(Text(f"{title}:"), style="dim")
     console.print(Text(f"  {text}"), soft_wrap=True)
 
 
-def _print(console: Console, text: str, style: str = "") -> None:
+def print_wrapped(console: Console, text: str, style: str = "") -> None:
+    """Prints a text in lines of WIDTH at most."""
     for line in textwrap.wrap(text, WIDTH):
         console.print(Text(line, style=style))

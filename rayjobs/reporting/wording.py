@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mmcore.config.plain import Settings
 from rayjobs.reporting.ranking_table import OwnAccuracy, RankingRow, RankingTable
 
 CLASSES_NOTE = "Classes are of unequal size, or weighted: the report has the accuracy of each."
@@ -94,6 +95,12 @@ def own_text(own: OwnAccuracy | None) -> str:
 def uses_probes(table: RankingTable) -> bool:
     """Tells whether any modality's own accuracy was measured by a probe."""
     return any(own.by == "probe" for row in table.rows for own in row.modalities.values())
+
+
+def values_text(values: Settings) -> str:
+    """Returns searched values for a person: `optimizer.lr 0.012, method.alpha 0.8`."""
+    shown = {path: f"{value:.4g}" if isinstance(value, float) else str(value) for path, value in values.items()}
+    return ", ".join(f"{path} {value}" for path, value in shown.items())
 
 
 def _seeds(count: int, folds: int | None) -> str:

@@ -13,7 +13,7 @@ from typing import Literal
 from rayjobs.storage.json_record import JsonRecord
 
 SCHEMA = "equipoise.compare/1"
-CellStatus = Literal["done", "failed", "open"]
+CellStatus = Literal["done", "failed", "left out", "open"]
 CheckState = Literal["pass", "warn", "fail", "not applicable"]
 Ends = tuple[float, float]
 """Lower and upper end of a 95 % interval."""
@@ -193,8 +193,8 @@ class CellEntry(JsonRecord):
         method: Label of the method.
         fold: Fold; 0 where there is one split.
         identity: By which it is known in other studies.
-        status: "done", "failed", or "open": not finished yet.
-        reason: Why it failed; "" else.
+        status: "done", "failed", "left out" by a race, or "open": not finished yet.
+        reason: Why it failed or was left out; "" else.
         folder: Beneath the study's folder.
         trials: Trials of its searches.
         failed_trials: Those that failed.
