@@ -46,8 +46,8 @@ def _protocol(data: OfDataset) -> str:
     scope = "" if entry.cross_validated else " One split: what follows is for these training data."
     return (
         f"Protocol: {entry.protocol}; {wording.folds_text(data.blocks)} of {len(entry.folds)}, {entry.n:,} test "
-        f"samples, {lock.seeds} {finals} a cell, split by {units}. Always answering the most frequent class is right in "
-        f"{wording.number(entry.chance)} %. δ = {wording.points(data.margin)}, α = {lock.alpha:g}.{scope}"
+        f"samples, {lock.seeds} {finals} a cell, split by {units}. To answer the most frequent class always is right "
+        f"in {wording.number(entry.chance)} %. δ = {wording.points(data.margin)}, α = {lock.alpha:g}.{scope}"
     )
 
 

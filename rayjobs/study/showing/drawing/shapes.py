@@ -110,7 +110,7 @@ def scale_over(values: Iterable[float], ends: tuple[float, float] = PLOT, least:
     return Scale(low - more, high + more, ends)
 
 
-def ticks(low: float, high: float, most: int = 5) -> list[float]:
+def ticks(low: float, high: float, most: int = 6) -> list[float]:
     """Returns round numbers from low to high, at most `most`: steps of 1, 2 or 5 times a power of ten."""
     rough = (high - low) / most
     power = 10.0 ** math.floor(math.log10(rough))
