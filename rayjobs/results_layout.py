@@ -14,6 +14,7 @@
       train-DATASET-METHOD[/fold-N]/   of `train`
         train.json
         seed-0/                        one run
+        seed-0/teachers/MODALITY/      a run that it learns from, where its method does
 
     a run/
       config.json, metrics.jsonl, progress.json, result.json, predictions.npz
@@ -63,6 +64,8 @@ RESULT_FILE = "result.json"
 PREDICTIONS_FILE = "predictions.npz"
 SIZES_FILE = "group_sizes.json"
 """Number of workers at each start of an elastic group."""
+TEACHERS_FOLDER = "teachers"
+"""Folder in a run's of the runs it learns from, where it trained them itself."""
 CHECKPOINTS = "checkpoints"
 """Folder of a run's checkpoints, which only the run itself needs."""
 MANIFEST_FILE = "manifest.json"
@@ -89,3 +92,8 @@ NOTES = (FAILURE_FILE, GROUP_FILE, CLAIM_FILE)
 """Files an attempt at a run leaves for the next one to remove."""
 LAST_FILES = ((MANIFEST_FILE,), (RESULT_FILE,))
 """Pushed to object storage when all others stand, in this order."""
+
+
+def final_name(number: int) -> str:
+    """Returns the name of the folder of a row's final model; the first is 1."""
+    return f"final-{number}"

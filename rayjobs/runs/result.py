@@ -67,6 +67,7 @@ class RunResult(JsonRecord):
         parts: Modality -> configuration of the network trained on it alone, of a run made of several; `config` is then
             the first one's, as a method `ensemble`.
         weights: Modality -> weight of its logits in the sum, of such a run.
+        teachers: Modality -> folder of the run it learnt from, of a method that learns from teachers.
     """
 
     best: Row
@@ -91,6 +92,7 @@ class RunResult(JsonRecord):
     group_sizes: list[int] | None = field(default=None, metadata=OPTIONAL)
     parts: Mapping[str, Settings] | None = field(default=None, metadata=OPTIONAL)
     weights: Mapping[str, float] | None = field(default=None, metadata=OPTIONAL)
+    teachers: Mapping[str, str] | None = field(default=None, metadata=OPTIONAL)
 
     @property
     def seed(self) -> int:
