@@ -5,6 +5,8 @@ Modality i of each sample is its class's mean plus noise that grows with i, so t
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import pyarrow as pa
 import torch
@@ -20,6 +22,7 @@ from mmcore.data.spec import DatasetSpec, Modality
 from mmcore.data.splits import Assignment
 from mmcore.encoders import ENCODERS, Encoder
 from mmcore.methods import METHODS, Method
+from mmcore.methods.step import Teacher
 from mmcore.training.trainer import Trainer
 from mmcore.transforms.batch_transforms import build_transforms
 
@@ -100,8 +103,9 @@ def make_trainer(
     num_train: int = 80,
     rank: int = 0,
     world_size: int = 1,
+    teachers: Mapping[str, Teacher] | None = None,
 ) -> Trainer:
     torch.set_num_threads(1)
     loader = make_loader(spec, config.trainer.batch_size, num_train, rank, world_size)
-    method: Method = build_method(config, spec)
+    method: Method = build_method(config, spec, teachers=teachers)
     return Trainer(config, method, loader, build_transforms(spec, {}), run_dir=run_dir)

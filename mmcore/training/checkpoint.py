@@ -154,6 +154,23 @@ class CheckpointFolder:
             raise CheckpointError(f"{self.path} holds no best model: has the run ended an epoch?")
         return state
 
+    def selected(self, select: str, device: torch.device | str = "cpu") -> dict[str, Any]:
+        """Returns the model that a run is tested by.
+
+        Args:
+            select: "best" or "last".
+            device: Where its tensors go.
+
+        Raises:
+            CheckpointError: There is none that can be read.
+        """
+        if select == "best":
+            return self.best(device)
+        state, refused = self.newest_resume_point(device)
+        if state is None:
+            raise CheckpointError("; ".join(refused) or "there is no checkpoint yet")
+        return state
+
     def _save(self, name: str, pattern: str, keep: int, state: dict[str, Any]) -> Path:
         for leftover in self.path.glob(".*.tmp"):  # of a process that was killed while it wrote
             shutil.rmtree(leftover, ignore_errors=True)

@@ -28,7 +28,7 @@ from mmcore.errors import CheckpointError, TrainingError
 from mmcore.evaluation.conditions import Condition
 from mmcore.evaluation.predictions import PROBE, Collector, Evaluation, log_prior
 from mmcore.evaluation.readings import COSINE_EVERY_STEPS, Facts, Reading, kept, readings
-from mmcore.methods.base import EpochStats, Method
+from mmcore.methods.base import EpochStats, Method, Need
 from mmcore.methods.step import Place
 from mmcore.training.checkpoint import CheckpointFolder
 from mmcore.training.class_weights import sample_weights
@@ -140,11 +140,12 @@ class Trainer:
                 and reports nothing.
 
         Raises:
-            TrainingError: A loss or weight is not finite; checkpoints saved before stay.
-            CheckpointError: The folder belongs to a run of another configuration.
+            TrainingError: A loss or weight is not finite; checkpoints saved before stay. Or the method lacks teachers.
+            CheckpointError: The folder belongs to a run of another configuration, or with other teachers.
         """
         # From the configuration, not the machine: the number of threads changes how sums are rounded.
         torch.set_num_threads(self.config.trainer.threads)
+        self._check_teachers()
         self.resume()
         if until is not None and self.progress.epoch >= until:
             return self.progress
@@ -282,6 +283,8 @@ class Trainer:
         if state is None:
             return False
         self._check_lineage(state["config"])
+        if state.get("teachers", self._teachers) != self._teachers:
+            raise CheckpointError("the run began with other teachers: their models were trained anew, or replaced")
         load_model(self.method, state)
         self.engine.load_state_dict(state["engine"])
         self.engine.samples.keep_on_first_rank()
@@ -298,13 +301,7 @@ class Trainer:
         """
         if self._checkpoints is None:
             raise CheckpointError("this run keeps no checkpoints: give it a run folder")
-        if self.config.trainer.select == "best":
-            state = self._checkpoints.best(self.device)
-        else:
-            newest, refused = self._checkpoints.newest_resume_point(self.device)
-            if newest is None:
-                raise CheckpointError("; ".join(refused) or "there is no checkpoint yet")
-            state = newest
+        state = self._checkpoints.selected(self.config.trainer.select, self.device)
         self._check_lineage(state["config"])
         load_model(self.method, state)
         self.probes.load_state_dict(state["probes"]["weights"])
@@ -404,6 +401,7 @@ class Trainer:
         if distributed.rank() == 0:
             state = self._model_state()
             state |= {"mid_epoch": mid_epoch, "engine": self.engine.state_dict(), "rng": rng}
+            state |= {"teachers": self._teachers}
             plan = self.progress.plan
             progress = {**vars(self.progress), "plan": None if plan is None else plan.state()}
             self._checkpoints.save({**state, "progress": progress})
@@ -424,6 +422,18 @@ class Trainer:
     def _check_lineage(self, stored: dict[str, Any]) -> None:
         if completed(stored) not in [config.to_dict() for config in self._lineage]:
             check_same_config(stored, self.config)
+
+    @property
+    def _teachers(self) -> dict[str, str]:
+        """Modality -> what tells the weights of its teacher."""
+        return {name: teacher.checksum for name, teacher in self.method.context.teachers.items()}
+
+    def _check_teachers(self) -> None:
+        if Need.TEACHERS not in self.method.needs(self.method.config):
+            return
+        if lacking := [name for name in self.method.context.modalities if name not in self._teachers]:
+            raise TrainingError(f"method.name = {self.config.method['name']} learns from a model of each modality, and "
+                                f"was built without those of {', '.join(lacking)}")  # fmt: skip
 
     def _check_agreement(self, state: dict[str, Any] | None) -> None:
         own = -1 if state is None else state["step"]

@@ -38,6 +38,8 @@ class Job:
         mirror: Where the run's folder has its twin.
         parts: Modality -> configuration of the network that is trained on it alone, of a run made of several; their
             logits are summed. Empty for all other runs.
+        teachers: Modality -> folder of the finished run of `unimodal` that its method learns from, if it learns from
+            any; empty: they are trained first.
     """
 
     config: dict[str, Plain]
@@ -52,6 +54,7 @@ class Job:
     elastic: tuple[int, int] | None = None
     mirror: Mirror = NO_MIRROR
     parts: Mapping[str, dict[str, Plain]] = field(default_factory=dict)
+    teachers: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def select(self) -> str:
