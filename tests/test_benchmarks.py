@@ -59,6 +59,8 @@ RATIOS = {
     "features": ["features/epoch", "features/encoding", "features/data_time"],
     "against": ["step/small_conv/joint", "search", "start/dry_run"],
     "rooms": ["job/rooms", "job/returns"],
+    "comparing": ["seconds÷bar", "memory÷bar"],
+    "resampling": ["bootstrap/samples", "flips/samples", "bootstrap/speakers", "flips/speakers"],
     "feeding": ["digits/cached_first", "digits/cached_second", "digits/streamed_first", "digits/streamed_second"],
 }
 
@@ -86,6 +88,8 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "media",
         "clips",
         "rooms",
+        "comparing",
+        "resampling",
         *(pytest.param(name, marks=pytest.mark.ray) for name in WITH_RAY),
         "workers",
     ],
@@ -95,7 +99,7 @@ def test_a_benchmark_prints_finite_ratios(name: str, data_dir: Path, tmp_path: P
     command = [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), "--quick", "--json", str(figures)]
     if name not in {
         "communication", "memory", "decoding", "clips", "media", "preparing", "larger_than_memory",
-        "features", "workers",
+        "features", "workers", "comparing", "resampling",
     }:  # fmt: skip
         command += ["--data-dir", str(data_dir)]
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
