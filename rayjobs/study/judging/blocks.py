@@ -14,9 +14,12 @@ from mmcore.analysis.intervals import choose_clusters
 from mmcore.errors import DataError
 from rayjobs.reporting.comparison import all_folds
 from rayjobs.study.cell import Cell
+from rayjobs.study.document import ScoreStatus
 from rayjobs.study.lock import Terms, terms_of
 from rayjobs.study.results import CellResult, FinalModel, StudyResults
 
+POINTS = 100.0
+"""Of a share."""
 PRIMARY = "primary"
 """Name of the family of the primary reference; the others go by their reference's label."""
 
@@ -90,33 +93,41 @@ class Blocks:
         model = next(models[0] for label in self.labels for models in self.models(label))
         return choose_clusters(model.final.groups.tolist(), model.final.sources.tolist())
 
-    def failure(self, label: str) -> str:
+    def status(self, label: str) -> ScoreStatus:
+        """Returns whether a method has a result, or why not."""
+        if any(each.status == "failed" for each in self.results.of(self.dataset, label)):
+            return "failed"
+        return "left out" if self.results.race.left(self.dataset, label) else "done"
+
+    def reason(self, label: str) -> str:
         """Returns why a method has no result, on whichever fold; "" where it has one.
 
         What worked is not averaged: a mean over other folds than everybody's is no comparison.
         """
-        cells = self.results.of(self.dataset, label)
+        cells, leaver = self.results.of(self.dataset, label), self.results.race.left(self.dataset, label)
         failed = [each for each in cells if each.status == "failed"]
         if failed:
-            where = f" on {_folds([each.cell.fold or 0 for each in failed], len(cells))}" if len(cells) > 1 else ""
+            numbers = ", ".join(str(each.cell.fold or 0) for each in failed)
+            where = f" on {len(failed)} of {len(cells)} folds ({numbers})" if len(cells) > 1 else ""
             return f"failed{where}: {failed[0].reason}"
-        missing = sorted(set(self.folds) - {each.cell.fold or 0 for each in cells})
-        return f"no result on {_folds(missing, len(self.planned))}" if missing else ""
+        if leaver:
+            return f"left the race after {len(leaver.folds)} of {len(self.planned)} folds: it could win no more"
+        return ""
 
     def complete(self, label: str) -> list[CellResult]:
-        """Returns a method's cells on the complete folds; none where it failed."""
-        if self.failure(label):
+        """Returns a method's cells on the complete folds; none where it failed or left the race."""
+        if self.status(label) != "done":
             return []
         return [each for each in self.results.of(self.dataset, label) if (each.cell.fold or 0) in self.folds]
 
     def models(self, label: str) -> list[Sequence[FinalModel]]:
-        """Returns a method's final models, fold by fold; none where it failed."""
+        """Returns a method's final models, fold by fold; none where it has no result."""
         return [each.finals for each in self.complete(label)]
 
     def families(self) -> dict[str, tuple[str, list[str]]]:
         """Returns the name of each family -> its reference and the labels compared with it."""
         return {
-            PRIMARY if reference == self.terms.reference else reference: (reference, list(labels))
+            family_name(self.terms, reference): (reference, list(labels))
             for reference, labels in self.terms.families.items()
         }
 
@@ -138,6 +149,11 @@ def terms_now(results: StudyResults) -> Terms:
     return results.lock.current if results.lock else terms_of(results.study, [each.cell for each in results.cells])
 
 
+def family_name(terms: Terms, reference: str) -> str:
+    """Returns the name of the family of all that are compared with a reference."""
+    return PRIMARY if reference == terms.reference else reference
+
+
 def points(value: float) -> str:
     """Returns `1 point`, `0.5 points`."""
     return f"{value:g} {'point' if value == 1 else 'points'}"
@@ -146,11 +162,6 @@ def points(value: float) -> str:
 def counted(count: int, noun: str) -> str:
     """Returns `1 fold`, `2 folds`."""
     return f"{count} {noun}{'' if count == 1 else 's'}"
-
-
-def _folds(folds: Sequence[int], total: int) -> str:
-    names = ", ".join(map(str, folds))
-    return f"{len(folds)} of {total} folds ({names})"
 
 
 def _check_alike(one: Cell, other: Cell) -> None:

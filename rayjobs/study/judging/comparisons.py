@@ -22,11 +22,10 @@ from mmcore.analysis.sign_flips import SplitComparison, compare_split
 from mmcore.analysis.words import Verdict, ceiling_note, judge_folds, judge_split
 from mmcore.errors import DataError
 from rayjobs.study.document import Comparison
-from rayjobs.study.judging.blocks import Blocks, blocks_of, counted, points
+from rayjobs.study.judging.blocks import POINTS, Blocks, blocks_of, counted, points
 from rayjobs.study.judging.power import Folding
 from rayjobs.study.results import FinalModel, StudyResults
 
-POINTS = 100.0
 OF_THESE_DATA = "for these training data"
 """What every statement of a single split is of."""
 

@@ -79,8 +79,8 @@ def _why_nothing(blocks: Blocks, own: Sequence[Comparison]) -> str:
         )
     if reference not in blocks.labels:
         return f"nothing was compared: it has no row {reference}"
-    failure = blocks.failure(reference)
-    return f"nothing was compared: {reference} {failure}" if failure else "nothing was compared: every method failed"
+    failure = blocks.reason(reference)
+    return f"nothing was compared: {reference} {failure}" if failure else "nothing was compared: no method has a result"
 
 
 def _why_undecided(blocks: Blocks, own: Sequence[Comparison]) -> str:
@@ -138,9 +138,13 @@ def _found(blocks: Blocks, own: Sequence[Comparison]) -> Iterator[str]:
 
 
 def _failed(blocks: Blocks) -> list[str]:
+    """Returns who has no result, and why."""
     compared = {label for _, labels in blocks.families().values() for label in labels}
-    names = [label for label in blocks.labels if label in compared and blocks.failure(label)]
-    return [f"{_named(names)} failed"] if names else []
+    clauses = []
+    for status, text in (("failed", "failed"), ("left out", "left the race")):
+        names = [label for label in blocks.labels if label in compared and blocks.status(label) == status]
+        clauses += [f"{_named(names)} {text}"] if names else []
+    return clauses
 
 
 def _could_show(blocks: Blocks, own: Sequence[Comparison], power: PowerEntry) -> list[str]:

@@ -58,7 +58,7 @@ CASES = {
     },
     "On made nothing was compared: ensemble-tuned failed on 1 of 6 folds (2): no trial of the search succeeded; "
     "trial-001: loss nan.": {"methods": {"aug": GOOD}, "failed": {("made", "ensemble-tuned", 2): "loss nan"}},
-    "On made nothing was compared: every method failed.": {
+    "On made nothing was compared: no method has a result.": {
         "methods": {"aug": GOOD}, "failed": {("made", "aug", 2): "loss nan"}
     },
     "On made, for these training data, aug is better than ensemble-tuned.": {
