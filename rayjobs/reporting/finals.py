@@ -35,6 +35,8 @@ class Final:
         dead: Modality -> epoch since which its encoder is dead, at the run's end.
         notices: What went otherwise than it should, but not wrong.
         environment: On what and with what it was trained; None where an earlier release trained it.
+        fitted: (N,) bool, as `correct`, of the sum of its heads by weights fitted on validation; None for a model
+            without a head for each modality.
     """
 
     seed: int
@@ -49,6 +51,7 @@ class Final:
     dead: Mapping[str, int]
     notices: Sequence[str] = ()
     environment: Environment | None = None
+    fitted: np.ndarray | None = None
 
 
 def load_final(run_dir: Path) -> Final | None:
@@ -71,8 +74,15 @@ def load_final(run_dir: Path) -> Final | None:
         cost={"epochs": result.epochs, "device_seconds": result.device_seconds},
         dead={reading.modality: reading.since for reading in result.readings if reading.kind == "dead"},
         notices=result.notices,
+        fitted=_right(arrays, FITTED_LOGITS)[order] if FITTED_LOGITS in arrays else None,
         environment=result.environment,
     )
+
+
+def _right(arrays: Mapping[str, np.ndarray], head: str) -> np.ndarray:
+    """Returns (N,) bool, whether a head's answer to each test sample is right."""
+    right: np.ndarray = arrays[head].argmax(axis=1) == arrays["labels"]
+    return right
 
 
 def accuracies_of(finals: Sequence[Final]) -> list[float]:

@@ -73,7 +73,7 @@ def figures_in(blocks: Sequence[Block]) -> Iterator[Figure]:
 
 
 def split_columns(grid: Grid, most: int) -> list[Grid]:
-    """Returns a table as several of about one width, at most `most` columns beside the first, so that paper holds it."""
+    """Returns a table as several of about one width, of at most `most` columns beside the first: paper is narrow."""
     width = len(grid.headings) - 1
     if width <= most:
         return [grid]

@@ -46,8 +46,8 @@ def _protocol(data: OfDataset) -> str:
     scope = "" if entry.cross_validated else " One split: what follows is for these training data."
     return (
         f"Protocol: {entry.protocol}; {wording.folds_text(data.blocks)} of {len(entry.folds)}, {entry.n:,} test "
-        f"samples, {lock.seeds} {finals} a cell, split by {units}. Always answering the most frequent class is right in "
-        f"{wording.number(entry.chance)} %. δ = {wording.points(data.margin)}, α = {lock.alpha:g}.{scope}"
+        f"samples, {lock.seeds} {finals} a cell, split by {units}. To answer the most frequent class always is right "
+        f"in {wording.number(entry.chance)} %. δ = {wording.points(data.margin)}, α = {lock.alpha:g}.{scope}"
     )
 
 
@@ -74,7 +74,7 @@ def _compared(data: OfDataset, stem: str, labels: Sequence[str]) -> list[Block]:
 
 
 def _main(data: OfDataset) -> Grid:
-    headings = ("method", "accuracy, %", "Δ", "plain 95 %", "corrected 95 %", "word", "p (Holm)",
+    headings = ("method", "accuracy, %", "Δ", "plain 95\u00a0%", "corrected 95\u00a0%", "word", "p (Holm)",
                 "worse / within / better")  # fmt: skip
     rows = [(score.method, wording.score(score), *_against(data, score)) for score in data.scores]
     caption = (
@@ -208,7 +208,7 @@ def _others(data: OfDataset) -> list[Block]:
 
 
 def _family(family: Family) -> Grid:
-    headings = ("method", "Δ", "plain 95 %", "corrected 95 %", "word", "p (Holm)", "worse / within / better")
+    headings = ("method", "Δ", "plain 95\u00a0%", "corrected 95\u00a0%", "word", "p (Holm)", "worse / within / better")
     rows = [
         (each.a, *_estimate(each), marked_word(each.word), wording.p_value(each.p_holm), wording.three(each.bayes))
         for each in family.comparisons.values()
@@ -274,7 +274,7 @@ def _best_of_text(observed: float, corrected: float | None, among: int) -> str:
     text = f"The best of {among} methods reaches {wording.number(observed)} %"
     if corrected is None or not wording.known(corrected):
         return f"{text}; what that is worth where it was not chosen by cannot be told from one fold."
-    return f"{text}, of which {wording.number(corrected)} % are left where it is not chosen by the same samples."
+    return f"{text}; chosen on some samples and scored on the others the best reaches {wording.number(corrected)} %."
 
 
 def _fall(cells: Sequence[CellEntry], label: str, fold: int) -> str:

@@ -28,7 +28,8 @@ def number(value: float | None, decimals: int = 1) -> str:
 
 def signed(value: float | None, decimals: int = 1) -> str:
     """Returns `+1.4`."""
-    return MISSING if value is None or not known(value) else f"{value:+.{decimals}f}"
+    # Adding 0 takes the sign of what rounds to nothing.
+    return MISSING if value is None or not known(value) else f"{round(value, decimals) + 0.0:+.{decimals}f}"
 
 
 def interval(ends: Ends | None) -> str:
@@ -104,8 +105,8 @@ def modalities(metrics: Sequence[Mapping[str, float]]) -> list[str]:
 
 
 def shortened(label: str, most: int = 18) -> str:
-    """Returns a label as it fits beside a figure: its end goes where it is long."""
-    return label if len(label) <= most else label[: most - 1] + "…"
+    """Returns a label as it fits beside a figure: variants differ at its end, so its middle goes where it is long."""
+    return label if len(label) <= most else f"{label[: most - most // 2]}…{label[1 - most // 2 :]}"
 
 
 def folds_text(folds: Sequence[int]) -> str:

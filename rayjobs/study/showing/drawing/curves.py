@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 from markupsafe import Markup
+from numpy.typing import NDArray
 
 from mmcore.analysis.intervals import MeanSteps, mean_steps
 from rayjobs.study.document import BudgetEntry, CurvePoint
@@ -14,6 +16,7 @@ from rayjobs.study.showing import wording
 from rayjobs.study.showing.drawing.shapes import (
     AXIS_PX,
     Figure,
+    Frame,
     Scale,
     apart,
     axis,
@@ -22,6 +25,7 @@ from rayjobs.study.showing.drawing.shapes import (
     dot,
     line,
     method_class,
+    range_of,
     text,
     tick_text,
     ticks,
@@ -32,7 +36,7 @@ Cost = Literal["device_seconds", "epochs", "trials"]
 COSTS: Mapping[Cost, str] = {"device_seconds": "device-seconds", "epochs": "epochs", "trials": "trials"}
 ACROSS, LABELS_AT = (9.0, 63.0), 67.0
 TOP, LEAST_PX, LABEL_PX = 8.0, 200.0, 14.0
-MOST_RANGES = 4
+MOST_RANGES = 2
 """Methods whose folds' range is drawn; of more they would hide each other."""
 SETTLED = 8
 """The upright axis begins at the lowest of what curves reach in this part of their cost."""
@@ -64,7 +68,7 @@ def budget_figure(stem: str, data: OfDataset, labels: Sequence[str], cost: Cost)
     unit = COSTS[cost]
     caption = (
         f"Validation, never test; trials in the order of their number, the whole cost of one before its result. "
-        f"Mean over folds{', with the range of the folds (thin)' if ranges else ''}. "
+        f"Mean over folds; their range is {'shaded' if ranges else 'in the table'}. "
         "The upright axis begins where the lowest line stands after an eighth of its cost."
     )
     ends = "; ".join(f"{name} {steps.mean[-1]:.1f} after {steps.costs[-1]:,.0f}" for name, steps in curves.items())
@@ -110,7 +114,7 @@ class _Plot:
 
 
 @dataclass(frozen=True)
-class _Frame:
+class _Axes:
     """Where things lie: costs across in percent, accuracies upwards in pixels."""
 
     scale: Scale
@@ -130,12 +134,12 @@ def _drawn(plot: _Plot) -> tuple[float, list[Markup]]:
     """Returns the height and the shapes of a figure of lines, each named at its end."""
     height = max(LEAST_PX, LABEL_PX * len(plot.curves))
     most = max(float(steps.costs[-1]) for steps in plot.curves.values())
-    frame = _Frame(Scale(0.0, most, ACROSS), plot.bounds, TOP + height)
-    drawn = [*axis(frame.scale, TOP, frame.bottom, plot.across), *_upright(frame)]
-    ends = [frame.y(float(steps.mean[-1])) for steps in plot.curves.values()]
-    for (name, steps), y in zip(plot.curves.items(), apart(ends, LABEL_PX, frame.bottom), strict=True):
-        drawn += _line(steps, plot.labels.index(name), frame, ranges=plot.ranges)
-        x, end = frame.scale.at(float(steps.costs[-1])), frame.y(float(steps.mean[-1]))
+    axes = _Axes(Scale(0.0, most, ACROSS), plot.bounds, TOP + height)
+    drawn = [*axis(axes.scale, TOP, axes.bottom, plot.across), *_upright(axes)]
+    ends = [axes.y(float(steps.mean[-1])) for steps in plot.curves.values()]
+    for (name, steps), y in zip(plot.curves.items(), apart(ends, LABEL_PX, axes.bottom), strict=True):
+        drawn += _line(steps, plot.labels.index(name), axes, ranges=plot.ranges)
+        x, end = axes.scale.at(float(steps.costs[-1])), axes.y(float(steps.mean[-1]))
         colour = method_class(plot.labels.index(name))
         drawn += [
             dot(x, end, colour, 2.6),
@@ -143,30 +147,29 @@ def _drawn(plot: _Plot) -> tuple[float, list[Markup]]:
             line((ACROSS[1] + 0.5, end), (LABELS_AT - 0.7, y), colour, width=0.7),
             text(LABELS_AT, y, wording.shortened(name), whole=name),
         ]
-    return frame.bottom + AXIS_PX, drawn
+    return axes.bottom + AXIS_PX, drawn
 
 
-def _line(steps: MeanSteps, place: int, frame: _Frame, *, ranges: bool) -> list[Markup]:
-    name, y = method_class(place), (TOP, frame.bottom)
-    across = [cost / frame.scale.high for cost in steps.costs.tolist()]
-    up = [frame.up(value) for value in steps.mean.tolist()]
-    drawn = [curve(list(zip(across, up, strict=True)), name, ACROSS, y, dashes_of(place))]
-    if ranges and (steps.high > steps.low).any():
-        for values in (steps.low, steps.high):
-            up = [frame.up(value) for value in values.tolist()]
-            drawn.append(curve(list(zip(across, up, strict=True)), name, ACROSS, y, "1 3"))
-    return drawn
+def _line(steps: MeanSteps, place: int, axes: _Axes, *, ranges: bool) -> list[Markup]:
+    name, frame = method_class(place), Frame(*ACROSS, TOP, axes.bottom)
+    across = [cost / axes.scale.high for cost in steps.costs.tolist()]
+
+    def places(values: NDArray[np.float64]) -> list[tuple[float, float]]:
+        return list(zip(across, (axes.up(value) for value in values.tolist()), strict=True))
+
+    drawn = [range_of(places(steps.low), places(steps.high), name, frame)] if ranges else []
+    return [*drawn, curve(places(steps.mean), name, frame, dashes_of(place))]
 
 
-def _upright(frame: _Frame) -> list[Markup]:
+def _upright(axes: _Axes) -> list[Markup]:
     drawn = []
-    for value in ticks(*frame.bounds):
-        y = frame.y(value)
+    for value in ticks(*axes.bounds):
+        y = axes.y(value)
         drawn += [
             line((ACROSS[0], y), (ACROSS[1], y), "faint", width=0.7),
             text(ACROSS[0] - 0.8, y, tick_text(value), anchor="end"),
         ]
-    return [*drawn, line((ACROSS[0], TOP), (ACROSS[0], frame.bottom), "axis")]
+    return [*drawn, line((ACROSS[0], TOP), (ACROSS[0], axes.bottom), "axis")]
 
 
 def _limits(curves: Sequence[MeanSteps]) -> tuple[float, float]:

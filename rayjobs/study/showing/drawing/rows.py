@@ -64,8 +64,9 @@ def forest(stem: str, data: OfDataset, labels: Sequence[str]) -> Figure | None:
         description=f"{told}.",
         caption=(
             f"Right of 0: more right answers on test than {data.reference}. Thick: the plain 95 % interval, over these "
-            "folds. Thin: the corrected one, which decides the word. Small rings: single folds. Shaded: within "
-            f"{wording.points(data.margin)}, which does not matter. F: failed, no result."
+            "folds. Thin: the corrected one, by which the word is decided; the word allows besides for how many are "
+            "compared (Holm), so that such an interval may leave 0 out and the word be undecided. Small rings: single "
+            f"folds. Shaded: within {wording.points(data.margin)}, which does not matter. F: failed, no result."
         ),
         height=bottom + AXIS_PX,
         shapes=drawn,

@@ -110,7 +110,7 @@ def scale_over(values: Iterable[float], ends: tuple[float, float] = PLOT, least:
     return Scale(low - more, high + more, ends)
 
 
-def ticks(low: float, high: float, most: int = 5) -> list[float]:
+def ticks(low: float, high: float, most: int = 6) -> list[float]:
     """Returns round numbers from low to high, at most `most`: steps of 1, 2 or 5 times a power of ten."""
     rough = (high - low) / most
     power = 10.0 ** math.floor(math.log10(rough))
@@ -165,18 +165,48 @@ def text(x: float, y: float, words: str, *, anchor: str = "start", whole: str = 
     )
 
 
-def curve(
-    places: Sequence[tuple[float, float]], name: str, x: tuple[float, float], y: tuple[float, float], dashes: str = ""
-) -> Markup:
-    """Draws steps through places in [0, 1], (0, 0) below to the left, in the box x (percent), y (pixels)."""
-    steps = [f"M{1000 * places[0][0]:.1f} {1000 * (1 - places[0][1]):.1f}"]
-    steps += [f"H{1000 * across:.1f}V{1000 * (1 - up):.1f}" for across, up in places[1:]]
+@dataclass(frozen=True)
+class Frame:
+    """The box of a plot of curves: from left to right in percent, from top to bottom in pixels."""
+
+    left: float
+    right: float
+    top: float
+    bottom: float
+
+
+def curve(places: Sequence[tuple[float, float]], name: str, frame: Frame, dashes: str = "") -> Markup:
+    """Draws steps through places in [0, 1], (0, 0) below to the left of a box, in the colour of a class."""
     more = Markup(' stroke-dasharray="{}"').format(dashes) if dashes else Markup("")
+    path = Markup(
+        '<path class="{}" d="M{}" fill="none" stroke="currentColor" stroke-width="1.6" '
+        'vector-effect="non-scaling-stroke"{}/>'
+    ).format(name, _steps(places), more)
+    return _stretched(path, frame)
+
+
+def range_of(
+    low: Sequence[tuple[float, float]], high: Sequence[tuple[float, float]], name: str, frame: Frame
+) -> Markup:
+    """Fills what lies between two curves of the same places across, faintly."""
+    back = [(next_across, up) for (next_across, _), (_, up) in zip(low[1:], low[:-1], strict=True)]
+    # Backwards a step rises first: the places are those where each level ends.
+    outline = f"M{_steps(high)}L{_steps([low[-1], *reversed(back)])}H{1000 * low[0][0]:.1f}Z"
+    path = Markup('<path class="{}" d="{}" fill="currentColor" opacity="0.13"/>').format(name, outline)
+    return _stretched(path, frame)
+
+
+def _steps(places: Sequence[tuple[float, float]]) -> str:
+    first = f"{1000 * places[0][0]:.1f} {1000 * (1 - places[0][1]):.1f}"
+    return first + "".join(f"H{1000 * across:.1f}V{1000 * (1 - up):.1f}" for across, up in places[1:])
+
+
+def _stretched(path: Markup, frame: Frame) -> Markup:
+    """Returns a path of 1000 x 1000 as wide and as high as its box."""
     return Markup(
         '<svg x="{:.2f}%" y="{:.1f}" width="{:.2f}%" height="{:.1f}" viewBox="0 0 1000 1000" '
-        'preserveAspectRatio="none"><path class="{}" d="{}" fill="none" stroke="currentColor" stroke-width="1.6" '
-        'vector-effect="non-scaling-stroke"{}/></svg>'
-    ).format(x[0], y[0], x[1] - x[0], y[1] - y[0], name, "".join(steps), more)
+        'preserveAspectRatio="none">{}</svg>'
+    ).format(frame.left, frame.top, frame.right - frame.left, frame.bottom - frame.top, path)
 
 
 def axis(scale: Scale, top: float, bottom: float, title: str, *, sign: bool = False) -> list[Markup]:
