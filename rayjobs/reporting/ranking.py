@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mmcore.analysis.intervals import mean_interval
-from mmcore.metric_names import FUSED, PROBE_ACCURACY, of_head, own_metrics
+from mmcore.metric_names import (
+    CALIBRATION_ERROR,
+    FUSED,
+    MACRO_F1,
+    MEAN_AVERAGE_PRECISION,
+    PROBE_ACCURACY,
+    of_head,
+    own_metrics,
+)
 from rayjobs.experiment.folder import best_file, final_dirs, lacking_teacher
 from rayjobs.experiment.search_result import SearchResult, read_search
 from rayjobs.reporting.by_class import ClassRow, by_class, is_imbalanced
@@ -198,6 +206,7 @@ def _row(runs: _Runs) -> RankingRow:
         failed_because=runs.failed,
         delta=None,
         modalities=_modalities(flattened(whole)),
+        metrics=_metrics(flattened(whole)),
         trials=len(trials),
         begun=sum(trial.epochs > 0 or trial.status == "failed" for trial in trials),
         failed=len(failed),
@@ -223,6 +232,16 @@ def _modalities(finals: Sequence[Final]) -> dict[str, OwnAccuracy]:
             by="probe" if key == of_head(name, PROBE_ACCURACY) else "head",
         )
         for name, key in own_metrics(finals[0].metrics).items()
+    }
+
+
+def _metrics(finals: Sequence[Final]) -> dict[str, float]:
+    """Returns the means of the fused answer's other figures that every model has."""
+    keys = {name: of_head(FUSED, name) for name in (MACRO_F1, MEAN_AVERAGE_PRECISION, CALIBRATION_ERROR)}
+    return {
+        name: mean_interval([final.metrics[key] for final in finals])[0]
+        for name, key in keys.items()
+        if finals and all(key in final.metrics for final in finals)
     }
 
 
