@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 from markupsafe import Markup
@@ -237,7 +238,19 @@ def _budgets(data: OfDataset, stem: str, labels: Sequence[str]) -> list[Block]:
     figures = [budget_figure(f"{stem}-{cost}", data, labels, cost) for cost in COSTS]
     figures.append(expected_figure(f"{stem}-expected", data, labels))
     why = [] if figures[-1] else [Note(NOT_EXCHANGEABLE)]
-    return [Heading("Budgets"), table, Note(note), *filter(None, figures), *why]
+    return [Heading("Budgets"), table, Note(note), *filter(None, figures), *why, *_incumbents(data)]
+
+
+def _incumbents(data: OfDataset) -> list[Block]:
+    """Returns what each search had after 1, 2, 4, ... trials: the numbers of the last figure."""
+    curves = {each.method: steps for each in data.budgets if (steps := found(each, "trials"))}
+    if not curves:
+        return []
+    most = max(float(steps.costs[-1]) for steps in curves.values())
+    numbers = [2**power for power in range(math.ceil(math.log2(most)))] + [int(most)]
+    rows = [(label, *(wording.number(steps.at(trials)) for trials in numbers)) for label, steps in curves.items()]
+    grid = Grid("Best on validation after so many trials, %, mean over folds", ("method", *map(str, numbers)), rows)
+    return [Details("The searches in numbers", split_columns(grid, MOST_FOLDS))]
 
 
 NOT_EXCHANGEABLE = (

@@ -28,6 +28,8 @@ from rayjobs.study.showing.drawing.shapes import (
 from rayjobs.study.showing.reading import OfDataset
 
 TOP = 6.0
+RANKS = (PLOT[0], 70.0)
+"""Where ranks lie, so that a number has room beside the last."""
 ACROSS_PX = 9
 """Height of one data set in a row."""
 
@@ -115,7 +117,7 @@ def critical_differences(stem: str, over: OverDatasets, labels: Sequence[str]) -
         return None
     rows = sorted(over.ranks, key=lambda label: (over.ranks[label], label))
     place = {label: TOP + ROW_PX * (row + 0.5) for row, label in enumerate(rows)}
-    scale, bottom = Scale(1, max(len(rows), 2)), TOP + ROW_PX * len(rows)
+    scale, bottom = Scale(1, max(len(rows), 2), RANKS), TOP + ROW_PX * len(rows)
     drawn = axis(scale, TOP, bottom, "mean rank, 1 is best")
     for label in rows:
         x, y, name = scale.at(over.ranks[label]), place[label], method_class(labels.index(label))
