@@ -11,7 +11,7 @@ export PYTHONFAULTHANDLER := 1
 
 DEMOS := cremad iemocap kinetics_sounds nvgesture sarcasm twitter15 vggsound
 
-.PHONY: demo demos test test-all test-slow test-slow-jobs test-slow-rest lint types audit install clean
+.PHONY: demo demos compare-demo test test-all test-slow lint types audit install clean
 
 install: $(INSTALLED)
 
@@ -31,17 +31,18 @@ demo: $(INSTALLED)
 demos: $(INSTALLED)
 	set -e; for name in $(DEMOS); do $(BIN)/python -m rayjobs.tune --dataset $$name --demo; done
 
+# A study of three methods over two of three folds; typed again it only reports, or goes on where it was interrupted.
+compare-demo: $(INSTALLED)
+	test -f results/compare-demo/study.yaml || $(BIN)/python -m rayjobs.compare new compare-demo --dataset digits \
+	  --method iprm --method aug --reference-only --cv-folds 3 --folds 0,1 --trials 4 --seeds 2
+	$(BIN)/python -m rayjobs.compare run compare-demo
+
 test: $(INSTALLED) $(MOTO)
 	$(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile
 
-# Two halves of about the same length: `make --jobs=2 test-slow`, as in CI, runs them side by side.
-test-slow: test-slow-jobs test-slow-rest
-
-test-slow-jobs: $(INSTALLED) $(MOTO)
-	$(BIN)/python -m pytest -m slow tests/jobs
-
-test-slow-rest: $(INSTALLED) $(MOTO)
-	$(BIN)/python -m pytest -m slow --ignore=tests/jobs
+# Two processes, each of which takes the next file when it is done with one; tests/conftest.py puts the long ones first.
+test-slow: $(INSTALLED) $(MOTO)
+	$(BIN)/python -m pytest -m slow --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 40
 
 test-all: test test-slow
 

@@ -6,7 +6,7 @@ Shape legend: B samples in this shard; the rest of a modality's shape is its own
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -67,6 +67,13 @@ class Batch:
     def with_inputs(self, inputs: dict[str, Tensor]) -> Batch:
         """Returns this batch with other inputs (same samples)."""
         return replace(self, inputs=inputs)
+
+    def without(self, dropped: Mapping[str, Tensor]) -> Batch:
+        """Returns this batch with some samples lacking modalities: modality -> (B,) bool, those that lose it."""
+        present = dict(self.present)
+        for name, mask in dropped.items():
+            present[name] = present[name] & ~mask if name in present else ~mask
+        return replace(self, present=present)
 
     def has(self, *modalities: str) -> Tensor | None:
         """Returns which samples have every one of `modalities`, (B,) bool; None where none of them is ever missing."""

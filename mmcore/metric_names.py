@@ -7,6 +7,7 @@ In an epoch's row (`metrics.jsonl`, TensorBoard):
     train/<group>/gradient_norm                group: encoder/<modality>, head/<modality>, fusion
     train/<group>/added_<i>/moved
     train/encoder/<modality>/cosine
+    train/samples                              of epochs that the method plans
     method/<name>
     time/epoch_s, time/samples_per_s
 
@@ -33,6 +34,8 @@ LOSS = "loss"
 EPOCH_SECONDS = "time/epoch_s"
 SAMPLES_PER_SECOND = "time/samples_per_s"
 LEARNING_RATE = "train/lr"
+TRAIN_SAMPLES = "train/samples"
+"""Samples that an epoch gave, each as often as it came; only where the method planned the epoch."""
 
 
 def of_head(head: str, metric: str) -> str:

@@ -94,6 +94,8 @@ LAST_FILES = ((MANIFEST_FILE,), (RESULT_FILE,))
 
 STUDY_FILE = "study.yaml"
 LOCK_FILE = "lock.json"
+RACE_FILE = "race.json"
+"""Which methods were left out of later folds, and after which."""
 COMPARE_FILE = "compare.json"
 CELLS = "cells"
 """Folder of a study's cells; each is a search and its final models, as `tune` leaves them."""

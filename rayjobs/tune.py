@@ -116,7 +116,7 @@ def main(**flags: Unpack[TuneFlags]) -> None:
     from rayjobs.experiment.experiment import meet_twin
     from rayjobs.storage.lease import holding, lease_of_folder
 
-    machine = machine_of(flags)
+    machine = machine_of(flags, flags["per_search"])
     experiment = experiment_of(flags, machine)
     notes = Console(stderr=True, highlight=False, markup=False)
     with holding(lease_of_folder(experiment.location), experiment.location):

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.optimize import brentq
 from scipy.special import nctdtr, stdtrit
 
+from mmcore.analysis.intervals import CONFIDENCE, finite
 from mmcore.analysis.words import ALPHA
 
 POWER = 0.8
@@ -75,6 +77,41 @@ def smallest_difference(
         highest *= 2
     shift = brentq(lambda noncentrality: _power(noncentrality, degrees, level) - power, 0, highest, xtol=1e-9)
     return float(shift) * deviation * math.sqrt(1 / num_folds + rho)
+
+
+def pooled_deviation(deviations: ArrayLike) -> float:
+    """Returns the root mean square (a number) of several methods' deviations (m,), which the largest of them decide.
+
+    Raises:
+        ValueError: One is not finite, or there are none.
+    """
+    return float(np.sqrt((finite(deviations, "deviations") ** 2).mean()))
+
+
+def deviation_behind(half_width: float, num_folds: int) -> float:
+    """Returns the standard deviation over folds that a plain 95 % interval of their mean was made from.
+
+    Args:
+        half_width: Of the interval, 0 or more.
+        num_folds: k, from 2.
+
+    Raises:
+        ValueError: A number is out of its range.
+    """
+    if num_folds < 2 or not 0 <= half_width < np.inf:
+        raise ValueError(f"an interval over folds needs 2 folds and a width, got {num_folds} and {half_width}")
+    return half_width * math.sqrt(num_folds) / float(stdtrit(num_folds - 1, (1 + CONFIDENCE) / 2))
+
+
+def cv_rho(num_folds: int) -> float:
+    """Returns test size by training size of a cross-validation in which one fold tests and one validates.
+
+    Raises:
+        ValueError: Fewer than 3 folds: none would train.
+    """
+    if num_folds < 3:
+        raise ValueError(f"a cross-validation needs 3 folds or more, got {num_folds}")
+    return 1 / (num_folds - 2)
 
 
 def _power(noncentrality: float, degrees: int, level: float) -> float:

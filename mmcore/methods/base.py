@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from mmcore.batch import Batch
 from mmcore.config.sections import Section
+from mmcore.data.epoch_plan import EpochPlan
 from mmcore.errors import ConfigError
 from mmcore.layers.precision import full_precision
 from mmcore.metric_names import FUSED as FUSED
@@ -122,6 +123,16 @@ class Method(nn.Module):
         The method is in evaluation mode. It is not called where a run resumes inside the epoch, so that all it finds
         out must be buffers.
         """
+
+    def plan_epoch(self, engine: Step) -> EpochPlan | None:
+        """Returns which training samples the epoch gives, and without which modalities; None: all of them, once.
+
+        Called after `begin_epoch`, once what that added to `engine.samples` is taken up, in evaluation mode, and not
+        where a run resumes inside the epoch: checkpoints hold the plan. It must be equal on every rank, so it is made
+        of what is: `engine.samples.values`, `engine.sum`, `engine.generator`, `engine.place`, and the method's state.
+        The epoch has as many steps as its plan needs (`engine.place.num_steps`); rates are set by the epoch.
+        """
+        return None
 
     def losses(self, batch: Batch, phase: str, engine: Step) -> dict[str, Tensor]:
         """Returns the phase's loss terms, each a mean over this rank's samples; the engine adds them up."""

@@ -21,7 +21,7 @@ class Place(NamedTuple):
     Attributes:
         epoch: The running epoch, from 0.
         step: The step within the epoch, from 0; all phases of one batch are one step.
-        num_steps: Steps of an epoch.
+        num_steps: Steps of this epoch; in `begin_epoch` and `plan_epoch` those of one without a plan.
     """
 
     epoch: int
@@ -40,6 +40,9 @@ class Samples(Protocol):
 
     def add(self, name: str, batch: Batch, values: Tensor) -> None:
         """Adds values (B,) to the samples' numbers; every rank calls it for each batch, a placeholder too."""
+
+    def forget(self, name: str) -> None:
+        """Sets a table to 0, what was added and not yet taken up included; every rank calls it."""
 
 
 class Step(Protocol):
@@ -117,6 +120,8 @@ class Step(Protocol):
 
     def ahead(self, num_epochs: int) -> Iterator[Batch]:
         """Yields the training batches of as many epochs from the running one on, as they themselves will have them.
+
+        Without what `plan_epoch` says of them, which is asked later.
 
         For steps within a `rehearsal` in `begin_epoch`; puts the method in training mode.
         """

@@ -52,6 +52,11 @@ class SampleTables:
             raise TrainingError(f"samples cannot be remembered as {name!r}: no loader gave the batch its rows")
         waiting.index_add_(0, batch.rows, values.to(waiting.dtype))
 
+    def forget(self, name: str) -> None:
+        """Sets a table to 0, with what waits for it."""
+        self._merged.pop(name, None)
+        self._waiting.pop(name, None)
+
     @torch.no_grad()
     def merge(self) -> None:
         """Takes up what waits on all ranks; a collective."""

@@ -22,8 +22,9 @@ from torch import Tensor
 from mmcore import distributed, metric_names, seeding
 from mmcore.batch import Batch
 from mmcore.config.schema import RunConfig
+from mmcore.data.epoch_plan import EpochPlan
 from mmcore.data.feeding.loader import Loader
-from mmcore.errors import CheckpointError
+from mmcore.errors import CheckpointError, TrainingError
 from mmcore.evaluation.conditions import Condition
 from mmcore.evaluation.predictions import PROBE, Collector, Evaluation, log_prior
 from mmcore.evaluation.readings import COSINE_EVERY_STEPS, Facts, Reading, kept, readings
@@ -57,6 +58,7 @@ class Progress:
         best_row: Metrics of the best epoch.
         last_row: Metrics of the last finished epoch.
         seconds: Time spent in finished epochs.
+        plan: What the running epoch gives; None: every sample once.
     """
 
     epoch: int = 0
@@ -68,6 +70,7 @@ class Progress:
     best_row: Row = field(default_factory=dict)
     last_row: Row = field(default_factory=dict)
     seconds: float = 0.0
+    plan: EpochPlan | None = None
 
 
 class Trainer:
@@ -171,15 +174,16 @@ class Trainer:
             seeding.seed_process(self.config.seed, "epoch", progress.epoch, distributed.rank())
         self.method.train()
         self.probes.train()
+        num_steps = self._num_steps
         # At most once an epoch, since measuring takes a second backward pass.
-        self._cosine_every = max(COSINE_EVERY_STEPS, self.loader.num_steps)
+        self._cosine_every = max(COSINE_EVERY_STEPS, num_steps)
         every = self.config.trainer.checkpoint_every_steps
-        for batch in self.loader.train_batches(progress.epoch, progress.step_in_epoch):
+        for batch in self.loader.train_batches(progress.epoch, progress.step_in_epoch, progress.plan):
             self.train_step(batch)
             self._heartbeat.beat()
             if progress.step_in_epoch % self.config.trainer.log_every_steps == 0:
                 self.engine.check_finite()
-            if every and progress.step_in_epoch % every == 0 and progress.step_in_epoch < self.loader.num_steps:
+            if every and progress.step_in_epoch % every == 0 and progress.step_in_epoch < num_steps:
                 self.engine.check_finite()  # a checkpoint with NaN in it would fail every attempt to resume
                 self._save_resume_point(mid_epoch=True)
 
@@ -187,7 +191,7 @@ class Trainer:
         """Does one optimizer step of the method (several, if it has several phases)."""
         batch = self._on_device(batch, training=True)
         progress, engine = self.progress, self.engine
-        engine.place = Place(progress.epoch, progress.step_in_epoch, self.loader.num_steps)
+        engine.place = Place(progress.epoch, progress.step_in_epoch, self._num_steps)
         is_diagnosed = self.config.trainer.diagnostics
         engine.log_step = is_diagnosed and progress.step_in_epoch % self.config.trainer.log_every_steps == 0
         # In the middle of each interval, since the first step of a run says little about its course.
@@ -221,8 +225,11 @@ class Trainer:
         evaluation = self.evaluate("val", full=False)
         row |= {metric_names.val(name): value for name, value in evaluation.metrics.items()}
         row[metric_names.EPOCH_SECONDS] = time.perf_counter() - start
-        row[metric_names.SAMPLES_PER_SECOND] = self.loader.num_samples("train") / row[metric_names.EPOCH_SECONDS]
-        progress.epoch, progress.step_in_epoch, progress.last_row = epoch + 1, 0, row
+        num_samples = self.loader.num_samples("train") if progress.plan is None else len(progress.plan)
+        row[metric_names.SAMPLES_PER_SECOND] = num_samples / row[metric_names.EPOCH_SECONDS]
+        if progress.plan is not None:
+            row[metric_names.TRAIN_SAMPLES] = float(num_samples)
+        progress.epoch, progress.step_in_epoch, progress.last_row, progress.plan = epoch + 1, 0, row, None
         progress.totals, progress.counts, progress.num_samples = {}, {}, 0
         progress.history.append(kept(row, self.method.context.modalities))
         self.engine.cosines.values = {}
@@ -280,7 +287,7 @@ class Trainer:
         self.engine.samples.keep_on_first_rank()
         self.probes.load_full_state(state["probes"])
         seeding.restore_state(state["rng"][distributed.rank() % len(state["rng"])])
-        self.progress = Progress(**state["progress"])
+        self.progress = Progress(**{**state["progress"], "plan": EpochPlan.of_state(state["progress"].get("plan"))})
         return True
 
     def load_selected(self) -> int:
@@ -317,6 +324,28 @@ class Trainer:
         with self.method.model.unheard():  # probes learn in the epoch's own steps alone
             self.method.begin_epoch(self.engine)
         self.engine.samples.merge()
+        self.progress.plan = self._planned()
+
+    def _planned(self) -> EpochPlan | None:
+        """Returns what the method plans for the epoch that begins, the same on every worker."""
+        with self.method.model.unheard():
+            plan = self.method.plan_epoch(self.engine)
+        if plan is None:
+            return None
+        plan = plan.on_cpu()
+        plan.check(self.loader.num_samples("train"), self.method.context.modalities)
+        if len(set(distributed.gather_objects(plan.checksum()))) > 1:
+            raise TrainingError(
+                "the workers planned different epochs: plan_epoch may use what is equal on all of them alone "
+                "(engine.samples.values, engine.sum, engine.generator)"
+            )
+        return plan
+
+    @property
+    def _num_steps(self) -> int:
+        """Steps of the running epoch."""
+        plan = self.progress.plan
+        return self.loader.num_steps if plan is None else plan.num_steps(self.config.trainer.batch_size)
 
     def _on_device(self, batch: Batch, *, training: bool) -> Batch:
         if batch.labels.device != self.device:
@@ -375,7 +404,9 @@ class Trainer:
         if distributed.rank() == 0:
             state = self._model_state()
             state |= {"mid_epoch": mid_epoch, "engine": self.engine.state_dict(), "rng": rng}
-            self._checkpoints.save({**state, "progress": dict(vars(self.progress))})
+            plan = self.progress.plan
+            progress = {**vars(self.progress), "plan": None if plan is None else plan.state()}
+            self._checkpoints.save({**state, "progress": progress})
 
     def readings(self) -> list[Reading]:
         """Returns what the finished epochs say about the run, in words."""

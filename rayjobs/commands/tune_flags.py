@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
@@ -16,7 +17,22 @@ if TYPE_CHECKING:
     from rayjobs.experiment.search_result import Keep
 
 
-class TuneFlags(TypedDict):
+class MachineFlags(TypedDict):
+    """The flags that say where and how fast something is computed."""
+
+    time_budget: str | None
+    cost_budget: float | None
+    concurrent: int | None
+    cpus: int | None
+    max_failures: int
+    hang_timeout: float
+    cache: str
+    cache_budget: int | None
+    address: str | None
+    verbose: bool
+
+
+class TuneFlags(MachineFlags):
     """The flags of `tune`, by click's names for them; `python -m rayjobs.tune --help` says what each means."""
 
     datasets: tuple[str, ...]
@@ -33,8 +49,6 @@ class TuneFlags(TypedDict):
     search_once: bool
     algorithm: str
     scheduler: str
-    time_budget: str | None
-    cost_budget: float | None
     per_search: int | None
     trials: int | None
     max_epochs: int | None
@@ -44,12 +58,6 @@ class TuneFlags(TypedDict):
     space: Path | None
     workers: str
     gpus_per_worker: float | None
-    concurrent: int | None
-    cpus: int | None
-    max_failures: int
-    hang_timeout: float
-    cache: str
-    cache_budget: int | None
     data_dir: Path
     raw_dir: Path | None
     vocab: Path | None
@@ -58,10 +66,8 @@ class TuneFlags(TypedDict):
     output: Path | str
     name: str | None
     resume: str | None
-    address: str | None
     dry_run: bool
     as_json: bool
-    verbose: bool
 
 
 def request_of(flags: TuneFlags) -> Request:
@@ -89,7 +95,7 @@ def request_of(flags: TuneFlags) -> Request:
     request = Request(
         workers=workers,
         min_workers=min_workers,
-        dataset=_encoding(flags, values),
+        dataset=encoding_from(flags["encoders"], flags["views"], values),
         datasets=datasets,
         methods=tuple(dict.fromkeys([*methods, *([reference] if reference else [])])),
         reference=reference,
@@ -122,19 +128,24 @@ def _protocol(flags: TuneFlags) -> dict[str, Plain]:
     return {key: value for key, value in given.items() if value is not None}
 
 
-def _encoding(flags: TuneFlags, values: dict[str, Plain]) -> dict[str, Plain]:
+def encoding_from(encoders: Sequence[str], views: int | None, values: dict[str, Plain]) -> dict[str, Plain]:
     """Returns what is encoded, and takes the values that decide it out of those fixed for all trials."""
     from rayjobs.cli.options import encoding_of
 
-    named = {pair.partition("=")[0].strip() for text in flags["encoders"] for pair in text.split(",")}
+    named = {pair.partition("=")[0].strip() for text in encoders for pair in text.split(",")}
     named |= {path.split(".")[2] for path in values if path.startswith("dataset.encode.")}
     paths = ("dataset.encode.", "dataset.views", *(f"dataset.transforms.{name}." for name in named))
     own = {path: values.pop(path) for path in list(values) if path.startswith(paths)}
-    return encoding_of(flags["encoders"], flags["views"], own)
+    return encoding_of(encoders, views, own)
 
 
-def machine_of(flags: TuneFlags) -> Machine:
-    """Returns where and how fast the command line wants it computed."""
+def machine_of(flags: MachineFlags, per_search: int | None = None) -> Machine:
+    """Returns where and how fast the command line wants it computed.
+
+    Args:
+        flags: The command line.
+        per_search: Trials of each search at a time; None: what fills the machine.
+    """
     from rayjobs.experiment.machine import Machine
 
     budget = flags["cache_budget"] * 2**20 if flags["cache_budget"] else None
@@ -145,7 +156,7 @@ def machine_of(flags: TuneFlags) -> Machine:
         hang_limit_s=60 * flags["hang_timeout"],
         budget_s=parse_duration(flags["time_budget"], "--time-budget") if flags["time_budget"] else None,
         device_budget_s=flags["cost_budget"],
-        per_search=flags["per_search"],
+        per_search=per_search,
         concurrent=flags["concurrent"],
         max_failures=flags["max_failures"],
         verbose=flags["verbose"],

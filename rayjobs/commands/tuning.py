@@ -27,7 +27,7 @@ from rayjobs.experiment.folder import is_finished, keep_plan, share
 from rayjobs.experiment.machine import Machine, trial_shape
 from rayjobs.experiment.paces import check_budget, known_pace
 from rayjobs.experiment.plan import Plan, make_plans
-from rayjobs.experiment.stages import Planned, data_of, make_stages, per_search_default, row_of
+from rayjobs.experiment.stages import NO_HOOKS, Hooks, Planned, data_of, make_stages, per_search_default, row_of
 from rayjobs.feeding.cached import default_budget_bytes
 from rayjobs.feeding.handle import DataHandle, open_data
 from rayjobs.pool.budget import Budget
@@ -68,7 +68,7 @@ def run_tuning(experiment: Experiment, machine: Machine, *, resume: bool) -> Ran
         if not experiment.mirror:  # of runs on several nodes, each keeps its own
             open_ledger(experiment.folder.parent)
         if not (resume and all(is_finished(plan, experiment) for plan in plans)):
-            _run_plans(plans, experiment, machine, resume=resume)
+            run_plans(plans, experiment, machine, resume=resume)
     except KeyboardInterrupt:
         raise Interrupted(
             f"interrupted; everything finished so far is kept. To resume:\n"
@@ -82,7 +82,22 @@ def run_tuning(experiment: Experiment, machine: Machine, *, resume: bool) -> Ran
     return ranking
 
 
-def _run_plans(plans: Sequence[Plan], experiment: Experiment, machine: Machine, *, resume: bool) -> None:
+def run_plans(
+    plans: Sequence[Plan], experiment: Experiment, machine: Machine, *, resume: bool, hooks: Hooks = NO_HOOKS
+) -> None:
+    """Runs what is left of all searches and final models, in one pool.
+
+    Args:
+        plans: What is to be done.
+        experiment: Whose it is.
+        machine: Where to run it.
+        resume: Whether an earlier command may have finished some.
+        hooks: What the command does beside.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C or SIGTERM; the state is kept.
+        UsageError: More is asked for than the cluster has, among others.
+    """
     request = experiment.request
     gpus = request.gpus_per_worker if request.gpus_per_worker is not None else resources.visible_gpus(machine.gpus)
     with (
@@ -101,7 +116,7 @@ def _run_plans(plans: Sequence[Plan], experiment: Experiment, machine: Machine, 
         budget = Budget(machine.budget_s, machine.device_budget_s)
         runner.check_budget(budget, planned)
         experiment = runner.fix_per_search(planned)
-        stages = make_stages(planned, experiment, display.say, resume=resume)
+        stages = make_stages(planned, experiment, display.say, resume=resume, hooks=hooks)
         pool = Pool(stages, runner.capacity, budget, runner.known_pace(planned))
         execution = Execution(
             machine.max_failures,

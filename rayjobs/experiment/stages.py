@@ -22,6 +22,32 @@ from rayjobs.search.outcome import succeeded
 from rayjobs.search.record import SearchRecord
 from rayjobs.search.searches import Search
 
+
+@dataclass(frozen=True)
+class PlacedStage:
+    """A stage, and the row and fold it is of."""
+
+    stage: Stage
+    label: str
+    fold: int | None
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What a command does beside running the stages of an experiment.
+
+    Attributes:
+        before_finals: Called with the jobs of a row's final models, before the first of them begins.
+        after_finals: Called when all have ended, with the row's folder, and name -> reason of those that failed.
+        gate: Returns the stages of one data set as they are to be run; some may be left out on conditions.
+    """
+
+    before_finals: Callable[[Sequence[Job]], None] | None = None
+    after_finals: Callable[[Path, Mapping[str, str]], None] | None = None
+    gate: Callable[[Plan, Sequence[PlacedStage]], list[Stage]] | None = None
+
+
+NO_HOOKS = Hooks()
 FINALS = " final models"
 """Ends the name of the stage in which a search's final models are trained."""
 
@@ -42,7 +68,12 @@ class Planned:
 
 
 def make_stages(
-    planned: Sequence[Planned], experiment: Experiment, notify: Callable[[str], None], *, resume: bool
+    planned: Sequence[Planned],
+    experiment: Experiment,
+    notify: Callable[[str], None],
+    *,
+    resume: bool,
+    hooks: Hooks = NO_HOOKS,
 ) -> list[Stage]:
     """Returns the stages of an experiment, in the order of its command; those finished before are among them.
 
@@ -51,17 +82,21 @@ def make_stages(
         experiment: Whose they are; says how many trials of a search run at a time.
         notify: Told, in words, what a resumed search had to mend.
         resume: Whether an earlier command may have finished some.
+        hooks: What the command does beside.
     """
     numbers = itertools.count()
     stages: list[Stage] = []
     for each in planned:
+        own: list[PlacedStage] = []
         for search in each.plan.searches:
             place = _place(each.plan, search.label, search.fold, next(numbers), search.part)
-            stages.append(_search_stage(each, search, place, experiment, notify, resume=resume))
+            stage = _search_stage(each, search, place, experiment, notify, resume=resume)
+            own.append(PlacedStage(stage, search.label, search.fold))
         if experiment.request.final_seeds:
             for fold, label in itertools.product(each.plan.folds, each.plan.labels):
                 place = _place(each.plan, label, fold, next(numbers))
-                stages.append(_final_stage(each, label, fold, place, experiment))
+                own.append(PlacedStage(_final_stage(each, (label, fold), place, experiment, hooks), label, fold))
+        stages += hooks.gate(each.plan, own) if hooks.gate else [placed.stage for placed in own]
     return stages
 
 
@@ -126,21 +161,36 @@ def _count(stored: SearchResult) -> Count:
     )
 
 
-def _final_stage(planned: Planned, label: str, fold: int | None, place: Place, experiment: Experiment) -> Stage:
+def _final_stage(
+    planned: Planned, row: tuple[str, int | None], place: Place, experiment: Experiment, hooks: Hooks
+) -> Stage:
     """Returns the final models of a row on a fold: they wait for its search, and for those that tell what each modality
     reaches alone on that fold."""
-    plan = planned.plan
+    plan, (label, fold) = planned.plan, row
     searches = plan.searches_of(label, fold)
     alone = {each.name for each in plan.searches if each.fold == fold and each.config.method["name"] in METHODS_ALONE}
+    row_name = replace(searches[0], fold=fold).row_name
+
+    def make_jobs() -> list[Job]:
+        jobs = final_jobs(plan, label, fold, planned.data, experiment)
+        if jobs and hooks.before_finals is not None:
+            hooks.before_finals(jobs)
+        return jobs
+
+    def end(failures: Mapping[str, str]) -> None:
+        if hooks.after_finals is not None:
+            hooks.after_finals(experiment.folder / row_name, failures)
+
     return GivenStage(
-        name=replace(searches[0], fold=fold).row_name + FINALS,
-        make_jobs=lambda: final_jobs(plan, label, fold, planned.data, experiment),
+        name=row_name + FINALS,
+        make_jobs=make_jobs,
         total=experiment.request.final_seeds,
         max_epochs=sum(search.max_epochs for search in searches),
         shape=planned.shape,
         place=place,
         after=frozenset({*(search.name for search in searches), *alone}),
         is_settled=is_settled,
+        on_over=end,
     )
 
 

@@ -9,10 +9,11 @@ Shape legend: B samples of one worker's shard.
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
 import queue
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
@@ -27,6 +28,7 @@ from ray.data.collate_fn import ArrowBatchCollateFn
 from ray.data.datasource import Datasource, ReadTask
 
 from mmcore.batch import Batch
+from mmcore.data.epoch_plan import EpochPlan
 from mmcore.data.feeding.loader import (
     Rows,
     Uniforms,
@@ -36,6 +38,7 @@ from mmcore.data.feeding.loader import (
     split_rows,
     training_shard,
 )
+from mmcore.data.feeding.order import step_bounds
 from mmcore.data.feeding.windows import WantedRows, Window, blocks, cut, in_order, mixed, places_of, read_window
 from mmcore.data.prepared.columns import to_batch
 from mmcore.data.prepared.store import PreparedDataset
@@ -60,6 +63,9 @@ END_S = 10.0
 """The most that is waited for a stream that still starts to end."""
 PATIENCE_S = 30.0
 """After this long without a first batch, a stream looks whether its read tasks can run at all."""
+EVALUATION = -1
+"""Stands for the epoch of a stream of evaluation that is started ahead."""
+NOTHING: Mapping[str, torch.Tensor] = {}
 
 
 class StreamLoader:
@@ -68,6 +74,10 @@ class StreamLoader:
     An epoch's order is a function of (seed, epoch): files in a drawn order, some together in a window, whose samples
     are mixed. Each of k ranks streams the windows itself and keeps its part of each global batch, so that k workers
     see the samples one would see; the price is k times the reading of one. Windows before `start_step` are not read.
+
+    A planned epoch is read alike: a sample that comes often lies as often in its window. Parts whose batches follow
+    each other are read one after another; parts whose batches are mixed are refused, since each batch would need rows
+    of a window of its own.
 
     Args:
         prepared: The data set; its files must be reachable from the nodes that read.
@@ -108,7 +118,7 @@ class StreamLoader:
         self._shuffle_rows = max(batch_size + 1, shuffle_bytes // sample_bytes)
         self._sample_bytes = sample_bytes
         self._num_epochs = num_epochs
-        self._ready: dict[tuple[str, int], _Stream] = {}  # started ahead: (split, epoch; 0 in evaluation)
+        self._ready: dict[tuple[str, int], _Stream] = {}  # started ahead: (split, epoch or EVALUATION)
         quiet_ray_data()
 
     @property
@@ -124,24 +134,31 @@ class StreamLoader:
         """Returns what describes the samples of a split, in evaluation order over all ranks."""
         return split_rows(self.prepared.index, self.assignment, split)
 
-    def train_batches(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
-        """Yields this rank's part of each global batch of an epoch, from `start_step` on."""
-        num_left_at_prefetch = max(1, round(PREFETCH_SHARE * self.num_steps))
-        uniforms = Uniforms(self.seed, epoch, start_step * self.batch_size)
-        for step, batch in enumerate(self._stream("train", epoch, start_step), start_step):
-            if step >= self.num_steps - num_left_at_prefetch:
-                self._start_ahead(epoch)
-            num_global = self._num_global(step)
-            start, stop, batch.is_placeholder = training_shard(num_global, self.rank, self.world_size)
+    def train_batches(self, epoch: int, start_step: int = 0, plan: EpochPlan | None = None) -> Iterator[Batch]:
+        """Yields this rank's part of each global batch of an epoch, from `start_step` on.
+
+        Raises:
+            TrainingError: The plan mixes the batches of several parts.
+        """
+        bounds = self._step_bounds(epoch, plan)
+        sizes = np.diff(bounds).tolist()
+        num_left_at_prefetch = max(1, round(PREFETCH_SHARE * len(sizes)))
+        uniforms = Uniforms(self.seed, epoch, int(bounds[start_step]))
+        stream = self._checked(self._training_stream(epoch, start_step, plan))
+        for step, batch in enumerate(stream, start_step):
+            if step >= len(sizes) - num_left_at_prefetch:
+                self._start_ahead(epoch, is_planned=plan is not None)
+            start, stop, batch.is_placeholder = training_shard(sizes[step], self.rank, self.world_size)
             # Drawn for the whole batch and then cut: a sample's augmentation must not depend on the number of workers.
-            batch.uniforms = uniforms.draw(num_global)[start:stop]
+            batch.uniforms = uniforms.draw(sizes[step])[start:stop]
             yield batch.pin_memory() if self._pin_memory else batch
 
     def eval_batches(self, split: str) -> Iterator[Batch]:
         """Yields this rank's contiguous share of a split in order."""
         if self._share(split).size == 0:
             return
-        for batch in self._stream(split, 0):
+        ready = self._ready.pop((split, EVALUATION), None)
+        for batch in self._checked(ready or self._evaluation_stream(split)):
             yield batch.pin_memory() if self._pin_memory else batch
 
     def part_batches(self, split: str, places: np.ndarray) -> Iterator[Batch]:
@@ -169,19 +186,14 @@ class StreamLoader:
             stream.close()
         return streams
 
-    def _start_ahead(self, epoch: int) -> None:
+    def _start_ahead(self, epoch: int, *, is_planned: bool) -> None:
         # Validation comes next, and the epoch after it: both start while this epoch still computes.
-        wanted = [("val", 0)]
-        if self._num_epochs is None or epoch + 1 < self._num_epochs:
-            wanted.append(("train", epoch + 1))
-        for split, number in wanted:
-            if (split, number) not in self._ready and self._share(split).size:
-                self._ready[split, number] = self._start(split, number)
-
-    def _stream(self, split: str, epoch: int, start_step: int = 0) -> Iterator[Batch]:
-        # A stream started ahead begins with step 0: a run that resumes within an epoch needs one of its own.
-        ready = None if start_step else self._ready.pop((split, epoch), None)
-        yield from self._checked(ready or self._start(split, epoch, start_step))
+        if ("val", EVALUATION) not in self._ready and self._share("val").size:
+            self._ready["val", EVALUATION] = self._evaluation_stream("val")
+        is_last = self._num_epochs is not None and epoch + 1 >= self._num_epochs
+        if not is_planned and not is_last and ("train", epoch + 1) not in self._ready:
+            # What a method plans for the next epoch is not known yet: one that has planned this one is waited for.
+            self._ready["train", epoch + 1] = self._training_stream(epoch + 1)
 
     def _checked(self, stream: _Stream) -> Iterator[Batch]:
         try:
@@ -190,32 +202,83 @@ class StreamLoader:
             self.prepared.verify()  # a damaged file is the likely cause, and this names it
             raise
 
-    def _start(self, split: str, epoch: int, start_step: int = 0) -> _Stream:
-        files = self._files(self._share(split))
-        if split == "train":
-            windows = mixed(files, self._shuffle_rows, self.seed, epoch)
-            shares = [self._place(step) for step in range(start_step, self.num_steps)]
-        else:
-            windows = in_order(files)
-            total, size = len(self._share(split)), self.eval_batch_size
-            shares = [(first, min(first + size, total)) for first in range(0, total, size)]
-        return self._opened(windows, shares, np.arange(*self._bounds(split)))
+    def _training_stream(self, epoch: int, start_step: int = 0, plan: EpochPlan | None = None) -> _Stream:
+        """Returns a stream of this rank's part of the batches, from `start_step` on."""
+        # A stream started ahead begins with step 0 and has no plan.
+        ready = self._ready.pop(("train", epoch), None)
+        if ready and not start_step and plan is None:
+            return ready
+        if ready:
+            ready.close()
+        bounds = self._step_bounds(epoch, plan)
+        shares = [self._place(first, last) for first, last in itertools.pairwise(bounds[start_step:].tolist())]
+        if plan is None:
+            rows = np.arange(self.num_samples("train"))
+            return self._opened(self._mixed(rows, epoch), shares, rows)
+        windows, entries = self._planned(plan, epoch)
+        return self._opened(windows, shares, plan.rows.numpy()[entries], _dropped(plan, entries))
 
-    def _opened(self, windows: Sequence[Window], shares: Sequence[tuple[int, int]], places: np.ndarray) -> _Stream:
+    def _step_bounds(self, epoch: int, plan: EpochPlan | None) -> np.ndarray:
+        return step_bounds(self.num_samples("train"), self.batch_size, plan, self.seed, epoch)
+
+    def _evaluation_stream(self, split: str) -> _Stream:
+        """Returns a stream of this rank's share of a split."""
+        share, size = self._share(split), self.eval_batch_size
+        shares = [(first, min(first + size, len(share))) for first in range(0, len(share), size)]
+        return self._opened(in_order(self._files(share)), shares, np.arange(*self._bounds(split)))
+
+    def _mixed(self, rows: np.ndarray, epoch: int, part: int = 0, first: int = 0) -> list[Window]:
+        """Returns windows of places in training, ascending; the first stands at `first` among all that are read."""
+        files = [file._replace(first=first + file.first) for file in self._files(self.assignment.train[rows])]
+        return mixed(files, self._shuffle_rows, self.seed, epoch, part)
+
+    def _planned(self, plan: EpochPlan, epoch: int) -> tuple[list[Window], np.ndarray]:
+        """Returns the windows of a planned epoch and, as they count what is read, each one's entry of the plan."""
+        if plan.mixed and len(plan.part_sizes) > 1:
+            raise TrainingError(
+                "the method's plan mixes batches of several parts of training; a stream reads parts one after another. "
+                "Let the parts follow each other, or hold the data in memory (a larger --cache-bytes)"
+            )
+        rows = plan.rows.numpy()
+        parts = np.zeros(len(rows), np.int64) if plan.parts is None else plan.parts.numpy()
+        entries = np.lexsort((rows, parts))  # files are read in the order of their rows
+        windows: list[Window] = []
+        first = 0
+        for number, size in enumerate(plan.part_sizes.values()):
+            windows += self._mixed(rows[entries[first : first + size]], epoch, number, first)
+            first += size
+        return windows, entries
+
+    def _opened(
+        self,
+        windows: Sequence[Window],
+        shares: Sequence[tuple[int, int]],
+        places: np.ndarray,
+        dropped: Mapping[str, torch.Tensor] = NOTHING,
+    ) -> _Stream:
         """Starts a stream of one batch for each share of the windows' samples.
 
         Args:
             windows: What is read.
             shares: Places among the windows' samples; see `cut`.
             places: Where in its split each wanted row stands, in the files' order.
+            dropped: Modality -> which of the wanted rows lack it in this epoch, in the files' order.
         """
         # The smallest store decides: any node may be given the read task.
         block_bytes = min(BLOCK_BYTES, BLOCK_SHARE * smallest_store_bytes())
         block_rows = max(1, int(block_bytes / self._sample_bytes))
         windows = cut(windows, shares, block_rows)
         sizes = [stop - start for start, stop in shares]
-        rows = torch.from_numpy(places[places_of(windows)]).split_with_sizes(sizes)
-        return _Stream(lambda: self._batches(windows, block_rows, rows))
+        order = torch.from_numpy(places_of(windows))
+        rows = torch.from_numpy(places)[order].split_with_sizes(sizes)
+        lacking = {name: mask[order].split_with_sizes(sizes) for name, mask in dropped.items()}
+
+        def batches() -> Generator[Batch]:
+            with closing(self._batches(windows, block_rows, rows)) as given:
+                for number, batch in enumerate(given):
+                    yield batch.without({name: masks[number] for name, masks in lacking.items()})
+
+        return _Stream(batches if lacking else lambda: self._batches(windows, block_rows, rows))
 
     def _batches(self, windows: Sequence[Window], block_rows: int, rows: Sequence[torch.Tensor]) -> Generator[Batch]:
         """Yields batches of these rows from the windows' pieces, which Ray Data's tasks read."""
@@ -239,23 +302,18 @@ class StreamLoader:
                 batch.rows = own
                 yield batch
 
-    def _num_global(self, step: int) -> int:
-        """Samples of a step over all workers."""
-        return min(self.batch_size, self.num_samples("train") - step * self.batch_size)
-
-    def _place(self, step: int) -> tuple[int, int]:
-        """Returns where this rank's part of a step's batch lies in the epoch."""
-        start, stop, _ = training_shard(self._num_global(step), self.rank, self.world_size)
-        return step * self.batch_size + start, step * self.batch_size + stop
+    def _place(self, first: int, last: int) -> tuple[int, int]:
+        """Returns where this rank's part of the batch from `first` to `last` lies in the epoch."""
+        start, stop, _ = training_shard(last - first, self.rank, self.world_size)
+        return first + start, first + stop
 
     def _share(self, split: str) -> np.ndarray:
-        """Returns the rows this rank reads: all in training, its contiguous share in evaluation."""
+        """Returns the rows this rank evaluates: its contiguous share of a split."""
         return self.assignment.rows(split)[slice(*self._bounds(split))]
 
     def _bounds(self, split: str) -> tuple[int, int]:
-        """Returns where in a split the rows that this rank reads begin and end."""
-        total = self.num_samples(split)
-        return (0, total) if split == "train" else shard_bounds(total, self.rank, self.world_size)
+        """Returns where in a split the rows that this rank evaluates begin and end."""
+        return shard_bounds(self.num_samples(split), self.rank, self.world_size)
 
     def _files(self, rows: np.ndarray) -> list[WantedRows]:
         """Returns the files that hold these rows, in index order, each with its rows counted within the file."""
@@ -265,6 +323,11 @@ class StreamLoader:
         firsts = np.cumsum([0, *map(len, parts[:-1])]).tolist()
         files = zip(self.prepared.files(), parts, starts, firsts, strict=True)
         return [WantedRows(path, part - start, first) for path, part, start, first in files if len(part)]
+
+
+def _dropped(plan: EpochPlan, entries: np.ndarray) -> dict[str, torch.Tensor]:
+    """Returns modality -> which of these entries of a plan lack it."""
+    return {name: mask[torch.from_numpy(entries)] for name, mask in plan.dropped.items()}
 
 
 def quiet_ray_data() -> None:

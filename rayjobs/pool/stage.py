@@ -315,6 +315,69 @@ class FinishedStage:
         return self.counted
 
 
+@dataclass
+class GatedStage:
+    """A stage of which it is decided, once those it waits for are over, whether it is run or left out.
+
+    Attributes:
+        inner: The stage.
+        waits_for: Names of further stages that must be over before.
+        is_left_out: Asked once.
+    """
+
+    inner: Stage
+    waits_for: frozenset[str]
+    is_left_out: Callable[[], bool]
+
+    def __post_init__(self) -> None:
+        self.name, self.place, self.shape = self.inner.name, self.inner.place, self.inner.shape
+        self.is_search = self.inner.is_search
+        self.after = self.inner.after | self.waits_for
+        self._left_out: bool | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing is left to run."""
+        return bool(self._left_out) or self.inner.is_over
+
+    @property
+    def at_once(self) -> int | None:
+        """Most runs at a time."""
+        return self.inner.at_once
+
+    def begin(self) -> None:
+        """Decides, and makes what is run ready."""
+        if self._left_out is None:
+            self._left_out = self.is_left_out()
+        if not self._left_out:
+            self.inner.begin()
+
+    def next(self) -> Ticket | None:
+        """Returns the next run."""
+        return None if self._left_out else self.inner.next()
+
+    def report(self, ticket: Ticket, row: Row) -> Decision:
+        """Enters an epoch of a run."""
+        return self.inner.report(ticket, row)
+
+    def end(self, ticket: Ticket, failure: str = "") -> None:
+        """Enters that a run has ended."""
+        self.inner.end(ticket, failure)
+
+    def close(self) -> None:
+        """Begins no more runs."""
+        self.inner.close()
+
+    def finish(self) -> None:
+        """Does what is left to do; of what was left out nothing."""
+        if not self._left_out:
+            self.inner.finish()
+
+    def count(self) -> Count:
+        """Returns how far it has come; what was left out has no runs."""
+        return Count(0) if self._left_out else self.inner.count()
+
+
 def _without_data(job: Job) -> Job:
     """Returns a job with its data's directory alone: a ticket travels, the data stays."""
     return replace(job, data=replace(job.data, cached=None))

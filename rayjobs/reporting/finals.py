@@ -11,7 +11,8 @@ import numpy as np
 
 from mmcore.metric_names import FUSED_ACCURACY
 from rayjobs.results_layout import RESULT_FILE
-from rayjobs.runs.predictions import COLUMNS, FUSED_LOGITS, read_predictions
+from rayjobs.runs.environment import Environment
+from rayjobs.runs.predictions import COLUMNS, FITTED_LOGITS, FUSED_LOGITS, read_predictions
 from rayjobs.runs.result import RunResult
 
 T = TypeVar("T")
@@ -33,6 +34,9 @@ class Final:
         cost: Epochs and device-seconds.
         dead: Modality -> epoch since which its encoder is dead, at the run's end.
         notices: What went otherwise than it should, but not wrong.
+        environment: On what and with what it was trained; None where an earlier release trained it.
+        fitted: (N,) bool, as `correct`, of the sum of its heads by weights fitted on validation; None for a model
+            without a head for each modality.
     """
 
     seed: int
@@ -46,6 +50,8 @@ class Final:
     cost: Mapping[str, float]
     dead: Mapping[str, int]
     notices: Sequence[str] = ()
+    environment: Environment | None = None
+    fitted: np.ndarray | None = None
 
 
 def load_final(run_dir: Path) -> Final | None:
@@ -59,17 +65,24 @@ def load_final(run_dir: Path) -> Final | None:
         return None
     arrays = read_predictions(run_dir)
     order = np.argsort(arrays["sample_ids"])
-    correct = arrays[FUSED_LOGITS].argmax(axis=1) == arrays["labels"]
     return Final(
         seed=result.seed,
         metrics=result.test,
-        correct=correct[order],
+        correct=_right(arrays, FUSED_LOGITS)[order],
         **{name: arrays[name][order] for name in COLUMNS},
         protocol=result.protocol,
         cost={"epochs": result.epochs, "device_seconds": result.device_seconds},
         dead={reading.modality: reading.since for reading in result.readings if reading.kind == "dead"},
         notices=result.notices,
+        fitted=_right(arrays, FITTED_LOGITS)[order] if FITTED_LOGITS in arrays else None,
+        environment=result.environment,
     )
+
+
+def _right(arrays: Mapping[str, np.ndarray], head: str) -> np.ndarray:
+    """Returns (N,) bool, whether a head's answer to each test sample is right."""
+    right: np.ndarray = arrays[head].argmax(axis=1) == arrays["labels"]
+    return right
 
 
 def accuracies_of(finals: Sequence[Final]) -> list[float]:

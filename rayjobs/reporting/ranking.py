@@ -30,6 +30,7 @@ from rayjobs.reporting.notes import (
 )
 from rayjobs.reporting.ranking_table import Failure, OwnAccuracy, Ranking, RankingRow, RankingTable
 from rayjobs.results_layout import LEDGER_FILE
+from rayjobs.runs.environment import Environment, merged
 from rayjobs.search.outcome import Outcome
 from rayjobs.trials.failures import failure_reason
 
@@ -47,7 +48,8 @@ NOT_SEARCHED = SearchResult(label="", trials=[], best=None, config=None)
 def build_ranking(experiment: Experiment, plans: Sequence[Plan]) -> Ranking:
     """Returns the whole result of an experiment; one table per data set and protocol."""
     request, folder = experiment.request, experiment.folder
-    tables = [_table(experiment, plan) for plan in plans]
+    made = [_table(experiment, plan) for plan in plans]
+    tables = [table for table, _ in made]
     return Ranking(
         experiment=experiment.name,
         folder=experiment.mirror.address_of(folder),
@@ -59,6 +61,7 @@ def build_ranking(experiment: Experiment, plans: Sequence[Plan]) -> Ranking:
         tensorboard=f"tensorboard --logdir {folder}",
         next=more_seeds(experiment, tables),
         notes=[EQUAL_TRIALS],
+        environment=merged(environment for _, environment in made),
     )
 
 
@@ -69,7 +72,8 @@ def _ledger(experiment: Experiment) -> str:
     return str(experiment.folder.parent / LEDGER_FILE)
 
 
-def _table(experiment: Experiment, plan: Plan) -> RankingTable:
+def _table(experiment: Experiment, plan: Plan) -> tuple[RankingTable, Environment | None]:
+    """Returns a data set's table, and on what and with what its final models were trained."""
     request, prepared = experiment.request, plan.prepared
     rows: list[RankingRow] = []
     finals: dict[str, Sequence[Sequence[Final]]] = {}
@@ -87,7 +91,7 @@ def _table(experiment: Experiment, plan: Plan) -> RankingTable:
         deltas, note = compare_seeds(finals, request.reference)
     rows = [replace(row, delta=deltas.get(row.method)) for row in rows]
     tested = np.unique(np.concatenate([assignment.test for assignment in assignments]))
-    return RankingTable(
+    table = RankingTable(
         dataset=prepared.directory.name,
         card=prepared.card,
         constructed=prepared.constructed,
@@ -109,6 +113,7 @@ def _table(experiment: Experiment, plan: Plan) -> RankingTable:
         classes=_classes(plan, assignments[0], finals),
         rows=sorted(rows, key=lambda row: (row.accuracy is None, -(row.accuracy or 0.0))),
     )
+    return table, merged(final.environment for folds in finals.values() for final in flattened(folds))
 
 
 def _on_fold(plan: Plan, fold: int | None) -> ProtocolConfig:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from rayjobs.reporting.by_class import ClassRow
+from rayjobs.runs.environment import Environment
 from rayjobs.search.outcome import Outcome
 from rayjobs.storage.json_record import OPTIONAL, JsonRecord
 
@@ -142,6 +143,7 @@ class Ranking(JsonRecord):
         tensorboard: The command that shows the curves.
         next: The command that trains the first row with more seeds; "" for none. The first release did not say.
         notes: What holds for all tables.
+        environment: On what and with what the final models were trained. Earlier releases did not say.
     """
 
     experiment: str
@@ -154,3 +156,4 @@ class Ranking(JsonRecord):
     tensorboard: str
     next: str = ""
     notes: list[str]
+    environment: Environment | None = field(default=None, metadata=OPTIONAL)

@@ -28,6 +28,7 @@ from mmcore.metric_names import FUSED, val
 from mmcore.training.run_log import Reporter, Row
 from rayjobs.results_layout import CONFIG_FILE, RESULT_FILE
 from rayjobs.runs import worker
+from rayjobs.runs.environment import merged
 from rayjobs.runs.job import Job
 from rayjobs.runs.progress import EPOCH
 from rayjobs.runs.result import RunResult, read_result
@@ -113,15 +114,17 @@ def _test(job: Job, config: RunConfig, trained: Mapping[str, RunResult]) -> RunR
     """Fits the weights on validation, reads test once and returns the result of the sum."""
     prepared = job.data.prepared()
     line = prepared.assign(config.protocol).line
-    validation, _ = _evaluated(job, prepared, "val")
+    validation, chosen_by = _evaluated(job, prepared, "val")
     weights = fit_logit_weights(validation.logits, validation.labels, validation.present)
     Entry(Path(job.run_dir), config.fingerprint(), prepared.fingerprint, line, job.command).record(Condition().name)
     test, rows = _evaluated(job, prepared, "test")
     prior = _prior(prepared, config)
-    fused = test.fused(weights, prior)
-    worker.keep_predictions(Path(job.run_dir), {FUSED: fused.astype(np.float32), **test.logits}, rows)
+    fused, fused_there = test.fused(weights, prior), validation.fused(weights, prior)
+    there = worker.named({FUSED: fused_there.astype(np.float32), **validation.logits})
+    there |= {name: chosen_by[name] for name in ("sample_ids", "labels")}
+    worker.keep_predictions(Path(job.run_dir), {FUSED: fused.astype(np.float32), **test.logits}, rows, there)
     epochs = sum(part.epochs for part in trained.values())
-    on_validation = validation.metrics(validation.fused(weights, prior))
+    on_validation = validation.metrics(fused_there)
     row = {EPOCH: epochs, **{val(name): value for name, value in on_validation.items()}}
     first = next(iter(trained.values()))
     return replace(
@@ -139,6 +142,7 @@ def _test(job: Job, config: RunConfig, trained: Mapping[str, RunResult]) -> RunR
         notices=[f"{name}: {notice}" for name, part in trained.items() for notice in part.notices],
         parts=dict(job.parts),
         weights=weights,
+        environment=merged(part.environment for part in trained.values()),
     )
 
 

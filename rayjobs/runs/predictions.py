@@ -1,4 +1,4 @@
-"""A model's predictions on test, sample by sample: kept, so that any later comparison is paired."""
+"""A model's predictions on test and validation, sample by sample: kept, so that any later comparison is paired."""
 
 from __future__ import annotations
 
@@ -17,6 +17,11 @@ from rayjobs.results_layout import PREDICTIONS_FILE
 
 COLUMNS = ("sample_ids", "labels", "groups", "sources")
 FUSED_LOGITS = "logits/fused"
+FITTED = "fused+fit"
+"""Head: the sum of the modalities' own, by weights fitted on validation; of models that have a head for each."""
+FITTED_LOGITS = f"logits/{FITTED}"
+VALIDATION = "val/"
+"""Begins the names of what is of validation."""
 DAMAGE = (
     OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
@@ -24,7 +29,7 @@ DAMAGE = (
 
 
 def write_predictions(run_dir: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes COLUMNS (N,) and `logits/<head>` (N, K) of all test samples.
+    """Writes COLUMNS (N,) and `logits/<head>` (N, K) of all test samples, and some of validation's under `val/`.
 
     Raises:
         OSError: Storage was full or away for minutes.

@@ -18,6 +18,7 @@ from mmcore.storage import set_aside
 from mmcore.training.run_log import Row
 from mmcore.training.trainer import MONITOR, Trainer
 from rayjobs.results_layout import RESULT_FILE, SIZES_FILE
+from rayjobs.runs.environment import Environment
 from rayjobs.runs.handover import Segment
 from rayjobs.runs.predictions import read_predictions
 from rayjobs.storage.files import read_json
@@ -67,6 +68,9 @@ class RunResult(JsonRecord):
         parts: Modality -> configuration of the network trained on it alone, of a run made of several; `config` is then
             the first one's, as a method `ensemble`.
         weights: Modality -> weight of its logits in the sum, of such a run.
+        fitted_weights: Modality -> the same, fitted to its own head afterwards, of a model that has a head for each;
+            what it is tested by is its own prediction all the same.
+        environment: On what and with what it was trained; decides nothing. Earlier releases did not say.
     """
 
     best: Row
@@ -91,6 +95,8 @@ class RunResult(JsonRecord):
     group_sizes: list[int] | None = field(default=None, metadata=OPTIONAL)
     parts: Mapping[str, Settings] | None = field(default=None, metadata=OPTIONAL)
     weights: Mapping[str, float] | None = field(default=None, metadata=OPTIONAL)
+    fitted_weights: Mapping[str, float] | None = field(default=None, metadata=OPTIONAL)
+    environment: Environment | None = field(default=None, metadata=OPTIONAL)
 
     @property
     def seed(self) -> int:

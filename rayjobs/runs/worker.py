@@ -7,29 +7,32 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from mmcore import distributed
+from mmcore.analysis.logit_weights import fit_logit_weights, weighted_sum
 from mmcore.assembly.config import build_source, parse_config, with_values
 from mmcore.assembly.filling import fit_fillings
 from mmcore.assembly.objects import build_method, build_run_transforms, resolve_device, used_modalities
 from mmcore.config.schema import RunConfig
 from mmcore.data.prepared.store import PreparedDataset
 from mmcore.evaluation.conditions import Condition
+from mmcore.evaluation.predictions import Evaluation
 from mmcore.features.encoded_set import check_encoding
+from mmcore.metric_names import FUSED
 from mmcore.training.run_log import Reporter, Row
 from mmcore.training.trainer import Trainer, completed
 from rayjobs.results_layout import CONFIG_FILE, PROGRESS_FILE, RESULT_FILE
+from rayjobs.runs.environment import environment_of, now
 from rayjobs.runs.extra_tests import add_conditions
 from rayjobs.runs.handover import parts_of
 from rayjobs.runs.job import Job
-from rayjobs.runs.predictions import write_predictions
+from rayjobs.runs.predictions import FITTED, VALIDATION, write_predictions
 from rayjobs.runs.result import RunResult, group_sizes, read_result, result_of
 from rayjobs.runs.test_ledger import Entry
 from rayjobs.storage.files import read_json, write_json
@@ -63,12 +66,13 @@ def run(job: Job, reporter: Reporter) -> RunResult:
 def _train(job: Job, config: RunConfig, prepared: PreparedDataset, reporter: Reporter) -> RunResult:
     if distributed.rank() == 0:
         write_json(Path(job.run_dir) / CONFIG_FILE, config.to_dict())
-    start = time.perf_counter()
+    start, begun = time.perf_counter(), now()
     for part, until in parts_of(config, job.schedule):
         trainer = build_trainer(job, part, prepared, reporter)
         with closing(trainer.loader):
             trainer.fit(until)
     result = result_of(config, prepared, trainer, time.perf_counter() - start)
+    result = replace(result, environment=environment_of(trainer.device, begun))
     if job.schedule:
         result = replace(result, schedule=job.schedule)
     if job.elastic:
@@ -119,16 +123,51 @@ def _test(job: Job, config: RunConfig, prepared: PreparedDataset, result: RunRes
     with closing(trainer.loader):
         if result.test is None:
             entry.record(Condition().name)
-            result = replace(result, test={"epoch": epoch, **_predict(trainer, Path(job.run_dir))})
+            test, weights = _predict(trainer, Path(job.run_dir), used_modalities(config, prepared.spec))
+            result = replace(result, test={"epoch": epoch, **test}, fitted_weights=weights)
         return add_conditions(trainer, job.extra, result, entry)
 
 
-def _predict(trainer: Trainer, run_dir: Path) -> Row:
-    """Returns the metrics on test as it is; keeps every prediction."""
-    evaluation = trainer.evaluate("test")
-    logits = {name: values.float().numpy() for name, values in evaluation.logits.items()}
-    keep_predictions(run_dir, logits, rows_of(trainer, "test"))
-    return evaluation.metrics
+def _predict(trainer: Trainer, run_dir: Path, modalities: Sequence[str]) -> tuple[Row, dict[str, float] | None]:
+    """Returns the metrics on test as it is, and fitted weights of its heads; keeps every prediction.
+
+    Of validation they are kept as well: what is fitted to a finished model is fitted there.
+    """
+    validation, evaluation = trainer.evaluate("val"), trainer.evaluate("test")
+    logits, weights = _logits(evaluation), None
+    if len(modalities) > 1 and all(name in evaluation.logits for name in modalities):
+        weights = fit_logit_weights(_of(modalities, validation), validation.labels.numpy(), _present(validation))
+        fitted = weighted_sum(_of(modalities, evaluation), weights, _present(evaluation))
+        answerable = _has_any(modalities, evaluation)
+        logits[FITTED] = np.where(answerable[:, None], fitted, logits[FUSED]).astype(np.float32)
+    rows = rows_of(trainer, "val")
+    on_validation = {name: rows[name] for name in ("sample_ids", "labels")} | named(_logits(validation))
+    keep_predictions(run_dir, logits, rows_of(trainer, "test"), on_validation)
+    return evaluation.metrics, weights
+
+
+def _logits(evaluation: Evaluation) -> dict[str, np.ndarray]:
+    return {name: values.float().numpy() for name, values in evaluation.logits.items()}
+
+
+def _of(modalities: Sequence[str], evaluation: Evaluation) -> dict[str, np.ndarray]:
+    return {name: evaluation.logits[name].float().numpy() for name in modalities}
+
+
+def _present(evaluation: Evaluation) -> dict[str, np.ndarray]:
+    return {name: mask.numpy() for name, mask in evaluation.present.items()}
+
+
+def _has_any(modalities: Sequence[str], evaluation: Evaluation) -> np.ndarray:
+    """Returns (N,) bool, whether each sample has one of the modalities."""
+    masks, everywhere = _present(evaluation), np.ones(len(evaluation.labels), dtype=bool)
+    found: np.ndarray = np.any([masks.get(name, everywhere) for name in modalities], axis=0)
+    return found
+
+
+def named(logits: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns logits by the names they have in the file."""
+    return {f"logits/{name}": values for name, values in logits.items()}
 
 
 def rows_of(trainer: Trainer, split: str) -> dict[str, np.ndarray]:
@@ -142,8 +181,20 @@ def rows_of(trainer: Trainer, split: str) -> dict[str, np.ndarray]:
     }
 
 
-def keep_predictions(run_dir: Path, logits: Mapping[str, np.ndarray], rows: Mapping[str, np.ndarray]) -> None:
-    """Writes a run's predictions on test: by head the logits (N, K), and whose they are; rank 0 alone does."""
+def keep_predictions(
+    run_dir: Path,
+    logits: Mapping[str, np.ndarray],
+    rows: Mapping[str, np.ndarray],
+    validation: Mapping[str, np.ndarray] | None = None,
+) -> None:
+    """Writes a run's predictions; rank 0 alone does.
+
+    Args:
+        run_dir: The run's folder.
+        logits: Of test by head, (N, K).
+        rows: Whose they are: COLUMNS, (N,) each.
+        validation: Columns and logits of validation.
+    """
     if distributed.rank() == 0:
-        named: dict[str, Any] = {**rows, **{f"logits/{name}": values for name, values in logits.items()}}
-        write_predictions(run_dir, named)
+        on_validation = {f"{VALIDATION}{name}": values for name, values in (validation or {}).items()}
+        write_predictions(run_dir, {**rows, **named(logits), **on_validation})

@@ -51,6 +51,18 @@ class Distribution(Section):
         assert isinstance(parsed, Distribution)
         return parsed
 
+    @classmethod
+    def from_words(cls, words: str) -> Distribution | None:
+        """Returns what `describe` told, in six digits; None for options that are no numbers, and for other words."""
+        kind, _, rest = words.partition(" ")
+        try:
+            if kind == "one":
+                return cls(choice=[float(option) for option in rest.removeprefix("of ").split(", ")])
+            ends = [float(end) for end in rest.split(" ... ")]
+            return cls.parse({kind: [int(end) for end in ends] if kind.endswith("randint") else ends}, words)
+        except (ConfigError, ValueError):
+            return None
+
     @model_validator(mode="after")
     def _check(self) -> Distribution:
         if len(self.model_fields_set) != 1 or getattr(self, self.kind) is None:
@@ -61,7 +73,7 @@ class Distribution(Section):
             low, high = self.ends()
             if not low < high:
                 raise ValueError("a range whose low end is under its high end")
-            if self._is_log and low <= 0:
+            if self.is_log and low <= 0:
                 raise ValueError("a range above 0")
         return self
 
@@ -107,7 +119,7 @@ class Distribution(Section):
         if self.choice is not None:
             return self.decode(int(generator.integers(len(self.choice))))
         low, high = self._code_ends()
-        if self._is_log:
+        if self.is_log:
             return self.decode(math.exp(generator.uniform(math.log(low), math.log(high))))
         return self.decode(float(generator.uniform(low, high)))
 
@@ -126,7 +138,7 @@ class Distribution(Section):
         number = cast(float, value)
         if not self._is_integer:
             return float(number)
-        return math.sqrt(number * (number + 1)) if self._is_log else number + 0.5
+        return math.sqrt(number * (number + 1)) if self.is_log else number + 0.5
 
     def near(self, value: Plain, factors: Sequence[float], generator: np.random.Generator) -> Any:
         """Returns a neighbour of `value`: times one of the factors, no further than the ends; of a choice the next one.
@@ -146,14 +158,15 @@ class Distribution(Section):
 
         if self.choice is not None:
             return tune.choice(list(range(len(self.choice))))
-        return (tune.loguniform if self._is_log else tune.uniform)(*self._code_ends())
+        return (tune.loguniform if self.is_log else tune.uniform)(*self._code_ends())
 
     @property
     def _is_integer(self) -> bool:
         return self.kind.endswith("randint")
 
     @property
-    def _is_log(self) -> bool:
+    def is_log(self) -> bool:
+        """Whether it is drawn evenly over the orders of magnitude."""
         return self.kind.startswith("log")
 
     def _code_ends(self) -> tuple[float, float]:

@@ -13,7 +13,8 @@ from typing import Literal
 from rayjobs.storage.json_record import JsonRecord
 
 SCHEMA = "equipoise.compare/1"
-CellStatus = Literal["done", "failed", "open"]
+CellStatus = Literal["done", "failed", "left out", "open"]
+ScoreStatus = Literal["done", "failed", "left out"]
 CheckState = Literal["pass", "warn", "fail", "not applicable"]
 Ends = tuple[float, float]
 """Lower and upper end of a 95 % interval."""
@@ -193,8 +194,8 @@ class CellEntry(JsonRecord):
         method: Label of the method.
         fold: Fold; 0 where there is one split.
         identity: By which it is known in other studies.
-        status: "done", "failed", or "open": not finished yet.
-        reason: Why it failed; "" else.
+        status: "done", "failed", "left out" by a race, or "open": not finished yet.
+        reason: Why it failed or was left out; "" else.
         folder: Beneath the study's folder.
         trials: Trials of its searches.
         failed_trials: Those that failed.
@@ -230,13 +231,14 @@ class ScoreEntry(JsonRecord):
     Attributes:
         dataset: Name of the data set.
         method: Label.
-        mean: Accuracy on test in points, mean over folds of the mean over seeds; None where it failed.
+        mean: Accuracy on test in points, mean over folds of the mean over seeds; None where it failed or was left out,
+            and where no fold is complete.
         half_width: Half its plain 95 % interval over folds; None under 3 folds.
         folds: Mean over seeds of each fold.
         seeds: Fold -> each seed's accuracy.
         metrics: Means of the other figures: "macro_f1", "ece", "<modality>", ...
-        status: "done", or "failed".
-        reason: Why it failed; "" else.
+        status: "done", "failed", or "left out" by a race.
+        reason: Why it failed or was left out; "" else.
         parameters: Trained; None where not known.
         epochs: Of all its complete cells.
         device_seconds: Of all its complete cells.
@@ -249,7 +251,7 @@ class ScoreEntry(JsonRecord):
     folds: list[float]
     seeds: list[list[float]]
     metrics: Mapping[str, float]
-    status: Literal["done", "failed"]
+    status: ScoreStatus
     reason: str
     parameters: int | None
     epochs: int

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from rayjobs.storage.files import read_json, write_json
 from rayjobs.study.cell import Cell
 from rayjobs.study.document import CellStatus
 from rayjobs.study.lock import Lock, read_lock
+from rayjobs.study.race import Race, read_race
 from rayjobs.study.study import Study, read_study
 
 FEWEST_FINALS = 2
@@ -54,8 +55,8 @@ class CellResult:
         folder: Where it lies.
         searches: Those that have ended: one, or one for each part.
         finals: The finished final models, by number.
-        status: "done" with enough final models, "failed" for good, "open" else.
-        reason: Why it failed; "" else.
+        status: "done" with enough final models; "failed" for good; "left out" by a race; "open" else.
+        reason: Why it failed or was left out; "" else.
         failures: Number of a final model that failed for good -> why.
         damage: What of its files could not be read, in words; what is damaged is to be run again.
     """
@@ -79,12 +80,14 @@ class StudyResults:
         study: What is wanted.
         lock: What was fixed; None before test was read.
         cells: All that were planned, in the order data set, method, fold.
+        race: Which methods were left out of later folds.
     """
 
     folder: Path
     study: Study
     lock: Lock | None
     cells: Sequence[CellResult]
+    race: Race = field(default_factory=Race)
 
     @cached_property
     def datasets(self) -> list[str]:
@@ -102,7 +105,7 @@ class StudyResults:
         return sorted(own, key=lambda each: each.cell.fold or 0)
 
     def complete_folds(self, dataset: str) -> list[int]:
-        """Returns the folds that every method of the data set has finished; a failed cell is finished."""
+        """Returns the folds that every method of the data set has finished; what failed or was left out is."""
         cells = [each for each in self.cells if each.cell.dataset == dataset]
         waiting = {each.cell.fold or 0 for each in cells if each.status == "open"}
         return sorted({each.cell.fold or 0 for each in cells} - waiting)
@@ -118,8 +121,9 @@ def load_study(folder: Path) -> StudyResults:
     """
     study = read_study(folder)
     paths = sorted((folder / CELLS).glob(f"*/{CELL_FILE}")) + sorted((folder / CELLS).glob(f"*/fold-*/{CELL_FILE}"))
-    found = [(path, Cell.read(path)) for path in paths]
-    cells = [load_cell(path.parent, cell, study.seeds) for path, cell in found if cell is not None]
+    found = [(path, cell) for path in paths if (cell := Cell.read(path)) is not None and _is_wanted(cell, study)]
+    race = read_race(folder)
+    cells = [_raced(load_cell(path.parent, cell, study.seeds), race) for path, cell in found]
     names = [data.name for data in study.datasets]
 
     def place(each: CellResult) -> tuple[int, str, int, str, int]:
@@ -127,7 +131,24 @@ def load_study(folder: Path) -> StudyResults:
         unit = names.index(cell.unit) if cell.unit in names else len(names)
         return unit, cell.dataset, _position(cell.label, study.labels), cell.label, cell.fold or 0
 
-    return StudyResults(folder, study, read_lock(folder), sorted(cells, key=place))
+    return StudyResults(folder, study, read_lock(folder), sorted(cells, key=place), race)
+
+
+def _raced(found: CellResult, race: Race) -> CellResult:
+    """Returns a cell that is not open where its method was left out of its fold."""
+    leaver = race.left(found.cell.dataset, found.cell.label)
+    if found.status == "open" and leaver and (found.cell.fold or 0) not in leaver.folds:
+        return replace(found, status="left out", reason=f"left after {len(leaver.folds)} folds: it could win no more")
+    return found
+
+
+def _is_wanted(cell: Cell, study: Study) -> bool:
+    """Tells whether a cell is of the study as it is wanted now; what was taken out of it stays on the disk."""
+    return (
+        cell.unit in {data.name for data in study.datasets}
+        and _position(cell.label, study.labels) < len(study.labels)
+        and (study.folds is None or cell.fold in study.folds)
+    )
 
 
 def _position(label: str, names: Sequence[str]) -> int:

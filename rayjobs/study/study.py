@@ -24,7 +24,6 @@ from rayjobs.experiment.request import Request
 from rayjobs.results_layout import STUDY_FILE
 from rayjobs.storage.files import write_text
 
-FORMAT = "equipoise.study/1"
 REFERENCE = "ensemble-tuned"
 """The primary reference: the strongest simple one, at equal budget."""
 OTHER_REFERENCES = ("ensemble", "unimodal", "joint")
@@ -44,7 +43,7 @@ class StudiedData(Section):
 class Study(Section):
     """What a study is to find out, and by which means."""
 
-    format: Literal["equipoise.study/1"] = FORMAT
+    format: Literal["equipoise.study/1"] = "equipoise.study/1"
     created: str = Field(description="when, ISO 8601")
     command: str = Field(description="what was typed")
     datasets: Annotated[list[StudiedData], MinLen(1)]
@@ -132,8 +131,6 @@ def read_study(folder: Path) -> Study:
         there = suggest(folder.name, known) if known else ": there is none yet; begin one by rayjobs.compare new"
         raise UsageError(f"no study '{folder.name}' in {folder.parent}{there}")
     values = read_yaml(path)
-    if values.get("format") not in (None, FORMAT):
-        raise UsageError(f"{path} is of format {values['format']}; this release reads {FORMAT}")
     study = parse_section(Study, values, "")
     problems = check_study(study)
     if problems:

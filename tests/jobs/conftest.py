@@ -13,4 +13,3 @@ os.environ["PYTHONPATH"] = os.pathsep.join([_HERE, *filter(None, [os.environ.get
 # As `rayjobs` itself has it; here because tests import Ray first. A stream that is closed late would start a Ray of its
 # own, whose end would end the tests a minute later.
 os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
-os.environ.setdefault("RAY_worker_niceness", "0")  # at Ray's own 15, workers starve beside other tests

@@ -39,15 +39,16 @@ def start_driver(
     plan: dict[str, Any] | None = None,
     epoch_s: float = 0.02,
     start_new_session: bool = False,
+    script: str = "stub_driver.py",
 ) -> subprocess.Popen[str]:
-    """Starts a tune command as a user would, in `folder`, with the default (relative) folders."""
+    """Starts a tune command (or that of another script) as a user would, in `folder`, with the default folders."""
     environment = {
         **os.environ,
         "STUB_PLAN": json.dumps(plan or {}),
         "STUB_EPOCH_S": str(epoch_s),
         "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent.parent), os.environ.get("PYTHONPATH", "")]),
     }
-    command = [sys.executable, str(HERE / "stub_driver.py"), *arguments]
+    command = [sys.executable, str(HERE / script), *arguments]
     return subprocess.Popen(
         command,
         cwd=folder,

@@ -1,7 +1,8 @@
 """A stand-in for the worker's body: no training, but the same files, resumes and faults. Faults are told by STUB_PLAN.
 
-STUB_PLAN is JSON: run name -> {"fatal": message}, or one of these, done once: {"kill_at": epoch}, {"hold_at": epoch}
-(until the file `held` is there), {"hang_at": epoch} (for ever; all ranks, or the one in "hang_rank").
+STUB_PLAN is JSON: name of a run, with its folder or its two folders -> {"fatal": message}, or one of these, done once:
+{"kill_at": epoch}, {"hold_at": epoch} (until the file `held` is there), {"hang_at": epoch} (for ever; all ranks, or the
+one in "hang_rank").
 STUB_EPOCH_S is the length of an epoch.
 """
 
@@ -27,7 +28,8 @@ NUM_TEST, NUM_CLASSES = 60, 3
 def body(job: Any, reporter: Any) -> dict[str, Any]:
     run_dir = Path(job.run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
-    plan = json.loads(os.environ.get("STUB_PLAN", "{}")).get(f"{run_dir.parent.name}/{run_dir.name}", {})
+    plans = json.loads(os.environ.get("STUB_PLAN", "{}"))
+    plan = plans.get("/".join(run_dir.parts[-2:])) or plans.get("/".join(run_dir.parts[-3:])) or {}
     if "fatal" in plan:
         raise TrainingError(plan["fatal"])
     max_epochs = job.config["trainer"]["max_epochs"]

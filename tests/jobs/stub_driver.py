@@ -17,8 +17,8 @@ def main() -> None:
         del sys.argv[1]
     real = rayjobs.tune.machine_of
 
-    def machine(flags: dict[str, Any]) -> Any:
-        return dataclasses.replace(real(flags), body=stub_body.body, gpus=gpus)
+    def machine(flags: dict[str, Any], per_search: int | None = None) -> Any:
+        return dataclasses.replace(real(flags, per_search), body=stub_body.body, gpus=gpus)
 
     rayjobs.tune.machine_of = machine
     rayjobs.tune.main()

@@ -8,6 +8,7 @@ Shape legend: N samples of a split, B samples of one worker's shard.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -17,16 +18,15 @@ import pyarrow as pa
 import torch
 
 from mmcore.batch import NUM_UNIFORMS, Batch
+from mmcore.data.epoch_plan import EpochPlan
+from mmcore.data.feeding.order import epoch_order, planned_order, step_bounds
 from mmcore.data.prepared.columns import to_batch
 from mmcore.data.prepared.store import PreparedDataset
 from mmcore.data.spec import SPLITS
 from mmcore.data.splits import Assignment
 
-_ORDER, _UNIFORMS, _PART = (
-    1,
-    2,
-    4,
-)  # 3 is `mmcore.data.feeding.windows`'s: keep the random streams of one (seed, epoch) apart
+# Keep the random streams of one (seed, epoch) apart: 1 and 5 are `order`'s, 3 is `windows`'s.
+_UNIFORMS, _PART = 2, 4
 
 
 @dataclass(frozen=True)
@@ -51,17 +51,22 @@ class Loader(Protocol):
 
     @property
     def num_steps(self) -> int:
-        """Steps of one epoch; the last one may have fewer samples, none are dropped."""
+        """Steps of an epoch without a plan; the last one may have fewer samples, none are dropped."""
         ...
 
     def num_samples(self, split: str) -> int:
         """Returns how many samples a split has over all ranks."""
         ...
 
-    def train_batches(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
+    def train_batches(self, epoch: int, start_step: int = 0, plan: EpochPlan | None = None) -> Iterator[Batch]:
         """Yields this rank's part of each global batch of an epoch, from `start_step` on.
 
         Every rank gets a batch at every step: where its part is empty, a placeholder of one sample.
+
+        Args:
+            epoch: From 0.
+            start_step: The first step wanted.
+            plan: What the epoch gives, the same on every rank, in tensors of the CPU; None: every sample once.
         """
         ...
 
@@ -148,15 +153,21 @@ class TensorLoader:
         """Returns how many samples a split has over all ranks."""
         return len(self.assignment.rows(split))
 
-    def train_batches(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
+    def train_batches(self, epoch: int, start_step: int = 0, plan: EpochPlan | None = None) -> Iterator[Batch]:
         """Yields this rank's part of each global batch of an epoch, from `start_step` on."""
-        order = epoch_order(len(self.assignment.train), self.seed, epoch)
-        uniforms = Uniforms(self.seed, epoch, start_step * self.batch_size)
-        for step in range(start_step, self.num_steps):
-            places = order[step * self.batch_size : (step + 1) * self.batch_size]
-            start, stop, is_placeholder = training_shard(len(places), self.rank, self.world_size)
-            batch = self._select("train", places[start:stop])
-            batch.uniforms = uniforms.draw(len(places))[start:stop]
+        num_train = self.num_samples("train")
+        order = (
+            epoch_order(num_train, self.seed, epoch)
+            if plan is None
+            else planned_order(plan, self.batch_size, self.seed, epoch)
+        )
+        bounds = step_bounds(num_train, self.batch_size, plan, self.seed, epoch)
+        uniforms = Uniforms(self.seed, epoch, int(bounds[start_step]))
+        for first, last in itertools.pairwise(bounds[start_step:]):
+            entries = order[first:last]
+            start, stop, is_placeholder = training_shard(len(entries), self.rank, self.world_size)
+            batch = self._planned(entries[start:stop], plan)
+            batch.uniforms = uniforms.draw(len(entries))[start:stop]
             batch.is_placeholder = is_placeholder
             yield batch.pin_memory() if self._pin_memory else batch
 
@@ -181,6 +192,13 @@ class TensorLoader:
         """Returns what describes the samples of a split, in evaluation order over all ranks."""
         return split_rows(self._index, self.assignment, split)
 
+    def _planned(self, entries: np.ndarray, plan: EpochPlan | None) -> Batch:
+        """Returns entries of an epoch, without what its plan drops; without a plan they are places in training."""
+        if plan is None:
+            return self._select("train", entries)
+        batch = self._select("train", plan.rows.numpy()[entries])
+        return batch.without({name: mask[torch.from_numpy(entries)] for name, mask in plan.dropped.items()})
+
     def _select(self, split: str, places: np.ndarray) -> Batch:
         rows = self.assignment.rows(split)[places]
         index = torch.from_numpy(rows)
@@ -198,11 +216,6 @@ class TensorLoader:
 def num_steps(num_samples: int, batch_size: int) -> int:
     """Returns the steps of an epoch; the last batch is not dropped."""
     return -(-num_samples // batch_size)
-
-
-def epoch_order(num_samples: int, seed: int, epoch: int) -> np.ndarray:
-    """Returns the permutation of one epoch, (N,) int64."""
-    return np.random.default_rng([_ORDER, seed, epoch]).permutation(num_samples)
 
 
 class Uniforms:

@@ -27,7 +27,7 @@ class WantedRows(NamedTuple):
 
     Attributes:
         path: The file.
-        rows: Ascending, counted within the file, int64.
+        rows: Ascending, counted within the file, int64; one that is wanted often stands there as often.
         first: Place of the first of them among the wanted rows of all files.
     """
 
@@ -56,9 +56,9 @@ def in_order(files: Sequence[WantedRows]) -> list[Window]:
     return [Window((file,), np.arange(len(file.rows)), (len(file.rows),)) for file in files]
 
 
-def mixed(files: Sequence[WantedRows], min_rows: int, seed: int, epoch: int) -> list[Window]:
+def mixed(files: Sequence[WantedRows], min_rows: int, seed: int, epoch: int, part: int = 0) -> list[Window]:
     """Returns windows of one piece: files in a drawn order, together as many as hold about `min_rows`, all mixed."""
-    generator = np.random.default_rng(np.random.SeedSequence([_ORDER, seed, epoch]))
+    generator = np.random.default_rng(np.random.SeedSequence([_ORDER, seed, epoch, *([part] if part else [])]))
     drawn = [files[number] for number in generator.permutation(len(files))]
     stops = np.cumsum([len(file.rows) for file in drawn])
     # Windows of about one size: what is left over would be mixed with nothing but itself.

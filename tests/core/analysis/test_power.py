@@ -7,7 +7,14 @@ import pytest
 from scipy import stats
 from statsmodels.stats.power import TTestPower
 
-from mmcore.analysis.power import power_over_folds, smallest_difference
+from mmcore.analysis.intervals import mean_interval
+from mmcore.analysis.power import (
+    cv_rho,
+    deviation_behind,
+    pooled_deviation,
+    power_over_folds,
+    smallest_difference,
+)
 
 
 @pytest.mark.parametrize("num_folds", [3, 6, 20])
@@ -56,3 +63,25 @@ def test_what_is_out_of_range_is_named_all_at_once() -> None:
         smallest_difference(1.0, 6, 0.2, power=0.01)
     with pytest.raises(ValueError, match="difference must be finite"):
         power_over_folds(float("inf"), 1.0, 6, 0.2)
+
+
+def test_deviations_are_pooled_by_their_squares() -> None:
+    assert pooled_deviation([1.0, 7.0]) == pytest.approx(5.0)
+    assert pooled_deviation([2.0]) == 2.0
+    with pytest.raises(ValueError, match="at least one"):
+        pooled_deviation([])
+
+
+def test_the_deviation_behind_an_interval_is_that_of_the_folds() -> None:
+    values = [1.0, 4.0, 2.0, 7.0, 3.0]
+    _, half_width = mean_interval(values)
+    assert half_width is not None
+    assert deviation_behind(half_width, 5) == pytest.approx(np.std(values, ddof=1))
+    with pytest.raises(ValueError, match="needs 2 folds"):
+        deviation_behind(1.0, 1)
+
+
+def test_one_fold_tests_one_validates_and_the_others_train() -> None:
+    assert [cv_rho(folds) for folds in (3, 6)] == [1.0, 0.25]
+    with pytest.raises(ValueError, match="3 folds or more"):
+        cv_rho(2)

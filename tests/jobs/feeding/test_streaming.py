@@ -14,6 +14,7 @@ import torch
 
 from mmcore.batch import Batch
 from mmcore.config.schema import ProtocolConfig
+from mmcore.data.epoch_plan import EpochPlan
 from mmcore.data.feeding.loader import TensorLoader, Uniforms
 from mmcore.data.prepared.store import PreparedDataset
 from mmcore.data.splits import Assignment
@@ -161,6 +162,52 @@ class TestStream:
             assert torch.equal(parts[0][step].uniforms, expected.uniforms[1:2])
             assert parts[1][step].is_placeholder
 
+    def test_a_planned_epoch_gives_its_entries_without_what_they_lack(
+        self, local_ray: None, prepared: PreparedDataset, assignment: Assignment
+    ) -> None:
+        number = len(assignment.train)
+        rows = torch.cat([torch.arange(number), torch.arange(40, 60).repeat(3), torch.full((30,), 7)])
+        copies = torch.arange(len(rows)) >= number
+        dropped = {"sound": copies, "features": torch.arange(len(rows)) == 5}
+        plan = EpochPlan(rows=rows, dropped=dropped, parts=copies.long(), mixed=False)
+        options: dict[str, Any] = {"seed": 1, "shuffle_bytes": 64 * 18, "num_epochs": 2}
+        loader = StreamLoader(prepared, assignment, 32, **options)
+        whole = list(loader.train_batches(1, 0, plan))
+        assert [batch.num_samples for batch in whole] == [*[32] * (number // 32), number % 32, 32, 32, 26]
+        names = prepared.index["sample_id"].to_numpy()[assignment.train]
+        had = {name: int(name[-3:]) % 4 != 0 for name in names}
+        given = []
+        for batch in whole:
+            assert batch.sample_ids == names[batch.rows.numpy()].tolist()
+            assert torch.equal(batch.labels, torch.tensor([int(name[-3:]) for name in batch.sample_ids]) % 3)
+            given += zip(
+                *(v.tolist() for v in (batch.rows, *map(batch.present.get, ("sound", "features")))), strict=True
+            )
+        expected = [
+            (int(row), not copies[entry], bool(entry != 5 and had[names[row]])) for entry, row in enumerate(rows)
+        ]
+        assert sorted(given) == sorted(expected)
+        assert given[:number] != expected[:number]  # mixed
+        uniforms = torch.cat([batch.uniforms for batch in whole])
+        assert torch.equal(uniforms, Uniforms(1, 1).draw(len(rows)))
+        for mine, other in zip(loader.train_batches(1, 4, plan), whole[4:], strict=True):
+            assert_equal(mine, other)
+        parts = [StreamLoader(prepared, assignment, 32, rank=rank, world_size=3, **options) for rank in range(3)]
+        for batch, *shares in zip(whole, *(part.train_batches(1, 0, plan) for part in parts), strict=True):
+            assert ids(shares) == batch.sample_ids
+            assert torch.equal(torch.cat([share.present["sound"] for share in shares]), batch.present["sound"])
+
+    def test_a_stream_started_ahead_is_ended_where_the_epoch_is_planned(
+        self, local_ray: None, prepared: PreparedDataset, assignment: Assignment
+    ) -> None:
+        loader = StreamLoader(prepared, assignment, 64, num_epochs=4)
+        list(loader.train_batches(0))
+        assert ("train", 1) in loader._ready
+        plan = EpochPlan(rows=torch.arange(70))
+        assert sorted(torch.cat([batch.rows for batch in loader.train_batches(1, 0, plan)]).tolist()) == list(range(70))
+        assert set(loader._ready) == {("val", streaming.EVALUATION)}  # the next epoch may be planned too
+        loader.close()
+
     def test_evaluation_is_in_order_and_drops_nothing(
         self, local_ray: None, prepared: PreparedDataset, assignment: Assignment
     ) -> None:
@@ -173,6 +220,16 @@ class TestStream:
             loader = StreamLoader(prepared, assignment, 32, eval_batch_size=20, rank=rank, world_size=3)
             shares += list(loader.eval_batches("test"))
         assert ids(shares) == memory.rows("test").sample_ids.tolist() == whole.rows("test").sample_ids.tolist()
+
+    def test_training_is_evaluated_in_shares_too(
+        self, local_ray: None, prepared: PreparedDataset, assignment: Assignment
+    ) -> None:
+        for rank in range(2):
+            options: dict[str, Any] = {"eval_batch_size": 100, "rank": rank, "world_size": 2}
+            memory = TensorLoader.from_prepared(prepared, assignment, 32, **options)
+            stream = StreamLoader(prepared, assignment, 32, **options)
+            for mine, expected in zip(stream.eval_batches("train"), memory.eval_batches("train"), strict=True):
+                assert_equal(mine, expected)
 
     @pytest.mark.parametrize("world_size", [1, 3])
     def test_a_part_of_a_split_is_that_which_memory_gives(
@@ -195,9 +252,9 @@ class TestStream:
         loader = StreamLoader(prepared, assignment, 16, num_epochs=2)
         for step, _ in enumerate(loader.train_batches(0)):
             if step == loader.num_steps - 2:
-                assert set(loader._ready) == {("train", 1), ("val", 0)}
+                assert set(loader._ready) == {("train", 1), ("val", streaming.EVALUATION)}
         list(loader.train_batches(1))
-        assert set(loader._ready) == {("val", 0)}  # no third epoch
+        assert set(loader._ready) == {("val", streaming.EVALUATION)}  # no third epoch
         loader.close()
         assert not loader._ready
 
@@ -227,6 +284,12 @@ class TestStream:
         ray.kill(greedy)
 
 
+def test_a_plan_that_mixes_batches_of_parts_is_refused(prepared: PreparedDataset, assignment: Assignment) -> None:
+    plan = EpochPlan(rows=torch.arange(4), parts=torch.arange(4) % 2)
+    with pytest.raises(TrainingError, match="Let the parts follow each other, or hold the data in memory"):
+        next(StreamLoader(prepared, assignment, 2).train_batches(0, 0, plan))
+
+
 def test_a_loader_that_is_closed_waits_for_its_streams_to_start_and_end(
     prepared: PreparedDataset, assignment: Assignment
 ) -> None:
@@ -240,7 +303,7 @@ def test_a_loader_that_is_closed_waits_for_its_streams_to_start_and_end(
             events.append("ended")
 
     loader = StreamLoader(prepared, assignment, 16)
-    loader._ready["val", 0] = streaming._Stream(batches)
+    loader._ready["val", streaming.EVALUATION] = streaming._Stream(batches)
     closing = threading.Thread(target=loader.close)
     closing.start()
     closing.join(0.2)

@@ -23,6 +23,7 @@ from rayjobs.feeding.handle import DataHandle
 from rayjobs.predict import main as predict
 from rayjobs.results_layout import LEDGER_FILE, PREDICTIONS_FILE
 from rayjobs.runs import parts, worker
+from rayjobs.runs.environment import processor
 from rayjobs.runs.job import Job
 from rayjobs.runs.result import read_result
 from rayjobs.runs.test_ledger import open_ledger, read_ledger
@@ -104,6 +105,8 @@ def test_the_result_is_the_sum_by_weights_of_validation(finished: Path, prepared
         (logits["test"]["image"].argmax(axis=1) == labels["test"]).mean()
     )
     assert (result.epochs, result.method, set(result.parts or {})) == (2 * EPOCHS, "ensemble", {"image", "audio"})
+    assert result.environment
+    assert result.environment.device == processor()
     assert result.device_seconds == pytest.approx(
         sum(stored.device_seconds for stored in map(read_result, (finished / "image", finished / "audio")) if stored)
     )

@@ -1,0 +1,1 @@
+"""What decides the words of a study: scores, comparisons, what could be shown, and the answer in sentences."""
