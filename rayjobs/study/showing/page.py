@@ -68,7 +68,7 @@ def _sections(document: StudyDocument) -> list[Section]:
         failures_section(document),
         edges_section(document),
         power_section(document),
-        checklist_section(document),
+        checklist_section(document) if document.checklist else None,
         lock_section(document),
         repeat_section(document),
     ]

@@ -70,7 +70,7 @@ def test_a_failed_method_keeps_its_row_without_a_line() -> None:
     tree = drawn(forest("f", data, labels))
     assert [each.text for each in tree.iter(f"{SVG}text")].count("F") == 1
     assert not [each for each in tree.iter() if each.get("class") == "m1"]
-    assert "aug failed" in (tree.findtext(f"{SVG}desc") or "")
+    assert "aug: F" in (tree.findtext(f"{SVG}desc") or "")
 
 
 def test_a_method_has_one_colour_in_all_figures() -> None:

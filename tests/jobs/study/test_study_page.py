@@ -16,7 +16,7 @@ from rayjobs.study.document import StudyDocument
 from rayjobs.study.showing.page import build_page, data_stems
 
 EVIL = '<script>alert("x")</script> & <b>'
-MAIN = "Test accuracy, mean"
+MAIN = "Test accuracy in percent, mean"
 
 
 def page_of(document: StudyDocument) -> Page:
@@ -51,7 +51,7 @@ def test_the_numbers_are_those_of_the_document() -> None:
         f"{found.p_holm:.3f}" if found.p_holm and found.p_holm >= 0.001 else "<0.001",
         " / ".join(f"{100 * share:.0f}" for share in found.bayes) + " %",
     ]
-    assert page_of(document).table(MAIN)[REFERENCE][1:] == ["", "", "", "reference", "", ""]
+    assert page_of(document).table(MAIN)[REFERENCE][1:] == ["", "", "", "the reference", "", ""]
 
 
 def test_other_measures_stand_with_each_modality() -> None:
@@ -80,7 +80,32 @@ def test_what_failed_is_never_averaged() -> None:
     assert page.table("Test accuracy by fold")["aug"] == ["F"] * 6
     assert page.table("Cells without a result")["avdigits, aug, fold 1"] == ["F", "no finite loss"]
     assert "aug failed: fold 1: no finite loss. It is not averaged over the folds that worked." in page.text
-    assert "What failed" not in page_of(make_document(3)).text
+    assert "What has no result" not in page_of(make_document(3)).text
+
+
+def test_what_a_race_left_out_has_no_number_and_no_word() -> None:
+    document = make_document(3)
+    why = "left after 3 folds: it could win no more"
+    scores = [dataclasses.replace(each, status="left out", reason=why, mean=None, folds=[], seeds=[], metrics={})
+              if each.method == "aug" else each for each in document.scores]  # fmt: skip
+    comparisons = [each for each in document.comparisons if each.a != "aug"]
+    cells = [dataclasses.replace(each, status="left out", reason=why, finals=[], best=None, at_edge=[])
+             if each.method == "aug" and each.fold > 2 else each for each in document.cells]  # fmt: skip
+    page = page_of(changed(document, scores=scores, comparisons=comparisons, cells=cells))
+    assert page.table(MAIN)["aug"] == ["left out", "", "", "", "left out", "", ""]
+    assert page.table("Cells without a result")["avdigits, aug, fold 3"] == ["left out", why]
+    assert f"aug was left out by the race: {why}. No word is said of it." in page.text
+    assert f"corrected over {len(document.lock.families['primary'])} (Holm)" in page.text  # it counts on in the family
+
+
+def test_other_references_are_no_methods() -> None:
+    document = make_document(3)
+    methods = [dataclasses.replace(each, role="reference") if each.label == "joint" else each
+               for each in document.methods]  # fmt: skip
+    comparisons = [each for each in document.comparisons if each.a != "joint"]
+    document = changed(document, methods=methods, comparisons=comparisons)
+    assert page_of(document).table(MAIN)["joint"][1:] == ["", "", "", "a reference", "", ""]
+    assert "joint" not in build_page(document)[1][0].description
 
 
 def test_what_comes_from_outside_is_text() -> None:
