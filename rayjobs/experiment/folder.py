@@ -126,6 +126,7 @@ def _final_job(
         configs[0],
         data,
         str(run_dir.resolve()),
+        home=str(experiment.folder.resolve()),
         test=True,
         command=experiment.command,
         alone=alone,
