@@ -55,7 +55,7 @@ def run_trial(config: Config, data: Mapping[str, DataHandle], body: Body | None)
     # In a worker group the first worker pushes what the run itself writes: two writers of one file would race.
     own = (PROCESS_FILES, *NOTES) if ticket.shape.worker_group else ()
     with following(ticket.job.mirror, run_dir, own) as follower:
-        run_dir.mkdir(parents=True, exist_ok=True)
+        ticket.job.make_folder()
         (run_dir / FAILURE_FILE).unlink(missing_ok=True)  # an earlier attempt's: it would be taken for this one's
         # The watchdog must know of the process before anything in it can hang.
         announce(run_dir, "trial")

@@ -93,7 +93,7 @@ def _work(job: Job, body: Body) -> None:
     with following(job.mirror, run_dir, own) as follower:
         if job.mirror:  # what one writes, another on its node would still take for a leftover
             torch.distributed.barrier()
-        run_dir.mkdir(parents=True, exist_ok=True)
+        job.make_folder()
         announce(run_dir, f"worker-{rank}")
         if job.elastic and rank == 0:
             write_json(run_dir / SIZES_FILE, [*group_sizes(run_dir), train.get_context().get_world_size()])
