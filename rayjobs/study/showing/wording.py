@@ -69,9 +69,11 @@ def points(value: float) -> str:
 
 
 def score(entry: ScoreEntry) -> str:
-    """Returns `91.2 ± 0.8`, `91.2` under 3 folds, or F."""
-    if entry.status == "failed" or not known(entry.mean):
+    """Returns `91.2 ± 0.8`, `91.2` under 3 folds, or F; a mark where a race was left or no fold is complete."""
+    if entry.status == "failed":
         return FAILED
+    if not known(entry.mean):
+        return MISSING
     half = f" ± {number(entry.half_width)}" if known(entry.half_width) else ""
     return number(entry.mean) + half
 
