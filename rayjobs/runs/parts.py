@@ -29,8 +29,8 @@ from mmcore.training.run_log import Reporter, Row
 from rayjobs.results_layout import CONFIG_FILE, RESULT_FILE
 from rayjobs.runs import worker
 from rayjobs.runs.environment import merged
+from rayjobs.runs.epochs.progress import EPOCH
 from rayjobs.runs.job import Job
-from rayjobs.runs.progress import EPOCH
 from rayjobs.runs.result import RunResult, read_result
 from rayjobs.runs.test_ledger import Entry
 from rayjobs.storage.files import write_json

@@ -14,10 +14,10 @@ from mmcore.assembly.config import parse_config, with_values
 from rayjobs.cluster.resources import tune_resources
 from rayjobs.feeding.handle import DataHandle
 from rayjobs.results_layout import FAILURE_FILE, HANDED_OVER, NOTES, PROCESS_FILES, PROGRESS_FILE
+from rayjobs.runs.epochs.progress import FATAL
+from rayjobs.runs.epochs.reporters import TuneReporter
 from rayjobs.runs.handover import read_schedule, take_over
 from rayjobs.runs.job import Body, Job
-from rayjobs.runs.progress import FATAL
-from rayjobs.runs.reporters import TuneReporter
 from rayjobs.storage.files import read_json
 from rayjobs.storage.follower import Follower, following
 from rayjobs.trials.failures import is_fatal, record_failure

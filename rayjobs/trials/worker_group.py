@@ -20,8 +20,8 @@ from mmcore.errors import EquipoiseError
 from rayjobs.cluster.resources import TrialShape
 from rayjobs.ray_internals.groups import has_real_gpus, is_lost_worker
 from rayjobs.results_layout import ALIVE_FILES, GROUP_FILE, PROCESS_FILES, SIZES_FILE, TRAIN_FOLDER
+from rayjobs.runs.epochs.reporters import TrainReporter
 from rayjobs.runs.job import Body, Job
-from rayjobs.runs.reporters import TrainReporter
 from rayjobs.runs.result import group_sizes
 from rayjobs.storage.files import write_json, write_text
 from rayjobs.storage.follower import following

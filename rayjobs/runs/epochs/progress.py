@@ -9,7 +9,7 @@ from pathlib import Path
 from mmcore.metric_names import EPOCH_SECONDS, SAMPLES_PER_SECOND, VAL_ACCURACY, VAL_LOSS
 from mmcore.training.run_log import read_rows
 from rayjobs.results_layout import PROGRESS_FILE as PROGRESS_FILE
-from rayjobs.runs.gauges import publish
+from rayjobs.runs.epochs.gauges import publish
 from rayjobs.runs.handover import keep_snapshot
 from rayjobs.storage.files import json_or_set_aside, write_json
 

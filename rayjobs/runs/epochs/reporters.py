@@ -12,7 +12,7 @@ from pathlib import Path
 from ray import train, tune
 
 from rayjobs.results_layout import PROGRESS_FILE as PROGRESS_FILE
-from rayjobs.runs.progress import Progress
+from rayjobs.runs.epochs.progress import Progress
 
 
 def _no_push() -> float:

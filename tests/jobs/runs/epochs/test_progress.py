@@ -8,7 +8,7 @@ import pytest
 from synthetic import make_config, make_spec
 
 from mmcore.training.run_log import RunLog
-from rayjobs.runs.progress import Progress
+from rayjobs.runs.epochs.progress import Progress
 
 ACCURACIES = [0.5, 0.7, 0.6, 0.9]
 
