@@ -11,7 +11,7 @@ import pytest
 import ray
 
 from rayjobs.cluster import session
-from rayjobs.runs import gauges
+from rayjobs.runs.epochs import gauges
 from rayjobs.runs.epochs.progress import Progress
 
 EPOCHS = [
