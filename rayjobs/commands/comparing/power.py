@@ -28,6 +28,7 @@ from rayjobs.study.study import Study
 PILOT = ("joint", "ensemble")
 """Methods whose difference a pilot measures."""
 PILOT_SEEDS = 2
+MIN_FOLDS = 2
 POINTS = 100.0
 
 
@@ -37,10 +38,13 @@ def measured(study: Study, folder: Path, machine: Machine) -> dict[str, float]:
     Differences are of validation accuracies: no test is read before the terms are fixed.
 
     Raises:
-        EquipoiseError: As any search.
+        UsageError: There are no folds.
+        TrainingError: One of the methods could not be trained.
     """
     parts = [_pilot(study, folder, number, machine) for number in range(PILOT_SEEDS)]
     plans = [plan for part in parts for plan in part.plans]
+    if any(len(plan.folds) < MIN_FOLDS for plan in plans):
+        raise UsageError("--pilot measures how much folds differ: it needs --protocol cv and 2 folds or more")
     experiment = parts[0].experiment("pilot")
     experiment = replace(experiment, request=replace(experiment.request, final_seeds=0))
     experiment.folder.mkdir(parents=True, exist_ok=True)
@@ -80,14 +84,8 @@ def _score(folder: Path) -> float:
 
 
 def _deviation(by_label: Mapping[str, Mapping[int | None, Sequence[float]]]) -> float:
-    """Returns the standard deviation over folds of the difference of two methods, each a mean over seeds.
-
-    Raises:
-        UsageError: There is one fold alone.
-    """
+    """Returns the standard deviation over folds of the difference of two methods, each a mean over seeds."""
     one, other = ([np.mean(seeds) for seeds in by_label[label].values()] for label in PILOT)
-    if len(one) < 2:
-        raise UsageError("--pilot measures how much folds differ: ask for --protocol cv and two folds at least")
     return float(np.subtract(one, other).std(ddof=1))
 
 
