@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -33,6 +33,7 @@ class Final:
         cost: Epochs and device-seconds.
         dead: Modality -> epoch since which its encoder is dead, at the run's end.
         notices: What went otherwise than it should, but not wrong.
+        teachers: Modality -> folder of the run it learnt from.
     """
 
     seed: int
@@ -46,6 +47,7 @@ class Final:
     cost: Mapping[str, float]
     dead: Mapping[str, int]
     notices: Sequence[str] = ()
+    teachers: Mapping[str, str] = field(default_factory=dict)
 
 
 def load_final(run_dir: Path) -> Final | None:
@@ -69,6 +71,7 @@ def load_final(run_dir: Path) -> Final | None:
         cost={"epochs": result.epochs, "device_seconds": result.device_seconds},
         dead={reading.modality: reading.since for reading in result.readings if reading.kind == "dead"},
         notices=result.notices,
+        teachers=result.teachers or {},
     )
 
 

@@ -26,6 +26,7 @@ from rayjobs.reporting.notes import (
     mended_notes,
     more_seeds,
     schedule_notes,
+    teacher_notes,
     timing_notes,
 )
 from rayjobs.reporting.ranking_table import Failure, OwnAccuracy, Ranking, RankingRow, RankingTable
@@ -103,6 +104,7 @@ def _table(experiment: Experiment, plan: Plan) -> RankingTable:
             *budget_notes(rows, plan),
             *timing_notes(at_once),
             *schedule_notes(rows),
+            *teacher_notes(finals),
             *elastic_notes(experiment, plan),
         ],
         search_note=SEARCHED_ONCE if request.search_once else "",
