@@ -34,6 +34,7 @@ from rayjobs.reporting.notes import (
     mended_notes,
     more_seeds,
     schedule_notes,
+    teacher_notes,
     timing_notes,
 )
 from rayjobs.reporting.ranking_table import Failure, OwnAccuracy, Ranking, RankingRow, RankingTable
@@ -115,6 +116,7 @@ def _table(experiment: Experiment, plan: Plan) -> tuple[RankingTable, Environmen
             *budget_notes(rows, plan),
             *timing_notes(at_once),
             *schedule_notes(rows),
+            *teacher_notes(finals),
             *elastic_notes(experiment, plan),
         ],
         search_note=SEARCHED_ONCE if request.search_once else "",
