@@ -32,6 +32,7 @@ RATIOS = {
     "methods": ["resnet18/mmpareto÷plain", "resnet18/mmpareto÷joint", "resnet18/mmpareto/memory"],
     "communication": ["resnet18/ours÷ddp", "resnet18/ours÷flat", "resnet18/ours÷none"],
     "memory": [f"memory/{method}" for method in METHODS.names()],
+    "checkpoints": ["epoch/care÷before", "epoch/auto÷none", "epoch/care÷none"],
     "diagnostics": [
         f"{encoder}/{method}{part}"
         for encoder in ("small_conv", "resnet18")
@@ -83,6 +84,7 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "methods",
         "communication",
         "memory",
+        "checkpoints",
         "diagnostics",
         "features",
         "media",

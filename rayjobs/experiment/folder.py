@@ -145,6 +145,7 @@ def _final_job(
         configs[0],
         data,
         str(run_dir.resolve()),
+        home=str(experiment.folder.resolve()),
         test=True,
         command=experiment.command,
         schedule=(best[0].best.schedule if best[0].best and not parts else ()),

@@ -144,6 +144,7 @@ def _search_stage(
         search.config.to_dict(),
         planned.data,
         str(folder),
+        home=str(experiment.folder.resolve()),
         command=experiment.command,
         snapshot_every=search.grace_epochs if search.scheduler == "pbt" else 0,
         mirror=experiment.mirror,

@@ -9,8 +9,8 @@ from typing import Protocol
 
 from mmcore.assembly.config import with_values
 from rayjobs.cluster.resources import TrialShape
+from rayjobs.runs.epochs.progress import EPOCH, OBJECTIVE
 from rayjobs.runs.job import Job
-from rayjobs.runs.progress import EPOCH, OBJECTIVE
 from rayjobs.search.halving import Decision
 from rayjobs.search.record import Row, SearchRecord, Trial
 from rayjobs.trials.ticket import Ticket

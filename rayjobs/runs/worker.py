@@ -57,7 +57,7 @@ def run(job: Job, reporter: Reporter) -> RunResult:
         if not job.test or job.extra.is_read(result, used_modalities(config, prepared.spec)):
             return result
     else:
-        run_dir.mkdir(parents=True, exist_ok=True)
+        job.make_folder()
         result = _train(job, config, prepared, reporter)
     if job.test:
         result = _test(job, config, prepared, result)
@@ -126,6 +126,7 @@ def build_trainer(job: Job, config: RunConfig, prepared: PreparedDataset, report
         run_dir=Path(job.run_dir),
         reporter=reporter,
         alone=job.alone,
+        always_every=job.snapshot_every,
         lineage=lineage,
     )
 
