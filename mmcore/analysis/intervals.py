@@ -225,6 +225,11 @@ class MeanSteps:
     low: NDArray[np.float64]
     high: NDArray[np.float64]
 
+    def at(self, cost: float) -> float | None:
+        """Returns the mean once so much was spent; None before every curve has a value."""
+        place = int(np.searchsorted(self.costs, cost, side="right")) - 1
+        return float(self.mean[place]) if place >= 0 else None
+
 
 def mean_steps(curves: Sequence[tuple[ArrayLike, ArrayLike]]) -> MeanSteps:
     """Returns the mean of curves that hold each value until the next one, and the last one on.

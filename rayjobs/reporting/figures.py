@@ -22,7 +22,7 @@ from mmcore.analysis.importance import Importance
 from mmcore.metric_names import PROBE_ACCURACY, VAL_ACCURACY, own_metrics
 from rayjobs.reporting.ranking_table import Delta, RankingTable
 from rayjobs.reporting.records import TrialRecord
-from rayjobs.runs.progress import EPOCH
+from rayjobs.runs.epochs.progress import EPOCH
 from rayjobs.templates import COLOURS
 
 WIDTH_IN = 4.6

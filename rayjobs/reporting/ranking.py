@@ -22,7 +22,7 @@ from mmcore.metric_names import (
     of_head,
     own_metrics,
 )
-from rayjobs.experiment.folder import best_file, final_dirs
+from rayjobs.experiment.folder import best_file, final_dirs, lacking_teacher
 from rayjobs.experiment.search_result import SearchResult, read_search
 from rayjobs.reporting.by_class import ClassRow, by_class, is_imbalanced
 from rayjobs.reporting.comparison import all_folds, compare_folds, compare_seeds, rho_of
@@ -165,7 +165,7 @@ class _Runs:
             for path, model in zip(paths, models, strict=True)
             if has_best and model is None
         ]
-        self.failed = self._failed(len(flattened(dirs)))
+        self.failed = self._failed(len(flattened(dirs)), experiment, plan)
 
     @property
     def trials(self) -> list[Outcome]:
@@ -176,7 +176,7 @@ class _Runs:
             for trial in entry.trials
         ]
 
-    def _failed(self, planned: int) -> str:
+    def _failed(self, planned: int, experiment: Experiment, plan: Plan) -> str:
         """Returns why the row has no result: a mean over the runs that happened to work would be of other runs."""
         lacking = planned - len(flattened(self.finals))
         if not lacking:
@@ -187,7 +187,9 @@ class _Runs:
         elif found:
             why = f"no trial of a search succeeded; {found[0].name}: {found[0].reason}"
         else:
-            why = "the time was over before a trial of a search had finished an epoch"
+            untaught = (lacking_teacher(self.searches[0], fold, plan, experiment) for fold in plan.folds)
+            over = "the time was over before a trial of a search had finished an epoch"
+            why = next(filter(None, untaught), over)
         return f"{lacking} of {planned} final models are missing ({why})"
 
 

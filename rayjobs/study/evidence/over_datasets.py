@@ -83,14 +83,12 @@ class _Sets:
         return [name for names in self.units.values() for name in names]
 
     def everywhere(self, labels: Sequence[str]) -> list[str]:
-        """Returns the methods that were tried on every data set and left no race: they alone can be ranked."""
-        return [
-            label
-            for label in labels
-            if all(
-                (name, label) in self.scores and self.scores[name, label].status != "left out" for name in self.names
-            )
-        ]
+        """Returns the methods that were tried on every data set to the end: they alone can be ranked."""
+        return [label for label in labels if all(self._was_tried(name, label) for name in self.names)]
+
+    def _was_tried(self, name: str, label: str) -> bool:
+        """Tells whether a method was tried; who left a race has no mean, which is no failure."""
+        return (name, label) in self.scores and self.scores[name, label].status != "left out"
 
     def succeeded(self, label: str) -> bool:
         """Tells whether a method has a result on every data set."""

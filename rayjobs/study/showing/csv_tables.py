@@ -17,11 +17,9 @@ def results_csv(document: StudyDocument) -> str:
     names = list(dict.fromkeys(name for cell in document.cells for final in cell.finals for name in final.metrics))
     fixed = ("dataset", "method", "fold", "seed", "status", "reason", "val", "epochs", "best_epoch", "device_seconds",
              "predictions", "sha256")  # fmt: skip
-    rows = []
+    rows: list[Mapping[str, Value]] = []
     for cell in document.cells:
-        for final in cell.finals or [None]:
-            metrics = {f"test_{name}": final.metrics.get(name) if final else None for name in names}
-            rows.append(_cell(cell) | _final(final) | metrics)
+        rows += [_cell(cell) | _final(final) | _metrics(final) for final in cell.finals] or [_cell(cell)]
     return _text([*fixed, *(f"test_{name}" for name in names)], rows)
 
 
@@ -66,9 +64,11 @@ def _cell(cell: CellEntry) -> dict[str, Value]:
             "reason": cell.reason}  # fmt: skip
 
 
-def _final(final: FinalEntry | None) -> dict[str, Value]:
-    if final is None:
-        return {}
+def _metrics(final: FinalEntry) -> dict[str, Value]:
+    return {f"test_{name}": value for name, value in final.metrics.items()}
+
+
+def _final(final: FinalEntry) -> dict[str, Value]:
     return {
         "seed": final.seed,
         "val": final.val,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 from markupsafe import Markup
@@ -47,7 +48,7 @@ def _protocol(data: OfDataset) -> str:
     return (
         f"Protocol: {entry.protocol}; {wording.folds_text(data.blocks)} of {len(entry.folds)}, {entry.n:,} test "
         f"samples, {lock.seeds} {finals} a cell, split by {units}. To answer the most frequent class always is right "
-        f"in {wording.number(entry.chance)} %. δ = {wording.points(data.margin)}, α = {lock.alpha:g}.{scope}"
+        f"in {wording.number(entry.chance)}\u00a0%. δ = {wording.points(data.margin)}, α = {lock.alpha:g}.{scope}"
     )
 
 
@@ -66,7 +67,7 @@ def _compared(data: OfDataset, stem: str, labels: Sequence[str]) -> list[Block]:
         Heading(f"Against {data.reference}"),
         _main(data),
         *(Note(text) for text in _comparison_notes(data.primary.values())),
-        *(Note(_failure(score), "failure") for score in data.scores if score.status == "failed"),
+        *(Note(text, "failure") for score in data.scores if (text := wording.why_without(score))),
         *([figure] if figure else []),
         *([measures] if measures else []),
         *_tests(data),
@@ -74,23 +75,22 @@ def _compared(data: OfDataset, stem: str, labels: Sequence[str]) -> list[Block]:
 
 
 def _main(data: OfDataset) -> Grid:
-    headings = ("method", "accuracy, %", "Δ", "plain 95\u00a0%", "corrected 95\u00a0%", "word", "p (Holm)",
+    headings = ("method", "accuracy", "Δ", "plain 95\u00a0%", "corrected 95\u00a0%", "word", "p\u00a0(Holm)",
                 "worse / within / better")  # fmt: skip
     rows = [(score.method, wording.score(score), *_against(data, score)) for score in data.scores]
     caption = (
-        f"Test accuracy, mean and half its plain 95 % interval over folds; Δ: points more than {data.reference}; the "
-        f"chances of worse by more than δ, within it, and better by more (δ = {wording.points(data.margin)})"
+        "Test accuracy in percent, mean and half its plain 95 % interval over folds; Δ: points more than "
+        f"{data.reference}; the chances of worse by more than δ, within it, and better by more (δ = "
+        f"{wording.points(data.margin)})"
     )
     return Grid(caption, headings, rows, WORD)
 
 
 def _against(data: OfDataset, score: ScoreEntry) -> Sequence[str]:
     """Returns what stands in the main table after a method's own accuracy."""
-    if score.method == data.reference:
-        return ("", "", "", "reference", "", "")
     comparison = data.primary.get(score.method)
     if comparison is None:
-        return ("", "", "", wording.FAILED if score.status == "failed" else wording.MISSING, "", "")
+        return ("", "", "", wording.without_word(score, data.reference, data.references), "", "")
     return (*_estimate(comparison), marked_word(comparison.word), wording.p_value(comparison.p_holm),
             wording.three(comparison.bayes))  # fmt: skip
 
@@ -114,10 +114,6 @@ def _comparison_notes(comparisons: Iterable[Comparison]) -> list[str]:
     return [f"{', '.join(labels)}: {note}." for note, labels in notes.items()]
 
 
-def _failure(score: ScoreEntry) -> str:
-    return f"{score.method} failed: {score.reason}. It is not averaged over the folds that worked."
-
-
 def _measures(data: OfDataset) -> Grid | None:
     """Returns the other measures: macro-F1, calibration, each modality's own accuracy."""
     names = wording.modalities([score.metrics for score in data.scores])
@@ -129,8 +125,8 @@ def _measures(data: OfDataset) -> Grid | None:
 
 
 def _metrics(score: ScoreEntry, names: Sequence[str]) -> list[str]:
-    if score.status == "failed":
-        return [wording.FAILED] * (2 + len(names))
+    if score.status != "done":
+        return [wording.without(score)] * (2 + len(names))
     shares = [wording.number(score.metrics.get(name), 3) for name in (MACRO_F1, CALIBRATION_ERROR)]
     return [*shares, *(wording.number(score.metrics.get(name)) for name in names)]
 
@@ -142,7 +138,7 @@ def _tests(data: OfDataset) -> list[Block]:
         return []
     p = wording.p_value
     tests = Grid(
-        f"p of each question, alone and corrected over {len(rows)} (Holm): different? equivalent? not worse?",
+        f"p of each question, alone and corrected over {data.family_size} (Holm): different? equivalent? not worse?",
         ("method", "different", "Holm", "equivalent", "Holm", "not worse, Holm", "folds won"),
         [(each.a, p(each.p), p(each.p_holm), p(each.p_tost), p(each.p_tost_holm), p(each.p_not_worse_holm), _won(each))
          for each in rows],
@@ -184,14 +180,14 @@ def _folds(data: OfDataset, stem: str, labels: Sequence[str]) -> list[Block]:
     means = Grid(
         "Test accuracy by fold, mean over seeds, %",
         ("method", *names),
-        [(score.method, *([wording.number(value) for value in score.folds] or [wording.FAILED] * len(names)))
+        [(score.method, *([wording.number(value) for value in score.folds] or [wording.without(score)] * len(names)))
          for score in data.scores],
     )  # fmt: skip
     seeds = Grid(
         "Test accuracy of each seed, %",
         ("method", *names),
         [(score.method, *([", ".join(map(wording.number, of_fold)) for of_fold in score.seeds]
-                          or [wording.FAILED] * len(names))) for score in data.scores],
+                          or [wording.without(score)] * len(names))) for score in data.scores],
     )  # fmt: skip
     figure = fold_dots(f"{stem}-folds", data, labels)
     parts = [*split_columns(means, MOST_FOLDS), *split_columns(seeds, MOST_FOLDS_OF_SEEDS)]
@@ -208,7 +204,15 @@ def _others(data: OfDataset) -> list[Block]:
 
 
 def _family(family: Family) -> Grid:
-    headings = ("method", "Δ", "plain 95\u00a0%", "corrected 95\u00a0%", "word", "p (Holm)", "worse / within / better")
+    headings = (
+        "method",
+        "Δ",
+        "plain 95\u00a0%",
+        "corrected 95\u00a0%",
+        "word",
+        "p\u00a0(Holm)",
+        "worse / within / better",
+    )
     rows = [
         (each.a, *_estimate(each), marked_word(each.word), wording.p_value(each.p_holm), wording.three(each.bayes))
         for each in family.comparisons.values()
@@ -237,7 +241,19 @@ def _budgets(data: OfDataset, stem: str, labels: Sequence[str]) -> list[Block]:
     figures = [budget_figure(f"{stem}-{cost}", data, labels, cost) for cost in COSTS]
     figures.append(expected_figure(f"{stem}-expected", data, labels))
     why = [] if figures[-1] else [Note(NOT_EXCHANGEABLE)]
-    return [Heading("Budgets"), table, Note(note), *filter(None, figures), *why]
+    return [Heading("Budgets"), table, Note(note), *filter(None, figures), *why, *_incumbents(data)]
+
+
+def _incumbents(data: OfDataset) -> list[Block]:
+    """Returns what each search had after 1, 2, 4, ... trials: the numbers of the last figure."""
+    curves = {each.method: steps for each in data.budgets if (steps := found(each, "trials"))}
+    if not curves:
+        return []
+    most = max(float(steps.costs[-1]) for steps in curves.values())
+    numbers = [2**power for power in range(math.ceil(math.log2(most)))] + [int(most)]
+    rows = [(label, *(wording.number(steps.at(trials)) for trials in numbers)) for label, steps in curves.items()]
+    grid = Grid("Best on validation after so many trials, %, mean over folds", ("method", *map(str, numbers)), rows)
+    return [Details("The searches in numbers", split_columns(grid, MOST_FOLDS))]
 
 
 NOT_EXCHANGEABLE = (

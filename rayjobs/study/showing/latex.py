@@ -91,12 +91,12 @@ MARKS = (
 
 
 def _terms(data: OfDataset, *, marks: bool = True) -> str:
-    lock, compared = data.document.lock, len(data.primary)
+    lock = data.document.lock
     folds = f"$k = {len(data.blocks)}$ folds" if data.entry.cross_validated else "one split"
     trials = f"$T = {lock.trials}$ trials, " if lock.trials else ""
     terms = (
         f"{folds}, $S = {lock.seeds}$ seeds, {trials}$\\delta = {data.margin:g}$, $\\alpha = {lock.alpha:g}$, Holm "
-        f"over {max(compared, len(lock.families.get('primary', ())))}."
+        f"over {data.family_size}."
     )
     return f"{terms} {MARKS}" if marks else terms
 
@@ -114,8 +114,8 @@ def _decides(data: OfDataset) -> str:
 
 
 def _accuracy(score: ScoreEntry, comparison: Comparison | None) -> str:
-    if score.status == "failed" or not wording.known(score.mean):
-        return wording.FAILED
+    if score.status != "done" or not wording.known(score.mean):
+        return escaped(wording.without(score))
     text = escaped(wording.score(score))
     word = comparison.word if comparison else None
     if wording.is_better(word):
@@ -125,19 +125,17 @@ def _accuracy(score: ScoreEntry, comparison: Comparison | None) -> str:
 
 def _difference(data: OfDataset, score: ScoreEntry) -> tuple[str, str]:
     """Returns the difference with the interval that decides, and the word."""
-    if score.method == data.reference:
-        return "", "reference"
     comparison = data.primary.get(score.method)
     if comparison is None:
-        return "", wording.FAILED if score.status == "failed" else ""
+        return "", escaped(wording.without_word(score, data.reference, data.references))
     ends = comparison.corrected or comparison.plain
     shown = f" {wording.interval(ends)}" if ends else ""
     return _minus(f"{wording.signed(comparison.d)}{shown}"), escaped(comparison.word or "")
 
 
 def _measures(score: ScoreEntry, names: Sequence[str]) -> list[str]:
-    if score.status == "failed":
-        return [wording.FAILED] * (2 + len(names))
+    if score.status != "done":
+        return [escaped(wording.without(score))] * (2 + len(names))
     values = [(score.metrics.get(MACRO_F1), 3), (score.metrics.get(CALIBRATION_ERROR), 3)]
     values += [(score.metrics.get(name), 1) for name in names]
     return [escaped(wording.number(value, decimals)) for value, decimals in values]

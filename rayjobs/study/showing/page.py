@@ -24,8 +24,6 @@ from rayjobs.study.showing.study_sections import (
 )
 from rayjobs.templates import COLOURS, file_stem, render
 
-ALL_SETS, RANKS = "all-data-sets", "ranks-over-data-sets"
-"""Names of tables that no data set's may have."""
 DARK = {"text": "#e6e6e6", "axis": "#a0a0a0", "faint": "#3a3f45", "band": "#26303a"}
 DARK_COLOURS = ("#5AB4E5", "#FF8A3D", "#2FC79A", "#E69BC4", "#9AD7FA", "#F2B84B", "#F0F0F0")
 """The methods' colours on a dark page, lighter and in the same order; black becomes white."""
@@ -54,7 +52,7 @@ def data_stems(names: Sequence[str]) -> list[str]:
     stems: list[str] = []
     for name in names:
         stem, number = file_stem(name), 2
-        while stem.lower() in (known.lower() for known in (*stems, ALL_SETS, RANKS)):
+        while stem.lower() in (known.lower() for known in stems):
             stem, number = f"{file_stem(name)}-{number}", number + 1
         stems.append(stem)
     return stems
@@ -70,7 +68,7 @@ def _sections(document: StudyDocument) -> list[Section]:
         failures_section(document),
         edges_section(document),
         power_section(document),
-        checklist_section(document),
+        checklist_section(document) if document.checklist else None,
         lock_section(document),
         repeat_section(document),
     ]

@@ -62,6 +62,17 @@ class OfDataset:
         """Label of the primary reference."""
         return self.document.lock.reference
 
+    @cached_property
+    def references(self) -> set[str]:
+        """Labels of all references, the primary one too."""
+        others = {method.label for method in self.document.methods if method.role == "reference"}
+        return others | {self.reference}
+
+    @property
+    def family_size(self) -> int:
+        """How many comparisons the primary words are corrected over, failed ones too."""
+        return max(len(self.primary), len(self.document.lock.families.get("primary", ())))
+
     @property
     def blocks(self) -> list[int]:
         """The folds that every method has finished."""

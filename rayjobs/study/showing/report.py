@@ -15,7 +15,7 @@ from rayjobs.results_layout import COMPARE_FILE, PAGE_FILE
 from rayjobs.storage.files import write_json, write_text
 from rayjobs.study.document import StudyDocument
 from rayjobs.study.showing import csv_tables, latex
-from rayjobs.study.showing.page import ALL_SETS, RANKS, build_page, data_stems
+from rayjobs.study.showing.page import build_page, data_stems
 from rayjobs.study.showing.reading import of_datasets
 
 FIGURES, TABLES = "figures", "tables"
@@ -76,10 +76,10 @@ def _latex(document: StudyDocument) -> dict[str, str]:
         f"{TABLES}/{stem}.tex": latex.dataset_table(data, stem) for data, stem in zip(datasets, stems, strict=True)
     }
     if len(datasets) > 1:
-        texts[f"{TABLES}/{ALL_SETS}.tex"] = latex.summary_table(document)
+        texts[f"{TABLES}/all-data-sets.tex"] = latex.summary_table(document)
     if document.over_datasets and document.over_datasets.ranks:
         labels = [method.label for method in document.methods]
-        texts[f"{TABLES}/{RANKS}.tex"] = latex.ranks_table(document.over_datasets, labels)
+        texts[f"{TABLES}/ranks-over-data-sets.tex"] = latex.ranks_table(document.over_datasets, labels)
     return texts
 
 

@@ -79,14 +79,17 @@ def _ranks(over: OverDatasets, labels: Sequence[str]) -> Grid | None:
 
 
 def failures_section(document: StudyDocument) -> Section | None:
-    """Returns the cells that failed; None where none did."""
-    failed = [cell for cell in document.cells if cell.status == "failed"]
-    if not failed:
+    """Returns the cells that failed, and those a race left out; None where there are none."""
+    marks = {"failed": wording.FAILED, "left out": wording.LEFT_OUT}
+    rows = [(_named(cell), marks[cell.status], cell.reason) for cell in document.cells if cell.status in marks]
+    if not rows:
         return None
-    rows = [(_named(cell), wording.FAILED, cell.reason) for cell in failed]
     grid = Grid("Cells without a result, and why", ("cell", "result", "reason"), rows)
-    note = "A method that failed on a fold has no mean: it is not averaged over the folds that worked, nor tested."
-    return Section("failures", "What failed", [Note(note), grid])
+    note = (
+        "A method that failed on a fold has no mean: it is not averaged over the folds that worked, nor tested. One "
+        "that a race left out could no longer be better or equivalent; compare add takes it in again."
+    )
+    return Section("failures", "What has no result", [Note(note), grid])
 
 
 def _named(cell: CellEntry) -> str:

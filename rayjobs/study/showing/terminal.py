@@ -54,8 +54,7 @@ def _print_dataset(data: OfDataset, console: Console) -> None:
     for note, labels in notes.items():
         print_wrapped(console, f"{', '.join(labels)}: {note}", style="dim")
     for score in data.scores:
-        if score.status == "failed":
-            print_wrapped(console, f"{score.method} failed: {score.reason}", style="red")
+        print_wrapped(console, wording.why_without(score), style="red" if score.status == "failed" else "dim")
 
 
 def _results(data: OfDataset) -> Table:
@@ -72,11 +71,10 @@ def _results(data: OfDataset) -> Table:
 
 def _row(data: OfDataset, score: ScoreEntry) -> tuple[str, str, str, str]:
     own = wording.score(score)
-    if score.method == data.reference:
-        return score.method, own, "", "reference"
     comparison = data.primary.get(score.method)
     if comparison is None:
-        return score.method, own, "", "" if own == wording.FAILED else wording.MISSING
+        shown = wording.without_word(score, data.reference, data.references)
+        return score.method, own, "", "" if shown == own else shown
     ends = comparison.corrected or comparison.plain
     difference = wording.signed(comparison.d) + (f" {wording.interval(ends)}" if ends else "")
     return score.method, own, difference, wording.word(comparison)

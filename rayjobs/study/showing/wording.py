@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from mmcore.metric_names import ACCURACY, CALIBRATION_ERROR, LOSS, MACRO_F1, MEAN_AVERAGE_PRECISION
 from rayjobs.study.document import Comparison, Ends, ScoreEntry
@@ -11,6 +11,8 @@ from rayjobs.study.document import Comparison, Ends, ScoreEntry
 MISSING = "–"
 FAILED = "F"
 """In place of a number that a failed method does not have."""
+LEFT_OUT = "left out"
+"""In place of the number of one that a race left out."""
 NOT_OF_A_MODALITY = (ACCURACY, MACRO_F1, CALIBRATION_ERROR, LOSS, MEAN_AVERAGE_PRECISION)
 SMALLEST_P = 0.001
 """A smaller p is not told by its digits."""
@@ -69,11 +71,32 @@ def points(value: float) -> str:
 
 
 def score(entry: ScoreEntry) -> str:
-    """Returns `91.2 ± 0.8`, `91.2` under 3 folds, or F."""
-    if entry.status == "failed" or not known(entry.mean):
-        return FAILED
+    """Returns `91.2 ± 0.8`, `91.2` under 3 folds, or why there is none: `F`, `left out`."""
+    if entry.status != "done" or not known(entry.mean):
+        return without(entry)
     half = f" ± {number(entry.half_width)}" if known(entry.half_width) else ""
     return number(entry.mean) + half
+
+
+def without(entry: ScoreEntry) -> str:
+    """Returns what stands in place of a number that a method has not: `F`, `left out`, or a dash."""
+    return {"failed": FAILED, "left out": LEFT_OUT}.get(entry.status, MISSING)
+
+
+def without_word(entry: ScoreEntry, primary: str, references: Collection[str]) -> str:
+    """Returns what stands in place of a word where a method is not compared with the primary reference."""
+    if entry.method == primary:
+        return "the reference"
+    return "a reference" if entry.status == "done" and entry.method in references else without(entry)
+
+
+def why_without(entry: ScoreEntry) -> str:
+    """Returns why a method has no result, as a sentence; "" where it has one."""
+    if entry.status == "failed":
+        return f"{entry.method} failed: {entry.reason}. It is not averaged over the folds that worked."
+    if entry.status == "left out":
+        return f"{entry.method} was left out by the race: {entry.reason}. No word is said of it."
+    return ""
 
 
 def word(comparison: Comparison | None) -> str:

@@ -13,6 +13,7 @@ from mmcore.analysis.intervals import (
     cluster_sums,
     mean_curve,
     mean_interval,
+    mean_steps,
     paired_bootstrap,
     seed_share,
     small_sample_factor,
@@ -173,3 +174,20 @@ def test_a_curve_that_ended_keeps_its_last_value_in_the_mean() -> None:
         mean_curve([])
     with pytest.raises(ValueError, match="each a value"):
         mean_curve([[0.1], []])
+
+
+def test_steps_hold_their_value_until_the_next_and_begin_where_all_have_one() -> None:
+    found = mean_steps([([1, 4], [10, 20]), ([2, 3, 9], [0, 8, 10])])
+    assert found.costs.tolist() == [2, 3, 4, 9]
+    assert found.mean.tolist() == [5, 9, 14, 15]
+    assert found.low.tolist() == [0, 8, 8, 10]
+    assert found.high.tolist() == [10, 10, 20, 20]
+    assert [found.at(cost) for cost in (1.9, 2, 3.5, 100)] == [None, 5, 9, 15]
+
+
+@pytest.mark.parametrize(
+    "curves", [[], [([], [])], [([1, 2], [3])], [([2, 1], [3, 4])], [([1], [math.nan])]], ids=str
+)  # fmt: skip
+def test_steps_are_refused_where_they_are_none(curves: list[tuple[list[float], list[float]]]) -> None:
+    with pytest.raises(ValueError, match=r"mean_steps needs curves|must be finite numbers"):
+        mean_steps(curves)

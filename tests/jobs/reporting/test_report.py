@@ -6,13 +6,13 @@ import math
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 import stored_records
 from click.testing import CliRunner, Result
+from html_pages import Page
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -27,40 +27,6 @@ from rayjobs.reporting.records import load_experiment, load_search
 EVIL = "<script>alert('x')</script>"
 SPACE = {"optimizer.lr": "log-uniform from 0.001 to 0.1", "method.alpha": "uniform from 0 to 1"}
 CARD = "CONSTRUCTED to show an effect."
-
-
-class Page(HTMLParser):
-    """What a reader gets: text, tables by caption, pictures, and every tag with its attributes."""
-
-    def __init__(self, text: str):
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text, self.tables = "", {}
-        self._cells: list[str] | None = None
-        self._caption = ""
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag == "tr":
-            self.tables.setdefault(self._caption, []).append([])
-        if tag in {"th", "td"}:
-            self.tables[self._caption][-1].append("")
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-        inside = self.tags[-1][0] if self.tags else ""
-        if inside == "caption" and data.strip():
-            self._caption = data
-        elif inside in {"th", "td"} and data.strip():
-            self.tables[self._caption][-1][-1] = data
-
-    def named(self, tag: str) -> list[dict[str, str | None]]:
-        return [attributes for name, attributes in self.tags if name == tag]
-
-    def row(self, caption: str, first: str) -> list[str]:
-        (found,) = [row for row in self.tables[caption] if row[0] == first]
-        return found
 
 
 def write(path: Path, content: Any) -> None:

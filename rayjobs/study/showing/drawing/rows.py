@@ -28,6 +28,8 @@ from rayjobs.study.showing.drawing.shapes import (
 from rayjobs.study.showing.reading import OfDataset
 
 TOP = 6.0
+RANKS = (PLOT[0], 70.0)
+"""Where ranks lie, so that a number has room beside the last."""
 ACROSS_PX = 9
 """Height of one data set in a row."""
 
@@ -43,8 +45,8 @@ def forest(stem: str, data: OfDataset, labels: Sequence[str]) -> Figure | None:
     Returns:
         None where nothing is compared.
     """
-    rows = [score.method for score in data.scores if score.method != data.reference]
-    compared = data.primary
+    rows = [score.method for score in data.scores if score.method not in data.references]
+    compared, without = data.primary, {score.method: wording.without(score) for score in data.scores}
     if not any(label in compared for label in rows):
         return None
     scale = scale_over(chain([data.margin, -data.margin], *(_extent(each) for each in compared.values())))
@@ -56,8 +58,12 @@ def forest(stem: str, data: OfDataset, labels: Sequence[str]) -> Figure | None:
     ]
     for row, label in enumerate(rows):
         y = TOP + ROW_PX * (row + 0.5)
-        drawn += [_label(y, label), *_difference(compared.get(label), scale, y, method_class(labels.index(label)))]
-    told = "; ".join(_told(label, compared.get(label)) for label in rows)
+        drawn.append(_label(y, label))
+        if label in compared:
+            drawn += _difference(compared[label], scale, y, method_class(labels.index(label)))
+        else:
+            drawn.append(text(WORDS_AT, y, without[label]))
+    told = "; ".join(_told(compared[each]) if each in compared else f"{each}: {without[each]}" for each in rows)
     return Figure(
         stem=stem,
         title=f"{data.name}: what each method adds to {data.reference}, in points of test accuracy",
@@ -75,7 +81,7 @@ def forest(stem: str, data: OfDataset, labels: Sequence[str]) -> Figure | None:
 
 def fold_dots(stem: str, data: OfDataset, labels: Sequence[str]) -> Figure | None:
     """Draws the test accuracy of each method on each fold, and of each seed; None where there is none."""
-    rows = [score for score in data.scores if score.folds or score.status == "failed"]
+    rows = data.scores
     values = [value for score in rows for of_fold in (score.folds, *score.seeds) for value in of_fold]
     if not values:
         return None
@@ -115,7 +121,7 @@ def critical_differences(stem: str, over: OverDatasets, labels: Sequence[str]) -
         return None
     rows = sorted(over.ranks, key=lambda label: (over.ranks[label], label))
     place = {label: TOP + ROW_PX * (row + 0.5) for row, label in enumerate(rows)}
-    scale, bottom = Scale(1, max(len(rows), 2)), TOP + ROW_PX * len(rows)
+    scale, bottom = Scale(1, max(len(rows), 2), RANKS), TOP + ROW_PX * len(rows)
     drawn = axis(scale, TOP, bottom, "mean rank, 1 is best")
     for label in rows:
         x, y, name = scale.at(over.ranks[label]), place[label], method_class(labels.index(label))
@@ -195,9 +201,7 @@ def _extent(comparison: Comparison, *, corrected: bool = True) -> list[float]:
     return [value for value in chain(values, *filter(None, ends)) if wording.known(value)]
 
 
-def _difference(comparison: Comparison | None, scale: Scale, y: float, name: str) -> list[Markup]:
-    if comparison is None:
-        return [text(WORDS_AT, y, wording.FAILED)]
+def _difference(comparison: Comparison, scale: Scale, y: float, name: str) -> list[Markup]:
     drawn = [dot(scale.at(value), y + 7, name, 1.8, hollow=True, opacity=0.8) for value in comparison.folds]
     for ends, width in ((comparison.corrected, 1.2), (comparison.plain, 4.0)):
         if ends and all(map(wording.known, ends)):
@@ -209,7 +213,7 @@ def _difference(comparison: Comparison | None, scale: Scale, y: float, name: str
 
 def _one_set(comparison: Comparison | None, number: int, scale: Scale, y: float, name: str) -> list[Markup]:
     if comparison is None:
-        return [text(WORDS_AT, y, f"{number}: {wording.FAILED}")]
+        return [text(WORDS_AT, y, f"{number}: {wording.MISSING}")]
     drawn = []
     if comparison.plain and all(map(wording.known, comparison.plain)):
         low, high = comparison.plain
@@ -217,13 +221,11 @@ def _one_set(comparison: Comparison | None, number: int, scale: Scale, y: float,
     return [*drawn, dot(scale.at(comparison.d), y, name, 3)]
 
 
-def _told(label: str, comparison: Comparison | None) -> str:
-    if comparison is None:
-        return f"{label} failed"
+def _told(comparison: Comparison) -> str:
     plain, corrected = wording.interval(comparison.plain), wording.interval(comparison.corrected)
     word = comparison.word or "no word"
-    return f"{label} {wording.signed(comparison.d)}, plain {plain}, corrected {corrected}: {word}"
+    return f"{comparison.a} {wording.signed(comparison.d)}, plain {plain}, corrected {corrected}: {word}"
 
 
 def _spread(folds: Sequence[float]) -> str:
-    return f"{min(folds):.1f} to {max(folds):.1f}" if folds else "failed"
+    return f"{min(folds):.1f} to {max(folds):.1f}" if folds else "without a result"
