@@ -226,7 +226,7 @@ def repeat_section(document: StudyDocument) -> Section:
         Grid("Methods, the version of their code, and their search spaces", ("method", "version", "settings"), rows)
     ]))  # fmt: skip
     best = [
-        (_named(cell), wording.number(cell.best.val), values_text(dict(cell.best.config)))
+        (_named(cell), wording.number(cell.best.val), values_text(cell.best.config))
         for cell in document.cells if cell.best
     ]  # fmt: skip
     if best:
