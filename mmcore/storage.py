@@ -163,6 +163,25 @@ def check_folder(path: Path) -> None:
         raise OSError(errno.ESTALE, "its folder is gone", str(path.parent))
 
 
+def make_folder(path: Path, home: Path) -> None:
+    """Makes a folder, and those above it, below another that must be there; waits where that is gone.
+
+    Args:
+        path: The folder; may be there.
+        home: A folder above it, on the disk it belongs to.
+
+    Raises:
+        OSError: `home` is still gone after some minutes (ESTALE), or the disk full.
+    """
+
+    def make() -> None:
+        if not home.is_dir():
+            raise OSError(errno.ESTALE, f"{home} is gone", str(home))
+        path.mkdir(parents=True, exist_ok=True)
+
+    patiently(make, path)
+
+
 def write_whole(path: Path, data: bytes, *, patient: bool = True, synced: bool = False) -> None:
     """Writes a file under a temporary name and renames it, so that a reader never sees a part of it.
 

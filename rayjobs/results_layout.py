@@ -14,6 +14,7 @@
       train-DATASET-METHOD[/fold-N]/   of `train`
         train.json
         seed-0/                        one run
+        seed-0/teachers/MODALITY/      a run that it learns from, where its method does
 
     a run/
       config.json, metrics.jsonl, progress.json, result.json, predictions.npz
@@ -63,6 +64,8 @@ RESULT_FILE = "result.json"
 PREDICTIONS_FILE = "predictions.npz"
 SIZES_FILE = "group_sizes.json"
 """Number of workers at each start of an elastic group."""
+TEACHERS_FOLDER = "teachers"
+"""Folder in a run's of the runs it learns from, where it trained them itself."""
 CHECKPOINTS = "checkpoints"
 """Folder of a run's checkpoints, which only the run itself needs."""
 MANIFEST_FILE = "manifest.json"
@@ -105,3 +108,8 @@ FINALS_FILE = "finals.json"
 """Which final models of a cell failed for good, and why; not there where none did."""
 SUPERSEDED = "superseded"
 """Folder of final models that later ones replaced; their readings of test stay in the ledger."""
+
+
+def final_name(number: int) -> str:
+    """Returns the name of the folder of a row's final model; the first is 1."""
+    return f"final-{number}"

@@ -8,6 +8,7 @@ import torch
 from synthetic import make_config, make_spec, make_trainer
 from torch import Tensor
 
+from mmcore.batch import Batch
 from mmcore.training.trainer import Trainer
 
 
@@ -31,6 +32,18 @@ def step_gradients(trainer: Trainer) -> dict[str, Tensor]:
     trainer.engine.step = recording
     trainer.train_step(next(iter(trainer.loader.train_batches(0))))
     return found
+
+
+def interrupt_at(trainer: Trainer, step_index: int) -> None:
+    """Lets a trainer's run end by an InterruptedError where that step would begin."""
+    step = trainer.train_step
+
+    def dying(batch: Batch) -> None:
+        if trainer.engine.step_index == step_index:
+            raise InterruptedError
+        step(batch)
+
+    trainer.train_step = dying
 
 
 def assert_same_state(first: Trainer, second: Trainer) -> None:

@@ -5,6 +5,8 @@ Modality i of each sample is its class's mean plus noise that grows with i, so t
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import pyarrow as pa
 import torch
@@ -20,6 +22,7 @@ from mmcore.data.spec import DatasetSpec, Modality
 from mmcore.data.splits import Assignment
 from mmcore.encoders import ENCODERS, Encoder
 from mmcore.methods import METHODS, Method
+from mmcore.methods.step import Teacher
 from mmcore.training.trainer import Trainer
 from mmcore.transforms.batch_transforms import build_transforms
 
@@ -80,7 +83,10 @@ def make_loader(spec: DatasetSpec, batch_size: int, num_train: int, rank: int = 
 
 
 def make_config(method: str, spec: DatasetSpec, **values: object) -> RunConfig:
-    """Returns a configuration of tiny encoders; `values` are paths with "." written as "__"."""
+    """Returns a configuration of tiny encoders; `values` are paths with "." written as "__".
+
+    Every epoch leaves a resume point: of epochs of milliseconds the product would leave some out.
+    """
     settings = dict(next(iter(METHODS.get(method).rows(spec.modality_names).values())))
     sections = {modality.name: {"name": "tiny"} for modality in spec.modalities}
     base = {
@@ -88,7 +94,7 @@ def make_config(method: str, spec: DatasetSpec, **values: object) -> RunConfig:
         "method": {"name": method, **settings},
         "model": {"encoders": sections},
         "optimizer": {"lr": 0.02},
-        "trainer": {"max_epochs": 4, "batch_size": 16, "device": "cpu"},
+        "trainer": {"max_epochs": 4, "batch_size": 16, "device": "cpu", "checkpoint_every": 1},
     }
     return with_values(parse_config(base), {path.replace("__", "."): value for path, value in values.items()})
 
@@ -100,8 +106,9 @@ def make_trainer(
     num_train: int = 80,
     rank: int = 0,
     world_size: int = 1,
+    teachers: Mapping[str, Teacher] | None = None,
 ) -> Trainer:
     torch.set_num_threads(1)
     loader = make_loader(spec, config.trainer.batch_size, num_train, rank, world_size)
-    method: Method = build_method(config, spec)
+    method: Method = build_method(config, spec, teachers=teachers)
     return Trainer(config, method, loader, build_transforms(spec, {}), run_dir=run_dir)

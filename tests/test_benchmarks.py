@@ -32,6 +32,7 @@ RATIOS = {
     "methods": ["resnet18/mmpareto÷plain", "resnet18/mmpareto÷joint", "resnet18/mmpareto/memory"],
     "communication": ["resnet18/ours÷ddp", "resnet18/ours÷flat", "resnet18/ours÷none"],
     "memory": [f"memory/{method}" for method in METHODS.names()],
+    "checkpoints": ["epoch/care÷before", "epoch/auto÷none", "epoch/care÷none"],
     "diagnostics": [
         f"{encoder}/{method}{part}"
         for encoder in ("small_conv", "resnet18")
@@ -59,6 +60,8 @@ RATIOS = {
     "features": ["features/epoch", "features/encoding", "features/data_time"],
     "against": ["step/small_conv/joint", "search", "start/dry_run"],
     "rooms": ["job/rooms", "job/returns"],
+    "comparing": ["seconds÷bar", "memory÷bar"],
+    "resampling": ["bootstrap/samples", "flips/samples", "bootstrap/speakers", "flips/speakers"],
     "feeding": ["digits/cached_first", "digits/cached_second", "digits/streamed_first", "digits/streamed_second"],
 }
 
@@ -81,11 +84,14 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "methods",
         "communication",
         "memory",
+        "checkpoints",
         "diagnostics",
         "features",
         "media",
         "clips",
         "rooms",
+        "comparing",
+        "resampling",
         *(pytest.param(name, marks=pytest.mark.ray) for name in WITH_RAY),
         "workers",
     ],
@@ -95,7 +101,7 @@ def test_a_benchmark_prints_finite_ratios(name: str, data_dir: Path, tmp_path: P
     command = [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), "--quick", "--json", str(figures)]
     if name not in {
         "communication", "memory", "decoding", "clips", "media", "preparing", "larger_than_memory",
-        "features", "workers",
+        "features", "workers", "comparing", "resampling",
     }:  # fmt: skip
         command += ["--data-dir", str(data_dir)]
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))

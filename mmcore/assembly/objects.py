@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,14 +13,26 @@ from mmcore.data.spec import DatasetSpec
 from mmcore.errors import UsageError
 from mmcore.layers import batchnorm
 from mmcore.methods.base import METHODS, Context, Method, Need
+from mmcore.methods.step import Teacher
 from mmcore.model import build_model
 from mmcore.seeding import seed_process
 from mmcore.training.class_weights import check_class_weights
 from mmcore.transforms.batch_transforms import BatchTransforms, build_transforms
 
 
-def build_method(config: RunConfig, spec: DatasetSpec, device: torch.device | str = "cpu") -> Method:
+def build_method(
+    config: RunConfig,
+    spec: DatasetSpec,
+    device: torch.device | str = "cpu",
+    teachers: Mapping[str, Teacher] | None = None,
+) -> Method:
     """Builds encoders, projections, heads and fusion; equal configurations give equal initial values.
+
+    Args:
+        config: The run.
+        spec: Its data set.
+        device: Where the method shall be.
+        teachers: Modality -> teacher, for training a method that needs them (`needs_teachers`).
 
     Raises:
         ConfigError: A modality, encoder or setting that does not fit the data set.
@@ -37,7 +50,8 @@ def build_method(config: RunConfig, spec: DatasetSpec, device: torch.device | st
     )
     if config.model.batch_norm == "synchronised":
         batchnorm.convert(model)
-    method = method_class(model, method_config, Context(modalities, spec.num_classes, config.trainer.max_epochs))
+    context = Context(modalities, spec.num_classes, config.trainer.max_epochs, dict(teachers or {}))
+    method = method_class(model, method_config, context)
     dtype = torch.float64 if config.trainer.precision == "float64" else torch.float32
     return method.to(device=device, dtype=dtype)
 
@@ -48,8 +62,19 @@ def used_modalities(config: RunConfig, spec: DatasetSpec) -> tuple[str, ...]:
     Raises:
         ConfigError: It names one the data set does not have.
     """
+    return modalities_of(config, spec.modality_names)
+
+
+def modalities_of(config: RunConfig, modalities: Sequence[str]) -> tuple[str, ...]:
+    """As `used_modalities`, from the names of the data set's modalities."""
     method_class, method_config = _method_config(config)
-    return method_class.used_modalities(method_config, spec.modality_names)
+    return method_class.used_modalities(method_config, modalities)
+
+
+def needs_teachers(config: RunConfig) -> bool:
+    """Returns whether a run's method learns from a frozen model of each modality."""
+    method_class, method_config = _method_config(config)
+    return Need.TEACHERS in method_class.needs(method_config)
 
 
 def build_run_transforms(config: RunConfig, spec: DatasetSpec) -> BatchTransforms:

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import Field, ValidationInfo, field_validator
 
-from mmcore.config.sections import Section
+from mmcore.config.sections import Minutes, Section
 
 LARGEST_SEED = 2 * 10**9
 MOST_EPOCHS = 10**6
@@ -120,6 +120,11 @@ class TrainerConfig(Section):
         "what a method adds has moved",
     )
     log_every_steps: Annotated[int, Ge(1), Le(10**9)] = 20
+    checkpoint_every: Literal["auto"] | Annotated[int, Ge(1), Le(MOST_EPOCHS)] | Minutes = Field(
+        default="auto",
+        description="epochs (`3`) or minutes (`10m`) between the states a run resumes from, which a kill then repeats; "
+        "auto: every epoch while writing takes less than 5 % of training, else at least every tenth",
+    )
     checkpoint_every_steps: Annotated[int, Ge(1), Le(10**9)] | None = None
     keep_checkpoints: Annotated[int, Ge(1), Le(10**9)] = 2
     class_weights: Literal["none", "balanced"] | tuple[Annotated[float, Gt(0)], ...] = Field(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from mmcore.config.problems import describe_problems
 from mmcore.errors import ConfigError
@@ -58,6 +59,22 @@ def parse_section(model: type[ModelT], values: Mapping[str, Any], path: str) -> 
         return model.model_validate(dict(values))
     except ValidationError as error:
         raise ConfigError(describe_problems(error, model, path)) from None
+
+
+def minutes_of(text: object) -> int:
+    """Returns the minutes a text such as `10m` stands for, at least 1.
+
+    Raises:
+        ValueError: It stands for none; the message says what is right.
+    """
+    found = re.fullmatch(r"0*([1-9][0-9]{0,5})m", text) if isinstance(text, str) else None
+    if found is None:
+        raise ValueError("minutes such as '10m'")
+    return int(found[1])
+
+
+Minutes = Annotated[str, BeforeValidator(lambda text: f"{minutes_of(text)}m")]
+"""Of a setting that may be a time."""
 
 
 def json_plain(value: Any) -> Any:

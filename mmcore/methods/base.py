@@ -28,7 +28,7 @@ from mmcore.metric_names import FUSED as FUSED
 from mmcore.registry import Registry
 
 if TYPE_CHECKING:
-    from mmcore.methods.step import Step
+    from mmcore.methods.step import Step, Teacher
     from mmcore.model import MultimodalModel
 
 
@@ -37,6 +37,8 @@ class Need(Enum):
 
     EQUAL_FEATURES = auto()
     """Features of all modalities have the same size D; they are projected where the encoders' sizes differ."""
+    TEACHERS = auto()
+    """A frozen model of each modality, trained alone on the same training samples: `Context.teachers`."""
 
 
 @dataclass(frozen=True)
@@ -47,11 +49,14 @@ class Context:
         modalities: Names of the modalities, in their fixed order.
         num_classes: K.
         max_epochs: Length of the run.
+        teachers: Modality -> its teacher, for a method with `Need.TEACHERS`, where the run trains; a model that only
+            predicts is built without them. For `losses` and `begin_epoch`, then, and not for the constructor.
     """
 
     modalities: tuple[str, ...]
     num_classes: int
     max_epochs: int
+    teachers: Mapping[str, Teacher] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,36 @@ class Place(NamedTuple):
     num_steps: int
 
 
+class Answer(NamedTuple):
+    """What a teacher says of a batch.
+
+    Attributes:
+        logits: (B, K).
+        features: (B, D), of its encoder; its own D (`Teacher.num_features`).
+    """
+
+    logits: Tensor
+    features: Tensor
+
+
+class Teacher(Protocol):
+    """A model of one modality that was trained alone, and that learns no more.
+
+    It belongs to no method's parameters or state. Of a sample that lacks the modality it says nothing of use.
+    """
+
+    @property
+    def num_features(self) -> int:
+        """D of its features."""
+
+    @property
+    def checksum(self) -> str:
+        """What two teachers with different weights differ in."""
+
+    def __call__(self, batch: Batch) -> Answer:
+        """Returns what it says of a transformed batch, as in evaluation; no gradient leads there."""
+
+
 class Samples(Protocol):
     """Tables of a number for each training sample, which checkpoints hold."""
 

@@ -13,18 +13,27 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from mmcore.config.sections import minutes_of
 from mmcore.errors import CheckpointError
 from mmcore.storage import WholeWriter, check_folder, patiently, sha256, write_synced
 
 FORMAT_VERSION = 1
 WEIGHTS_FILE = "checkpoint.pt"
 MANIFEST_FILE = "manifest.json"
+AUTO = "auto"
+MOST_SHARE = 0.05
+"""Seconds of writing per second of training: what `auto` keeps to."""
+MOST_EPOCHS_APART = 10
+"""What a kill may repeat under `auto`, however slow the storage is."""
 
 
 def save_checkpoint(directory: Path, state: dict[str, Any]) -> None:
@@ -154,6 +163,23 @@ class CheckpointFolder:
             raise CheckpointError(f"{self.path} holds no best model: has the run ended an epoch?")
         return state
 
+    def selected(self, select: str, device: torch.device | str = "cpu") -> dict[str, Any]:
+        """Returns the model that a run is tested by.
+
+        Args:
+            select: "best" or "last".
+            device: Where its tensors go.
+
+        Raises:
+            CheckpointError: There is none that can be read.
+        """
+        if select == "best":
+            return self.best(device)
+        state, refused = self.newest_resume_point(device)
+        if state is None:
+            raise CheckpointError("; ".join(refused) or "there is no checkpoint yet")
+        return state
+
     def _save(self, name: str, pattern: str, keep: int, state: dict[str, Any]) -> Path:
         for leftover in self.path.glob(".*.tmp"):  # of a process that was killed while it wrote
             shutil.rmtree(leftover, ignore_errors=True)
@@ -173,6 +199,61 @@ class CheckpointFolder:
             except CheckpointError as error:
                 refused.append(str(error))
         return None, refused
+
+
+class Spacing:
+    """Decides after which epochs a process writes a resume point; times are of this process alone.
+
+        3        every third epoch
+        10m      the first epoch to end ten minutes after the last resume point, or after the process began
+        auto     every epoch, as long as all writing takes less than a twentieth of the training; at least every tenth
+
+    The last epoch of a run is always due, which is the trainer's matter.
+
+    Args:
+        every: `trainer.checkpoint_every`.
+        always_every: Every so many epochs one is due in any case; 0: never.
+        clock: Seconds that never go back.
+    """
+
+    def __init__(self, every: int | str, always_every: int = 0, clock: Callable[[], float] = time.monotonic):
+        self._every = every
+        self._always_every = always_every
+        self._clock = clock
+        self._training_s = self._writing_s = 0.0
+        self.written(0)
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Counts the time of a `with` block as spent on writing."""
+        start = self._clock()
+        try:
+            yield
+        finally:
+            self.spent(self._clock() - start)
+
+    def spent(self, seconds: float) -> None:
+        """Counts seconds as spent on writing, or on sending what was written."""
+        self._writing_s += seconds
+
+    def trained(self, seconds: float) -> None:
+        """Counts the seconds of an epoch, its validation included."""
+        self._training_s += seconds
+
+    def written(self, epoch: int) -> None:
+        """Notes that there is a resume point at the end of an epoch (0: the beginning)."""
+        self._last_epoch, self._last_time = epoch, self._clock()
+
+    def is_due(self, epoch: int) -> bool:
+        """Tells whether one is written at the end of an epoch (from 1)."""
+        if self._always_every and epoch % self._always_every == 0:
+            return True
+        if isinstance(self._every, int):
+            return epoch % self._every == 0
+        if self._every == AUTO:
+            is_cheap = self._writing_s <= MOST_SHARE * self._training_s
+            return is_cheap or epoch - self._last_epoch >= MOST_EPOCHS_APART
+        return self._clock() - self._last_time >= 60 * minutes_of(self._every)
 
 
 def _replace_directory(temporary: Path, directory: Path) -> None:

@@ -27,8 +27,12 @@ READINGS = "readings"
 class Reporter(Protocol):
     """Who is told of every epoch; it may end the run by raising or by ending the process."""
 
-    def report(self, metrics: Row) -> None:
-        """Takes one epoch's row, in order; after a resume the last row may come again."""
+    def report(self, metrics: Row) -> float | None:
+        """Takes one epoch's row, in order; after a resume the last rows may come again.
+
+        Returns:
+            Seconds spent on sending what the run wrote elsewhere; None: it was sent nowhere.
+        """
 
 
 class PlainReporter:
@@ -37,10 +41,11 @@ class PlainReporter:
     def __init__(self) -> None:
         self.rows: list[Row] = []
 
-    def report(self, metrics: Row) -> None:
+    def report(self, metrics: Row) -> float | None:
         """Appends the row, unless that epoch was reported before."""
         if not self.rows or metrics["epoch"] > self.rows[-1]["epoch"]:
             self.rows.append(metrics)
+        return None
 
 
 def read_rows(run_dir: Path) -> list[Row]:
@@ -73,7 +78,7 @@ class RunLog:
     """
 
     def __init__(self, run_dir: Path, config: RunConfig, monitor: str):
-        run_dir.mkdir(parents=True, exist_ok=True)
+        run_dir.mkdir(exist_ok=True)  # not those above it, whose disk may be away
         self._path = run_dir / METRICS_FILE
         self._mend()
         rows = read_rows(run_dir)
@@ -104,6 +109,11 @@ class RunLog:
             if name != "epoch":
                 self._events.add(scalar(tensorboard_tag(name), value), epoch)  # type: ignore[no-untyped-call]
         self._events.flush()
+
+    @property
+    def last_epoch(self) -> int:
+        """The newest epoch that has a row; 0: none has."""
+        return int(self._last_epoch)
 
     def lacking(self, epochs: int) -> list[str]:
         """Returns, in words, which of the run's first `epochs` epochs have no row; nothing where all have one."""

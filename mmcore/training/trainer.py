@@ -28,9 +28,9 @@ from mmcore.errors import CheckpointError, TrainingError
 from mmcore.evaluation.conditions import Condition
 from mmcore.evaluation.predictions import PROBE, Collector, Evaluation, log_prior
 from mmcore.evaluation.readings import COSINE_EVERY_STEPS, Facts, Reading, kept, readings
-from mmcore.methods.base import EpochStats, Method
+from mmcore.methods.base import EpochStats, Method, Need
 from mmcore.methods.step import Place
-from mmcore.training.checkpoint import CheckpointFolder
+from mmcore.training.checkpoint import CheckpointFolder, Spacing
 from mmcore.training.class_weights import sample_weights
 from mmcore.training.engine import Engine
 from mmcore.training.feed import Feed
@@ -85,6 +85,7 @@ class Trainer:
         run_dir: Folder of checkpoints and logs, shared by all ranks; None: nothing is written.
         reporter: Receiver of every epoch's metrics, on every rank.
         alone: Modality -> validation accuracy of a model trained on it alone, where known; readings compare with it.
+        always_every: Every so many epochs a resume point is written whatever the configuration says; 0: never.
         lineage: Other configurations whose checkpoints this run may resume from: those it had in earlier epochs, where
             a population search changed its settings on the way.
     """
@@ -100,6 +101,7 @@ class Trainer:
         run_dir: Path | None = None,
         reporter: Reporter | None = None,
         alone: Mapping[str, float] | None = None,
+        always_every: int = 0,
         lineage: Sequence[RunConfig] = (),
     ):
         self.config = config
@@ -121,6 +123,8 @@ class Trainer:
         if config.trainer.probes:
             method.model.listener = self.probes.observe
         self._checkpoints = None
+        self._spacing = Spacing(config.trainer.checkpoint_every, always_every)
+        self._end = config.trainer.max_epochs
         self._log: RunLog | None = None
         self._run_dir = run_dir
         self._alone = dict(alone or {})
@@ -140,23 +144,27 @@ class Trainer:
                 and reports nothing.
 
         Raises:
-            TrainingError: A loss or weight is not finite; checkpoints saved before stay.
-            CheckpointError: The folder belongs to a run of another configuration.
+            TrainingError: A loss or weight is not finite; checkpoints saved before stay. Or the method lacks teachers.
+            CheckpointError: The folder belongs to a run of another configuration, or with other teachers.
         """
         # From the configuration, not the machine: the number of threads changes how sums are rounded.
         torch.set_num_threads(self.config.trainer.threads)
-        self.resume()
+        self._check_teachers()
+        is_resumed = self.resume()
+        self._end = self.config.trainer.max_epochs if until is None else until
         if until is not None and self.progress.epoch >= until:
             return self.progress
         if self._run_dir is not None and distributed.rank() == 0:
             self._log = RunLog(self._run_dir, self.config, MONITOR)
             # The last epoch's row is reported again below: a kill between saving and reporting leaves it out.
             self._notice(self._log.lacking(self.progress.epoch - 1))
+            if is_resumed and self.progress.epoch < self._end:
+                logging.getLogger(__name__).warning("%s", goes_on(self.progress, self._log.last_epoch))
         try:
             if self.progress.last_row:
                 # A process killed between saving and reporting would else leave a gap in the reports.
                 self._report(self.progress.last_row)
-            while self.progress.epoch < (self.config.trainer.max_epochs if until is None else until):
+            while self.progress.epoch < self._end:
                 start = time.perf_counter()
                 self.train_epoch()
                 self.end_epoch(start)
@@ -234,13 +242,16 @@ class Trainer:
         progress.history.append(kept(row, self.method.context.modalities))
         self.engine.cosines.values = {}
         progress.seconds += row[metric_names.EPOCH_SECONDS]
+        self._spacing.trained(row[metric_names.EPOCH_SECONDS])
         if not progress.best_row or row[MONITOR] > progress.best_row[MONITOR]:
             progress.best_row = row
             self._save_best()
         self.engine.samples.merge()
         self.engine.end_epoch(epoch, row[metric_names.VAL_LOSS])
         self.method.end_epoch(EpochStats(epoch, row), self.engine)
-        self._save_resume_point(mid_epoch=False)
+        if self._is_resume_point_due():
+            self._save_resume_point(mid_epoch=False)
+            self._spacing.written(progress.epoch)
         self._report(row)
 
     @torch.no_grad()
@@ -282,6 +293,8 @@ class Trainer:
         if state is None:
             return False
         self._check_lineage(state["config"])
+        if state.get("teachers", self._teachers) != self._teachers:
+            raise CheckpointError("the run began with other teachers: their models were trained anew, or replaced")
         load_model(self.method, state)
         self.engine.load_state_dict(state["engine"])
         self.engine.samples.keep_on_first_rank()
@@ -298,13 +311,7 @@ class Trainer:
         """
         if self._checkpoints is None:
             raise CheckpointError("this run keeps no checkpoints: give it a run folder")
-        if self.config.trainer.select == "best":
-            state = self._checkpoints.best(self.device)
-        else:
-            newest, refused = self._checkpoints.newest_resume_point(self.device)
-            if newest is None:
-                raise CheckpointError("; ".join(refused) or "there is no checkpoint yet")
-            state = newest
+        state = self._checkpoints.selected(self.config.trainer.select, self.device)
         self._check_lineage(state["config"])
         load_model(self.method, state)
         self.probes.load_state_dict(state["probes"]["weights"])
@@ -393,7 +400,15 @@ class Trainer:
 
     def _save_best(self) -> None:
         if self._checkpoints is not None and distributed.rank() == 0:
-            self._checkpoints.save_best(self._model_state())
+            with self._spacing.writing():
+                self._checkpoints.save_best(self._model_state())
+
+    def _is_resume_point_due(self) -> bool:
+        """Tells whether one is written at the end of the epoch; the same on every rank, by the first one's clock."""
+        epoch = self.progress.epoch
+        if self._checkpoints is None:
+            return False
+        return bool(distributed.broadcast_object(epoch == self._end or self._spacing.is_due(epoch)))
 
     def _save_resume_point(self, *, mid_epoch: bool) -> None:
         if self._checkpoints is None:
@@ -404,9 +419,11 @@ class Trainer:
         if distributed.rank() == 0:
             state = self._model_state()
             state |= {"mid_epoch": mid_epoch, "engine": self.engine.state_dict(), "rng": rng}
+            state |= {"teachers": self._teachers}
             plan = self.progress.plan
             progress = {**vars(self.progress), "plan": None if plan is None else plan.state()}
-            self._checkpoints.save({**state, "progress": progress})
+            with self._spacing.writing():
+                self._checkpoints.save({**state, "progress": progress})
 
     def readings(self) -> list[Reading]:
         """Returns what the finished epochs say about the run, in words."""
@@ -419,11 +436,23 @@ class Trainer:
     def _report(self, row: Row) -> None:
         if self._log is not None:
             self._log.write(row, [reading.to_dict() for reading in self.readings()])
-        self.reporter.report(row)
+        self._spacing.spent(self.reporter.report(row) or 0.0)
 
     def _check_lineage(self, stored: dict[str, Any]) -> None:
         if completed(stored) not in [config.to_dict() for config in self._lineage]:
             check_same_config(stored, self.config)
+
+    @property
+    def _teachers(self) -> dict[str, str]:
+        """Modality -> what tells the weights of its teacher."""
+        return {name: teacher.checksum for name, teacher in self.method.context.teachers.items()}
+
+    def _check_teachers(self) -> None:
+        if Need.TEACHERS not in self.method.needs(self.method.config):
+            return
+        if lacking := [name for name in self.method.context.modalities if name not in self._teachers]:
+            raise TrainingError(f"method.name = {self.config.method['name']} learns from a model of each modality, and "
+                                f"was built without those of {', '.join(lacking)}")  # fmt: skip
 
     def _check_agreement(self, state: dict[str, Any] | None) -> None:
         own = -1 if state is None else state["step"]
@@ -433,6 +462,23 @@ class Trainer:
                 f"the workers found different checkpoints (steps {steps}): {self._run_dir} must be a folder "
                 "that every worker sees"
             )
+
+
+def goes_on(progress: Progress, last_epoch: int) -> str:
+    """Returns, in words, where a resumed run goes on, and what it does again.
+
+    Args:
+        progress: As its checkpoint holds it.
+        last_epoch: The newest epoch the run had ended before.
+    """
+    place = f"goes on after epoch {progress.epoch}"
+    if progress.step_in_epoch:
+        place += f" and {progress.step_in_epoch} steps"
+    again = last_epoch - progress.epoch
+    if again < 1:
+        return place
+    epochs = f"epoch {last_epoch} is" if again == 1 else f"epochs {progress.epoch + 1} to {last_epoch} are"
+    return f"{place}; {epochs} trained again"
 
 
 def load_model(method: Method, state: dict[str, Any]) -> None:

@@ -18,6 +18,8 @@ from rayjobs.cluster.resources import Node, TrialShape
 TIMEOUT_S = 900.0
 """A GPU machine of a cloud is there in 3 to 8 minutes, its container's images pulled; a spot market may have none."""
 POLL_S = 2.0
+SAY_EVERY_S = 10.0
+"""Between two lines about how long is waited, and for what."""
 
 
 def wait_for_room(
@@ -38,10 +40,19 @@ def wait_for_room(
     if _fitting(shape, nodes := resources.nodes()) >= wanted:
         return nodes
     notify(f"waiting for machines: room for {wanted} trials is asked for, there is room for {_fitting(shape, nodes)}")
-    deadline = time.monotonic() + timeout_s
+    begun = said = time.monotonic()
     request_resources(bundles=_bundles(shape) * wanted)
     try:
-        while (room := _fitting(shape, nodes := resources.nodes())) < wanted and time.monotonic() < deadline:
+        while (room := _fitting(shape, nodes := resources.nodes())) < wanted:
+            now = time.monotonic()
+            if now - begun >= timeout_s:
+                break
+            if now - said >= SAY_EVERY_S:
+                said = now
+                notify(
+                    f"waiting for {_missing(shape, wanted - room)}: {_minutes(now - begun)} of {_minutes(timeout_s)}; "
+                    f"the cluster has {_all_of(nodes)}"
+                )
             time.sleep(poll_s)
     finally:
         request_resources(bundles=[])
@@ -49,6 +60,33 @@ def wait_for_room(
         f"there is room for {room} trials on {len(nodes)} nodes" + ("" if room >= wanted else f" after {timeout_s:g} s")
     )
     return nodes
+
+
+def _missing(shape: TrialShape, trials: int) -> str:
+    """Returns what the workers of some trials ask for, for a person: `1 worker with 1 CPU and 1 GPU`."""
+    workers = trials * shape.workers
+    each = [
+        _counted(shape.cpus_per_worker, "CPU"),
+        *([_counted(shape.gpus_per_worker, "GPU")] if shape.gpus_per_worker else []),
+    ]
+    return f"{_counted(workers, 'worker')} with {' and '.join(each)}{' each' if workers > 1 else ''}"
+
+
+def _all_of(nodes: list[Node]) -> str:
+    """Returns what there is, for a person: `2 CPUs and 1 GPU on 2 nodes`."""
+    gpus = sum(node.gpus for node in nodes)
+    there = [_counted(sum(node.cpus for node in nodes), "CPU"), *([_counted(gpus, "GPU")] if gpus else [])]
+    return " and ".join(there) + (f" on {len(nodes)} nodes" if len(nodes) > 1 else "")
+
+
+def _counted(number: float, noun: str) -> str:
+    return f"{number:g} {noun}{'' if number == 1 else 's'}"
+
+
+def _minutes(seconds: float) -> str:
+    """Returns `20 s`, `3 m 20 s` or `15 m`."""
+    minutes, rest = divmod(round(seconds), 60)
+    return " ".join(part for part in (f"{minutes} m" if minutes else "", f"{rest} s" if rest else "") if part)
 
 
 def _fitting(shape: TrialShape, nodes: list[Node]) -> int:

@@ -27,7 +27,7 @@ from rayjobs.experiment.stages import FINALS
 from rayjobs.pool.pool import Pool, Run
 from rayjobs.pool.stage import Count
 from rayjobs.results_layout import FAILURE_FILE
-from rayjobs.runs.progress import OBJECTIVE
+from rayjobs.runs.epochs.progress import OBJECTIVE
 from rayjobs.storage.files import read_json
 from rayjobs.trials.failures import failure_reason
 from rayjobs.trials.ticket import Ticket, ticket_of

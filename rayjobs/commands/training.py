@@ -174,6 +174,7 @@ def _job(request: TrainRequest, data: DataHandle, folder: Path, fold: int | None
         config,
         data,
         run_dir,
+        home=str(folder.resolve()),
         test=True,
         command=request.command,
         extra=request.extra,
@@ -189,10 +190,11 @@ class _PushingReporter(PlainReporter):
         super().__init__()
         self._follower = follower
 
-    def report(self, metrics: dict[str, float]) -> None:
-        """Sends what the epoch left, then keeps its row."""
-        self._follower.push()
+    def report(self, metrics: dict[str, float]) -> float:
+        """Sends what the epoch left, then keeps its row; returns the seconds of the former."""
+        seconds = self._follower.push()
         super().report(metrics)
+        return seconds
 
 
 def _train_here(request: TrainRequest, data: DataHandle, folder: Path, fold: int | None, seed: int) -> RunResult:
@@ -205,7 +207,7 @@ def _train_group(
     request: TrainRequest, data: DataHandle, folder: Path, *, fold: int | None, seed: int, shape: resources.TrialShape
 ) -> RunResult:
     job = _job(request, data, folder, fold, seed)
-    Path(job.run_dir).mkdir(parents=True, exist_ok=True)
+    job.make_folder()
     with _progress(job, run_title(fold, seed)):
         run_group(job, shape, run)
     job.mirror.pull(Path(job.run_dir), without=(CHECKPOINTS,))

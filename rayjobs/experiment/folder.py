@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,12 +20,14 @@ from rayjobs.experiment.plan import Plan
 from rayjobs.experiment.search_result import SearchResult, drop_checkpoints, read_search
 from rayjobs.experiment.unimodal_references import searched_accuracies
 from rayjobs.feeding.handle import DataHandle
-from rayjobs.results_layout import EXPERIMENT_FILE, PLAN_FILE, RANKING_FILE, SEARCH_FILE
+from rayjobs.results_layout import EXPERIMENT_FILE, PLAN_FILE, RANKING_FILE, SEARCH_FILE, final_name
 from rayjobs.runs.job import Job
 from rayjobs.runs.result import read_result
 from rayjobs.search.outcome import Outcome, succeeded
 from rayjobs.search.searches import Search
+from rayjobs.search.teachers import folder_of, teachers_of
 from rayjobs.storage.files import json_or_set_aside, write_json, write_text
+from rayjobs.trials.failures import failure_reason
 
 
 def keep_plan(plan: Plan, experiment: Experiment) -> None:
@@ -71,7 +73,23 @@ def is_finished(plan: Plan, experiment: Experiment) -> bool:
 def final_dirs(plan: Plan, experiment: Experiment, label: str, fold: int | None) -> list[Path]:
     """Returns the folders of a row's final models on a fold, one per seed."""
     folder = experiment.folder / replace(plan.searches_of(label, fold)[0], fold=fold).row_name
-    return [folder / f"final-{number}" for number in range(1, experiment.request.final_seeds + 1)]
+    return [folder / final_name(number) for number in range(1, experiment.request.final_seeds + 1)]
+
+
+def teacher_dirs(search: Search, fold: int | None, plan: Plan, experiment: Experiment) -> dict[str, Path]:
+    """Returns modality -> folder of the final model that teaches a search's runs on a fold, if they learn from any."""
+    found = teachers_of(search, fold, plan.searches)
+    return {name: (experiment.folder / folder_of(teacher)).resolve() for name, teacher in found.items()}
+
+
+def lacking_teacher(search: Search, fold: int | None, plan: Plan, experiment: Experiment) -> str:
+    """Returns which of a search's teachers on a fold was not trained, and why; "" where all are there."""
+    for name, run_dir in teacher_dirs(search, fold, plan, experiment).items():
+        if read_result(run_dir) is None:
+            why = failure_reason(run_dir) if run_dir.exists() else "it was never begun"
+            where = run_dir.relative_to(experiment.folder.resolve())
+            return f"it learns from a model of {name} alone, and {where} was not trained: {why}"
+    return ""
 
 
 def save_search(folder: Path, search: Search, outcomes: Sequence[Outcome], experiment: Experiment) -> None:
@@ -101,10 +119,12 @@ def final_jobs(plan: Plan, label: str, fold: int | None, data: DataHandle, exper
     if len(best) < len(searches):
         return []
     alone = searched_accuracies(plan, experiment, fold)
-    return [
-        _final_job(searches, best, fold, number, run_dir, data=data, experiment=experiment, alone=alone)
+    teachers = {name: str(path) for name, path in teacher_dirs(searches[0], fold, plan, experiment).items()}
+    jobs = [
+        _final_job(searches, best, fold, number, run_dir, data=data, experiment=experiment)
         for number, run_dir in enumerate(final_dirs(plan, experiment, label, fold), start=1)
     ]
+    return [replace(job, alone=alone, teachers=teachers) for job in jobs]
 
 
 def _final_job(
@@ -116,7 +136,6 @@ def _final_job(
     *,
     data: DataHandle,
     experiment: Experiment,
-    alone: Mapping[str, float],
 ) -> Job:
     values: dict[str, Plain] = {} if fold is None else {"protocol.fold": fold}
     values["seed"] = experiment.request.seed + number
@@ -126,9 +145,9 @@ def _final_job(
         configs[0],
         data,
         str(run_dir.resolve()),
+        home=str(experiment.folder.resolve()),
         test=True,
         command=experiment.command,
-        alone=alone,
         schedule=(best[0].best.schedule if best[0].best and not parts else ()),
         mirror=experiment.mirror,
         parts=parts,

@@ -22,6 +22,7 @@ from rayjobs.preparing.encode_tasks import RayEncoders
 from rayjobs.preparing.raw_tasks import RayParts
 from rayjobs.search.searches import Search, SearchOptions, build_searches
 from rayjobs.search.spaces import load_space, space_file
+from rayjobs.search.teachers import check_teachers
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def plan_searches(
 
     Raises:
         ConfigError: The search-space file, or what the command line adds to it, breaks a rule.
-        UsageError: The reference is no single row.
+        UsageError: The reference is no single row, or a method would have no teachers to learn from.
     """
     section = section_of(request, dataset) | ({"encoder_sha256": dict(weights_sha256)} if weights_sha256 else {})
     given = Path(request.space) if request.space else None
@@ -80,6 +81,7 @@ def plan_searches(
         folds[:1] if request.search_once else folds,
     )
     searches = build_searches(space, section, folder_name, modalities, request.methods, options=options)
+    check_teachers(searches, modalities, request.final_seeds)
     if request.reference and request.reference not in {search.label for search in searches}:
         rows = ", ".join(search.label for search in searches if search.config.method["name"] == request.reference)
         raise UsageError(f"--reference {request.reference} stands for several rows ({rows}): choose a method with one")

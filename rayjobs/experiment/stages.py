@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rayjobs.cluster.resources import TrialShape
 from rayjobs.experiment.experiment import Experiment
-from rayjobs.experiment.folder import final_jobs, save_search, share
+from rayjobs.experiment.folder import final_jobs, lacking_teacher, save_search, share, teacher_dirs
 from rayjobs.experiment.plan import Plan
 from rayjobs.experiment.search_result import SearchResult, read_search
 from rayjobs.experiment.unimodal_references import METHODS_ALONE
@@ -21,6 +21,7 @@ from rayjobs.runs.result import read_result
 from rayjobs.search.outcome import succeeded
 from rayjobs.search.record import SearchRecord
 from rayjobs.search.searches import Search
+from rayjobs.search.teachers import teachers_of
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,7 @@ def _search_stage(
     *,
     resume: bool,
 ) -> Stage:
+    plan = planned.plan
     folder = (experiment.folder / search.name).resolve()  # workers have other working directories
     stored = read_search(folder) if resume else None
     if stored:
@@ -142,11 +144,27 @@ def _search_stage(
         search.config.to_dict(),
         planned.data,
         str(folder),
+        home=str(experiment.folder.resolve()),
         command=experiment.command,
         snapshot_every=search.grace_epochs if search.scheduler == "pbt" else 0,
         mirror=experiment.mirror,
+        teachers={name: str(path) for name, path in teacher_dirs(search, search.fold, plan, experiment).items()},
     )
-    return SearchStage(record, job, planned.shape, place, finish)
+    return SearchStage(
+        record,
+        job,
+        planned.shape,
+        place,
+        finish,
+        after=_teaching(plan, search, search.fold),
+        lacking=lambda: lacking_teacher(search, search.fold, plan, experiment),
+    )
+
+
+def _teaching(plan: Plan, search: Search, fold: int | None) -> frozenset[str]:
+    """Returns the names of the stages in which the teachers of a search's runs on a fold are trained."""
+    teachers = teachers_of(search, fold, plan.searches)
+    return frozenset(teacher.row_name + FINALS for teacher in teachers.values())
 
 
 def _count(stored: SearchResult) -> Count:
@@ -164,8 +182,8 @@ def _count(stored: SearchResult) -> Count:
 def _final_stage(
     planned: Planned, row: tuple[str, int | None], place: Place, experiment: Experiment, hooks: Hooks
 ) -> Stage:
-    """Returns the final models of a row on a fold: they wait for its search, and for those that tell what each modality
-    reaches alone on that fold."""
+    """Returns the final models of a row on a fold: they wait for its search, for those that tell what each modality
+    reaches alone on that fold, and for the teachers."""
     plan, (label, fold) = planned.plan, row
     searches = plan.searches_of(label, fold)
     alone = {each.name for each in plan.searches if each.fold == fold and each.config.method["name"] in METHODS_ALONE}
@@ -188,7 +206,7 @@ def _final_stage(
         max_epochs=sum(search.max_epochs for search in searches),
         shape=planned.shape,
         place=place,
-        after=frozenset({*(search.name for search in searches), *alone}),
+        after=frozenset({*(search.name for search in searches), *alone, *_teaching(plan, searches[0], fold)}),
         is_settled=is_settled,
         on_over=end,
     )

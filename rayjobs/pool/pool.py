@@ -2,7 +2,7 @@
 
 The order of work: folds one after another, so that an interrupted experiment holds whole folds of all methods; within a
 fold what is known to take longest first; then data sets and methods in the order of the command. With a budget the
-search that has spent least comes first, and final models wait for the searches.
+search that has spent least comes first, and final models wait for the searches, but for those that a search waits for.
 """
 
 from __future__ import annotations
@@ -81,6 +81,7 @@ class Pool:
         self._budget = budget
         self._pace = pace or Pace()
         self._clock = clock
+        self._waited_for = frozenset(name for stage in stages if stage.is_search for name in stage.after)
         self._finished: set[str] = set()
         self._closed: set[str] = set()
         self._spent: dict[str, float] = {}
@@ -210,7 +211,8 @@ class Pool:
     def _rank(self, stage: Stage, spent: Mapping[str, float]) -> tuple[float, ...]:
         place = stage.place
         if self._budget:
-            return (not stage.is_search, spent.get(stage.name, 0.0), place.fold, place.number)
+            is_waited_for = stage.is_search or stage.name in self._waited_for
+            return (not is_waited_for, spent.get(stage.name, 0.0), place.fold, place.number)
         pace = self._pace.of(place.row)
         left = 0.0 if pace is None else pace * self.count(stage.name).epochs_left
         return (place.fold, -left, place.number)

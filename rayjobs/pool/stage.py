@@ -9,8 +9,8 @@ from typing import Protocol
 
 from mmcore.assembly.config import with_values
 from rayjobs.cluster.resources import TrialShape
+from rayjobs.runs.epochs.progress import EPOCH, OBJECTIVE
 from rayjobs.runs.job import Job
-from rayjobs.runs.progress import EPOCH, OBJECTIVE
 from rayjobs.search.halving import Decision
 from rayjobs.search.record import Row, SearchRecord, Trial
 from rayjobs.trials.ticket import Ticket
@@ -107,6 +107,8 @@ class SearchStage:
         place: Where it stands among the others.
         on_over: Called with the record when the search is over.
         after: Names of stages that must be over before.
+        lacking: Asked once, when those are over; returns what its trials would need of them and lack. With a word of
+            it the stage is over, but not the search: a later command may go on with it.
     """
 
     record: SearchRecord
@@ -115,16 +117,18 @@ class SearchStage:
     place: Place
     on_over: Callable[[SearchRecord], None]
     after: frozenset[str] = frozenset()
+    lacking: Callable[[], str] = str
     is_search: bool = True
 
     def __post_init__(self) -> None:
         self.name = self.record.search.name
         self._dealt: dict[str, Trial] = {}
+        self._lacks: str | None = None
 
     @property
     def is_over(self) -> bool:
         """Whether nothing is left to run."""
-        return self.record.is_over
+        return bool(self._lacks) or self.record.is_over
 
     @property
     def at_once(self) -> int | None:
@@ -132,7 +136,11 @@ class SearchStage:
         return self.record.at_once
 
     def begin(self) -> None:
-        """Has nothing to make ready."""
+        """Looks whether it can begin, and says why not."""
+        if self._lacks is None:
+            self._lacks = self.lacking()
+            if self._lacks:
+                self.record.notify(self._lacks)
 
     def next(self) -> Ticket | None:
         """Returns the next trial."""
@@ -159,7 +167,8 @@ class SearchStage:
 
     def finish(self) -> None:
         """Hands the finished search on."""
-        self.on_over(self.record)
+        if not self._lacks:
+            self.on_over(self.record)
 
     def count(self) -> Count:
         """Returns how far it has come."""

@@ -26,8 +26,8 @@ from rayjobs.ray_internals.controller import keys_kept, pool_controller
 from rayjobs.ray_internals.environment import pending_trials
 from rayjobs.ray_internals.signals import end_search
 from rayjobs.results_layout import JOURNAL_FILE, TUNE_FOLDER
+from rayjobs.runs.epochs.progress import OBJECTIVE
 from rayjobs.runs.job import Body
-from rayjobs.runs.progress import OBJECTIVE
 from rayjobs.storage.mirror import NO_MIRROR, Mirror
 from rayjobs.trials.failures import FailureRules, failure_reason
 from rayjobs.trials.group_room import RoomKeeper

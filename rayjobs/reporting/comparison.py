@@ -11,7 +11,8 @@ import pyarrow as pa
 
 from mmcore.analysis import fold_statistics
 from mmcore.analysis.intervals import MIN_SEEDS, choose_clusters, mean_interval, paired_bootstrap
-from mmcore.analysis.words import judge_folds
+from mmcore.analysis.sign_flips import compare_split
+from mmcore.analysis.words import Word, judge_folds, judge_split
 from mmcore.data.splits import Assignment, hold_several
 from mmcore.errors import DataError
 from rayjobs.reporting.finals import Final, Finals, accuracies_of, flattened
@@ -23,6 +24,7 @@ OVER_FOLDS = (
     "Intervals are over the folds (Student's t), differences paired by fold. The folds share training samples, so the "
     "intervals are a little too narrow."
 )
+OVER_CLUSTERS = "Intervals are by paired bootstrap over {units} of test and the seeds, each for itself."
 
 
 def all_folds(line: str) -> str:
@@ -36,21 +38,40 @@ def compare_seeds(finals: Finals, reference: str | None) -> tuple[dict[str, Delt
     if not base:
         return {}, _no_reference(finals, reference)
     clusters, note = choose_clusters(base[0].groups.tolist(), base[0].sources.tolist())
-    deltas = {}
+    deltas, found = {}, {}
     for label, folds in finals.items():
         own = flattened(folds)
         if label == reference or len(own) != len(base):
             continue
         _check_paired(label, reference, [*own, *base])
-        interval = paired_bootstrap([final.correct for final in own], [final.correct for final in base], clusters)
+        answers = [final.correct for final in own], [final.correct for final in base]
+        interval = paired_bootstrap(*answers, clusters)
         if interval:
+            found[label] = compare_split(*answers, clusters)
             deltas[label] = Delta(mean=interval.mean, low=interval.low, high=interval.high)
         else:
             difference = mean_interval(accuracies_of(own))[0] - mean_interval(accuracies_of(base))[0]
             deltas[label] = Delta(mean=difference, low=None, high=None)
     if len(base) < MIN_SEEDS:
         return deltas, f"No interval: fewer than {MIN_SEEDS} final seeds."
-    return deltas, f"The intervals hold {note}: nothing is claimed beyond them." if note else ""
+    grouped = hold_several(base[0].groups, base[0].sources)
+    verdicts = judge_split(found, held_out="groups" if grouped else "") if found else {}
+    words = {label: verdict.word.stating(MARGIN_TEXT) for label, verdict in verdicts.items() if verdict.word}
+    deltas = {label: replace(delta, word=words.get(label)) for label, delta in deltas.items()}
+    notes = [
+        OVER_CLUSTERS.format(units=_units(base[0], clusters)) if found else "",
+        f"The intervals hold {note}: nothing is claimed beyond them." if note else "",
+        _said(words, reference, f"the exact test by flipped signs, for these training data (Holm over {len(words)})"),
+    ]
+    return deltas, " ".join(filter(None, notes))
+
+
+def _units(final: Final, clusters: np.ndarray) -> str:
+    """Returns what an interval's clusters are, with their number: `12 groups`."""
+    number = len(set(clusters.tolist()))
+    if number == len(clusters):
+        return f"{number} samples"
+    return f"{number} groups" if number == len(set(final.groups.tolist())) else f"{number} recordings"
 
 
 def compare_folds(finals: Finals, reference: str | None, rho: float) -> tuple[dict[str, Delta], str]:
@@ -75,7 +96,8 @@ def compare_folds(finals: Finals, reference: str | None, rho: float) -> tuple[di
     verdicts = judge_folds(found) if found else {}
     words = {label: verdict.word.stating(MARGIN_TEXT) for label, verdict in verdicts.items() if verdict.word}
     deltas = {label: replace(delta, word=words.get(label)) for label, delta in deltas.items()}
-    return deltas, f"{OVER_FOLDS} {_said(words)}".strip()
+    how = f"a test that allows for that (corrected t, Holm over {len(words)}, margin {MARGIN_TEXT})"
+    return deltas, f"{OVER_FOLDS} {_said(words, reference, how)}".strip()
 
 
 def rho_of(index: pa.Table, assignments: Sequence[Assignment]) -> float:
@@ -102,12 +124,19 @@ def _disagreements(
     ]
 
 
-def _said(words: Mapping[str, str]) -> str:
-    """Returns what a test says that allows for shared samples and several comparisons; "" where there is none."""
-    if not words:
-        return ""
-    rows = ", ".join(f"{label} {word}" for label, word in words.items())
-    return f"By a test that allows for that (corrected t, Holm over {len(words)}, margin {MARGIN_TEXT}): {rows}."
+def _said(words: Mapping[str, str], reference: str | None, how: str) -> str:
+    """Returns what a test says that allows for several comparisons; "" where there is none.
+
+    Args:
+        words: Row -> word.
+        reference: The row the others are compared with.
+        how: Which test it is.
+    """
+    open_ones = [label for label, word in words.items() if word == Word.UNDECIDED]
+    rows = [f"{label} {word}" for label, word in words.items() if word != Word.UNDECIDED]
+    if open_ones:
+        rows.append(f"{', '.join(open_ones)} cannot be told apart from {reference}, whatever the order")
+    return f"By {how}: {'; '.join(rows)}." if rows else ""
 
 
 def fold_difference(own: Sequence[Sequence[float]], base: Sequence[Sequence[float]]) -> Delta:

@@ -22,7 +22,7 @@ from mmcore.analysis.importance import Importance
 from mmcore.metric_names import PROBE_ACCURACY, VAL_ACCURACY, own_metrics
 from rayjobs.reporting.ranking_table import Delta, RankingTable
 from rayjobs.reporting.records import TrialRecord
-from rayjobs.runs.progress import EPOCH
+from rayjobs.runs.epochs.progress import EPOCH
 from rayjobs.templates import COLOURS
 
 WIDTH_IN = 4.6
@@ -64,13 +64,15 @@ def intervals_picture(stem: str, table: RankingTable, reference: str) -> Picture
     rows = [(row.method, row.delta) for row in table.rows if row.delta]
     if not rows:
         return None
+    styles = line_styles([row.method for row in table.rows])
     with _axes(1.1 + 0.24 * len(rows)) as (figure, axes):
         axes.axvline(0, color="#666666", linewidth=1)
-        for place, (_, delta) in enumerate(reversed(rows)):
+        for place, (method, delta) in enumerate(reversed(rows)):
+            colour = styles[method][1]
             if delta.low is not None and delta.high is not None:
-                axes.plot([100 * delta.low, 100 * delta.high], [place, place], color=COLOURS[0], linewidth=2)
-            inside = "white" if delta.low is None else COLOURS[0]
-            axes.plot([100 * delta.mean], [place], "o", color=COLOURS[0], markerfacecolor=inside)
+                axes.plot([100 * delta.low, 100 * delta.high], [place, place], color=colour, linewidth=2)
+            inside = "white" if delta.low is None else colour
+            axes.plot([100 * delta.mean], [place], "o", color=colour, markerfacecolor=inside)
         axes.set_yticks(range(len(rows)), [method for method, _ in reversed(rows)])
         axes.set_ylim(-0.6, len(rows) - 0.4)
         axes.set_xlabel(f"test accuracy, points more than {reference}")
@@ -87,7 +89,7 @@ def budget_picture(stem: str, curves: Mapping[str, NDArray[np.float64]], num_fol
 
     Args:
         stem: Name of its file.
-        curves: Method -> (E,) best so far after each epoch.
+        curves: Method -> (E,) best so far after each epoch; in the order of the table, whose colours it has.
         num_folds: Folds the curves are means of; 1 without folds.
     """
     shown = {label: curve for label, curve in curves.items() if np.isfinite(curve).any()}
@@ -96,7 +98,9 @@ def budget_picture(stem: str, curves: Mapping[str, NDArray[np.float64]], num_fol
     columns = 1 if max(map(len, shown)) > 24 else 2
     legend_rows = math.ceil(len(shown) / columns)
     with _axes(2.7 + 0.19 * legend_rows) as (figure, axes):
-        for (dashes, colour), (label, curve) in zip(_line_styles(len(shown)), shown.items(), strict=False):
+        styles = line_styles(list(curves))
+        for label, curve in shown.items():
+            dashes, colour = styles[label]
             epochs = np.arange(1, len(curve) + 1)
             axes.plot(epochs, curve, drawstyle="steps-post", color=colour, linestyle=dashes, linewidth=1.4, label=label)
         axes.set_xlim(left=0)
@@ -182,10 +186,10 @@ def _as_accuracy(axes: Axes, across: str, upwards: str) -> None:
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
 
 
-def _line_styles(count: int) -> list[tuple[Any, str]]:
-    """Returns dashes and colour of each line; they repeat after 28."""
+def line_styles(methods: Sequence[str]) -> dict[str, tuple[Any, str]]:
+    """Returns each method's dashes and colour, by its place in the table; they repeat after 28."""
     pairs = list(product(DASHES, COLOURS))
-    return [pairs[number % len(pairs)] for number in range(count)]
+    return {method: pairs[number % len(pairs)] for number, method in enumerate(methods)}
 
 
 def _accuracy_limits(curves: Iterable[NDArray[np.float64]]) -> tuple[float, float]:

@@ -63,7 +63,7 @@ def load_final(run_dir: Path) -> Final | None:
     result = RunResult.read(run_dir / RESULT_FILE)
     if not result or not result.test:
         return None
-    arrays = read_predictions(run_dir)
+    arrays = read_predictions(run_dir, (*COLUMNS, FUSED_LOGITS, FITTED_LOGITS))
     order = np.argsort(arrays["sample_ids"])
     return Final(
         seed=result.seed,

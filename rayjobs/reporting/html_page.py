@@ -10,6 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from mmcore.analysis.importance import Importance, parameter_importance
 from mmcore.analysis.intervals import best_so_far, mean_curve
 from rayjobs.reporting import by_class, figures, wording
@@ -53,7 +56,8 @@ def _facts(experiment: ExperimentRecord) -> list[str]:
     readings = experiment.test_readings
     known = f"Test was read {readings} times by it, each entered in the ledger." if readings else ""
     ranking = experiment.ranking
-    return [*(ranking.notes if ranking else []), *([known] if known else [])]
+    made = wording.environment_text(ranking.environment) if ranking and ranking.environment else ""
+    return [*(ranking.notes if ranking else []), *filter(None, (known, made))]
 
 
 def _encoded(group: Group) -> dict[str, Any]:
@@ -102,6 +106,9 @@ def _results(table: RankingTable, reference: str | None) -> list[Grid]:
          str(row.epochs), f"{row.device_seconds:.0f}")
         for row in rows
     ]  # fmt: skip
+    if any(row.delta and row.delta.word for row in rows):
+        words = [row.delta.word or "" if row.delta else "" for row in rows]
+        headings, cells = (*headings, "word"), [(*cell, word) for cell, word in zip(cells, words, strict=True)]
     grids = [Grid("Ranking by test accuracy", headings, cells)]
     if table.folds:
         numbers = [f"fold {number}" for number in range(table.folds or 0)]
@@ -112,7 +119,20 @@ def _results(table: RankingTable, reference: str | None) -> list[Grid]:
     if names:
         own = [(row.method, *(wording.own_text(row.modalities.get(name)) for name in names)) for row in rows]
         grids.append(Grid("Each modality alone, on test", ("method", *names), own))
-    return [*grids, *_classes(table)]
+    return [*grids, *_figures(table), *_classes(table)]
+
+
+def _figures(table: RankingTable) -> list[Grid]:
+    """Returns the other figures on test, and each final model's accuracy; nothing where none is known."""
+    names = [name for name in wording.FIGURES if any(name in row.metrics for row in table.rows)]
+    if not names:
+        return []
+    seeds = "each final model" if table.folds is None else "each final model, fold by fold"
+    cells = [
+        (row.method, *(wording.figure_text(row, name) for name in names), wording.seeds_text(row)) for row in table.rows
+    ]
+    headings = ("method", *(wording.FIGURES[name] for name in names), f"test of {seeds}")
+    return [Grid("Other figures on test, means over the final models", headings, cells)]
 
 
 def _classes(table: RankingTable) -> list[Grid]:
@@ -171,14 +191,16 @@ def _groups(
     if table and reference:
         intervals = figures.intervals_picture(file_stem(dataset, "intervals"), table, reference)
     return [
-        Group("The methods compared", _those(intervals, _budget(dataset, searches))),
+        Group("The methods compared", _those(intervals, _budget(dataset, table, searches))),
         _learning(dataset, searches),
         _importances(dataset, searches),
     ]
 
 
-def _budget(dataset: str, searches: Mapping[str, Sequence[SearchRecord]]) -> Picture | None:
-    curves = {}
+def _budget(dataset: str, table: RankingTable | None, searches: Mapping[str, Sequence[SearchRecord]]) -> Picture | None:
+    ranked = [row.method for row in table.rows] if table else []
+    # A method without a curve keeps its place, and so its colour; parts of a row, which has none itself, come last.
+    curves: dict[str, NDArray[np.float64]] = {label: np.array([np.nan]) for label in ranked}
     for label, of_label in searches.items():
         of_folds = [best_so_far(values) for search in of_label if (values := search.accuracies())]
         if of_folds:

@@ -31,7 +31,8 @@ def budget_notes(rows: Sequence[RankingRow], plan: Plan) -> list[str]:
     notes = []
     for row in rows:
         wanted = sum(search.trials for search in plan.searches if search.label == row.method)
-        if row.begun < wanted:
+        # Of a row without any trial its failure tells the reason.
+        if row.begun < wanted and (row.begun or not row.failed_because):
             notes.append(f"{row.method}: {row.begun} of {wanted} trials were begun, then the time was over")
     return notes
 

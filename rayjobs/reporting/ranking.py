@@ -12,8 +12,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mmcore.analysis.intervals import mean_interval
-from mmcore.metric_names import FUSED, PROBE_ACCURACY, of_head, own_metrics
-from rayjobs.experiment.folder import best_file, final_dirs
+from mmcore.metric_names import (
+    CALIBRATION_ERROR,
+    FUSED,
+    MACRO_F1,
+    MEAN_AVERAGE_PRECISION,
+    PROBE_ACCURACY,
+    of_head,
+    own_metrics,
+)
+from rayjobs.experiment.folder import best_file, final_dirs, lacking_teacher
 from rayjobs.experiment.search_result import SearchResult, read_search
 from rayjobs.reporting.by_class import ClassRow, by_class, is_imbalanced
 from rayjobs.reporting.comparison import all_folds, compare_folds, compare_seeds, rho_of
@@ -154,7 +162,7 @@ class _Runs:
             for path, model in zip(paths, models, strict=True)
             if has_best and model is None
         ]
-        self.failed = self._failed(len(flattened(dirs)))
+        self.failed = self._failed(len(flattened(dirs)), experiment, plan)
 
     @property
     def trials(self) -> list[Outcome]:
@@ -165,7 +173,7 @@ class _Runs:
             for trial in entry.trials
         ]
 
-    def _failed(self, planned: int) -> str:
+    def _failed(self, planned: int, experiment: Experiment, plan: Plan) -> str:
         """Returns why the row has no result: a mean over the runs that happened to work would be of other runs."""
         lacking = planned - len(flattened(self.finals))
         if not lacking:
@@ -176,7 +184,9 @@ class _Runs:
         elif found:
             why = f"no trial of a search succeeded; {found[0].name}: {found[0].reason}"
         else:
-            why = "the time was over before a trial of a search had finished an epoch"
+            untaught = (lacking_teacher(self.searches[0], fold, plan, experiment) for fold in plan.folds)
+            over = "the time was over before a trial of a search had finished an epoch"
+            why = next(filter(None, untaught), over)
         return f"{lacking} of {planned} final models are missing ({why})"
 
 
@@ -196,6 +206,7 @@ def _row(runs: _Runs) -> RankingRow:
         failed_because=runs.failed,
         delta=None,
         modalities=_modalities(flattened(whole)),
+        metrics=_metrics(flattened(whole)),
         trials=len(trials),
         begun=sum(trial.epochs > 0 or trial.status == "failed" for trial in trials),
         failed=len(failed),
@@ -221,6 +232,16 @@ def _modalities(finals: Sequence[Final]) -> dict[str, OwnAccuracy]:
             by="probe" if key == of_head(name, PROBE_ACCURACY) else "head",
         )
         for name, key in own_metrics(finals[0].metrics).items()
+    }
+
+
+def _metrics(finals: Sequence[Final]) -> dict[str, float]:
+    """Returns the means of the fused answer's other figures that every model has."""
+    keys = {name: of_head(FUSED, name) for name in (MACRO_F1, MEAN_AVERAGE_PRECISION, CALIBRATION_ERROR)}
+    return {
+        name: mean_interval([final.metrics[key] for final in finals])[0]
+        for name, key in keys.items()
+        if finals and all(key in final.metrics for final in finals)
     }
 
 

@@ -20,7 +20,7 @@ class Delta(JsonRecord):
         low: Lower end.
         high: Upper end.
         folds: The difference on each fold, of a cross-validation.
-        word: What a test over folds says of it (docs/statistics.md); None where there is none.
+        word: What a test says of it (docs/statistics.md), over folds or test clusters; None where there is none.
     """
 
     mean: float
@@ -60,6 +60,8 @@ class RankingRow(JsonRecord):
         failed_because: Why there is no result; "" where there is one. The first release did not say.
         delta: What it adds to the reference; None for the reference itself, and where they cannot be compared.
         modalities: Modality -> its own accuracy.
+        metrics: Other figures on test, means over the final models: "macro_f1", "map", "ece". Earlier releases did not
+            say.
         trials: Trials of all its searches.
         begun: Those that finished an epoch or failed.
         failed: Those that failed.
@@ -82,6 +84,7 @@ class RankingRow(JsonRecord):
     failed_because: str = ""
     delta: Delta | None
     modalities: Mapping[str, OwnAccuracy]
+    metrics: Mapping[str, float] = field(default_factory=dict)
     trials: int
     begun: int
     failed: int

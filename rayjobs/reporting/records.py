@@ -32,7 +32,7 @@ from rayjobs.results_layout import (
     RESULT_FILE,
     SEARCH_FILE,
 )
-from rayjobs.runs.progress import EPOCH, OBJECTIVE
+from rayjobs.runs.epochs.progress import EPOCH, OBJECTIVE
 from rayjobs.runs.result import RunResult
 from rayjobs.runs.test_ledger import look_at_ledger
 from rayjobs.search.outcome import Outcome

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from rayjobs.reporting.ranking_table import OwnAccuracy, RankingRow, RankingTable
+from rayjobs.runs.environment import Environment
 
 CLASSES_NOTE = "Classes are of unequal size, or weighted: the report has the accuracy of each."
+FIGURES = {"macro_f1": "macro-F1", "map": "mAP", "ece": "calibration error"}
+"""Figures beside accuracy -> their headings, in the order they are shown in; all in percent."""
 PROBE_NOTE = "* by a linear probe on its features, else by its own head"
 
 
@@ -102,6 +105,26 @@ def values_text(values: Mapping[str, object]) -> str:
     """Returns searched values for a person: `optimizer.lr 0.012, method.alpha 0.8`."""
     shown = {path: f"{value:.4g}" if isinstance(value, float) else str(value) for path, value in values.items()}
     return ", ".join(f"{path} {value}" for path, value in shown.items())
+
+
+def figure_text(row: RankingRow, name: str) -> str:
+    """Returns one of FIGURES in percent; "" where a row has none."""
+    return f"{row.metrics[name]:.1%}" if name in row.metrics else ""
+
+
+def seeds_text(row: RankingRow) -> str:
+    """Returns the test accuracy of each final model."""
+    return "  ".join(f"{accuracy:.1%}" for accuracy in row.accuracies)
+
+
+def environment_text(environment: Environment) -> str:
+    """Returns with what and on what final models were trained, and when."""
+    versions = ", ".join(f"{name} {version}" for name, version in environment.software.items())
+    commit = f" (commit {environment.commit})" if environment.commit else ""
+    return (
+        f"Final models were trained on {environment.device} by {versions}{commit}, from {environment.begun} to "
+        f"{environment.ended}."
+    )
 
 
 def _seeds(count: int, folds: int | None) -> str:

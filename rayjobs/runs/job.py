@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmcore.config.plain import Plain
 from mmcore.config.sections import get_path
+from mmcore.storage import make_folder
 from rayjobs.feeding.handle import DataHandle
 from rayjobs.runs.extra_tests import NOTHING_MORE, Extra
 from rayjobs.runs.handover import Schedule
@@ -28,6 +30,7 @@ class Job:
         config: `RunConfig.to_dict()` of a complete configuration.
         data: Where the samples come from.
         run_dir: Folder of everything the run writes; seen by all workers, itself or by its twin.
+        home: Folder above it that must be there, or its disk is away; "": the run's folder is made wherever it is.
         test: Read test once at the end, from the selected epoch. For final models only.
         command: What was typed, for the ledger.
         extra: What is tested beside the data as they are.
@@ -38,11 +41,14 @@ class Job:
         mirror: Where the run's folder has its twin.
         parts: Modality -> configuration of the network that is trained on it alone, of a run made of several; their
             logits are summed. Empty for all other runs.
+        teachers: Modality -> folder of the finished run of `unimodal` that its method learns from, if it learns from
+            any; empty: they are trained first.
     """
 
     config: dict[str, Plain]
     data: DataHandle
     run_dir: str
+    home: str = ""
     test: bool = False
     command: str = ""
     extra: Extra = NOTHING_MORE
@@ -52,6 +58,18 @@ class Job:
     elastic: tuple[int, int] | None = None
     mirror: Mirror = NO_MIRROR
     parts: Mapping[str, dict[str, Plain]] = field(default_factory=dict)
+    teachers: Mapping[str, str] = field(default_factory=dict)
+
+    def make_folder(self) -> None:
+        """Makes the run's folder; waits where its disk is away, and makes no other in its place.
+
+        Raises:
+            OSError: It is still away after some minutes.
+        """
+        if self.home and not self.mirror:  # a copy of what lies elsewhere is made where it is needed
+            make_folder(Path(self.run_dir), Path(self.home))
+        else:
+            Path(self.run_dir).mkdir(parents=True, exist_ok=True)
 
     @property
     def select(self) -> str:

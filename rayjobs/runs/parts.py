@@ -29,8 +29,8 @@ from mmcore.training.run_log import Reporter, Row
 from rayjobs.results_layout import CONFIG_FILE, RESULT_FILE
 from rayjobs.runs import worker
 from rayjobs.runs.environment import merged
+from rayjobs.runs.epochs.progress import EPOCH
 from rayjobs.runs.job import Job
-from rayjobs.runs.progress import EPOCH
 from rayjobs.runs.result import RunResult, read_result
 from rayjobs.runs.test_ledger import Entry
 from rayjobs.storage.files import write_json
@@ -44,7 +44,7 @@ def run(job: Job, reporter: Reporter) -> RunResult:
     if result and result.parts == job.parts and result.test is not None:
         reporter.report(result.last)
         return result
-    run_dir.mkdir(parents=True, exist_ok=True)
+    job.make_folder()
     config = ensemble_config(job)
     if distributed.rank() == 0:
         write_json(run_dir / CONFIG_FILE, config.to_dict())
@@ -70,9 +70,9 @@ class _Onwards:
     reporter: Reporter
     before: int
 
-    def report(self, metrics: Row) -> None:
+    def report(self, metrics: Row) -> float | None:
         """Passes a row on."""
-        self.reporter.report({**metrics, EPOCH: metrics[EPOCH] + self.before})
+        return self.reporter.report({**metrics, EPOCH: metrics[EPOCH] + self.before})
 
 
 def _part_job(job: Job, name: str) -> Job:

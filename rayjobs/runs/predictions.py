@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +40,12 @@ def write_predictions(run_dir: Path, arrays: Mapping[str, np.ndarray]) -> None:
     write_whole(run_dir / PREDICTIONS_FILE, content.getvalue())
 
 
-def read_predictions(run_dir: Path) -> dict[str, np.ndarray]:
+def read_predictions(run_dir: Path, names: Collection[str] | None = None) -> dict[str, np.ndarray]:
     """Returns what `write_predictions` wrote.
+
+    Args:
+        run_dir: The run's folder.
+        names: Those of the arrays that are read, where they are there; None: all.
 
     Raises:
         DataError: It is missing or damaged.
@@ -50,7 +54,7 @@ def read_predictions(run_dir: Path) -> dict[str, np.ndarray]:
     path = run_dir / PREDICTIONS_FILE
     try:
         with np.load(path) as stored:
-            arrays = {name: stored[name] for name in stored.files}
+            arrays = {name: stored[name] for name in stored.files if names is None or name in names}
         shapes = {len(arrays[name]) for name in (*COLUMNS, FUSED_LOGITS)}
         if len(shapes) != 1 or arrays[FUSED_LOGITS].ndim != 2:
             raise ValueError("its columns are of unequal length")

@@ -71,6 +71,7 @@ class RunResult(JsonRecord):
         fitted_weights: Modality -> the same, fitted to its own head afterwards, of a model that has a head for each;
             what it is tested by is its own prediction all the same.
         environment: On what and with what it was trained; decides nothing. Earlier releases did not say.
+        teachers: Modality -> folder of the run it learnt from, of a method that learns from teachers.
     """
 
     best: Row
@@ -97,6 +98,7 @@ class RunResult(JsonRecord):
     weights: Mapping[str, float] | None = field(default=None, metadata=OPTIONAL)
     fitted_weights: Mapping[str, float] | None = field(default=None, metadata=OPTIONAL)
     environment: Environment | None = field(default=None, metadata=OPTIONAL)
+    teachers: Mapping[str, str] | None = field(default=None, metadata=OPTIONAL)
 
     @property
     def seed(self) -> int:

@@ -5,6 +5,7 @@ The same body serves a trial's own process, a worker of a Ray Train group and a 
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -21,11 +22,12 @@ from mmcore.assembly.filling import fit_fillings
 from mmcore.assembly.objects import build_method, build_run_transforms, resolve_device, used_modalities
 from mmcore.config.schema import RunConfig
 from mmcore.data.prepared.store import PreparedDataset
+from mmcore.errors import EquipoiseError, TrainingError
 from mmcore.evaluation.conditions import Condition
 from mmcore.evaluation.predictions import Evaluation
 from mmcore.features.encoded_set import check_encoding
 from mmcore.metric_names import FUSED
-from mmcore.training.run_log import Reporter, Row
+from mmcore.training.run_log import PlainReporter, Reporter, Row
 from mmcore.training.trainer import Trainer, completed
 from rayjobs.results_layout import CONFIG_FILE, PROGRESS_FILE, RESULT_FILE
 from rayjobs.runs.environment import environment_of, now
@@ -34,6 +36,7 @@ from rayjobs.runs.handover import parts_of
 from rayjobs.runs.job import Job
 from rayjobs.runs.predictions import FITTED, VALIDATION, write_predictions
 from rayjobs.runs.result import RunResult, group_sizes, read_result, result_of
+from rayjobs.runs.teachers import jobs_of_teachers, load_teachers, with_teachers
 from rayjobs.runs.test_ledger import Entry
 from rayjobs.storage.files import read_json, write_json
 
@@ -54,7 +57,7 @@ def run(job: Job, reporter: Reporter) -> RunResult:
         if not job.test or job.extra.is_read(result, used_modalities(config, prepared.spec)):
             return result
     else:
-        run_dir.mkdir(parents=True, exist_ok=True)
+        job.make_folder()
         result = _train(job, config, prepared, reporter)
     if job.test:
         result = _test(job, config, prepared, result)
@@ -67,6 +70,7 @@ def _train(job: Job, config: RunConfig, prepared: PreparedDataset, reporter: Rep
     if distributed.rank() == 0:
         write_json(Path(job.run_dir) / CONFIG_FILE, config.to_dict())
     start, begun = time.perf_counter(), now()
+    job = _taught(job, config, prepared)
     for part, until in parts_of(config, job.schedule):
         trainer = build_trainer(job, part, prepared, reporter)
         with closing(trainer.loader):
@@ -79,7 +83,26 @@ def _train(job: Job, config: RunConfig, prepared: PreparedDataset, reporter: Rep
         summary = read_json(Path(job.run_dir) / PROGRESS_FILE) or {}  # counts each start's own workers
         spent = summary.get("device_seconds", result.device_seconds)
         result = replace(result, group_sizes=group_sizes(Path(job.run_dir)), device_seconds=spent)
-    return result
+    return with_teachers(result, job)
+
+
+def _taught(job: Job, config: RunConfig, prepared: PreparedDataset) -> Job:
+    """Returns the job with its teachers: those it needs and was not given are trained first.
+
+    Raises:
+        TrainingError: The training of one failed.
+    """
+    jobs = jobs_of_teachers(job, config, prepared)
+    if jobs and distributed.rank() == 0:
+        told = "%s learns from a model of each modality: %s are trained first, in %s"
+        where = Path(next(iter(jobs.values())).run_dir).parent
+        logging.getLogger(__name__).warning(told, config.method["name"], ", ".join(jobs), where)
+    for name, each in jobs.items():
+        try:
+            run(each, PlainReporter())
+        except EquipoiseError as error:
+            raise TrainingError(f"the teacher of {name}, {each.run_dir}, failed: {error}") from error
+    return replace(job, teachers={name: each.run_dir for name, each in jobs.items()}) if jobs else job
 
 
 def build_trainer(job: Job, config: RunConfig, prepared: PreparedDataset, reporter: Reporter | None) -> Trainer:
@@ -91,7 +114,8 @@ def build_trainer(job: Job, config: RunConfig, prepared: PreparedDataset, report
         least, most = job.elastic
         lineage = [_of_size(part, most, size) for part in lineage or [config] for size in range(least, most + 1)]
         config = _of_size(config, most, distributed.world_size())
-    method = build_method(config, prepared.spec, device)
+    teachers = load_teachers(job, config, prepared, device) if reporter else {}
+    method = build_method(config, prepared.spec, device, teachers)
     fit_fillings(method.model, prepared, config.protocol)
     return Trainer(
         config,
@@ -102,6 +126,7 @@ def build_trainer(job: Job, config: RunConfig, prepared: PreparedDataset, report
         run_dir=Path(job.run_dir),
         reporter=reporter,
         alone=job.alone,
+        always_every=job.snapshot_every,
         lineage=lineage,
     )
 

@@ -7,7 +7,7 @@ from typing import Literal, Protocol, cast
 
 from ray.tune.schedulers import AsyncHyperBandScheduler
 
-from rayjobs.runs.progress import EPOCH, OBJECTIVE
+from rayjobs.runs.epochs.progress import EPOCH, OBJECTIVE
 
 Decision = Literal["go", "stop", "wait"]
 """What becomes of a trial that reported an epoch: it goes on, is over, or waits for the others of a population."""

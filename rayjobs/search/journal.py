@@ -21,7 +21,7 @@ from pathlib import Path
 
 from mmcore.config.plain import Plain, Settings
 from mmcore.errors import DataError
-from mmcore.storage import patiently
+from mmcore.storage import check_folder, patiently
 from rayjobs.storage.json_record import OPTIONAL, JsonRecord
 
 DRAW, REPORT, END, EXCHANGE, CLOSE = "draw", "report", "end", "exchange", "close"
@@ -95,7 +95,8 @@ class Journal:
         self._size += len(line)
 
     def _write(self, line: bytes) -> None:
-        self._path.parent.mkdir(exist_ok=True)  # not those above it: a disk that is away would be made anew beneath
+        check_folder(self._path.parent)  # a disk that is away would be made anew beneath
+        self._path.parent.mkdir(exist_ok=True)
         with self._path.open("ab", buffering=0) as file:
             file.truncate(self._size)  # what a full disk took of this line before
             written = file.write(line)

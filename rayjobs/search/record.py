@@ -17,8 +17,8 @@ from mmcore.config.plain import Plain, Settings
 from mmcore.errors import CheckpointError
 from mmcore.seeding import derive_seed
 from rayjobs.results_layout import CONFIG_FILE, JOURNAL_FILE
+from rayjobs.runs.epochs.progress import EPOCH, FATAL, OBJECTIVE, missed_rows
 from rayjobs.runs.handover import hand_over, read_schedule
-from rayjobs.runs.progress import EPOCH, FATAL, OBJECTIVE, missed_rows
 from rayjobs.search.halving import Decision, Halving, Rule, ToTheEnd
 from rayjobs.search.journal import CLOSE, DRAW, END, EXCHANGE, REPORT, Event, Journal
 from rayjobs.search.outcome import Outcome

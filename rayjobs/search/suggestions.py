@@ -17,7 +17,7 @@ from ray.tune.search.hyperopt import HyperOptSearch
 from mmcore.config.plain import Plain, Settings
 from mmcore.config.sections import plain
 from mmcore.seeding import derive_seed
-from rayjobs.runs.progress import OBJECTIVE
+from rayjobs.runs.epochs.progress import OBJECTIVE
 from rayjobs.search.distributions import Distribution, decoded, encoded
 from rayjobs.search.searches import Search
 

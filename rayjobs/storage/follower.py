@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import threading
+import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,11 +35,14 @@ class Follower:
         self._lock = threading.Lock()
         self._pushed = self._look() if mirror else {}
 
-    def push(self) -> None:
-        """Makes the twin equal to the folder; waits, for some minutes, where storage is away."""
-        if self._mirror:
-            with self._lock:
-                patiently(self._push)
+    def push(self) -> float:
+        """Makes the twin equal to the folder; waits, for some minutes, where storage is away; returns the seconds."""
+        if not self._mirror:
+            return 0.0
+        begun = time.monotonic()
+        with self._lock:
+            patiently(self._push)
+        return time.monotonic() - begun
 
     @contextmanager
     def pushing_now_and_then(self) -> Iterator[None]:

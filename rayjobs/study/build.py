@@ -22,9 +22,11 @@ from rayjobs.study.document import (
 )
 from rayjobs.study.evidence.budgets import budgets
 from rayjobs.study.evidence.cells import cell_entries
+from rayjobs.study.evidence.checklist import checklist
 from rayjobs.study.evidence.hardware import environment_of, hardware
 from rayjobs.study.evidence.ledger import ledger_entry
 from rayjobs.study.evidence.noise import best_of
+from rayjobs.study.evidence.over_datasets import over_datasets
 from rayjobs.study.judging.blocks import POINTS, Blocks, blocks_of, counted, family_name, terms_now
 from rayjobs.study.judging.comparisons import OF_THESE_DATA, comparisons_of
 from rayjobs.study.judging.power import power_of
@@ -56,7 +58,7 @@ def build_document(results: StudyResults) -> StudyDocument:
     everything = blocks_of(results)
     comparisons, scores, cells = comparisons_of(results), scores_of(results), cell_entries(results)
     power = [power_of(blocks, comparisons) for blocks in everything]
-    over: OverDatasets | None = None
+    over, ledger = over_datasets(results, scores, comparisons), ledger_entry(results)
     chosen = [best_of(results, blocks.dataset) for blocks in everything if blocks.folds]
     return StudyDocument(
         schema=SCHEMA,
@@ -74,8 +76,8 @@ def build_document(results: StudyResults) -> StudyDocument:
         best_of=[each for each in chosen if each is not None],
         budgets=[entry for dataset in results.datasets for entry in budgets(results, dataset)],
         power=power,
-        checklist=[],
-        ledger=ledger_entry(results),
+        checklist=checklist(results, cells=cells, comparisons=comparisons, power=power, ledger=ledger),
+        ledger=ledger,
         commands=_commands(results),
         notes=_notes(results, everything),
     )

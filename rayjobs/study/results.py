@@ -8,10 +8,13 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
+
 from mmcore.errors import DataError
 from rayjobs.experiment.search_result import SearchResult
 from rayjobs.reporting.finals import Final, load_final
 from rayjobs.results_layout import CELL_FILE, CELLS, FINALS_FILE, PREDICTIONS_FILE, RESULT_FILE, SEARCH_FILE
+from rayjobs.runs.predictions import COLUMNS
 from rayjobs.runs.result import RunResult
 from rayjobs.storage.files import read_json, write_json
 from rayjobs.study.cell import Cell
@@ -111,6 +114,9 @@ class StudyResults:
         return sorted({each.cell.fold or 0 for each in cells} - waiting)
 
 
+_Columns = dict[tuple[str, int | None, str], np.ndarray]
+
+
 def load_study(folder: Path) -> StudyResults:
     """Reads a study's folder.
 
@@ -123,7 +129,8 @@ def load_study(folder: Path) -> StudyResults:
     paths = sorted((folder / CELLS).glob(f"*/{CELL_FILE}")) + sorted((folder / CELLS).glob(f"*/fold-*/{CELL_FILE}"))
     found = [(path, cell) for path in paths if (cell := Cell.read(path)) is not None and _is_wanted(cell, study)]
     race = read_race(folder)
-    cells = [_raced(load_cell(path.parent, cell, study.seeds), race) for path, cell in found]
+    known: _Columns = {}
+    cells = [_raced(_shared(load_cell(path.parent, cell, study.seeds), known), race) for path, cell in found]
     names = [data.name for data in study.datasets]
 
     def place(each: CellResult) -> tuple[int, str, int, str, int]:
@@ -132,6 +139,28 @@ def load_study(folder: Path) -> StudyResults:
         return unit, cell.dataset, _position(cell.label, study.labels), cell.label, cell.fold or 0
 
     return StudyResults(folder, study, read_lock(folder), sorted(cells, key=place), race)
+
+
+def _shared(found: CellResult, known: _Columns) -> CellResult:
+    """Returns a cell whose models hold their test samples' columns in common with those of other cells.
+
+    All models of a fold were tested on the same samples: held by each, their ids would take gigabytes.
+
+    Args:
+        found: The cell.
+        known: Data set, fold and column -> what was held first; entered here.
+    """
+
+    def column(model: FinalModel, name: str) -> np.ndarray:
+        own: np.ndarray = getattr(model.final, name)
+        first = known.setdefault((found.cell.dataset, found.cell.fold, name), own)
+        return first if np.array_equal(first, own) else own
+
+    finals = [
+        replace(model, final=replace(model.final, **{name: column(model, name) for name in COLUMNS}))
+        for model in found.finals
+    ]
+    return replace(found, finals=finals)
 
 
 def _raced(found: CellResult, race: Race) -> CellResult:

@@ -14,7 +14,7 @@ import jinja2
 
 # Okabe and Ito's colours, told apart by colour-blind readers too; yellow is left out, which white swallows.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-WORDS = ("trial", "state", "settings", "reason")
+WORDS = ("trial", "state", "settings", "reason", "word")
 """Headings of columns that hold words, and stand to the left."""
 
 

@@ -13,7 +13,7 @@ from ray.tune import Callback
 from mmcore.errors import EquipoiseError
 from mmcore.storage import storage_fault
 from rayjobs.results_layout import FAILURE_FILE
-from rayjobs.runs.progress import FATAL
+from rayjobs.runs.epochs.progress import FATAL
 from rayjobs.storage.files import read_json, write_json
 
 if TYPE_CHECKING:

@@ -14,10 +14,10 @@ from mmcore.assembly.config import parse_config, with_values
 from rayjobs.cluster.resources import tune_resources
 from rayjobs.feeding.handle import DataHandle
 from rayjobs.results_layout import FAILURE_FILE, HANDED_OVER, NOTES, PROCESS_FILES, PROGRESS_FILE
+from rayjobs.runs.epochs.progress import FATAL
+from rayjobs.runs.epochs.reporters import TuneReporter
 from rayjobs.runs.handover import read_schedule, take_over
 from rayjobs.runs.job import Body, Job
-from rayjobs.runs.progress import FATAL
-from rayjobs.runs.reporters import TuneReporter
 from rayjobs.storage.files import read_json
 from rayjobs.storage.follower import Follower, following
 from rayjobs.trials.failures import is_fatal, record_failure
@@ -55,7 +55,7 @@ def run_trial(config: Config, data: Mapping[str, DataHandle], body: Body | None)
     # In a worker group the first worker pushes what the run itself writes: two writers of one file would race.
     own = (PROCESS_FILES, *NOTES) if ticket.shape.worker_group else ()
     with following(ticket.job.mirror, run_dir, own) as follower:
-        run_dir.mkdir(parents=True, exist_ok=True)
+        ticket.job.make_folder()
         (run_dir / FAILURE_FILE).unlink(missing_ok=True)  # an earlier attempt's: it would be taken for this one's
         # The watchdog must know of the process before anything in it can hang.
         announce(run_dir, "trial")

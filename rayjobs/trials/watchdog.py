@@ -21,7 +21,7 @@ from ray.tune import Callback
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rayjobs.results_layout import ALIVE_FILES, CHECKPOINTS, FAILURE_FILE, GROUP_FILE, PROCESS_FILES
-from rayjobs.runs.progress import EPOCH
+from rayjobs.runs.epochs.progress import EPOCH
 from rayjobs.storage.files import read_json, write_json
 from rayjobs.storage.follower import PUSH_EVERY_S
 from rayjobs.storage.mirror import NO_MIRROR, Mirror

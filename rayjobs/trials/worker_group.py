@@ -20,8 +20,8 @@ from mmcore.errors import EquipoiseError
 from rayjobs.cluster.resources import TrialShape
 from rayjobs.ray_internals.groups import has_real_gpus, is_lost_worker
 from rayjobs.results_layout import ALIVE_FILES, GROUP_FILE, PROCESS_FILES, SIZES_FILE, TRAIN_FOLDER
+from rayjobs.runs.epochs.reporters import TrainReporter
 from rayjobs.runs.job import Body, Job
-from rayjobs.runs.reporters import TrainReporter
 from rayjobs.runs.result import group_sizes
 from rayjobs.storage.files import write_json, write_text
 from rayjobs.storage.follower import following
@@ -93,7 +93,7 @@ def _work(job: Job, body: Body) -> None:
     with following(job.mirror, run_dir, own) as follower:
         if job.mirror:  # what one writes, another on its node would still take for a leftover
             torch.distributed.barrier()
-        run_dir.mkdir(parents=True, exist_ok=True)
+        job.make_folder()
         announce(run_dir, f"worker-{rank}")
         if job.elastic and rank == 0:
             write_json(run_dir / SIZES_FILE, [*group_sizes(run_dir), train.get_context().get_world_size()])

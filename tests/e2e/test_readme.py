@@ -14,7 +14,7 @@ from places import ROOT, SHARED
 
 README = (ROOT / "README.md").read_text()
 AVDIGITS = SHARED / "data" / "avdigits"
-SMALL = ["--trials", "2", "--max-epochs", "2", "--final-seeds", "1"]
+SMALL = ["--trials", "1", "--max-epochs", "1", "--final-seeds", "1"]
 
 
 def shell_commands() -> list[list[str]]:
@@ -71,5 +71,6 @@ def test_every_command_of_the_readme_runs(tmp_path: Path) -> None:
             words += ["--max-epochs", "1"]
         if verb == "rayjobs.tune":
             words += SMALL + (["--raw-dir", str(AVDIGITS)] if "avdigits" in words else [])
+            words += ["--folds", "3"] if "cv" in words else []
         done = run(tmp_path, *words[1:])
         assert done.returncode == 0, f"{' '.join(words)}\n{done.stdout}\n{done.stderr}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -94,16 +95,16 @@ def outlooks(study: Study, plan: Preview, folder: Path, pilot: Mapping[str, floa
                 folds=chosen,
                 max_folds=max(all_folds, chosen),
                 family=max(1, len(set(labels) - references)),
-                rho_of_folds=lambda folds, least=all_folds: _rho(max(folds, least)),
+                rho_of_folds=partial(_rho, least=all_folds),
                 alpha=study.alpha,
             )
         )
     return entries
 
 
-def _rho(num_folds: int) -> float:
-    """Returns test size by training size of a cross-validation in which one fold tests and one validates."""
-    return 1 / max(num_folds - 2, 1)
+def _rho(num_folds: int, least: int) -> float:
+    """Returns test size by training size of a cross-validation of so many folds, in which another one validates."""
+    return 1 / max(num_folds - 2, least - 2, 1)
 
 
 def _known(dataset: str, folder: Path, pilot: Mapping[str, float]) -> tuple[float | None, str]:

@@ -45,12 +45,18 @@ def take_cells(plan: StudyPlan) -> int:
 
 
 def _copy(source: Path, folder: Path) -> None:
-    """Copies a cell, whole or not at all; its checkpoints stay where they are."""
+    """Copies a cell, whole or not at all; its trials' checkpoints stay where they are."""
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copytree(source, partial, ignore=shutil.ignore_patterns(CHECKPOINTS, SUPERSEDED))
+    shutil.copytree(source, partial, ignore=_of_no_use)
     partial.rename(folder)
+
+
+def _of_no_use(folder: str, names: list[str]) -> list[str]:
+    """Returns what of a cell another study has no use for; final models may be teachers, so they stay whole."""
+    is_trial = Path(folder).name.startswith("trial-")
+    return [name for name in names if name == SUPERSEDED or (name == CHECKPOINTS and is_trial)]
 
 
 def extend_searches(plans: Sequence[Plan], experiment_folder: Path) -> None:

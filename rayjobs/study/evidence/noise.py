@@ -57,8 +57,9 @@ def _entry(found: Sequence[Shrinkage]) -> ShrinkageEntry:
 def best_of(results: StudyResults, dataset: str) -> BestOfEntry | None:
     """Returns what the best of all methods of a data set is worth, corrected for having been chosen.
 
-    Drawn are folds of a cross-validation, each counting alike, else clusters of test samples by their size. A method
-    that failed on one of the folds takes no part: its mean over the others would be of other samples.
+    Drawn are folds of a cross-validation, each counting alike; of one split or one fold clusters of test samples, by
+    their size. A method that failed or was left out on one of the folds takes no part: its mean over the others would
+    be of other samples.
 
     Returns:
         None where no method has a result yet.
@@ -72,8 +73,7 @@ def best_of(results: StudyResults, dataset: str) -> BestOfEntry | None:
     cells = {label: own for label, own in cells.items() if own and all(each.status == "done" for each in own)}
     if not cells:
         return None
-    first = next(iter(cells.values()))[0]
-    if first.cell.fold is not None:
+    if len({each.cell.fold for each in results.cells if each.cell.dataset == dataset}) > 1:
         scores = np.array([[_answers(each).mean() for each in own] for own in cells.values()])
         sizes, units = np.ones(len(folds)), "folds"
     else:

@@ -21,7 +21,8 @@ from mmcore.analysis.rank_statistics import (
 )
 from mmcore.analysis.words import holm
 from rayjobs.study.document import Comparison, OverDatasets, PairOverSets, ScoreEntry
-from rayjobs.study.lock import Terms, terms_of
+from rayjobs.study.judging.blocks import terms_now
+from rayjobs.study.lock import Terms
 from rayjobs.study.results import StudyResults
 
 Table = Mapping[tuple[str, str], ScoreEntry]
@@ -43,7 +44,6 @@ def over_datasets(
     """
     if len(results.datasets) < 2:
         return None
-    terms = results.lock.current if results.lock else terms_of(results.study, [each.cell for each in results.cells])
     left_out = _left_out(results)
     units: dict[str, list[str]] = {}
     for each in results.cells:
@@ -53,7 +53,8 @@ def over_datasets(
         units={unit: list(dict.fromkeys(names)) for unit, names in units.items()},
         chance={name: _chance(results, name) for name in results.datasets},
         scores={(score.dataset, score.method): score for score in scores},
-        terms=terms,
+        terms=terms_now(results),
+        margins={name: results.study.margin_of(name) for name in results.datasets} | dict(terms_now(results).margins),
     )
     return _entry(sets, left_out, results.labels, comparisons)
 
@@ -67,12 +68,14 @@ class _Sets:
         chance: Data set -> accuracy of always answering training's most frequent class, in points.
         scores: What each method reaches on each of them.
         terms: What the study fixed.
+        margins: Data set -> δ, in points.
     """
 
     units: Mapping[str, Sequence[str]]
     chance: Mapping[str, float]
     scores: Table
     terms: Terms
+    margins: Mapping[str, float]
 
     @property
     def names(self) -> list[str]:
@@ -80,8 +83,12 @@ class _Sets:
         return [name for names in self.units.values() for name in names]
 
     def everywhere(self, labels: Sequence[str]) -> list[str]:
-        """Returns the methods that were tried on every data set: they alone can be ranked."""
-        return [label for label in labels if all((name, label) in self.scores for name in self.names)]
+        """Returns the methods that were tried on every data set to the end: they alone can be ranked."""
+        return [label for label in labels if all(self._was_tried(name, label) for name in self.names)]
+
+    def _was_tried(self, name: str, label: str) -> bool:
+        """Tells whether a method was tried; who left a race has no mean, which is no failure."""
+        return (name, label) in self.scores and self.scores[name, label].status != "left out"
 
     def succeeded(self, label: str) -> bool:
         """Tells whether a method has a result on every data set."""
@@ -94,7 +101,7 @@ class _Sets:
 
     def margin(self, unit: str) -> float:
         """Returns δ of a source, the mean over its variants."""
-        return sum(self.terms.margins[name] for name in self.units[unit]) / len(self.units[unit])
+        return sum(self.margins[name] for name in self.units[unit]) / len(self.units[unit])
 
 
 def _chance(results: StudyResults, dataset: str) -> float:
@@ -141,8 +148,9 @@ def _entry(
     found = friedman(table) if len(ranked) > 1 else None
     bars = alike_runs(table, terms.alpha) if len(ranked) > 1 else None
     notes = [_size_note(len(units), needed)]
-    if len(units) > 1 and len(ranked) < len(labels):
-        notes.append(f"not on every data set, so not ranked: {', '.join(set_aside(labels, ranked))}")
+    others = [label for label in labels if label not in ranked]
+    if len(units) > 1 and others:
+        notes.append(f"not ranked, since not tried on all of every data set: {', '.join(others)}")
     profiles, unscaled = _profiles(sets, ranked)
     if unscaled:
         notes.append(f"{terms.reference} is no better than chance on {', '.join(unscaled)}: not on the common scale")
@@ -157,11 +165,6 @@ def _entry(
         needed=needed,
         note="; ".join(filter(None, notes)),
     )
-
-
-def set_aside(labels: Sequence[str], ranked: Sequence[str]) -> list[str]:
-    """Returns the labels that are not ranked."""
-    return [label for label in labels if label not in ranked]
 
 
 def _size_note(count: int, needed: int) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from processes import run_processes
+from stepping import interrupt_at
 from synthetic import make_config, make_loader, make_spec, make_trainer
 from torch import Tensor
 
@@ -81,17 +82,6 @@ def recorded(trainer: Trainer) -> list[Batch]:
 
     trainer.train_step = recording
     return seen
-
-
-def interrupt_at(trainer: Trainer, step_index: int) -> None:
-    step = trainer.train_step
-
-    def dying(batch: Batch) -> None:
-        if trainer.engine.step_index == step_index:
-            raise InterruptedError
-        step(batch)
-
-    trainer.train_step = dying
 
 
 def rows_of(trainer: Trainer) -> list[dict[str, Any]]:

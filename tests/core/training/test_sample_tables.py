@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from processes import run_processes
+from stepping import interrupt_at
 from synthetic import make_config, make_spec, make_trainer
 from torch import Tensor
 
@@ -80,14 +81,7 @@ def test_a_resumed_run_remembers_what_the_uninterrupted_one_does(stopped_at: int
     whole = trainer_of(**values)
     whole.fit()
     cut = trainer_of(tmp_path, **values)
-    step = cut.train_step
-
-    def dying(batch: Batch) -> None:
-        if cut.engine.step_index == stopped_at:
-            raise InterruptedError
-        step(batch)
-
-    cut.train_step = dying
+    interrupt_at(cut, stopped_at)
     with pytest.raises(InterruptedError):
         cut.fit()
     resumed = trainer_of(tmp_path, **values)
@@ -137,14 +131,7 @@ def runs(rank: int, world_size: int, folder: str) -> list[dict[str, Tensor]]:
         whole = trainer_of(None, rank, world_size, **values)
         whole.fit()
         cut = trainer_of(Path(folder), rank, world_size, **values)
-        step = cut.train_step
-
-        def dying(batch: Batch) -> None:
-            if cut.engine.step_index == 5:
-                raise InterruptedError
-            step(batch)
-
-        cut.train_step = dying
+        interrupt_at(cut, 5)
         with pytest.raises(InterruptedError):
             cut.fit()
         resumed = trainer_of(Path(folder), rank, world_size, **values)

@@ -66,6 +66,43 @@ def test_the_search_begins_with_what_came_in_time(monkeypatch: pytest.MonkeyPatc
     assert requests[-1] == []
 
 
+class Clock:
+    """Passes while it is slept, and no faster."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 50.0
+        monkeypatch.setattr(autoscaling.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(autoscaling.time, "sleep", self.sleep)
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def test_a_wait_counts_down_and_names_what_is_missing(monkeypatch: pytest.MonkeyPatch, requests: list[Any]) -> None:
+    small, machine = Node(2, 0), Node(4, 2)
+    growing(monkeypatch, *[[small]] * 12, *[[small, machine]] * 100)
+    clock, said = Clock(monkeypatch), list[str]()
+    wait_for_room(GPU, 2, said.append, timeout_s=200)
+    assert clock.now == pytest.approx(250)
+    lines = [line for line in said if "; the cluster has" in line]
+    assert lines[:3] == [
+        "waiting for 4 workers with 1 CPU and 1 GPU each: 10 s of 3 m 20 s; the cluster has 2 CPUs",
+        "waiting for 4 workers with 1 CPU and 1 GPU each: 20 s of 3 m 20 s; the cluster has 2 CPUs",
+        "waiting for 2 workers with 1 CPU and 1 GPU each: 30 s of 3 m 20 s; "
+        "the cluster has 6 CPUs and 2 GPUs on 2 nodes",
+    ]
+    assert len(lines) == 19, "one every ten seconds"
+    assert lines[-1].startswith("waiting for 2 workers with 1 CPU and 1 GPU each: 3 m 10 s of 3 m 20 s;")
+
+
+def test_one_worker_is_named_as_one(monkeypatch: pytest.MonkeyPatch, requests: list[Any]) -> None:
+    growing(monkeypatch, [Node(2, 0)])
+    clock, said = Clock(monkeypatch), list[str]()
+    wait_for_room(TrialShape(gpus_per_worker=1), 1, said.append, timeout_s=600)
+    assert clock.now == pytest.approx(650)
+    assert "waiting for 1 worker with 1 CPU and 1 GPU: 3 m 20 s of 10 m; the cluster has 2 CPUs" in said
+
+
 def test_the_request_is_taken_back_when_the_user_gives_up(monkeypatch: pytest.MonkeyPatch, requests: list[Any]) -> None:
     growing(monkeypatch, [HEAD])
 

@@ -36,7 +36,8 @@ def run(command: object, *arguments: object) -> Result:
 
 def train_in(folder: Path, *arguments: str) -> Result:
     places = ["--data-dir", folder / "data", "--output", folder / "results", "--name", "run"]
-    return run(train, "--method", "joint", "--max-epochs", "2", "--json", *places, *arguments)
+    spacing = ["--set", "trainer.checkpoint_every=1"]
+    return run(train, "--method", "joint", "--max-epochs", "2", "--json", *spacing, *places, *arguments)
 
 
 @pytest.fixture(scope="module")

@@ -33,7 +33,7 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     "optimizer", [["optimizer.name=adamw"], pytest.param(["optimizer.momentum=0"], marks=pytest.mark.slow), []]
 )
 def test_the_sizes_are_those_of_the_files(data_dir: Path, tmp_path: Path, optimizer: list[str]) -> None:
-    arguments = [part for value in optimizer for part in ("--set", value)]
+    arguments = [part for value in (*optimizer, "trainer.checkpoint_every=1") for part in ("--set", value)]
     done = CliRunner().invoke(train, ["--method", "iprm", "--max-epochs", "2", "--name", "run", *arguments,
                                       "--data-dir", str(data_dir), "--output", str(tmp_path)])  # fmt: skip
     assert done.exit_code == 0, done.output

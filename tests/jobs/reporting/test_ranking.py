@@ -12,6 +12,7 @@ import pytest
 import stub_body
 from rich.console import Console
 
+from mmcore.analysis.sign_flips import compare_split
 from mmcore.config.schema import ProtocolConfig
 from mmcore.errors import DataError
 from rayjobs.experiment.experiment import find_experiment, new_experiment
@@ -107,10 +108,84 @@ def test_means_differences_and_intervals_are_those_of_the_predictions(tmp_path: 
     assert rows["aug"]["delta"]["low"] <= 0 <= rows["aug"]["delta"]["high"]
 
 
+def test_the_intervals_method_is_named_and_several_comparisons_are_tested_together(tmp_path: Path) -> None:
+    ranking = ranking_of(tmp_path, RIGHT)
+    rows = rows_of(ranking)
+    finals = {
+        label: [load_final(path) for path in sorted((tmp_path / ranking["experiment"] / f"digits-{label}").glob("f*"))]
+        for label in LABELS
+    }
+    clusters = np.array([int(group[1:]) for group in finals["aug"][0].groups])  # type: ignore[union-attr]
+    p = {
+        label: compare_split(
+            *([final.correct for final in finals[of] if final] for of in (label, "ensemble")), clusters
+        ).p
+        for label in ("iprm", "aug")
+    }
+    # Six groups: the smallest p is 2^-5, so that Holm over two has none under .05.
+    assert p["iprm"] == 2**-5
+    assert {rows[label]["delta"]["word"] for label in p} == {"undecided"}
+    note = ranking["rankings"][0]["interval_note"]
+    assert note == (
+        "Intervals are by paired bootstrap over 6 groups of test and the seeds, each for itself. By the exact test by "
+        "flipped signs, for these training data (Holm over 2): iprm, aug cannot be told apart from ensemble, whatever "
+        "the order."
+    )
+    assert note in " ".join(shown(ranking).split())
+
+
+def alone(arrays: dict[str, np.ndarray], groups: int) -> None:
+    """Makes each sample its own source and group, or puts them into so many groups."""
+    names = arrays["sample_ids"]
+    arrays["groups"] = np.array([f"g{at % groups}" for at in range(len(names))]) if groups else names
+
+
+@pytest.mark.parametrize(("groups", "word"), [(0, "better"), (12, "undecided")])
+def test_one_split_gives_a_word_but_none_where_groups_were_split_once(tmp_path: Path, groups: int, word: str) -> None:
+    ranking = ranking_of(tmp_path, {"ensemble": 0.5, "iprm": 0.95, "aug": 0.5})
+    for path in (tmp_path / ranking["experiment"]).rglob("predictions.npz"):
+        with np.load(path) as stored:
+            arrays = dict(stored)
+        alone(arrays, groups)
+        np.savez(path, **arrays)
+    again = build_again(tmp_path, ranking)
+    assert rows_of(again)["iprm"]["delta"]["word"] == word
+    said = "iprm better; aug cannot be told apart from ensemble" if word == "better" else "iprm, aug cannot be told"
+    assert said in again["rankings"][0]["interval_note"]
+    assert f"over {groups or 60} {'groups' if groups else 'samples'} of test" in again["rankings"][0]["interval_note"]
+
+
+def test_other_figures_are_means_over_the_final_models_that_all_have_them(tmp_path: Path) -> None:
+    ranking = ranking_of(tmp_path, RIGHT)
+    folder = tmp_path / ranking["experiment"]
+    for number, path in enumerate(sorted(folder.glob("digits-iprm/final-*/result.json"))):
+        result = json.loads(path.read_text())
+        result["test"] |= {"fused/macro_f1": 0.5 + 0.1 * number} | ({"fused/ece": 0.1} if number else {})
+        path.write_text(json.dumps(result))
+    rows = rows_of(build_again(tmp_path, ranking))
+    assert rows["iprm"]["metrics"] == {"macro_f1": pytest.approx(0.6)}
+    assert rows["aug"]["metrics"] == {}
+
+
+def test_a_ranking_says_on_what_and_with_what_its_final_models_were_trained(tmp_path: Path) -> None:
+    ranking = ranking_of(tmp_path, RIGHT)
+    assert "environment" not in ranking, "nobody knows of models that an earlier release trained"
+    for device, path in zip(
+        "AB", sorted((tmp_path / ranking["experiment"]).rglob("final-1/result.json")), strict=False
+    ):
+        own = {"software": {"torch": "2"}, "commit": "c", "device": device, "threads": 1, "begun": "b", "ended": "e"}
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"environment": own}))
+    found = build_again(tmp_path, ranking)["environment"]
+    assert found == {
+        "software": {"torch": "2"}, "commit": "c", "device": "A, B", "threads": 1, "begun": "b", "ended": "e"
+    }  # fmt: skip
+
+
 def test_no_interval_with_fewer_than_three_seeds(tmp_path: Path) -> None:
     ranking = ranking_of(tmp_path, RIGHT, seeds=2)
     assert rows_of(ranking)["iprm"]["delta"]["low"] is None
     assert "No interval: fewer than 3 final seeds." in shown(ranking)
+    assert "word" not in rows_of(ranking)["iprm"]["delta"]
     assert "[" not in shown(ranking)
 
 
@@ -323,6 +398,7 @@ def test_the_word_over_folds_is_that_of_a_test_which_allows_for_shared_samples(t
     wide = folds_ranking(tmp_path / "wide", [0.10, 0.2, -0.05, 0.2, 0.05])
     assert rows_of(wide)["iprm"]["delta"]["low"] < 0 < rows_of(wide)["iprm"]["delta"]["mean"]
     assert rows_of(wide)["iprm"]["delta"]["word"] == "undecided"
+    assert "iprm cannot be told apart from ensemble, whatever the order." in " ".join(shown(wide).split())
 
 
 def test_rho_counts_groups_where_there_are_groups() -> None:

@@ -4,6 +4,8 @@ import base64
 import json
 import math
 import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,15 @@ import pytest
 import stored_records
 from click.testing import CliRunner, Result
 from html_pages import Page
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from mmcore.analysis.intervals import best_so_far
 from mmcore.errors import DataError
 from rayjobs.report import main, write_report
+from rayjobs.reporting import figures
+from rayjobs.reporting.figures import intervals_picture, line_styles
+from rayjobs.reporting.html_page import _budget
 from rayjobs.reporting.records import load_experiment, load_search
 
 EVIL = "<script>alert('x')</script>"
@@ -122,6 +129,70 @@ def test_the_numbers_are_those_of_the_ranking(tmp_path: Path) -> None:
     assert rows["ensemble"] == ["ensemble", "90.1%", "reference", "3", "123", "46"]
     assert rows["iprm"] == ["iprm", "91.3%", "+1.2 [-0.5, +2.9]", "3, 1 failed", "123", "46"]
     assert page.row("Each modality alone, on test", "iprm") == ["iprm", "80.1% ", "30.2%*"]
+
+
+def test_figures_words_and_versions_stand_in_the_page_where_a_ranking_has_them(tmp_path: Path) -> None:
+    experiment = write_experiment(tmp_path)
+    page = page_of(experiment)
+    assert "Other figures on test, means over the final models" not in page.tables
+    stored = ranking(("ensemble", "iprm"))
+    ensemble, iprm = stored["rankings"][0]["rows"]
+    ensemble |= {"metrics": {"macro_f1": 0.8, "ece": 0.05}, "accuracies": [0.9, 0.91]}
+    iprm |= {"metrics": {"macro_f1": 0.812}, "delta": iprm["delta"] | {"word": "better"}}
+    software = {"python": "3.11", "torch": "2.9"}
+    stored["environment"] = {
+        "software": software, "commit": "c0ffee", "device": "A <GPU>", "threads": 1, "begun": "09:00", "ended": "10:00"
+    }  # fmt: skip
+    write(experiment / "ranking.json", stored)
+    page = page_of(experiment)
+    assert page.tables["Other figures on test, means over the final models"] == [
+        ["method", "macro-F1", "calibration error", "test of each final model"],
+        ["ensemble", "80.0%", "5.0%", "90.0%  91.0%"],
+        ["iprm", "81.2%", "", "90.0%"],
+    ]
+    assert page.row("Ranking by test accuracy", "iprm")[-1] == "better"
+    assert page.row("Ranking by test accuracy", "ensemble")[-1] == ""
+    assert (
+        "Final models were trained on A <GPU> by python 3.11, torch 2.9 (commit c0ffee), from 09:00 to 10:00."
+        in page.text
+    )
+
+
+@contextmanager
+def axes_shown(look: Callable[[str, Axes], None]) -> Iterator[None]:
+    """Shows the axes of each figure that is drawn."""
+    kept = figures._png
+
+    def looking(figure: Figure) -> bytes:
+        (axes,) = figure.axes
+        look("budget" if axes.get_legend() else "intervals", axes)
+        return kept(figure)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "_png", looking)
+        yield
+
+
+def test_a_method_has_one_colour_in_all_figures_by_its_place_in_the_table(tmp_path: Path) -> None:
+    drawn: dict[str, list[Any]] = {}
+
+    def lines(stem: str, axes: Axes) -> None:
+        drawn[stem] = [(line.get_label(), line.get_color(), line.get_linestyle()) for line in axes.get_lines()]
+
+    experiment = write_experiment(tmp_path, labels=("ensemble", "iprm"))
+    write_search(experiment, "aug")
+    record = load_experiment(experiment)
+    table = record.ranking.rankings[0] if record.ranking else None
+    assert table
+    styles = line_styles([row.method for row in table.rows])
+    with axes_shown(lines):
+        intervals_picture("intervals", table, "ensemble")
+        _budget("digits", table, record.of_dataset("digits"))
+    (colour,) = [colour for _, colour, dashes in drawn["intervals"] if dashes == "None"]
+    budget = {label: colour for label, colour, _ in drawn["budget"]}
+    assert colour == budget["iprm"] == styles["iprm"][1]
+    assert budget["ensemble"] == styles["ensemble"][1] != styles["iprm"][1]
+    assert list(budget) == ["ensemble", "iprm", "aug"], "in the table's order, what it has not comes last"
 
 
 def test_a_row_without_a_result_is_shown_as_failed_with_its_reason(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from small_disk import BLOCK, SmallDisk, on_small_disks
 
 from rayjobs.experiment.experiment import find_experiment, new_experiment
 from rayjobs.experiment.request import Request
-from rayjobs.runs.progress import Progress
+from rayjobs.runs.epochs.progress import Progress
 from rayjobs.search.journal import Event, Journal
 from rayjobs.storage.files import write_json
 

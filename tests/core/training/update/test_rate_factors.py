@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from stepping import assert_equal_runs, trainer_of
+from stepping import assert_equal_runs, interrupt_at, trainer_of
 
 from mmcore.errors import TrainingError
 from mmcore.training.trainer import Trainer
@@ -69,14 +69,7 @@ def test_a_resumed_run_has_the_factors(stopped_at: int, tmp_path: Path) -> None:
     values = {"trainer__max_epochs": 3, "trainer__checkpoint_every_steps": 1}
     factors = {0: FACTORS, 1: {"encoder/loud": 2.0}}
     cut = with_factors(trainer_of("joint", 2, tmp_path, **values), factors)
-    step = cut.train_step
-
-    def dying(batch: object) -> None:
-        if cut.engine.step_index == stopped_at:
-            raise InterruptedError
-        step(batch)
-
-    cut.train_step = dying
+    interrupt_at(cut, stopped_at)
     with pytest.raises(InterruptedError):
         cut.fit()
     resumed = with_factors(trainer_of("joint", 2, tmp_path, **values), factors)

@@ -231,6 +231,7 @@ def another_seed(study: Path) -> None:
 def somebody_elses_method(study: Path) -> None:
     for path in study.glob("cells/made-aug/*/cell.json"):
         edit(path, lambda stored: stored.update(label="mine"))
+    set_study(study, methods=["mine"])
 
 
 def read_elsewhere(study: Path) -> None:

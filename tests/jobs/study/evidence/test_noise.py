@@ -135,11 +135,16 @@ def test_only_folds_that_all_have_finished_count(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("groups", "units", "column"), [(6, "groups", "groups"), (3, "recordings", "sources"), (0, "samples", "sample_ids")]
+    ("groups", "units", "column", "folds"),
+    [(6, "groups", "groups", None), (3, "recordings", "sources", 3), (0, "samples", "sample_ids", None)],
 )
-def test_one_split_draws_clusters_of_its_test_samples(tmp_path: Path, groups: int, units: str, column: str) -> None:
-    data = MadeData(folds=None, samples=34, groups=groups)
-    results = load_study(made(tmp_path, methods={"aug": 0.7, "iprm": 0.6}, data=[data], seed_spread=0.1))
+def test_one_split_or_fold_draws_clusters_of_its_test_samples(
+    tmp_path: Path, groups: int, units: str, column: str, folds: int | None
+) -> None:
+    data = MadeData(folds=folds, samples=34, groups=groups)
+    one = [1] if folds else None
+    methods = {"aug": 0.7, "iprm": 0.6}
+    results = load_study(made(tmp_path, methods=methods, data=[data], seed_spread=0.1, folds=one))
     found = best_of(results, "made")
     assert found
     assert found.units == units

@@ -230,4 +230,19 @@ def test_rows_that_only_some_data_sets_have_are_not_ranked() -> None:
     rows["set0"]["unimodal-text"] = 99
     found = over(replace(results, cells=kept), rows)
     assert found.ranks == {"aug": 1, "iprm": 3, "ensemble-tuned": 2}
-    assert "not on every data set, so not ranked: unimodal-text" in found.note
+    assert "not ranked, since not tried on all of every data set: unimodal-text" in found.note
+
+
+def test_who_left_a_race_has_no_rank_and_counts_in_the_family() -> None:
+    rows = accuracies([(70, 60, 50)] * 7)
+    scores = [score(name, label, value) for name, of_set in rows.items() for label, value in of_set.items()]
+    left = [
+        replace(each, mean=None, status="left out") if (each.dataset, each.method) == ("set3", "iprm") else each
+        for each in scores
+    ]
+    comparisons = [comparison(name, "aug", 20) for name in rows]
+    found = over_datasets(study_of(several(7)), left, comparisons)
+    assert found
+    assert found.ranks == {"aug": 1, "ensemble-tuned": 2}
+    assert "not tried on all of every data set: iprm" in found.note
+    assert found.pairs[0].p_holm == pytest.approx(2 * 2**-6)

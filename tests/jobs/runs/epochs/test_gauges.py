@@ -11,8 +11,8 @@ import pytest
 import ray
 
 from rayjobs.cluster import session
-from rayjobs.runs import gauges
-from rayjobs.runs.progress import Progress
+from rayjobs.runs.epochs import gauges
+from rayjobs.runs.epochs.progress import Progress
 
 EPOCHS = [
     {"epoch": 1, "val/fused/accuracy": 0.6, "time/samples_per_s": 120.0},

@@ -9,7 +9,7 @@ from pathlib import Path
 from mmcore.metric_names import EPOCH_SECONDS, SAMPLES_PER_SECOND, VAL_ACCURACY, VAL_LOSS
 from mmcore.training.run_log import read_rows
 from rayjobs.results_layout import PROGRESS_FILE as PROGRESS_FILE
-from rayjobs.runs.gauges import publish
+from rayjobs.runs.epochs.gauges import publish
 from rayjobs.runs.handover import keep_snapshot
 from rayjobs.storage.files import json_or_set_aside, write_json
 
@@ -71,14 +71,26 @@ class Progress:
         self._spent_before = self._summary.get("device_seconds", 0.0)
 
     def update(self, metrics: Mapping[str, float]) -> dict[str, float]:
-        """Returns the row with the summary in it; a row reported before (by a finished run) changes nothing."""
+        """Returns the row with the summary in it; a row reported before changes nothing.
+
+        A run that goes on from a checkpoint some epochs back reports them again, each as it did the first time.
+        """
         if metrics[EPOCH] > self._summary.get(EPOCH, 0):
             self._advance(metrics)
             write_json(self._path, self._summary)
             self._publish(metrics)
             if self._snapshot_every and metrics[EPOCH] % self._snapshot_every == 0:
                 keep_snapshot(self._path.parent, int(metrics[EPOCH]))
-        return {**metrics, **self._summary, EPOCH: int(metrics[EPOCH])}
+        return {**metrics, **self._summary, **self._as_of(metrics), EPOCH: int(metrics[EPOCH])}
+
+    def _as_of(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        """Returns what the summary said at an earlier epoch; nothing at the newest one."""
+        earlier: dict[str, float] = {}
+        if metrics[EPOCH] < self._summary[EPOCH]:
+            before = (row for row in read_rows(self._path.parent) if row[EPOCH] < metrics[EPOCH])
+            for row in (*before, metrics):
+                _choose(earlier, row, self._select)
+        return earlier
 
     def _sum_up(self, run_dir: Path) -> None:
         """Makes the summary again from a run's rows; there are none before its first epoch."""

@@ -12,11 +12,12 @@ from pathlib import Path
 from ray import train, tune
 
 from rayjobs.results_layout import PROGRESS_FILE as PROGRESS_FILE
-from rayjobs.runs.progress import Progress
+from rayjobs.runs.epochs.progress import Progress
 
 
-def _no_push() -> None:
+def _no_push() -> float:
     """Stands for what sends a run's folder to its twin, where there is none."""
+    return 0.0
 
 
 class TuneReporter:
@@ -26,18 +27,19 @@ class TuneReporter:
         run_dir: The run's folder.
         select: `trainer.select`.
         snapshot_every: See `Progress`.
-        push: Called before a row is passed on, so that what is reported is in storage.
+        push: Called before a row is passed on, so that what is reported is in storage; returns the seconds it took.
     """
 
-    def __init__(self, run_dir: Path, select: str, snapshot_every: int = 0, push: Callable[[], None] = _no_push):
+    def __init__(self, run_dir: Path, select: str, snapshot_every: int = 0, push: Callable[[], float] = _no_push):
         self._progress = Progress(run_dir, select, num_devices=1, snapshot_every=snapshot_every)
         self._push = push
 
-    def report(self, metrics: dict[str, float]) -> None:
-        """Passes a row on to Tune; does not return if the trial is to be stopped."""
+    def report(self, metrics: dict[str, float]) -> float:
+        """Passes a row on to Tune; returns the seconds of the push, or not at all if the trial is to be stopped."""
         row = self._progress.update(metrics)
-        self._push()
+        seconds = self._push()
         tune.report(row)
+        return seconds
 
 
 class TrainReporter:
@@ -47,17 +49,18 @@ class TrainReporter:
         run_dir: The run's folder.
         select: `trainer.select`.
         snapshot_every: See `Progress`.
-        push: Called before a row is passed on, so that what is reported is in storage.
+        push: Called before a row is passed on, so that what is reported is in storage; returns the seconds it took.
     """
 
-    def __init__(self, run_dir: Path, select: str, snapshot_every: int = 0, push: Callable[[], None] = _no_push):
+    def __init__(self, run_dir: Path, select: str, snapshot_every: int = 0, push: Callable[[], float] = _no_push):
         self._push = push
         context = train.get_context()
         rank_0 = context.get_world_rank() == 0
         self._progress = Progress(run_dir, select, context.get_world_size(), snapshot_every) if rank_0 else None
 
-    def report(self, metrics: dict[str, float]) -> None:
-        """Passes a row on to Train; all workers wait here for each other."""
+    def report(self, metrics: dict[str, float]) -> float:
+        """Passes a row on to Train; all workers wait here for each other; returns the seconds of the push."""
         row = self._progress.update(metrics) if self._progress else dict(metrics)
-        self._push()
+        seconds = self._push()
         train.report(row)
+        return seconds

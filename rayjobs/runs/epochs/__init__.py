@@ -1,0 +1,1 @@
+"""What a run tells at the end of each epoch, to whom, and by which names."""
