@@ -28,7 +28,7 @@ def over_section(document: StudyDocument, labels: Sequence[str]) -> Section | No
     blocks += [Note(over.note, "warning")] if over.note else []
     figure = critical_differences("ranks", over, labels)
     if figure is None:
-        of_sets = {data.name: data.primary for data in of_datasets(document)}
+        of_sets = {data.name: data.primary for data in of_datasets(document) if data.name not in over.left_out}
         rows = [label for label in labels if label != document.lock.reference]
         figure = differences_by_set("differences", of_sets, rows, labels)
     blocks += [figure] if figure else []
@@ -64,18 +64,26 @@ def _ranks(over: OverDatasets, labels: Sequence[str]) -> Grid | None:
     if not over.ranks:
         return None
     rows = []
-    for label in labels:
+    for label in (each for each in labels if each in over.ranks):
         scale = over.profiles.get(label, {})
         ends = f"[{wording.number(scale.get('low'), 2)}, {wording.number(scale.get('high'), 2)}]" if scale else ""
         rows.append((label, wording.number(over.ranks.get(label), 2), wording.number(scale.get("middle"), 2), ends))
-    told = ""
-    if over.friedman:
-        told = f" (Friedman: F = {over.friedman['f']:.2f}, p = {wording.p_value(over.friedman['p'])})"
     return Grid(
-        f"Mean ranks, 1 is best{told}; mean of the middle half of the runs where chance is 0 and the reference 1",
+        f"Mean ranks, 1 is best{_friedman(over.friedman or {})}; mean of the middle half of the runs where chance is 0 "
+        "and the reference 1",
         ("method", "mean rank", "middle half", "95 %"),
         rows,
     )
+
+
+def _friedman(found: Mapping[str, float]) -> str:
+    """Returns the test of all ranks together: by F where there is one, else by χ²; "" without any."""
+    for name, p in (("f", "p"), ("chi2", "p_chi2")):
+        if wording.known(found.get(name)):
+            sign = {"f": "F", "chi2": "χ²"}[name]
+            value = wording.p_value(found.get(p))
+            return f" (Friedman: {sign} = {found[name]:.2f}, p {value if value.startswith('<') else f'= {value}'})"
+    return ""
 
 
 def failures_section(document: StudyDocument) -> Section | None:
@@ -226,7 +234,7 @@ def repeat_section(document: StudyDocument) -> Section:
         Grid("Methods, the version of their code, and their search spaces", ("method", "version", "settings"), rows)
     ]))  # fmt: skip
     best = [
-        (_named(cell), wording.number(cell.best.val), values_text(dict(cell.best.config)))
+        (_named(cell), wording.number(cell.best.val), values_text(cell.best.config))
         for cell in document.cells if cell.best
     ]  # fmt: skip
     if best:
