@@ -3,7 +3,7 @@
 STUB_PLAN is JSON: name of a run, with its folder or its two folders -> {"fatal": message}, or one of these, done once:
 {"kill_at": epoch}, {"hold_at": epoch} (until the file `held` is there), {"hang_at": epoch} (for ever; all ranks, or the
 one in "hang_rank").
-STUB_EPOCH_S is the length of an epoch.
+STUB_EPOCH_S is the length of an epoch. STUB_SHARES is JSON: method -> share of test that it answers rightly.
 """
 
 from __future__ import annotations
@@ -72,8 +72,10 @@ def accuracy(config: dict[str, Any], epoch: int) -> float:
 
 def write_result(job: Any, run_dir: Path, row: dict[str, float], right: float | None = None) -> dict[str, Any]:
     """Writes what a final model writes; the share of right answers is the method's."""
-    share = {"iprm": 0.9, "aug": 0.8}.get(job.config["method"]["name"], 0.7) if right is None else right
-    generator = np.random.default_rng(job.config["seed"])
+    shares = {"iprm": 0.9, "aug": 0.8} | json.loads(os.environ.get("STUB_SHARES", "{}"))
+    share = shares.get(job.config["method"]["name"], 0.7) if right is None else right
+    fold = job.config["protocol"].get("fold", 0)
+    generator = np.random.default_rng([job.config["seed"], fold] if fold else job.config["seed"])
     labels = np.arange(NUM_TEST) % NUM_CLASSES
     answers = np.where(generator.random(NUM_TEST) < share, labels, (labels + 1) % NUM_CLASSES)
     np.savez(

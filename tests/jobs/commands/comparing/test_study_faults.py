@@ -101,3 +101,32 @@ def test_a_study_that_is_killed_at_random_moments_comes_to_the_same(tmp_path: Pa
         each["ledger"] = {}  # a final model that was killed while it was tested is read again, and that is counted
         each["study"] = {key: value for key, value in each["study"].items() if key != "created"}
     assert without_times(killed) == without_times(whole)
+
+
+def test_a_method_that_can_win_no_more_is_left_out_of_later_folds_and_taken_in_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STUB_SHARES", json.dumps({"aug": 0.2}))
+    asked = ["--method", "iprm", "--method", "aug", "--reference", "joint", "--reference-only", "--cv-folds", "5"]
+    study = tmp_path / "results/mine"
+    compare(tmp_path, "new", "mine", *asked, "--trials", "1", "--seeds", "2", "--max-epochs", "1", "--race")
+    compare(tmp_path, "run", "mine", "--cpus", "2")
+    first = starts(study)
+    of_aug = {name.split("/")[1] for name in first if name.startswith("digits-aug/")}
+    assert of_aug == {"fold-0", "fold-1", "fold-2"}
+    others = {name.split("/")[1] for name in first if name.startswith("digits-iprm/")}
+    assert len(others) == 5
+    told = document(study)
+    states = {cell["fold"]: cell["status"] for cell in told["cells"] if cell["method"] == "aug"}
+    assert states == {0: "done", 1: "done", 2: "done", 3: "left out", 4: "left out"}
+    words = {each["a"]: each["word"] for each in told["comparisons"] if each["family"] == "primary"}
+    assert words["iprm"] == "better"
+    assert words.get("aug") is None
+
+    compare(tmp_path, "add", "mine", "--method", "aug")
+    compare(tmp_path, "run", "mine", "--cpus", "2")
+    after = starts(study)
+    assert {name: after[name] for name in first} == first
+    assert {name.rpartition("/")[0] for name in set(after) - set(first)} == {"digits-aug/fold-3", "digits-aug/fold-4"}
+    words = {each["a"]: each["word"] for each in document(study)["comparisons"] if each["family"] == "primary"}
+    assert words == {"iprm": "better", "aug": "worse"}
