@@ -32,8 +32,11 @@ def made(methods: int, folds: int, seeds: int, samples: int) -> MadeStudy:
         label: [0.7 + 0.002 * number + 0.01 * ((fold * 7 + number) % 5) for fold in range(folds)]
         for number, label in enumerate(labels)
     }
+    fitted = dict.fromkeys(labels[: methods // 2], 0.75)
     data = MadeData(folds=folds, samples=samples, groups=1, classes=10)
-    return MadeStudy(methods=accuracies, data=[data], seeds=seeds, seed_spread=0.003, trials=16, noise=1.0)
+    return MadeStudy(
+        methods=accuracies, data=[data], seeds=seeds, seed_spread=0.003, trials=16, fitted=fitted, noise=1.0
+    )
 
 
 def measured(folder: str) -> dict[str, float]:

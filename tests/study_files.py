@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from mmcore.config.schema import RunConfig
 from rayjobs.experiment.search_result import SearchResult
 from rayjobs.results_layout import FINALS_FILE, LEDGER_FILE, LOCK_FILE, RESULT_FILE, SEARCH_FILE
-from rayjobs.runs.predictions import write_predictions
+from rayjobs.runs.predictions import FITTED_LOGITS, FUSED_LOGITS, write_predictions
 from rayjobs.runs.result import RunResult
 from rayjobs.search.outcome import Outcome
 from rayjobs.storage.files import write_json, write_text
@@ -90,6 +90,7 @@ class MadeStudy:
         open: Places whose search has not ended.
         locked: Whether test was read, so that there is a lock.
         answers: Place and number of a final model -> (N,) bool, its right answers; None: as its accuracy says.
+        fitted: Label -> accuracy of the sum of its models' heads by fitted weights, of those that have such a sum.
         noise: Standard deviation of noise on the logits, which makes files as large as real ones.
     """
 
@@ -105,6 +106,7 @@ class MadeStudy:
     open: frozenset[Place] = frozenset()
     locked: bool = True
     answers: Callable[[Place, int], NDArray[np.bool_] | None] = lambda place, number: None
+    fitted: Mapping[str, float] = field(default_factory=dict)
     noise: float = 0.0
 
     @property
@@ -277,6 +279,11 @@ def _write_finals(folder: Path, made: MadeStudy, data: MadeData, cell: Cell) -> 
         right = made.answers(place, number)
         right = _right(place, number, data.samples, accuracy) if right is None else right
         logits = _logits(place, number, columns["labels"], right, made.noise, data.classes)
+        if cell.label in made.fitted:
+            sums = _right(place, number, data.samples, made.fitted[cell.label])
+            logits[FITTED_LOGITS] = _logits(place, number, columns["labels"], sums, made.noise, data.classes)[
+                FUSED_LOGITS
+            ]
         write_predictions(run_dir, {**columns, **logits})
         result = _result(cell, number, float(right.mean()))
         write_json(run_dir / RESULT_FILE, result.to_dict())

@@ -22,6 +22,7 @@ from rayjobs.reporting.records import OPEN, ExperimentRecord, SearchRecord, Tria
 from rayjobs.templates import Grid, file_stem, render
 
 NO_CARD = "What the data is cannot be told: its prepared files are not at hand."
+MISTAKES = "class as another"
 RUNNING = (
     "This search has not ended: what follows is validation alone, on which the trials were chosen, and is no result. "
     "The ranking, on test, is made at its end. Make this report again to see more."
@@ -119,6 +120,10 @@ def _results(table: RankingTable, reference: str | None) -> list[Grid]:
     if names:
         own = [(row.method, *(wording.own_text(row.modalities.get(name)) for name in names)) for row in rows]
         grids.append(Grid("Each modality alone, on test", ("method", *names), own))
+    if any(row.mistakes for row in table.rows):
+        taken = [(row.method, wording.mistakes_text(row)) for row in rows]
+        grids.append(Grid("What is most often taken for what, of a class's test samples", ("method", MISTAKES), taken,
+                          words=(MISTAKES,)))  # fmt: skip
     return [*grids, *_figures(table), *_classes(table)]
 
 

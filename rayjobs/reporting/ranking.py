@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mmcore.analysis.confusion import most_confused
 from mmcore.analysis.intervals import mean_interval
 from mmcore.metric_names import (
     CALIBRATION_ERROR,
@@ -34,11 +35,13 @@ from rayjobs.reporting.notes import (
     mended_notes,
     more_seeds,
     schedule_notes,
+    teacher_notes,
     timing_notes,
 )
-from rayjobs.reporting.ranking_table import Failure, OwnAccuracy, Ranking, RankingRow, RankingTable
+from rayjobs.reporting.ranking_table import Failure, Mistake, OwnAccuracy, Ranking, RankingRow, RankingTable
 from rayjobs.results_layout import LEDGER_FILE
 from rayjobs.runs.environment import Environment, merged
+from rayjobs.runs.predictions import FUSED_LOGITS, read_predictions
 from rayjobs.search.outcome import Outcome
 from rayjobs.trials.failures import failure_reason
 
@@ -50,6 +53,7 @@ if TYPE_CHECKING:
 
 EQUAL_TRIALS = "Equal trials are not equal compute: compare epochs and device-seconds too."
 SEARCHED_ONCE = "Searched on fold 0 alone: its validation samples are among the test samples of another fold."
+MOST_MISTAKES = 3
 NOT_SEARCHED = SearchResult(label="", trials=[], best=None, config=None)
 
 
@@ -89,7 +93,7 @@ def _table(experiment: Experiment, plan: Plan) -> tuple[RankingTable, Environmen
     for label in plan.labels:
         runs = _Runs(experiment, plan, label)
         finals[label] = [] if runs.failed else runs.finals
-        rows.append(_row(runs))
+        rows.append(replace(_row(runs), mistakes=_mistakes(runs, prepared.spec.classes)))
         at_once[label] = max((stored.at_once or 0 for stored in runs.stored), default=0) or None
     cross_validated = len(plan.folds) > 1
     assignments = [prepared.assign(_on_fold(plan, fold)) for fold in plan.folds]
@@ -115,6 +119,7 @@ def _table(experiment: Experiment, plan: Plan) -> tuple[RankingTable, Environmen
             *budget_notes(rows, plan),
             *timing_notes(at_once),
             *schedule_notes(rows),
+            *teacher_notes(finals),
             *elastic_notes(experiment, plan),
         ],
         search_note=SEARCHED_ONCE if request.search_once else "",
@@ -144,7 +149,7 @@ class _Runs:
         self.searches = [search for search in plan.searches if search.label == label]
         self.folders = [experiment.folder / search.name for search in self.searches]
         self.stored = [read_search(folder) or NOT_SEARCHED for folder in self.folders]
-        dirs = [final_dirs(plan, experiment, label, fold) for fold in plan.folds]
+        self.dirs = dirs = [final_dirs(plan, experiment, label, fold) for fold in plan.folds]
         loaded = [[load_final(run_dir) for run_dir in of_fold] for of_fold in dirs]
         self.finals = [[final for final in of_fold if final is not None] for of_fold in loaded]
         self.best_files = [
@@ -243,6 +248,20 @@ def _metrics(finals: Sequence[Final]) -> dict[str, float]:
         for name, key in keys.items()
         if finals and all(key in final.metrics for final in finals)
     }
+
+
+def _mistakes(runs: _Runs, classes: Sequence[str]) -> list[Mistake]:
+    """Returns what a row's final models most often take for what, over all folds; nothing of a row without a result."""
+    if runs.failed or not all(runs.dirs):
+        return []
+    labels, answers = [], []
+    for of_fold in runs.dirs:
+        stored = [read_predictions(run_dir) for run_dir in of_fold]
+        orders = [np.argsort(arrays["sample_ids"]) for arrays in stored]
+        labels.append(stored[0]["labels"][orders[0]])
+        answers.append([arrays[FUSED_LOGITS].argmax(axis=1)[at] for arrays, at in zip(stored, orders, strict=True)])
+    found = most_confused(np.concatenate(answers, axis=1), np.concatenate(labels), len(classes), MOST_MISTAKES)
+    return [Mistake(label=classes[each.label], answer=classes[each.answer], share=each.share) for each in found]
 
 
 def _classes(plan: Plan, assignment: Assignment, finals: Finals) -> list[ClassRow]:

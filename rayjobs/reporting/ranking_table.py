@@ -39,6 +39,15 @@ class OwnAccuracy(JsonRecord):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Mistake(JsonRecord):
+    """A class, what it was taken for, and which share of its test samples was, a mean over the final models."""
+
+    label: str
+    answer: str
+    share: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Failure(JsonRecord):
     """A trial or a final model that failed, and why."""
 
@@ -62,6 +71,7 @@ class RankingRow(JsonRecord):
         modalities: Modality -> its own accuracy.
         metrics: Other figures on test, means over the final models: "macro_f1", "map", "ece". Earlier releases did not
             say.
+        mistakes: The most frequent ones. Earlier releases did not say.
         trials: Trials of all its searches.
         begun: Those that finished an epoch or failed.
         failed: Those that failed.
@@ -85,6 +95,7 @@ class RankingRow(JsonRecord):
     delta: Delta | None
     modalities: Mapping[str, OwnAccuracy]
     metrics: Mapping[str, float] = field(default_factory=dict)
+    mistakes: list[Mistake] = field(default_factory=list)
     trials: int
     begun: int
     failed: int

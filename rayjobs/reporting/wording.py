@@ -112,6 +112,11 @@ def figure_text(row: RankingRow, name: str) -> str:
     return f"{row.metrics[name]:.1%}" if name in row.metrics else ""
 
 
+def mistakes_text(row: RankingRow) -> str:
+    """Returns the most frequent mistakes: `four as nine 12.0%`."""
+    return ", ".join(f"{each.label} as {each.answer} {each.share:.1%}" for each in row.mistakes)
+
+
 def seeds_text(row: RankingRow) -> str:
     """Returns the test accuracy of each final model."""
     return "  ".join(f"{accuracy:.1%}" for accuracy in row.accuracies)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ from rayjobs.study.evidence.hardware import environment_of, hardware
 from rayjobs.study.evidence.ledger import ledger_entry
 from rayjobs.study.evidence.noise import best_of
 from rayjobs.study.evidence.over_datasets import over_datasets
-from rayjobs.study.judging.blocks import POINTS, Blocks, blocks_of, counted, family_name, terms_now
+from rayjobs.study.judging.blocks import POINTS, Blocks, blocks_of, counted, family_name, fit_label, terms_now
 from rayjobs.study.judging.comparisons import OF_THESE_DATA, comparisons_of
 from rayjobs.study.judging.power import power_of
 from rayjobs.study.judging.scores import ordered_labels, reference_labels, scores_of
@@ -68,7 +69,7 @@ def build_document(results: StudyResults) -> StudyDocument:
         software=_software(results),
         hardware=hardware(results.cells),
         datasets=[_dataset(blocks) for blocks in everything],
-        methods=[_method(results, everything, label) for label in ordered_labels(results)],
+        methods=_methods(results, everything),
         scores=scores,
         cells=cells,
         comparisons=comparisons,
@@ -156,6 +157,12 @@ def _dataset(blocks: Blocks) -> DatasetEntry:
         constructed=first.constructed,
         card=first.card,
     )
+
+
+def _methods(results: StudyResults, everything: Sequence[Blocks]) -> list[MethodEntry]:
+    methods = [_method(results, everything, label) for label in ordered_labels(results)]
+    fitted = [each for each in methods if any(blocks.fits(each.label) for blocks in everything)]
+    return [*methods, *(replace(each, label=fit_label(each.label), role="fit") for each in fitted)]
 
 
 def _method(results: StudyResults, everything: Sequence[Blocks], label: str) -> MethodEntry:

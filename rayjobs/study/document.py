@@ -131,14 +131,15 @@ class MethodEntry(JsonRecord):
     Attributes:
         label: Its name in every table.
         version: Of its code.
-        role: "method" where it is compared, "reference" where others are compared with it.
+        role: "method" where it is compared, "reference" where others are compared with it; "fit" where it is the same
+            models as `<label>` without "+fit", the logits of their heads summed by weights fitted on validation.
         space: Path -> what it is drawn from, in words.
         failed: Data set -> why it has no result there.
     """
 
     label: str
     version: int
-    role: Literal["method", "reference"]
+    role: Literal["method", "reference", "fit"]
     space: Mapping[str, str]
     failed: Mapping[str, str]
 
@@ -266,7 +267,7 @@ class Comparison(JsonRecord):
         dataset: Name of the data set.
         a: Label.
         b: Label of the reference.
-        family: "primary", or what else it is corrected with: "ensemble" (exploratory).
+        family: "primary", or what else it is corrected with, exploratory: the label of another reference, or "fit".
         d: Mean difference over folds, in points; of one split over seeds.
         folds: Difference on each fold.
         s_d: Standard deviation over folds.
@@ -484,7 +485,7 @@ class StudyDocument(JsonRecord):
         software: Package -> version, and "commit" where known.
         hardware: Kind of device -> device-seconds spent on it.
         datasets: In the order of the study.
-        methods: References last.
+        methods: Those compared, then references, then each with fitted weights where it has such a row.
         scores: By data set, in the order of `methods`.
         cells: By data set, method, fold.
         comparisons: By data set, family, method.

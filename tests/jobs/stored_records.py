@@ -26,7 +26,8 @@ def row(**own: Any) -> dict[str, Any]:
     """A method, in `ranking.json`."""
     return {
         "method": "iprm", "accuracy": 0.9, "half_width": None, "folds": None, "accuracies": [0.9], "seeds": [1],
-        "failed_because": "", "delta": None, "modalities": {}, "trials": 1, "begun": 1, "failed": 0,
+        "failed_because": "", "delta": None, "modalities": {}, "metrics": {}, "mistakes": [],
+        "trials": 1, "begun": 1, "failed": 0,
         "stopped_early": 0, "epochs": 1, "device_seconds": 1.0, "best": None, "best_of_folds": None,
         "config_file": None, "config_files": [], "failures": [], **own,
     }  # fmt: skip

@@ -105,6 +105,7 @@ def write_result(job: Any, run_dir: Path, row: dict[str, float], right: float | 
         "variants": [],
         "workers": 1,
         "notices": [],
+        **({"teachers": dict(job.teachers)} if getattr(job, "teachers", None) else {}),
     }
     (run_dir / "result.json").write_text(json.dumps(result))
     return result

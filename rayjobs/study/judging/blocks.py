@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -20,6 +20,8 @@ from rayjobs.study.results import CellResult, FinalModel, StudyResults
 
 POINTS = 100.0
 """Of a share."""
+FIT = "fit"
+"""Name of the family of the methods' heads summed by fitted weights, and the end of their rows' labels."""
 PRIMARY = "primary"
 """Name of the family of the primary reference; the others go by their reference's label."""
 
@@ -124,6 +126,17 @@ class Blocks:
         """Returns a method's final models, fold by fold; none where it has no result."""
         return [each.finals for each in self.complete(label)]
 
+    def fits(self, label: str) -> list[Sequence[FinalModel]]:
+        """Returns a method's final models with the right answers of their fitted sums; none where one has no such sum.
+
+        So weights that were fitted are never mistaken for better training: whoever is better by them alone is so in
+        this row, and not in its own.
+        """
+        models = self.models(label)
+        if any(model.final.fitted is None for of_fold in models for model in of_fold):
+            return []
+        return [[_fitted(model) for model in of_fold] for of_fold in models]
+
     def families(self) -> dict[str, tuple[str, list[str]]]:
         """Returns the name of each family -> its reference and the labels compared with it."""
         return {
@@ -147,6 +160,16 @@ def blocks_of(results: StudyResults) -> list[Blocks]:
 def terms_now(results: StudyResults) -> Terms:
     """Returns what is fixed: by the lock, or, before test was read, what it would hold."""
     return results.lock.current if results.lock else terms_of(results.study, [each.cell for each in results.cells])
+
+
+def fit_label(label: str) -> str:
+    """Returns the label of a method's row with fitted weights."""
+    return f"{label}+{FIT}"
+
+
+def _fitted(model: FinalModel) -> FinalModel:
+    right = model.final.fitted
+    return model if right is None else replace(model, final=replace(model.final, correct=right))
 
 
 def family_name(terms: Terms, reference: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +22,7 @@ from mmcore.analysis.sign_flips import SplitComparison, compare_split
 from mmcore.analysis.words import Verdict, ceiling_note, judge_folds, judge_split
 from mmcore.errors import DataError
 from rayjobs.study.document import Comparison
-from rayjobs.study.judging.blocks import POINTS, Blocks, blocks_of, counted, points
+from rayjobs.study.judging.blocks import FIT, POINTS, PRIMARY, Blocks, blocks_of, counted, fit_label, points
 from rayjobs.study.judging.power import Folding
 from rayjobs.study.results import FinalModel, StudyResults
 
@@ -42,8 +42,8 @@ def comparisons_of(results: StudyResults) -> list[Comparison]:
         comparison
         for blocks in blocks_of(results)
         if blocks.folds
-        for name, (reference, labels) in blocks.families().items()
-        for comparison in _compared(_Family(blocks, name, reference), labels)
+        for family, rivals in _families(blocks)
+        for comparison in _compared(family, rivals)
     ]
 
 
@@ -83,35 +83,50 @@ class _Pair:
         return sum(x.only_a / x.num_seeds for x in found), sum(x.only_b / x.num_seeds for x in found)
 
 
+Rivals = Mapping[str, Sequence[Sequence[FinalModel]]]
+"""Label -> fold -> models."""
+
+
 @dataclass(frozen=True)
 class _Family:
-    """What is corrected together: all methods against one reference on one data set."""
+    """What is corrected together: all methods against one reference on one data set.
+
+    Attributes:
+        blocks: The data set.
+        name: As `Comparison.family`.
+        reference: Label of the reference.
+        size: How many comparisons it is corrected for.
+    """
 
     blocks: Blocks
     name: str
     reference: str
-
-    @property
-    def size(self) -> int:
-        """How many comparisons it is corrected for."""
-        return self.blocks.family_size(self.reference)
+    size: int
 
     def word(self, verdict: Verdict) -> str | None:
         """Returns a verdict's word with the margin in it."""
         return verdict.word.stating(points(self.blocks.margin)) if verdict.word else None
 
 
-def _compared(family: _Family, labels: Sequence[str]) -> list[Comparison]:
-    blocks, base = family.blocks, family.blocks.models(family.reference)
-    if not base:
+def _families(blocks: Blocks) -> Iterator[tuple[_Family, Rivals]]:
+    """Yields each family with who can be compared in it; last the methods' fitted sums against the first reference."""
+    families = blocks.families()
+    for name, (reference, labels) in families.items():
+        rivals = {label: models for label in labels if (models := blocks.models(label))}
+        yield _Family(blocks, name, reference, blocks.family_size(reference)), rivals
+    reference, labels = families[PRIMARY]
+    fits = {fit_label(label): models for label in labels if (models := blocks.fits(label))}
+    yield _Family(blocks, FIT, reference, len(fits)), fits
+
+
+def _compared(family: _Family, rivals: Rivals) -> list[Comparison]:
+    base = family.blocks.models(family.reference)
+    if not base or not rivals:
         return []
-    rivals = {label: models for label in labels if (models := blocks.models(label))}
     for label, models in rivals.items():
-        _check_paired(blocks.dataset, (label, family.reference), models, base)
+        _check_paired(family.blocks.dataset, (label, family.reference), models, base)
     pairs = {label: _pair(models, base) for label, models in rivals.items()}
-    if not pairs:
-        return []
-    return _of_split(family, pairs) if blocks.is_split else _over_folds(family, pairs)
+    return _of_split(family, pairs) if family.blocks.is_split else _over_folds(family, pairs)
 
 
 def _pair(own: Sequence[Sequence[FinalModel]], base: Sequence[Sequence[FinalModel]]) -> _Pair:
@@ -203,7 +218,7 @@ def _narrows(blocks: Blocks, pair: _Pair) -> str:
 def _of_split(family: _Family, pairs: Mapping[str, _Pair]) -> list[Comparison]:
     blocks = family.blocks
     clusters, _ = blocks.clusters
-    found = {label: compare_split(pair.own[0], pair.others[0], clusters) for label, pair in pairs.items()}
+    found = {label: compare_split(list(pair.own[0]), list(pair.others[0]), clusters) for label, pair in pairs.items()}
     held_out = "groups" if blocks.cells[0].by_group else ""
     verdicts = judge_split(found, blocks.terms.alpha, family.size, held_out=held_out)
     return [_split_comparison(family, label, pair, found[label], verdicts[label]) for label, pair in pairs.items()]
@@ -212,7 +227,7 @@ def _of_split(family: _Family, pairs: Mapping[str, _Pair]) -> list[Comparison]:
 def _split_comparison(family: _Family, label: str, pair: _Pair, found: SplitComparison, verdict: Verdict) -> Comparison:
     blocks, (only_a, only_b) = family.blocks, pair.alone()
     clusters, cluster_note = blocks.clusters
-    interval = paired_bootstrap(pair.own[0], pair.others[0], clusters)
+    interval = paired_bootstrap(list(pair.own[0]), list(pair.others[0]), clusters)
     same = "" if only_a + only_b else f"differ in 0 of {pair.num_samples}"
     return Comparison(
         dataset=blocks.dataset,

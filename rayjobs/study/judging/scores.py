@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -12,18 +13,18 @@ from mmcore.metric_names import ACCURACY
 from rayjobs.study.document import ScoreEntry
 from rayjobs.study.evidence.cells import metrics_of
 from rayjobs.study.evidence.hardware import spent
-from rayjobs.study.judging.blocks import POINTS, Blocks, blocks_of
+from rayjobs.study.judging.blocks import POINTS, Blocks, blocks_of, fit_label
 from rayjobs.study.results import CellResult, FinalModel, StudyResults
 
 
 def scores_of(results: StudyResults) -> list[ScoreEntry]:
-    """Returns what each method reaches, by data set, in the order of `ordered_labels`."""
-    return [
-        _score(blocks, label)
-        for blocks in blocks_of(results)
-        for label in ordered_labels(results)
-        if label in blocks.labels
-    ]
+    """Returns what each method reaches, by data set, in the order of `ordered_labels`; then their fitted sums."""
+    scores = []
+    for blocks in blocks_of(results):
+        labels = [label for label in ordered_labels(results) if label in blocks.labels]
+        scores += [_score(blocks, label) for label in labels]
+        scores += [_fit_score(blocks, label) for label in labels if blocks.fits(label)]
+    return scores
 
 
 def ordered_labels(results: StudyResults) -> list[str]:
@@ -40,9 +41,7 @@ def reference_labels(results: StudyResults) -> list[str]:
 
 def _score(blocks: Blocks, label: str) -> ScoreEntry:
     cells = blocks.complete(label)
-    seeds = [[POINTS * accuracy_of(model) for model in cell.finals] for cell in cells]
-    folds = [float(np.mean(of_fold)) for of_fold in seeds]
-    mean, half_width = mean_interval(folds) if folds else (None, None)
+    seeds, folds, mean, half_width = _figures(blocks.models(label))
     epochs, seconds = _spent([each for each in blocks.results.of(blocks.dataset, label) if each in cells or not cells])
     return ScoreEntry(
         dataset=blocks.dataset,
@@ -58,6 +57,23 @@ def _score(blocks: Blocks, label: str) -> ScoreEntry:
         epochs=epochs,
         device_seconds=seconds,
     )
+
+
+def _fit_score(blocks: Blocks, label: str) -> ScoreEntry:
+    """Returns what a method's models reach with fitted weights; of the other figures nothing is known."""
+    seeds, folds, mean, half_width = _figures(blocks.fits(label))
+    own = _score(blocks, label)
+    return replace(own, method=fit_label(label), mean=mean, half_width=half_width, folds=folds, seeds=seeds, metrics={})
+
+
+def _figures(
+    models: Sequence[Sequence[FinalModel]],
+) -> tuple[list[list[float]], list[float], float | None, float | None]:
+    """Returns accuracies by fold and seed, the folds' means, their mean, and half its interval."""
+    seeds = [[POINTS * accuracy_of(model) for model in of_fold] for of_fold in models]
+    folds = [float(np.mean(of_fold)) for of_fold in seeds]
+    mean, half_width = mean_interval(folds) if folds else (None, None)
+    return seeds, folds, mean, half_width
 
 
 def accuracy_of(model: FinalModel) -> float:

@@ -199,8 +199,13 @@ def _others(data: OfDataset) -> list[Block]:
     if not others:
         return []
     note = "Exploratory: each of these is corrected by itself, and the study was not made to decide them."
-    folded = [Details(f"Against {family.reference}", [_family(family)]) for family in others]
+    folded = [Details(_title(family), [_family(family)]) for family in others]
     return [Heading("Against other references"), Note(note), *folded]
+
+
+def _title(family: Family) -> str:
+    fitted = " of the same models, their heads summed by weights fitted on validation" if family.name == "fit" else ""
+    return f"Against {family.reference}{fitted}"
 
 
 def _family(family: Family) -> Grid:

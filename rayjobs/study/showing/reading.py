@@ -23,11 +23,13 @@ class Family:
     """What was compared with one reference, and is corrected together.
 
     Attributes:
+        name: As `Comparison.family`.
         reference: Its label.
         is_primary: Whether its words are the study's.
         comparisons: Label -> the comparison.
     """
 
+    name: str
     reference: str
     is_primary: bool
     comparisons: Mapping[str, Comparison]
@@ -86,11 +88,11 @@ class OfDataset:
     @cached_property
     def families(self) -> list[Family]:
         """Each family, the primary one first."""
-        found: dict[str, dict[str, Comparison]] = {}
+        found: dict[tuple[str, str], dict[str, Comparison]] = {}
         for each in self.document.comparisons:
             if each.dataset == self.name:
-                found.setdefault(each.b, {})[each.a] = each
-        made = [Family(label, label == self.reference, of_label) for label, of_label in found.items()]
+                found.setdefault((each.family, each.b), {})[each.a] = each
+        made = [Family(name, b, name == "primary", of_label) for (name, b), of_label in found.items()]
         return sorted(made, key=lambda family: not family.is_primary)
 
     @cached_property

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -165,6 +166,27 @@ def test_other_figures_are_means_over_the_final_models_that_all_have_them(tmp_pa
     rows = rows_of(build_again(tmp_path, ranking))
     assert rows["iprm"]["metrics"] == {"macro_f1": pytest.approx(0.6)}
     assert rows["aug"]["metrics"] == {}
+
+
+def test_the_most_frequent_mistakes_are_counted_over_all_final_models(tmp_path: Path) -> None:
+    ranking = ranking_of(tmp_path, RIGHT)
+    rng = np.random.default_rng(0)
+    counts: Counter[tuple[int, int]] = Counter()
+    for number, path in enumerate(sorted((tmp_path / ranking["experiment"] / "digits-iprm").rglob("predictions.npz"))):
+        with np.load(path) as stored:
+            arrays = dict(stored)
+        answers = rng.integers(0, stub_body.NUM_CLASSES, stub_body.NUM_TEST)
+        counts.update((int(a), int(b)) for a, b in zip(arrays["labels"], answers, strict=True) if a != b)
+        arrays["logits/fused"] = np.eye(stub_body.NUM_CLASSES)[answers]
+        order = rng.permutation(stub_body.NUM_TEST) if number else slice(None)
+        np.savez(path, **{name: values[order] for name, values in arrays.items()})
+    of_class = 3 * stub_body.NUM_TEST / stub_body.NUM_CLASSES
+    expected = sorted(counts, key=lambda pair: (-counts[pair], pair))[:3]
+    again = build_again(tmp_path, ranking)
+    assert rows_of(again)["iprm"]["mistakes"] == [
+        {"label": "abcdefghij"[a], "answer": "abcdefghij"[b], "share": pytest.approx(counts[a, b] / of_class)}
+        for a, b in expected
+    ]
 
 
 def test_a_ranking_says_on_what_and_with_what_its_final_models_were_trained(tmp_path: Path) -> None:

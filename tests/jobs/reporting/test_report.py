@@ -138,6 +138,7 @@ def test_figures_words_and_versions_stand_in_the_page_where_a_ranking_has_them(t
     stored = ranking(("ensemble", "iprm"))
     ensemble, iprm = stored["rankings"][0]["rows"]
     ensemble |= {"metrics": {"macro_f1": 0.8, "ece": 0.05}, "accuracies": [0.9, 0.91]}
+    iprm |= {"mistakes": [{"label": "four", "answer": "<nine>", "share": 0.123}]}
     iprm |= {"metrics": {"macro_f1": 0.812}, "delta": iprm["delta"] | {"word": "better"}}
     software = {"python": "3.11", "torch": "2.9"}
     stored["environment"] = {
@@ -150,6 +151,9 @@ def test_figures_words_and_versions_stand_in_the_page_where_a_ranking_has_them(t
         ["ensemble", "80.0%", "5.0%", "90.0%  91.0%"],
         ["iprm", "81.2%", "", "90.0%"],
     ]
+    assert page.row("What is most often taken for what, of a class's test samples", "iprm") == [
+        "iprm", "four as <nine> 12.3%"
+    ]  # fmt: skip
     assert page.row("Ranking by test accuracy", "iprm")[-1] == "better"
     assert page.row("Ranking by test accuracy", "ensemble")[-1] == ""
     assert (

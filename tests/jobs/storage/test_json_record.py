@@ -18,6 +18,7 @@ from rayjobs.storage.json_record import JsonRecord
 
 SEGMENT = {"epoch": 2, "values": {"optimizer.lr": 0.1}, "source": "trial-001"}
 READING = {"kind": "dead", "modality": "audio", "since": 3, "text": "audio is dead"}
+ENVIRONMENT = {"software": {"torch": "2"}, "commit": "", "device": "A", "threads": 1, "begun": "b", "ended": "e"}
 WHOLE = {
     RunResult: result(
         test={"epoch": 2, "fused/accuracy": 0.5},
@@ -27,6 +28,7 @@ WHOLE = {
         config={"seed": 1, "method": {"name": "iprm"}},
         schedule=[SEGMENT],
         group_sizes=[2, 1],
+        environment=ENVIRONMENT,
     ),
     SearchResult: {"label": "iprm", "trials": [outcome(schedule=[SEGMENT])], "best": outcome(), "config": {"seed": 1}},
     Ranking: ranking(
@@ -44,7 +46,8 @@ WHOLE = {
                     row(delta={"mean": 0.1, "low": -0.1, "high": 0.3}),
                 ],
             )
-        ]
+        ],
+        environment=ENVIRONMENT,
     ),
 }
 

@@ -74,9 +74,12 @@ def test_seconds_of_unlike_devices_are_not_compared(tmp_path: Path) -> None:
     study = made(tmp_path)
     edit_all(study, "cells/*/*/*/result.json", lambda stored: stored.update(environment=environment("A")))
     assert entries(study)["aug"].at_common_cost is not None
-    edit_all(study, "cells/made-iprm/*/final-1/result.json", lambda stored: stored.update(environment=environment("B")))
-    found = entries(study)
-    assert [each.at_common_cost for each in found.values()] == [None, None, None]
+    for unlike in ("final-1", "*"):  # in one cell, then from cell to cell
+        edit_all(
+            study, f"cells/made-iprm/*/{unlike}/result.json", lambda stored: stored.update(environment=environment("B"))
+        )
+        found = entries(study)
+        assert [each.at_common_cost for each in found.values()] == [None, None, None]
     assert found["aug"].curves
 
 

@@ -15,6 +15,7 @@ from rayjobs.study.document import ScoreEntry
 from rayjobs.study.judging.scores import scores_of
 from rayjobs.study.race import Leaver, Race, write_race
 from rayjobs.study.results import StudyResults, load_study
+from rayjobs.study.showing.page import build_page
 
 FOLDS = [0.70, 0.74, 0.78, 0.72, 0.76, 0.70]
 
@@ -65,6 +66,26 @@ def test_who_left_a_race_has_no_mean_and_no_word_and_is_waited_for_by_nobody(tmp
     assert (comparison.a, comparison.k, comparison.note) == ("aug", 6, "")
     assert comparison.p_holm == pytest.approx(2 * (comparison.p or 0))
     assert document.sentences == ["On made aug is better than ensemble-tuned; iprm left the race."]
+
+
+def test_fitted_weights_have_a_row_and_a_family_of_their_own(tmp_path: Path) -> None:
+    results = loaded(tmp_path, fitted={"aug": 0.95, "ensemble-tuned": 0.8}, failed={("made", "iprm", 0): "loss nan"})
+    document = build_document(results)
+    assert [(each.label, each.role) for each in document.methods] == [
+        ("aug", "method"), ("iprm", "method"), ("ensemble-tuned", "reference"), ("aug+fit", "fit"),
+        ("ensemble-tuned+fit", "fit"),
+    ]  # fmt: skip
+    means = {each.method: each.mean for each in document.scores}
+    assert means == {"aug": 90, "iprm": None, "ensemble-tuned": pytest.approx(440 / 6), "aug+fit": 95,
+                     "ensemble-tuned+fit": 80}  # fmt: skip
+    own, fitted = document.comparisons
+    assert (own.a, own.family, own.d) == ("aug", "primary", pytest.approx(90 - 440 / 6))
+    assert (fitted.a, fitted.b, fitted.family) == ("aug+fit", "ensemble-tuned", "fit")
+    assert fitted.d == pytest.approx(95 - 440 / 6)
+    assert (own.p_holm, fitted.p_holm) == (pytest.approx(2 * (own.p or 0)), fitted.p)  # iprm+fit never was
+    assert document.sentences == ["On made aug is better than ensemble-tuned; iprm failed."]
+    page, _ = build_page(document)
+    assert "aug+fit" in page
 
 
 def test_a_figure_that_is_no_number_is_left_out(tmp_path: Path) -> None:
