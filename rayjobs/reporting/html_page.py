@@ -101,8 +101,15 @@ def _protocol(
 def _results(table: RankingTable, reference: str | None) -> list[Grid]:
     """Returns what the terminal prints: the ranking, the folds, and each modality's own accuracy."""
     rows, names = table.rows, wording.modality_names(table)
-    headings = ("method", "test", wording.delta_heading(table, reference), "trials", "epochs", "device-seconds")
-    cells = [
+    headings: tuple[str, ...] = (
+        "method",
+        "test",
+        wording.delta_heading(table, reference),
+        "trials",
+        "epochs",
+        "device-seconds",
+    )
+    cells: list[tuple[str, ...]] = [
         (row.method, wording.test_text(row), wording.delta_text(row, reference), wording.trials_text(row),
          str(row.epochs), f"{row.device_seconds:.0f}")
         for row in rows
@@ -133,7 +140,7 @@ def _figures(table: RankingTable) -> list[Grid]:
     if not names:
         return []
     seeds = "each final model" if table.folds is None else "each final model, fold by fold"
-    cells = [
+    cells: list[tuple[str, ...]] = [
         (row.method, *(wording.figure_text(row, name) for name in names), wording.seeds_text(row)) for row in table.rows
     ]
     headings = ("method", *(wording.FIGURES[name] for name in names), f"test of {seeds}")
