@@ -250,7 +250,9 @@ def report(study: str, tables: str | None, out: Path | None, output: Path | str,
 
 def _say(document: StudyDocument, place: Path, *, as_json: bool) -> None:
     if as_json:
-        print_json(document.to_dict())
+        from rayjobs.study.showing.report import document_json
+
+        print_json(document_json(document))
     else:
         from rayjobs.study.showing.terminal import print_study
 

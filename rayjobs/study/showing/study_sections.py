@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from markupsafe import Markup
-
 from rayjobs.reporting.wording import values_text
 from rayjobs.study.document import CellEntry, CheckState, OverDatasets, PowerEntry, StudyDocument
 from rayjobs.study.showing import wording
-from rayjobs.study.showing.blocks import Block, Commands, Details, Heading, Note, Section
+from rayjobs.study.showing.blocks import Block, Checks, Commands, Details, Heading, Item, Note, Section
 from rayjobs.study.showing.drawing.rows import critical_differences, differences_by_set
 from rayjobs.study.showing.reading import OfDataset, of_datasets
 from rayjobs.templates import Grid
 
 SIGNS: Mapping[CheckState, str] = {"pass": "✓", "warn": "!", "fail": "✗", "not applicable": "–"}
 """Beside the state's word and its colour."""
-STATE_WORDS = ("state", "question", "evidence")
 
 
 def over_section(document: StudyDocument, labels: Sequence[str]) -> Section | None:
@@ -154,17 +151,11 @@ def checklist_section(document: StudyDocument) -> Section:
     """Returns the checklist, each item with its evidence."""
     counts = {state: sum(check.state == state for check in document.checklist) for state in SIGNS}
     told = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
-    rows = [(str(check.id), state_mark(check.state), check.title, check.evidence) for check in document.checklist]
-    grid = Grid(f"What a reviewer would ask: {told or 'nothing'}", ("no.", *STATE_WORDS), rows, STATE_WORDS)
-    return Section("checklist", "Checklist", [grid])
-
-
-def state_mark(state: CheckState) -> Markup:
-    """Returns a state as a sign and a word, in its colour."""
-    name = state.replace(" ", "-")
-    return Markup('<span class="state {}"><span aria-hidden="true">{}</span> {}</span>').format(
-        name, SIGNS[state], state
-    )
+    items = [
+        Item(check.state.replace(" ", "-"), SIGNS[check.state], check.state, check.title, check.evidence.split("; "))
+        for check in sorted(document.checklist, key=lambda check: check.id)
+    ]
+    return Section("checklist", "Checklist", [Note(f"What a reviewer would ask: {told}."), Checks(items)])
 
 
 def lock_section(document: StudyDocument) -> Section:

@@ -167,7 +167,11 @@ def test_a_state_is_told_by_a_word_not_by_colour_alone() -> None:
     for state, sign in (("pass", "✓"), ("warn", "!"), ("fail", "✗"), ("not applicable", "–")):
         name = state.replace(" ", "-")
         assert f'<span class="state {name}"><span aria-hidden="true">{sign}</span> {state}</span>' in text
-    assert "What a reviewer would ask: 5 pass, 5 warn, 4 fail, 4 not applicable" in text
+    assert "What a reviewer would ask: 5 pass, 5 warn, 4 fail, 4 not applicable." in text
+    check = make_document().checklist[0]
+    listed = dataclasses.replace(check, title="Asked", evidence="a: shown; b: shown too")
+    text, _ = build_page(changed(make_document(), checklist=[listed]))
+    assert "</span> pass</span>: Asked\n<ul><li>a: shown</li><li>b: shown too</li></ul></li>" in text
 
 
 def test_a_study_that_goes_on_says_of_what_it_speaks() -> None:
