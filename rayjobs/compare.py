@@ -104,6 +104,8 @@ def new(**flags: Unpack[NewFlags]) -> None:
     from rayjobs.results_layout import STUDY_FILE
     from rayjobs.storage.addresses import open_mirror
 
+    if flags["pilot"] and flags["dry_run"]:
+        raise UsageError("--pilot trains, which --dry-run does not: leave out one of them")
     study = study_of(flags)
     mirror = open_mirror(flags["output"])
     place = mirror.root / flags["study"] if mirror else _output(flags["output"]) / flags["study"]
@@ -114,11 +116,12 @@ def new(**flags: Unpack[NewFlags]) -> None:
         begin(study, place)
         mirror.push([place / STUDY_FILE])
     deviations = measured(study, place, machine) if flags["pilot"] else {}
+    plan = preview(study, place, machine) if flags["pilot"] else plan  # the pilot tells the pace, too
     outlook = outlooks(study, plan, place, deviations)
     if flags["as_json"]:
         print_json({**plan.to_dict(), "power": [entry.to_dict() for entry in outlook], "begun": not flags["dry_run"]})
         return
-    print_preview(plan, study, lines_of(outlook))
+    print_preview(plan, study, lines_of(outlook, plan))
     if flags["dry_run"]:
         click.echo("dry run: nothing is written")
     else:
