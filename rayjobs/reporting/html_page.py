@@ -101,15 +101,15 @@ def _protocol(
 def _results(table: RankingTable, reference: str | None) -> list[Grid]:
     """Returns what the terminal prints: the ranking, the folds, and each modality's own accuracy."""
     rows, names = table.rows, wording.modality_names(table)
-    headings = ("method", "test", wording.delta_heading(table, reference), "trials", "epochs", "device-seconds")
+    headings = ["method", "test", wording.delta_heading(table, reference), "trials", "epochs", "device-seconds"]
     cells = [
-        (row.method, wording.test_text(row), wording.delta_text(row, reference), wording.trials_text(row),
-         str(row.epochs), f"{row.device_seconds:.0f}")
+        [row.method, wording.test_text(row), wording.delta_text(row, reference), wording.trials_text(row),
+         str(row.epochs), f"{row.device_seconds:.0f}"]
         for row in rows
     ]  # fmt: skip
-    if any(row.delta and row.delta.word for row in rows):
-        words = [row.delta.word or "" if row.delta else "" for row in rows]
-        headings, cells = (*headings, "word"), [(*cell, word) for cell, word in zip(cells, words, strict=True)]
+    words = [(row.delta.word if row.delta else None) or "" for row in rows]
+    if any(words):
+        headings, cells = [*headings, "word"], [[*cell, word] for cell, word in zip(cells, words, strict=True)]
     grids = [Grid("Ranking by test accuracy", headings, cells)]
     if table.folds:
         numbers = [f"fold {number}" for number in range(table.folds or 0)]
