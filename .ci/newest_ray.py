@@ -14,7 +14,13 @@ from importlib.metadata import version
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-TESTS = [f"tests/jobs/test_{name}.py" for name in ("ray_internals", "recovery", "population", "forwarding", "holdings")]
+TESTS = [
+    "tests/jobs/test_ray_internals.py",
+    "tests/jobs/search/test_population.py",
+    "tests/jobs/commands/test_tune_faults.py",
+    "tests/jobs/trials/test_group_reports.py",
+    "tests/jobs/trials/test_group_room.py",
+]
 INSTALL_S = 180
 TESTS_S = 100
 UNREACHABLE = (

@@ -136,15 +136,16 @@ def main() -> None:
     arguments.add_argument("--size", type=int, default=64, help="height and width of a picture")
     options = arguments.parse_args()
     rounds, steps, warm_up = (2, 1, 1) if options.quick else (options.rounds, 20, 3)
+    size = min(options.size, 32) if options.quick else options.size
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
     report = Report(
         "averaging gradients over two processes: ours ÷ other ways",
-        f"resnet18, {options.size}x{options.size} pictures, batch {BATCH_SIZE} a process, gloo, one thread a process; "
+        f"resnet18, {size}x{size} pictures, batch {BATCH_SIZE} a process, gloo, one thread a process; "
         f"{rounds} rounds of {steps} steps",
     )
     with tempfile.TemporaryDirectory() as folder:
-        task = (folder, options.size, rounds, steps, warm_up)
+        task = (folder, size, rounds, steps, warm_up)
         torch.multiprocessing.spawn(measure_here, task, nprocs=WORLD_SIZE)
         with torch.serialization.safe_globals([Rounds]):
             results, difference = torch.load(Path(folder) / "results.pt")

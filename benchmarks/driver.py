@@ -181,6 +181,7 @@ def main() -> None:
     options = arguments.parse_args()
     if options.quick:
         options.searches, options.trials, options.places = 4, 5, 2
+        options.sides = ["pool", "tune"]  # the third is a part of the second
     os.environ.setdefault("RAY_worker_niceness", "0")
     if options.side:
         print(json.dumps(asdict(run_side(options.side, *_sizes(options), options.data_dir))))

@@ -68,6 +68,7 @@ class Ground:
     ) -> SearchStage:
         """Returns the stage of a search, in a folder of its name."""
         folder = self.folder / search.name
+        folder.parent.mkdir(parents=True, exist_ok=True)  # a journal makes its own folder alone
         job = Job(search.config.to_dict(), self.data, str(folder), command="a benchmark")
         return SearchStage(SearchRecord(search, folder, at_once), job, self.shape, place, lambda record: None, after)
 

@@ -58,10 +58,11 @@ def patiently(write: Callable[[], T], path: Path | str = "") -> T:
         result = attempts(write)
     except Exception as error:
         fault = storage_fault(error)
-        if fault is None or fault is error:
+        if fault is None or (fault is error and (fault.filename or not path)):
             raise
-        # Whoever decides about another try goes by the number, which PyTorch's and zipfile's own errors lack.
-        raise OSError(fault.errno, fault.strerror, fault.filename) from error
+        # Whoever decides about another try goes by the number, which PyTorch's and zipfile's own errors lack; whoever
+        # reads of it wants to know which disk, which a write does not tell.
+        raise OSError(fault.errno, fault.strerror, fault.filename or str(path) or None) from error
     if attempts.statistics["attempt_number"] > 1:
         _logger().warning("%swritten after %.0f s", f"{path}: " if path else "", time.monotonic() - begun)
     return result
@@ -84,12 +85,16 @@ def _warn(state: RetryCallState, path: Path | str) -> None:
         return
     fault = storage_fault(state.outcome.exception())
     if fault is not None:
-        name = "full" if fault.errno in FULL else "read-only" if fault.errno in READ_ONLY else "away"
         place = path or fault.filename or ""
         _logger().warning(
             "%sstorage is %s (%s); trying again in %d s, for %d minutes in all",
-            f"{place}: " if place else "", name, fault.strerror, state.next_action.sleep, sum(WAITS_S) // 60,
+            f"{place}: " if place else "", name_of(fault), fault.strerror, state.next_action.sleep, sum(WAITS_S) // 60,
         )  # fmt: skip
+
+
+def name_of(fault: OSError) -> str:
+    """Returns what storage is that gave an error of STORAGE_ERRORS: `full`, `read-only` or `away`."""
+    return "full" if fault.errno in FULL else "read-only" if fault.errno in READ_ONLY else "away"
 
 
 def _logger() -> logging.Logger:

@@ -224,18 +224,18 @@ def add(**flags: Unpack[AddFlags]) -> None:
 
 @main.command()
 @NAME
-@click.option("--tables", default="", metavar="latex,csv", help="Write tables as well.")
+@click.option("--tables", metavar="latex,csv", help="Write these tables as well.")
 @click.option("--out", type=folder(), help="Folder to write to.  [default: the study's own]")
 @OUTPUT
 @AS_JSON
 @friendly_errors
-def report(study: str, tables: str, out: Path | None, output: Path | str, *, as_json: bool) -> None:
+def report(study: str, tables: str | None, out: Path | None, output: Path | str, *, as_json: bool) -> None:
     """Say what a study has found so far; reads only, and may be run at any time."""
     from rayjobs.results_layout import CHECKPOINTS
     from rayjobs.study.build import document_of
     from rayjobs.study.showing.report import write_report
 
-    kinds = [kind.strip() for kind in tables.split(",") if kind.strip()]
+    kinds = [kind.strip() for kind in (tables or "").split(",") if kind.strip()]
     unknown = sorted(set(kinds) - {"latex", "csv"})
     if unknown:
         raise UsageError(f"--tables must be latex, csv or both, got {', '.join(unknown)}")
@@ -250,7 +250,9 @@ def report(study: str, tables: str, out: Path | None, output: Path | str, *, as_
 
 def _say(document: StudyDocument, place: Path, *, as_json: bool) -> None:
     if as_json:
-        print_json(document.to_dict())
+        from rayjobs.study.showing.report import document_json
+
+        print_json(document_json(document))
     else:
         from rayjobs.study.showing.terminal import print_study
 

@@ -43,9 +43,9 @@ from torch import Tensor
 from mmcore.batch import Batch
 from mmcore.errors import ConfigError
 from mmcore.layers.precision import full_precision
-from mmcore.methods.base import FUSED, METHODS, Context, EpochStats, cross_entropy
+from mmcore.methods.base import FUSED, METHODS, Context, cross_entropy
 from mmcore.methods.joint import Joint, JointConfig
-from mmcore.methods.unimodal_scores import totals_over_complete, window
+from mmcore.methods.unimodal_scores import inside, totals_over_complete, window
 
 if TYPE_CHECKING:
     from mmcore.methods.step import Step
@@ -146,8 +146,7 @@ class Agm(Joint):
     A missing modality is features of zero to the fusion head, in every pass. The modalities' own logits are their
     shares m_j, which sum to the fused ones.
 
-    State (buffers): the current epoch, k of the newest step, the means of the costs over all earlier steps and the
-    number of those.
+    State (buffers): k of the newest step, the means of the costs over all earlier steps and the number of those.
     """
 
     Config = AgmConfig
@@ -165,17 +164,12 @@ class Agm(Joint):
                                f"got {config.end_epoch}"])  # fmt: skip
         first, stop = window(config.start_epoch - 1, config.end_epoch, config.schedule_epochs, context.max_epochs)
         self.window = first, max(first, stop - 1)
-        self.epoch: Tensor
-        self.register_buffer("epoch", torch.zeros((), dtype=torch.int64))
         self.coefficients: Tensor
         self.register_buffer("coefficients", torch.ones(len(names)))
         self.cost_means: Tensor
         self.register_buffer("cost_means", torch.zeros(len(names)))
         self.cost_steps: Tensor
         self.register_buffer("cost_steps", torch.zeros(()))
-        # The epoch as a number, since a step must not wait for the device to learn whether it needs more passes.
-        self._epoch = 0
-        self.register_load_state_dict_post_hook(_read_epoch)  # type: ignore[no-untyped-call]
         self._totals: Tensor
 
     @classmethod
@@ -187,13 +181,14 @@ class Agm(Joint):
         """Returns the fused cross-entropy, with the scaled gradient."""
         features = self.model.encode(batch)
         fused = self.fusion(features)
-        if not self._is_active and self.config.after_window == "off":
+        is_active = inside(self.window, engine)
+        if not is_active and self.config.after_window == "off":
             return {FUSED: cross_entropy(fused, batch.labels, engine)}
         leaf = full_precision(fused).detach().requires_grad_()
         loss = cross_entropy(leaf, batch.labels, engine)
         (gradient,) = torch.autograd.grad(loss, leaf)
         logits = {**self._partial(self.model.encode_as_evaluated(batch), batch), frozenset(features): fused}
-        if self._is_active:
+        if is_active:
             self._scale(logits, batch, engine)
         surrogate = torch.stack(
             [
@@ -207,7 +202,7 @@ class Agm(Joint):
     @torch.no_grad()
     def adjust_gradients(self, batch: Batch, phase: str, engine: Step) -> None:
         """Takes the step's costs into their running means; gradients are scaled already."""
-        if not self._is_active:
+        if not inside(self.window, engine):
             return
         has_any = self._totals[-1] > 0
         self.cost_steps.add_(has_any)
@@ -226,16 +221,6 @@ class Agm(Joint):
         """Returns k of each modality in the newest step of the window."""
         pairs = zip(self.context.modalities, self.coefficients.unbind(), strict=True)
         return {f"coefficient/{name}": value for name, value in pairs}
-
-    def end_epoch(self, stats: EpochStats, engine: Step) -> None:
-        """Counts the epoch."""
-        self.epoch.fill_(stats.epoch + 1)
-        self._epoch = stats.epoch + 1
-
-    @property
-    def _is_active(self) -> bool:
-        start, stop = self.window
-        return start <= self._epoch <= stop
 
     def _partial(self, features: Mapping[str, Tensor], batch: Batch) -> dict[Subset, Tensor]:
         """Returns z(S) of all subsets but the empty and the whole one, from features as in evaluation."""
@@ -270,11 +255,6 @@ class Agm(Joint):
         reference, current = discrepancies(self.cost_means), discrepancies(_costs(totals))
         scaled = gradient_coefficients(reference, current, self.config.alpha, self.config.cap)
         self.coefficients.copy_(torch.where(totals[-1] > 0, scaled, 1))
-
-
-def _read_epoch(method: Agm, _: object) -> None:
-    """Takes the epoch out of a checkpoint that was loaded."""
-    method._epoch = int(method.epoch)
 
 
 def _costs(totals: Tensor) -> Tensor:

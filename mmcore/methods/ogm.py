@@ -36,9 +36,9 @@ from torch.nn.modules.conv import _ConvNd
 from mmcore.batch import Batch
 from mmcore.config.sections import Section
 from mmcore.errors import ConfigError
-from mmcore.methods.base import FUSED, METHODS, Context, EpochStats, Method, cross_entropy
+from mmcore.methods.base import FUSED, METHODS, Context, Method, cross_entropy
 from mmcore.methods.fusion import build_fusion
-from mmcore.methods.unimodal_scores import score_ratios, score_totals, slice_logits, window
+from mmcore.methods.unimodal_scores import inside, score_ratios, score_totals, slice_logits, window
 
 if TYPE_CHECKING:
     from mmcore.methods.step import Step
@@ -85,7 +85,7 @@ def noise_deviation(gradient: Tensor) -> Tensor:
 class Ogm(Method):
     """Trains the fused cross-entropy, over all samples. A missing modality is features of zero to the fusion head.
 
-    State (buffers): the current epoch, and k of the newest step.
+    State (buffer): k of the newest step.
     """
 
     Config = OgmConfig
@@ -97,8 +97,6 @@ class Ogm(Method):
         self.window = window(config.start_epoch, config.end_epoch, config.schedule_epochs, context.max_epochs)
         if config.parameters == "convolutions":
             self._require_convolutions()
-        self.epoch: Tensor
-        self.register_buffer("epoch", torch.zeros((), dtype=torch.int64))
         self.coefficients: Tensor
         self.register_buffer("coefficients", torch.ones(len(context.modalities)))
         self._totals: Tensor
@@ -123,26 +121,23 @@ class Ogm(Method):
     @torch.no_grad()
     def adjust_gradients(self, batch: Batch, phase: str, engine: Step) -> None:
         """Damps the encoders' gradients, and adds the noise."""
-        start, stop = self.window
-        is_active = (self.epoch >= start) & (self.epoch <= stop)
-        damped = damping(score_ratios(self._totals), self.config.alpha)
-        self.coefficients.copy_(torch.where(is_active, damped, 1))
+        if not inside(self.window, engine):
+            self.coefficients.fill_(1)
+            return
+        self.coefficients.copy_(damping(score_ratios(self._totals), self.config.alpha))
         for name, coefficient in self._by_name():
             gradients = [p.grad for p in self._adjusted(name) if p.grad is not None]
             if not gradients:
                 continue
-            added = self._noise(gradients, is_active, engine)
+            added = self._noise(gradients, engine)
             torch._foreach_mul_(gradients, coefficient.to(gradients[0].dtype))
             if added:
                 torch._foreach_add_(gradients, added)
 
-    def _noise(self, gradients: list[Tensor], is_active: Tensor, engine: Step) -> list[Tensor]:
+    def _noise(self, gradients: list[Tensor], engine: Step) -> list[Tensor]:
         if not self.config.noise:
             return []
-        return [
-            engine.normal("ogm", gradient) * torch.where(is_active, noise_deviation(gradient), 0)
-            for gradient in gradients
-        ]
+        return [engine.normal("ogm", gradient) * noise_deviation(gradient) for gradient in gradients]
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
         """Returns the fusion head's logits (B, K)."""
@@ -151,10 +146,6 @@ class Ogm(Method):
     def diagnostics(self) -> dict[str, Tensor]:
         """Returns k of each modality in the newest step."""
         return {f"coefficient/{name}": value for name, value in self._by_name()}
-
-    def end_epoch(self, stats: EpochStats, engine: Step) -> None:
-        """Counts the epoch."""
-        self.epoch.fill_(stats.epoch + 1)
 
     def _by_name(self) -> list[tuple[str, Tensor]]:
         return list(zip(self.context.modalities, self.coefficients.unbind(), strict=True))

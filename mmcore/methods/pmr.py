@@ -41,7 +41,7 @@ from mmcore.config.sections import Section
 from mmcore.layers.precision import full_precision
 from mmcore.methods.base import FUSED, METHODS, Context, Method, cross_entropy
 from mmcore.methods.fusion import build_fusion
-from mmcore.methods.unimodal_scores import score_ratios, totals_over_complete, window
+from mmcore.methods.unimodal_scores import inside, score_ratios, totals_over_complete, window
 
 if TYPE_CHECKING:
     from mmcore.methods.step import Step
@@ -161,8 +161,7 @@ class Pmr(Method):
         """Returns the fused cross-entropy and, within the window, α times the weaker modalities' of the prototypes."""
         features = self.model.encode(batch)
         terms = {FUSED: cross_entropy(self.fusion(features), batch.labels, engine)}
-        start, stop = self.window
-        if not start <= engine.place.epoch <= stop:
+        if not inside(self.window, engine):
             return terms
         prototypes, names = self._split(self.prototypes), self.context.modalities
         logits = {

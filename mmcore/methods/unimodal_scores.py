@@ -90,3 +90,9 @@ def window(start_epoch: int, end_epoch: int, schedule_epochs: int, max_epochs: i
         raise ConfigError([f"method.end_epoch must be at least method.start_epoch ({start_epoch}), got {end_epoch}"])
     scale = max_epochs / schedule_epochs
     return round(start_epoch * scale), round(end_epoch * scale)
+
+
+def inside(window: tuple[int, int], engine: Step) -> bool:
+    """Returns whether the running epoch lies in a window of this run: a plain truth value, so no step waits for it."""
+    first, last = window
+    return first <= engine.place.epoch <= last

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from mmcore.errors import EquipoiseError, TrainingError
+from mmcore.storage import name_of, storage_fault
 from rayjobs.cluster import resources, session, signals
 from rayjobs.cluster.autoscaling import wait_for_room
 from rayjobs.commands.live_table import Display
@@ -33,6 +34,7 @@ from rayjobs.feeding.handle import DataHandle, open_data
 from rayjobs.pool.budget import Budget
 from rayjobs.pool.pace import Pace
 from rayjobs.pool.pool import Pool
+from rayjobs.pool.storage import disk_fault
 from rayjobs.pool.tune_run import Execution, run_pool
 from rayjobs.reporting.ranking import build_ranking
 from rayjobs.reporting.ranking_table import Ranking
@@ -57,7 +59,7 @@ def run_tuning(experiment: Experiment, machine: Machine, *, resume: bool) -> Ran
 
     Raises:
         UsageError: More is asked for than the cluster has, among others.
-        TrainingError: Not one trial of any method succeeded.
+        TrainingError: Not one trial of any method succeeded, or storage did not come back.
         Interrupted: Ctrl-C or SIGTERM; the state is kept.
     """
     try:
@@ -70,10 +72,12 @@ def run_tuning(experiment: Experiment, machine: Machine, *, resume: bool) -> Ran
         if not (resume and all(is_finished(plan, experiment) for plan in plans)):
             run_plans(plans, experiment, machine, resume=resume)
     except KeyboardInterrupt:
-        raise Interrupted(
-            f"interrupted; everything finished so far is kept. To resume:\n"
-            f"  python -m rayjobs.tune --resume {experiment.name}{_output_flag(experiment)}"
-        ) from None
+        raise Interrupted(f"interrupted; {_kept(experiment)}") from None
+    except OSError as error:
+        fault = disk_fault(experiment.folder)
+        if storage_fault(error) is None or fault is None:
+            raise
+        raise TrainingError(f"{fault}: storage is still {name_of(fault)}; {_kept(experiment)}") from error
     ranking = build_ranking(experiment, plans)
     write_json(experiment.folder / RANKING_FILE, ranking.to_dict())
     share(experiment)
@@ -215,6 +219,12 @@ def _interrupting(interruption: signals.Interruption) -> Iterator[None]:
         interruption.searching = False
     if interruption.requested:
         raise KeyboardInterrupt
+
+
+def _kept(experiment: Experiment) -> str:
+    """Returns what becomes of an experiment that ends early, and the command that goes on with it."""
+    command = f"python -m rayjobs.tune --resume {experiment.name}{_output_flag(experiment)}"
+    return f"everything finished so far is kept. To resume:\n  {command}"
 
 
 def _output_flag(experiment: Experiment) -> str:

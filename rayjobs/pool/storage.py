@@ -5,6 +5,8 @@ Trials may run on other nodes, whose files the driver sees in storage alone.
 
 from __future__ import annotations
 
+import errno
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from ray.tune import Callback
 
-from mmcore.storage import patiently
+from mmcore.storage import WAITS_S, name_of, patiently
 from rayjobs.results_layout import CHECKPOINTS
 from rayjobs.storage.mirror import Mirror
 from rayjobs.trials.ticket import ticket_of
@@ -23,6 +25,10 @@ if TYPE_CHECKING:
 
 EVERY_S = 1.0
 """Between two times journals are sent; a step of a search takes milliseconds, an object some tens of them."""
+LOOK_EVERY_S = 2.0
+"""Between two looks at the disk of the results."""
+LEAST_BYTES = 16_384
+"""A disk with less room than this counts as full: not even a row and its summary go on it."""
 AGAIN_S = 10.0
 """Seconds before storage that is away is asked again; the search continues meanwhile."""
 
@@ -50,6 +56,54 @@ class RunPuller(Callback):
 
     on_trial_error = on_trial_complete
     on_trial_recover = on_trial_complete
+
+
+class DiskWatch(Callback):
+    """Says when the disk of the results is full, read-only or away, and when it is back.
+
+    The runs wait for it in their own processes, whose messages nobody sees.
+
+    Args:
+        folder: The experiment's.
+        notify: Told in words.
+        clock: Seconds, for tests.
+    """
+
+    def __init__(self, folder: Path, notify: Callable[[str], None], clock: Callable[[], float] = time.monotonic):
+        self._folder = folder
+        self._notify = notify
+        self._clock = clock
+        self._next = float("-inf")
+        self._fault = ""
+
+    def on_step_end(self, iteration: int, trials: list[Trial], **info: object) -> None:
+        """Looks, every few seconds."""
+        if self._clock() < self._next:
+            return
+        self._next = self._clock() + LOOK_EVERY_S
+        error = disk_fault(self._folder)
+        fault = "" if error is None else name_of(error)
+        if fault and fault != self._fault:
+            self._notify(
+                f"the disk of {self._folder} is {fault}: what is to be written waits, for up to "
+                f"{sum(WAITS_S) // 60:.0f} minutes, and goes on by itself"
+            )
+        elif self._fault and not fault:
+            self._notify(f"the disk of {self._folder} is back: the search goes on")
+        self._fault = fault
+
+
+def disk_fault(folder: Path) -> OSError | None:
+    """Returns what writing into a folder would raise where its disk is full, read-only or away; else None."""
+    try:
+        status = os.statvfs(folder)
+    except OSError:
+        return OSError(errno.ESTALE, "it is gone", str(folder))
+    if status.f_flag & os.ST_RDONLY:
+        return OSError(errno.EROFS, os.strerror(errno.EROFS), str(folder))
+    if status.f_bavail * status.f_frsize < LEAST_BYTES:
+        return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
+    return None
 
 
 class JournalPusher(Callback):

@@ -21,7 +21,7 @@ from ray.tune.search import Searcher
 
 from rayjobs.feeding.handle import DataHandle
 from rayjobs.pool.pool import Key, Pool
-from rayjobs.pool.storage import JournalPusher, RunPuller
+from rayjobs.pool.storage import DiskWatch, JournalPusher, RunPuller, disk_fault
 from rayjobs.ray_internals.controller import keys_kept, pool_controller
 from rayjobs.ray_internals.environment import pending_trials
 from rayjobs.ray_internals.signals import end_search
@@ -32,7 +32,7 @@ from rayjobs.storage.mirror import NO_MIRROR, Mirror
 from rayjobs.trials.failures import FailureRules, failure_reason
 from rayjobs.trials.group_room import RoomKeeper
 from rayjobs.trials.hang_limits import DEFAULT_LIMIT_S
-from rayjobs.trials.ticket import KEY, run_dir_of, ticket_of
+from rayjobs.trials.ticket import KEY, Ticket, run_dir_of, ticket_of
 from rayjobs.trials.trial import make_trainable
 from rayjobs.trials.watchdog import Watchdog
 
@@ -85,21 +85,25 @@ def run_pool(pool: Pool, data: Mapping[str, DataHandle], folder: Path, execution
     pusher = _pusher(pool, folder, execution)
     with keys_kept(), _controller(), pending_trials(pool.places), pusher.sending(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        tune.run(
-            make_trainable(data, execution.body),
-            name=tune_folder.name,
-            storage_path=str(tune_folder.parent),
-            num_samples=MOST_TRIALS,
-            search_alg=_Dealer(desk),
-            scheduler=_Referee(desk),
-            callbacks=_callbacks(desk, pusher, execution),
-            max_failures=execution.max_failures,
-            raise_on_failed_trial=False,
-            reuse_actors=True,
-            trial_name_creator=lambda trial: str(ticket_of(trial)),
-            trial_dirname_creator=lambda trial: trial.trial_id,
-            verbose=0,
-        )
+        try:
+            tune.run(
+                make_trainable(data, execution.body),
+                name=tune_folder.name,
+                storage_path=str(tune_folder.parent),
+                num_samples=MOST_TRIALS,
+                search_alg=_Dealer(desk),
+                scheduler=_Referee(desk),
+                callbacks=_callbacks(desk, pusher, folder, execution),
+                max_failures=execution.max_failures,
+                raise_on_failed_trial=False,
+                reuse_actors=True,
+                trial_name_creator=lambda trial: str(ticket_of(trial)),
+                trial_dirname_creator=lambda trial: trial.trial_id,
+                verbose=0,
+            )
+        except Exception:
+            desk.raise_error()  # what came first: Tune's own files may be on the same full disk
+            raise
     shutil.rmtree(tune_folder, ignore_errors=True)
     desk.raise_error()
 
@@ -113,11 +117,11 @@ def _pusher(pool: Pool, folder: Path, execution: Execution) -> JournalPusher:
     return JournalPusher(execution.mirror, journals, execution.notify)
 
 
-def _callbacks(desk: _Desk, pusher: JournalPusher, execution: Execution) -> list[Callback]:
+def _callbacks(desk: _Desk, pusher: JournalPusher, folder: Path, execution: Execution) -> list[Callback]:
     mirror = execution.mirror
     rules: list[Callback] = [RunPuller(execution.notify)] if mirror else []
-    rules += [FailureRules(), *execution.callbacks, _Ends(desk)]
-    rules += [pusher] if mirror else []
+    rules += [FailureRules(), *execution.callbacks, _Ends(desk, folder)]
+    rules += [pusher if mirror else DiskWatch(folder, execution.notify)]
     if any(stage.shape.worker_group for stage in desk.pool.stages.values()):
         rules.append(RoomKeeper(run_dir_of))
     if execution.hang_limit_s:
@@ -249,8 +253,9 @@ def _key(trial: Trial) -> Key:
 class _Ends(Callback):
     """Enters the starts and the ends of trials in the pool."""
 
-    def __init__(self, desk: _Desk):
+    def __init__(self, desk: _Desk, folder: Path):
         self._desk = desk
+        self._folder = folder
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: object) -> None:
         """Enters that a process has the run."""
@@ -263,4 +268,11 @@ class _Ends(Callback):
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: object) -> None:
         """Enters that a run failed for good."""
         ticket = ticket_of(trial)
-        self._desk.ask(lambda: self._desk.pool.end(ticket, failure_reason(ticket.run_dir)), None)
+        self._desk.ask(lambda: self._fail(ticket), None)
+
+    def _fail(self, ticket: Ticket) -> None:
+        """Enters a failure, unless it is the disk's: then all would fail, and none be tried again when it is back."""
+        fault = disk_fault(self._folder)
+        if fault is not None:
+            raise fault
+        self._desk.pool.end(ticket, failure_reason(ticket.run_dir))

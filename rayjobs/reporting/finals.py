@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -37,6 +37,7 @@ class Final:
         environment: On what and with what it was trained; None where an earlier release trained it.
         fitted: (N,) bool, as `correct`, of the sum of its heads by weights fitted on validation; None for a model
             without a head for each modality.
+        teachers: Modality -> folder of the run it learnt from.
     """
 
     seed: int
@@ -52,6 +53,7 @@ class Final:
     notices: Sequence[str] = ()
     environment: Environment | None = None
     fitted: np.ndarray | None = None
+    teachers: Mapping[str, str] = field(default_factory=dict)
 
 
 def load_final(run_dir: Path) -> Final | None:
@@ -76,6 +78,7 @@ def load_final(run_dir: Path) -> Final | None:
         notices=result.notices,
         fitted=_right(arrays, FITTED_LOGITS)[order] if FITTED_LOGITS in arrays else None,
         environment=result.environment,
+        teachers=result.teachers or {},
     )
 
 

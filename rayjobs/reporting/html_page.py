@@ -101,15 +101,22 @@ def _protocol(
 def _results(table: RankingTable, reference: str | None) -> list[Grid]:
     """Returns what the terminal prints: the ranking, the folds, and each modality's own accuracy."""
     rows, names = table.rows, wording.modality_names(table)
-    headings = ["method", "test", wording.delta_heading(table, reference), "trials", "epochs", "device-seconds"]
-    cells = [
-        [row.method, wording.test_text(row), wording.delta_text(row, reference), wording.trials_text(row),
-         str(row.epochs), f"{row.device_seconds:.0f}"]
+    headings: tuple[str, ...] = (
+        "method",
+        "test",
+        wording.delta_heading(table, reference),
+        "trials",
+        "epochs",
+        "device-seconds",
+    )
+    cells: list[tuple[str, ...]] = [
+        (row.method, wording.test_text(row), wording.delta_text(row, reference), wording.trials_text(row),
+         str(row.epochs), f"{row.device_seconds:.0f}")
         for row in rows
     ]  # fmt: skip
-    words = [(row.delta.word if row.delta else None) or "" for row in rows]
-    if any(words):
-        headings, cells = [*headings, "word"], [[*cell, word] for cell, word in zip(cells, words, strict=True)]
+    if any(row.delta and row.delta.word for row in rows):
+        words = [row.delta.word or "" if row.delta else "" for row in rows]
+        headings, cells = (*headings, "word"), [(*cell, word) for cell, word in zip(cells, words, strict=True)]
     grids = [Grid("Ranking by test accuracy", headings, cells)]
     if table.folds:
         numbers = [f"fold {number}" for number in range(table.folds or 0)]
@@ -133,7 +140,7 @@ def _figures(table: RankingTable) -> list[Grid]:
     if not names:
         return []
     seeds = "each final model" if table.folds is None else "each final model, fold by fold"
-    cells = [
+    cells: list[tuple[str, ...]] = [
         (row.method, *(wording.figure_text(row, name) for name in names), wording.seeds_text(row)) for row in table.rows
     ]
     headings = ("method", *(wording.FIGURES[name] for name in names), f"test of {seeds}")

@@ -98,6 +98,19 @@ def schedule_notes(rows: Sequence[RankingRow]) -> list[str]:
     return notes
 
 
+def teacher_notes(finals: Finals) -> list[str]:
+    """Returns a note for each row that learnt from others' final models, whose cost its own does not hold."""
+    notes = []
+    for label, folds in finals.items():
+        taught = sorted({name for final in flattened(folds) for name in final.teachers})
+        if taught:
+            notes.append(
+                f"{label} learns from the final models of unimodal on {', '.join(taught)}: what those cost stands in "
+                "their rows alone"
+            )
+    return notes
+
+
 def chance_notes(rows: Sequence[RankingRow], finals: Finals) -> list[str]:
     """Returns a note for each modality whose encoder was lost: no better than the most frequent class."""
     notes = []

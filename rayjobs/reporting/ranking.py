@@ -35,6 +35,7 @@ from rayjobs.reporting.notes import (
     mended_notes,
     more_seeds,
     schedule_notes,
+    teacher_notes,
     timing_notes,
 )
 from rayjobs.reporting.ranking_table import Failure, Mistake, OwnAccuracy, Ranking, RankingRow, RankingTable
@@ -118,6 +119,7 @@ def _table(experiment: Experiment, plan: Plan) -> tuple[RankingTable, Environmen
             *budget_notes(rows, plan),
             *timing_notes(at_once),
             *schedule_notes(rows),
+            *teacher_notes(finals),
             *elastic_notes(experiment, plan),
         ],
         search_note=SEARCHED_ONCE if request.search_once else "",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from mmcore.config.plain import Settings
+from collections.abc import Mapping
+
 from rayjobs.reporting.ranking_table import OwnAccuracy, RankingRow, RankingTable
 from rayjobs.runs.environment import Environment
 
@@ -100,7 +101,7 @@ def uses_probes(table: RankingTable) -> bool:
     return any(own.by == "probe" for row in table.rows for own in row.modalities.values())
 
 
-def values_text(values: Settings) -> str:
+def values_text(values: Mapping[str, object]) -> str:
     """Returns searched values for a person: `optimizer.lr 0.012, method.alpha 0.8`."""
     shown = {path: f"{value:.4g}" if isinstance(value, float) else str(value) for path, value in values.items()}
     return ", ".join(f"{path} {value}" for path, value in shown.items())

@@ -91,7 +91,7 @@ class Journal:
             OSError: It still is, after some minutes.
         """
         line = json.dumps(event.to_dict()).encode() + b"\n"
-        patiently(lambda: self._write(line))
+        patiently(lambda: self._write(line), self._path)
         self._size += len(line)
 
     def _write(self, line: bytes) -> None:

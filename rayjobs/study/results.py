@@ -14,7 +14,6 @@ from mmcore.errors import DataError
 from rayjobs.experiment.search_result import SearchResult
 from rayjobs.reporting.finals import Final, load_final
 from rayjobs.results_layout import CELL_FILE, CELLS, FINALS_FILE, PREDICTIONS_FILE, RESULT_FILE, SEARCH_FILE
-from rayjobs.runs.predictions import COLUMNS
 from rayjobs.runs.result import RunResult
 from rayjobs.storage.files import read_json, write_json
 from rayjobs.study.cell import Cell
@@ -156,11 +155,17 @@ def _shared(found: CellResult, known: _Columns) -> CellResult:
         first = known.setdefault((found.cell.dataset, found.cell.fold, name), own)
         return first if np.array_equal(first, own) else own
 
-    finals = [
-        replace(model, final=replace(model.final, **{name: column(model, name) for name in COLUMNS}))
-        for model in found.finals
-    ]
-    return replace(found, finals=finals)
+    def lighter(model: FinalModel) -> FinalModel:
+        final = replace(
+            model.final,
+            sample_ids=column(model, "sample_ids"),
+            labels=column(model, "labels"),
+            groups=column(model, "groups"),
+            sources=column(model, "sources"),
+        )
+        return replace(model, final=final)
+
+    return replace(found, finals=[lighter(model) for model in found.finals])
 
 
 def _raced(found: CellResult, race: Race) -> CellResult:

@@ -130,11 +130,13 @@ def read_study(folder: Path) -> Study:
         known = sorted(found.parent.name for found in folder.parent.glob(f"*/{STUDY_FILE}"))
         there = suggest(folder.name, known) if known else ": there is none yet; begin one by rayjobs.compare new"
         raise UsageError(f"no study '{folder.name}' in {folder.parent}{there}")
-    values = read_yaml(path)
-    study = parse_section(Study, values, "")
-    problems = check_study(study)
+    try:
+        study = parse_section(Study, read_yaml(path), "")
+        problems = check_study(study)
+    except ConfigError as error:
+        problems = error.problems
     if problems:
-        raise ConfigError([f"{path.name}: {problem}" for problem in problems])
+        raise ConfigError([problem if path.name in problem else f"{path.name}: {problem}" for problem in problems])
     return study
 
 

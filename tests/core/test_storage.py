@@ -118,8 +118,9 @@ def disks_that_do_not_come_back(folder: Path) -> None:
         }.items():
             waits.waited.clear()
             with pytest.raises(OSError, match=r"No space|a part of a file") as caught:
-                patiently(write)
+                patiently(write, disk.path / "mine")
             assert caught.value.errno == number
+            assert str(disk.path) in str(caught.value), "which disk is not said"
             assert waits.waited == list(WAITS_S)
             for path in disk.path.glob("by-*"):
                 path.unlink()

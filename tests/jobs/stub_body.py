@@ -3,11 +3,13 @@
 STUB_PLAN is JSON: name of a run, with its folder or its two folders -> {"fatal": message}, or one of these, done once:
 {"kill_at": epoch}, {"hold_at": epoch} (until the file `held` is there), {"hang_at": epoch} (for ever; all ranks, or the
 one in "hang_rank").
-STUB_EPOCH_S is the length of an epoch.
+STUB_EPOCH_S is the length of an epoch, STUB_WAITS_S (JSON) what failing storage is waited for, instead of four minutes,
+STUB_SHARES (JSON) method -> share of test that it answers rightly.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -19,10 +21,16 @@ from typing import Any
 import numpy as np
 from ray import train
 
+from mmcore import storage
 from mmcore.errors import TrainingError
+from mmcore.storage import append_whole, patiently, write_whole
 from mmcore.training.heartbeat import heartbeat_file
 
 NUM_TEST, NUM_CLASSES = 60, 3
+
+
+if "STUB_WAITS_S" in os.environ:  # of the driver, too, which imports this
+    storage.WAITS_S = tuple(json.loads(os.environ["STUB_WAITS_S"]))
 
 
 def body(job: Any, reporter: Any) -> dict[str, Any]:
@@ -35,8 +43,7 @@ def body(job: Any, reporter: Any) -> dict[str, Any]:
     max_epochs = job.config["trainer"]["max_epochs"]
     state = run_dir / f"stub-epoch{rank_suffix()}"
     first = int(state.read_text()) + 1 if state.exists() else 1
-    with (run_dir / "starts").open("a") as file:
-        file.write(f"{os.getpid()} {first}\n")
+    append_whole(run_dir / "starts", f"{os.getpid()} {first}\n".encode())
     row: dict[str, float] = {}
     for epoch in range(first, max_epochs + 1):
         time.sleep(float(os.environ.get("STUB_EPOCH_S", "0.01")))
@@ -46,10 +53,10 @@ def body(job: Any, reporter: Any) -> dict[str, Any]:
             time.sleep(0.05)
         if plan.get("hang_at") == epoch and plan.get("hang_rank", "") in {"", rank_suffix()}:
             hang(run_dir / f"hung{rank_suffix()}")
-        heartbeat_file(run_dir, int(rank_suffix()[1:] or 0)).touch()
+        patiently(heartbeat_file(run_dir, int(rank_suffix()[1:] or 0)).touch)
         row = {"epoch": epoch, "val/fused/accuracy": accuracy(job.config, epoch), "val/fused/loss": 1 / epoch}
         reporter.report(row)
-        state.write_text(str(epoch))
+        write_whole(state, str(epoch).encode())
     row = row or {"epoch": max_epochs, "val/fused/accuracy": accuracy(job.config, max_epochs), "val/fused/loss": 0.0}
     if first > max_epochs:
         reporter.report(row)
@@ -72,18 +79,22 @@ def accuracy(config: dict[str, Any], epoch: int) -> float:
 
 def write_result(job: Any, run_dir: Path, row: dict[str, float], right: float | None = None) -> dict[str, Any]:
     """Writes what a final model writes; the share of right answers is the method's."""
-    share = {"iprm": 0.9, "aug": 0.8}.get(job.config["method"]["name"], 0.7) if right is None else right
-    generator = np.random.default_rng(job.config["seed"])
+    shares = {"iprm": 0.9, "aug": 0.8} | json.loads(os.environ.get("STUB_SHARES", "{}"))
+    share = shares.get(job.config["method"]["name"], 0.7) if right is None else right
+    fold = job.config["protocol"].get("fold", 0)
+    generator = np.random.default_rng([job.config["seed"], fold] if fold else job.config["seed"])
     labels = np.arange(NUM_TEST) % NUM_CLASSES
     answers = np.where(generator.random(NUM_TEST) < share, labels, (labels + 1) % NUM_CLASSES)
+    predictions = io.BytesIO()
     np.savez(
-        run_dir / "predictions.npz",
+        predictions,
         sample_ids=np.array([f"s{number:03d}" for number in range(NUM_TEST)]),
         labels=labels,
         groups=np.array([f"g{number % 6}" for number in range(NUM_TEST)]),
         sources=np.array([f"s{number:03d}" for number in range(NUM_TEST)]),
         **{"logits/fused": np.eye(NUM_CLASSES)[answers]},
     )
+    write_whole(run_dir / "predictions.npz", predictions.getvalue())
     measured = float((answers == labels).mean())
     test = {"epoch": row["epoch"], "fused/accuracy": measured, "image/accuracy": 0.6, "audio/probe_accuracy": 0.5}
     result = {
@@ -105,8 +116,9 @@ def write_result(job: Any, run_dir: Path, row: dict[str, float], right: float | 
         "variants": [],
         "workers": 1,
         "notices": [],
+        **({"teachers": dict(job.teachers)} if getattr(job, "teachers", None) else {}),
     }
-    (run_dir / "result.json").write_text(json.dumps(result))
+    write_whole(run_dir / "result.json", json.dumps(result).encode())
     return result
 
 

@@ -346,3 +346,9 @@ def test_what_counts_as_private(text: str, found: set[str]) -> None:
 @pytest.mark.parametrize("path", others(), ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_other_file_touches_a_private_name_of_rays(path: Path) -> None:
     assert private_touches(path.read_text(), names_of_ours()) == set()
+
+
+def test_the_newest_ray_is_tried_by_tests_that_are_there() -> None:
+    names = re.findall(r'"(tests/[\w/]+\.py)"', (ROOT / ".ci" / "newest_ray.py").read_text())
+    assert "tests/jobs/test_ray_internals.py" in names
+    assert [name for name in names if not (ROOT / name).is_file()] == []

@@ -10,14 +10,15 @@ from pathlib import Path
 import numpy as np
 
 from mmcore.data.spec import DATASETS
-from mmcore.errors import DataError, EquipoiseError
+from mmcore.errors import EquipoiseError, TrainingError, UsageError
 from rayjobs.commands.comparing.beginning import Preview
-from rayjobs.commands.comparing.planning import plan_study
+from rayjobs.commands.comparing.planning import StudyPlan, plan_study
 from rayjobs.commands.tuning import run_plans
 from rayjobs.experiment.folder import keep_plan
 from rayjobs.experiment.machine import Machine
+from rayjobs.experiment.plan import Plan
 from rayjobs.experiment.search_result import read_search
-from rayjobs.results_layout import CELLS, COMPARE_FILE
+from rayjobs.results_layout import COMPARE_FILE
 from rayjobs.storage.files import load_json
 from rayjobs.study.document import PowerEntry, StudyDocument
 from rayjobs.study.judging.power import power_entry
@@ -27,6 +28,7 @@ from rayjobs.study.study import Study
 PILOT = ("joint", "ensemble")
 """Methods whose difference a pilot measures."""
 PILOT_SEEDS = 2
+MIN_FOLDS = 2
 POINTS = 100.0
 
 
@@ -36,38 +38,55 @@ def measured(study: Study, folder: Path, machine: Machine) -> dict[str, float]:
     Differences are of validation accuracies: no test is read before the terms are fixed.
 
     Raises:
-        EquipoiseError: As any search.
+        UsageError: There are no folds.
+        TrainingError: One of the methods could not be trained.
     """
-    scores: dict[str, dict[str, list[list[float]]]] = {}
-    for number in range(PILOT_SEEDS):
-        pilot = study.model_copy(
-            update={
-                "methods": [PILOT[0]], "reference": PILOT[1], "references": [], "trials": 1, "scheduler": "fifo",
-                "algorithm": "random", "seed": study.seed + number, "use": [], "race": False,
-            }
-        )  # fmt: skip
-        plan = plan_study(pilot, folder / "pilot" / str(number), machine)
-        request = replace(plan.experiment("").request, final_seeds=0)
-        experiment = replace(plan.experiment("pilot"), request=request)
-        experiment.folder.mkdir(parents=True, exist_ok=True)
-        for each in plan.plans:
-            keep_plan(each, experiment)
-        run_plans(plan.plans, experiment, machine, resume=True)
-        for each in plan.plans:
-            for search in each.searches:
-                found = read_search(experiment.folder / search.name)
-                if found is None or found.best is None or found.best.objective is None:
-                    raise DataError(f"the pilot's {search.name} has no result: see {plan.folder / CELLS}")
-                by_label = scores.setdefault(each.prepared.directory.name, {})
-                folds = by_label.setdefault(search.label, [[] for _ in each.folds])
-                folds[each.folds.index(search.fold)].append(POINTS * found.best.objective)
+    parts = [_pilot(study, folder, number, machine) for number in range(PILOT_SEEDS)]
+    plans = [plan for part in parts for plan in part.plans]
+    if any(len(plan.folds) < MIN_FOLDS for plan in plans):
+        raise UsageError("--pilot measures how much folds differ: it needs --protocol cv and 2 folds or more")
+    experiment = parts[0].experiment("pilot")
+    experiment = replace(experiment, request=replace(experiment.request, final_seeds=0))
+    experiment.folder.mkdir(parents=True, exist_ok=True)
+    for plan in plans:
+        keep_plan(plan, experiment)
+    run_plans(plans, experiment, machine, resume=True)
+    scores: dict[str, dict[str, dict[int | None, list[float]]]] = {}
+    for plan in plans:
+        by_label = scores.setdefault(plan.prepared.directory.name, {label: {} for label in PILOT})
+        for search in plan.searches:
+            by_label[search.label].setdefault(search.fold, []).append(_score(experiment.folder / search.name))
     return {name: _deviation(by_label) for name, by_label in scores.items()}
 
 
-def _deviation(by_label: Mapping[str, Sequence[Sequence[float]]]) -> float:
+def _pilot(study: Study, folder: Path, number: int, machine: Machine) -> StudyPlan:
+    """Returns the plan of one seed of a pilot, whose searches have names of their own."""
+    changes = {
+        "methods": [PILOT[0]], "reference": PILOT[1], "references": [], "trials": 1, "scheduler": "fifo",
+        "algorithm": "random", "seed": study.seed + number, "use": [], "race": False,
+    }  # fmt: skip
+    plan = plan_study(study.model_copy(update=changes), folder / "pilot", machine)
+    return replace(plan, plans=[_numbered(each, number) for each in plan.plans])
+
+
+def _numbered(plan: Plan, number: int) -> Plan:
+    searches = tuple(replace(search, dataset=f"{search.dataset}-seed-{number}") for search in plan.searches)
+    return replace(plan, searches=searches)
+
+
+def _score(folder: Path) -> float:
+    """Returns what a pilot's search reached on validation, in points."""
+    found = read_search(folder)
+    if found is None or found.best is None or found.best.objective is None:
+        why = next((f"; {trial.reason}" for trial in (found.trials if found else ()) if trial.reason), "")
+        raise TrainingError(f"the pilot has no result for {folder.name} ({folder}){why}")
+    return POINTS * found.best.objective
+
+
+def _deviation(by_label: Mapping[str, Mapping[int | None, Sequence[float]]]) -> float:
     """Returns the standard deviation over folds of the difference of two methods, each a mean over seeds."""
-    one, other = (np.array([np.mean(seeds) for seeds in by_label[label]]) for label in PILOT)
-    return float((one - other).std(ddof=1))
+    one, other = ([np.mean(seeds) for seeds in by_label[label].values()] for label in PILOT)
+    return float(np.subtract(one, other).std(ddof=1))
 
 
 def outlooks(study: Study, plan: Preview, folder: Path, pilot: Mapping[str, float]) -> list[PowerEntry]:

@@ -218,7 +218,7 @@ def _narrows(blocks: Blocks, pair: _Pair) -> str:
 def _of_split(family: _Family, pairs: Mapping[str, _Pair]) -> list[Comparison]:
     blocks = family.blocks
     clusters, _ = blocks.clusters
-    found = {label: compare_split(pair.own[0], pair.others[0], clusters) for label, pair in pairs.items()}
+    found = {label: compare_split(list(pair.own[0]), list(pair.others[0]), clusters) for label, pair in pairs.items()}
     held_out = "groups" if blocks.cells[0].by_group else ""
     verdicts = judge_split(found, blocks.terms.alpha, family.size, held_out=held_out)
     return [_split_comparison(family, label, pair, found[label], verdicts[label]) for label, pair in pairs.items()]
@@ -227,7 +227,7 @@ def _of_split(family: _Family, pairs: Mapping[str, _Pair]) -> list[Comparison]:
 def _split_comparison(family: _Family, label: str, pair: _Pair, found: SplitComparison, verdict: Verdict) -> Comparison:
     blocks, (only_a, only_b) = family.blocks, pair.alone()
     clusters, cluster_note = blocks.clusters
-    interval = paired_bootstrap(pair.own[0], pair.others[0], clusters)
+    interval = paired_bootstrap(list(pair.own[0]), list(pair.others[0]), clusters)
     same = "" if only_a + only_b else f"differ in 0 of {pair.num_samples}"
     return Comparison(
         dataset=blocks.dataset,

@@ -120,7 +120,7 @@ def power_entry(
     if folds < MIN_FOLDS_FOR_A_WORD:
         notes.append(f"under {MIN_FOLDS_FOR_A_WORD} folds nothing is decided")
     elif shown[folds] > margin:
-        notes.append(f"a difference of {points(margin)} cannot be shown with this plan")
+        notes.append(f"this plan can show neither a difference of {points(margin)} nor equivalence within it")
     return PowerEntry(
         dataset=dataset,
         margin=margin,

@@ -37,6 +37,25 @@ class Commands:
 
 
 @dataclass(frozen=True)
+class Item:
+    """One item of a list: how it stands, as a sign and a word, what is asked, and what shows it."""
+
+    name: str
+    sign: str
+    state: str
+    title: str
+    evidence: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Checks:
+    """A checklist, numbered from 1; what shows an item stands beneath it, which a narrow screen has room for."""
+
+    kind: ClassVar[str] = "checks"
+    items: Sequence[Item]
+
+
+@dataclass(frozen=True)
 class Details:
     """What may be folded away; it is open at first, so that print has it."""
 
@@ -45,7 +64,7 @@ class Details:
     blocks: Sequence[Block]
 
 
-Block: TypeAlias = "Heading | Note | Commands | Details | Grid | Figure"
+Block: TypeAlias = "Heading | Note | Commands | Checks | Details | Grid | Figure"
 
 
 @dataclass(frozen=True)

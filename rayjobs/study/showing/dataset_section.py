@@ -243,6 +243,8 @@ def _budgets(data: OfDataset, stem: str, labels: Sequence[str]) -> list[Block]:
         rows,
     )
     note = "At least cost: the best on validation once as many device-seconds were spent as the cheapest method spent."
+    lacking = [each.method for each in data.budgets if found(each, "trials") is None]
+    note += f" {NO_CURVE}: {', '.join(lacking)}." if lacking else ""
     figures = [budget_figure(f"{stem}-{cost}", data, labels, cost) for cost in COSTS]
     figures.append(expected_figure(f"{stem}-expected", data, labels))
     why = [] if figures[-1] else [Note(NOT_EXCHANGEABLE)]
@@ -261,6 +263,7 @@ def _incumbents(data: OfDataset) -> list[Block]:
     return [Details("The searches in numbers", split_columns(grid, MOST_FOLDS))]
 
 
+NO_CURVE = "Without a curve, since some fold has no search of the whole model that found anything"
 NOT_EXCHANGEABLE = (
     "The expected best of fewer trials is not drawn: it needs trials that know nothing of each other and run to their "
     "end (random search or a grid, none stopped early)."

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from markupsafe import Markup
-
 from rayjobs.reporting.wording import values_text
 from rayjobs.study.document import CellEntry, CheckState, OverDatasets, PowerEntry, StudyDocument
 from rayjobs.study.showing import wording
-from rayjobs.study.showing.blocks import Block, Commands, Details, Heading, Note, Section
+from rayjobs.study.showing.blocks import Block, Checks, Commands, Details, Heading, Item, Note, Section
 from rayjobs.study.showing.drawing.rows import critical_differences, differences_by_set
 from rayjobs.study.showing.reading import OfDataset, of_datasets
 from rayjobs.templates import Grid
 
 SIGNS: Mapping[CheckState, str] = {"pass": "✓", "warn": "!", "fail": "✗", "not applicable": "–"}
 """Beside the state's word and its colour."""
-STATE_WORDS = ("state", "question", "evidence")
 
 
 def over_section(document: StudyDocument, labels: Sequence[str]) -> Section | None:
@@ -28,7 +25,7 @@ def over_section(document: StudyDocument, labels: Sequence[str]) -> Section | No
     blocks += [Note(over.note, "warning")] if over.note else []
     figure = critical_differences("ranks", over, labels)
     if figure is None:
-        of_sets = {data.name: data.primary for data in of_datasets(document)}
+        of_sets = {data.name: data.primary for data in of_datasets(document) if data.name not in over.left_out}
         rows = [label for label in labels if label != document.lock.reference]
         figure = differences_by_set("differences", of_sets, rows, labels)
     blocks += [figure] if figure else []
@@ -64,18 +61,26 @@ def _ranks(over: OverDatasets, labels: Sequence[str]) -> Grid | None:
     if not over.ranks:
         return None
     rows = []
-    for label in labels:
+    for label in (each for each in labels if each in over.ranks):
         scale = over.profiles.get(label, {})
         ends = f"[{wording.number(scale.get('low'), 2)}, {wording.number(scale.get('high'), 2)}]" if scale else ""
         rows.append((label, wording.number(over.ranks.get(label), 2), wording.number(scale.get("middle"), 2), ends))
-    told = ""
-    if over.friedman:
-        told = f" (Friedman: F = {over.friedman['f']:.2f}, p = {wording.p_value(over.friedman['p'])})"
     return Grid(
-        f"Mean ranks, 1 is best{told}; mean of the middle half of the runs where chance is 0 and the reference 1",
+        f"Mean ranks, 1 is best{_friedman(over.friedman or {})}; mean of the middle half of the runs where chance is 0 "
+        "and the reference 1",
         ("method", "mean rank", "middle half", "95 %"),
         rows,
     )
+
+
+def _friedman(found: Mapping[str, float]) -> str:
+    """Returns the test of all ranks together: by F where there is one, else by χ²; "" without any."""
+    for name, p in (("f", "p"), ("chi2", "p_chi2")):
+        if wording.known(found.get(name)):
+            sign = {"f": "F", "chi2": "χ²"}[name]
+            value = wording.p_value(found.get(p))
+            return f" (Friedman: {sign} = {found[name]:.2f}, p {value if value.startswith('<') else f'= {value}'})"
+    return ""
 
 
 def failures_section(document: StudyDocument) -> Section | None:
@@ -146,17 +151,11 @@ def checklist_section(document: StudyDocument) -> Section:
     """Returns the checklist, each item with its evidence."""
     counts = {state: sum(check.state == state for check in document.checklist) for state in SIGNS}
     told = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
-    rows = [(str(check.id), state_mark(check.state), check.title, check.evidence) for check in document.checklist]
-    grid = Grid(f"What a reviewer would ask: {told or 'nothing'}", ("no.", *STATE_WORDS), rows, STATE_WORDS)
-    return Section("checklist", "Checklist", [grid])
-
-
-def state_mark(state: CheckState) -> Markup:
-    """Returns a state as a sign and a word, in its colour."""
-    name = state.replace(" ", "-")
-    return Markup('<span class="state {}"><span aria-hidden="true">{}</span> {}</span>').format(
-        name, SIGNS[state], state
-    )
+    items = [
+        Item(check.state.replace(" ", "-"), SIGNS[check.state], check.state, check.title, check.evidence.split("; "))
+        for check in sorted(document.checklist, key=lambda check: check.id)
+    ]
+    return Section("checklist", "Checklist", [Note(f"What a reviewer would ask: {told}."), Checks(items)])
 
 
 def lock_section(document: StudyDocument) -> Section:
@@ -226,7 +225,7 @@ def repeat_section(document: StudyDocument) -> Section:
         Grid("Methods, the version of their code, and their search spaces", ("method", "version", "settings"), rows)
     ]))  # fmt: skip
     best = [
-        (_named(cell), wording.number(cell.best.val), values_text(dict(cell.best.config)))
+        (_named(cell), wording.number(cell.best.val), values_text(cell.best.config))
         for cell in document.cells if cell.best
     ]  # fmt: skip
     if best:

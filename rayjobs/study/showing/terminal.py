@@ -15,6 +15,9 @@ from rayjobs.study.showing import wording
 from rayjobs.study.showing.reading import OfDataset, of_datasets
 from rayjobs.study.showing.study_sections import unfinished
 
+WORD_WIDTH = 28
+"""Room for `better, by less than 1 point`; a longer word takes two lines, so that labels and numbers keep theirs."""
+
 
 def print_study(document: StudyDocument, page: Path | str | None = None, console: Console | None = None) -> None:
     """Prints what a study found.
@@ -59,11 +62,11 @@ def _print_dataset(data: OfDataset, console: Console) -> None:
 
 def _results(data: OfDataset) -> Table:
     shown = Table(box=None, pad_edge=False, width=WIDTH, header_style="bold")
-    shown.add_column("method", no_wrap=True, overflow="ellipsis", ratio=1, min_width=12)
+    shown.add_column("method", no_wrap=True, overflow="ellipsis", ratio=1)
     shown.add_column("test", justify="right", no_wrap=True)
     split = not data.entry.cross_validated
     shown.add_column(Text("Δ [95 %]" if split else "Δ [corrected 95 %]"), justify="right", no_wrap=True)
-    shown.add_column("word")
+    shown.add_column("word", max_width=WORD_WIDTH)
     for score in data.scores:
         shown.add_row(*(Text(cell) for cell in _row(data, score)))
     return shown

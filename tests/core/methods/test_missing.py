@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -281,8 +282,8 @@ def test_the_loss_of_a_pair_that_is_drawn_now_and_then_is_over_the_samples_it_wa
 # Workers
 
 
-def train(method: str, rank: int, world_size: int) -> dict[str, Tensor]:
-    trainer = trainer_with_missing(method, 2, 33, rank=rank, world_size=world_size)
+def train(method: str, rank: int, world_size: int, count: int = 2, **values: object) -> dict[str, Tensor]:
+    trainer = trainer_with_missing(method, count, 33, rank=rank, world_size=world_size, **values)
     trainer.loader._data.present["quiet"][::3] = False  # 33 in batches of 16: the last has one sample, one rank none
     trainer.fit()
     found = [{k: v for k, v in row.items() if not k.startswith("time/")} for row in trainer.reporter.rows]
@@ -295,10 +296,36 @@ def train_all(rank: int, world_size: int) -> dict[str, dict[str, Tensor]]:
     return {method: train(method, rank, world_size) for method in METHODS.names()}
 
 
-def test_k_workers_equal_one_with_missing_modalities() -> None:
-    alone = train_all(0, 1)
-    for rank, results in enumerate(run_processes(train_all, 2, 2)):
+BETWEEN_STEPS: list[tuple[str, dict[str, object]]] = [
+    ("mla", {}),
+    ("mla", {"method__project_on": "previous"}),
+    ("pmr", {"method__fraction": 0.6, "method__end_epoch": 120}),
+    ("pmr", {"method__fraction": 0.02}),
+    ("lfm", {"method__start": 0.5}),
+    ("lfm", {"method__pairs": "sum"}),
+    ("gblending", {"method__super_epoch": 2}),
+    ("gblending", {"method__super_epoch": 3, "method__gain": "absolute"}),
+]
+"""Methods that look at samples outside a step, or have a state that each step moves."""
+
+
+def train_between_steps(rank: int, world_size: int) -> dict[str, dict[str, Tensor]]:
+    return {f"{method} {values}": train(method, rank, world_size, 3, **values) for method, values in BETWEEN_STEPS}
+
+
+def assert_equal_on_all_ranks(function: Callable[[int, int], dict[str, dict[str, Tensor]]], world_size: int) -> None:
+    alone = function(0, 1)
+    for rank, results in enumerate(run_processes(function, world_size, world_size)):
         for method, expected in alone.items():
             for name, value in results[method].items():
                 difference = (value.double() - expected[name].double()).abs().max()
                 assert difference < 1e-6, f"{method}: {name} differs by {difference} on rank {rank}"
+
+
+def test_k_workers_equal_one_with_missing_modalities() -> None:
+    assert_equal_on_all_ranks(train_all, 2)
+
+
+@pytest.mark.slow
+def test_three_workers_find_out_between_steps_what_one_does_with_missing_modalities() -> None:
+    assert_equal_on_all_ranks(train_between_steps, 3)

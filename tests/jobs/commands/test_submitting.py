@@ -9,6 +9,8 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -130,7 +132,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dict[s
     address = f"http://127.0.0.1:{ports['dashboard-port']}"
     try:
         deadline = time.monotonic() + 180
-        while submit(environment, address, "--list").returncode:
+        while not answers(address) or submit(environment, address, "--list").returncode:
             assert process.poll() is None, (home / "head.log").read_text()
             assert time.monotonic() < deadline, (home / "head.log").read_text()
             time.sleep(1)
@@ -202,6 +204,17 @@ def test_without_the_token_the_message_says_what_to_do(head, tmp_path: Path) -> 
     assert refused.returncode == 2
     assert "the cluster asks for a token" in refused.stderr
     assert "a" * 20 not in refused.stderr + refused.stdout
+
+
+def answers(address: str) -> bool:
+    """Whether a web server is there; asked before a command is, each of which takes seconds to start."""
+    try:
+        urllib.request.urlopen(f"{address}/api/version", timeout=10).close()
+    except urllib.error.HTTPError:  # it asks for the token
+        return True
+    except OSError:
+        return False
+    return True
 
 
 def submit(environment: dict[str, str], address: str, *arguments: str) -> subprocess.CompletedProcess[str]:

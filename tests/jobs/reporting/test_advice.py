@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1200)]
 SMALL = {"name": "small_conv", "width": 4, "features": 16}
 SPACE: dict[str, Any] = {
     "trials": 2,
-    "max_epochs": 2,
+    "max_epochs": 1,
     "set": {"model.encoders.audio": SMALL},
     "space": {
         "model.encoders.image": {"choice": [SMALL | {"width": 2}, SMALL]},

@@ -100,6 +100,12 @@ def test_a_search_waits_for_its_teachers_and_is_given_them(prepared: PreparedDat
         assert ticket.job.teachers == (folders if "distilling" in ticket.stage else {})
     assert len(command.dealt) == 3 * 3 * 2
     assert command.said == []
+    (table,) = build_ranking(experiment, [command.plan]).rankings
+    said = [note for note in table.chance_notes if "learns from" in note]
+    assert said == [
+        "distilling learns from the final models of unimodal on audio, image: what those cost stands in their rows "
+        "alone"
+    ]
 
 
 def test_where_fold_0_alone_is_searched_each_fold_has_its_own_teachers(

@@ -167,7 +167,11 @@ def test_a_state_is_told_by_a_word_not_by_colour_alone() -> None:
     for state, sign in (("pass", "✓"), ("warn", "!"), ("fail", "✗"), ("not applicable", "–")):
         name = state.replace(" ", "-")
         assert f'<span class="state {name}"><span aria-hidden="true">{sign}</span> {state}</span>' in text
-    assert "What a reviewer would ask: 5 pass, 5 warn, 4 fail, 4 not applicable" in text
+    assert "What a reviewer would ask: 5 pass, 5 warn, 4 fail, 4 not applicable." in text
+    check = make_document().checklist[0]
+    listed = dataclasses.replace(check, title="Asked", evidence="a: shown; b: shown too")
+    text, _ = build_page(changed(make_document(), checklist=[listed]))
+    assert "</span> pass</span>: Asked\n<ul><li>a: shown</li><li>b: shown too</li></ul></li>" in text
 
 
 def test_a_study_that_goes_on_says_of_what_it_speaks() -> None:
@@ -211,6 +215,31 @@ def test_several_data_sets_get_a_diagram_only_where_there_is_one() -> None:
     page = page_of(make_document(3, sets, over=True))
     assert "digits is left out: constructed." in page.text
     assert page.table("Mean ranks")["iprm"] == ["1.00", "1.01", "[0.98, 1.04]"]
+
+
+def test_over_data_sets_speak_those_that_count_and_the_test_there_is() -> None:
+    document = make_document(3, ("a", "b", "c"), over=True)
+    over = document.over_datasets
+    assert over is not None
+    assert any(caption.startswith("Mean ranks, 1 is best (Friedman: F = 4.50, p = 0.004)")
+               for caption in page_of(document).tables)  # fmt: skip
+    over = dataclasses.replace(over, friedman={"chi2": 24.0, "p_chi2": 1e-5}, left_out={"c": "it was constructed"},
+                               ranks={"iprm": 1.0, REFERENCE: 2.0})  # fmt: skip
+    text, figures = build_page(changed(document, over_datasets=over))
+    page = Page(text)
+    assert any("(Friedman: χ² = 24.00, p <0.001)" in caption for caption in page.tables)
+    assert list(page.table("Mean ranks")) == ["method", "iprm", REFERENCE]
+    (differences,) = [figure for figure in figures if figure.stem == "differences"]
+    assert differences.caption.endswith("1 a, 2 b.")
+
+
+def test_a_method_of_parts_has_no_curve_and_that_is_said() -> None:
+    document = make_document(3)
+    budgets = [dataclasses.replace(each, curves={}) if each.method == REFERENCE else each for each in document.budgets]
+    page = page_of(changed(document, budgets=budgets))
+    assert f"found anything: {REFERENCE}." in page.text
+    assert page.table("What was spent")[REFERENCE][-3:] == ["–", "–", "86.5"]
+    assert "found anything" not in page_of(document).text
 
 
 def test_what_was_changed_after_test_was_read_is_shown() -> None:

@@ -165,11 +165,12 @@ def printed(document: StudyDocument, page: str | None = None) -> list[str]:
 def test_the_terminal_holds_eighty_columns_and_breaks_no_number() -> None:
     labels = [f"a-method-with-a-name-that-is-long-{number}" for number in range(29)]
     document = make_document(datasets=("avdigits", "utd"), labels=["iprm", *labels, REFERENCE], failed="iprm")
-    document = with_word(document, labels[0], "better, by less than 0.75 points")
+    document = with_word(document, labels[0], "better, by less than 0.33333333 points")
     lines = printed(document, "results/mine/report.html")
     assert max(map(len, lines)) <= 80
     numbers = [line for line in lines if re.search(r" [+-]\d+\.\d \[[+-]\d+\.\d, [+-]\d+\.\d\]  \w", line)]
     assert len(numbers) == 29 + 30
+    assert all(line.startswith("a-method-with") for line in numbers if not line.startswith("iprm"))
     assert lines[1].startswith("On avdigits no method is better")
     assert sum(re.fullmatch(r"iprm +F +", line) is not None for line in lines) == 1
     assert any(line.startswith("iprm failed: fold 1: no finite loss. It is not averaged") for line in lines)

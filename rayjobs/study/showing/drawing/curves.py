@@ -67,9 +67,13 @@ def budget_figure(stem: str, data: OfDataset, labels: Sequence[str], cost: Cost)
     ranges = len(curves) <= MOST_RANGES
     unit = COSTS[cost]
     caption = (
-        f"Validation, never test; trials in the order of their number, the whole cost of one before its result. "
-        f"Mean over folds; their range is {'shaded' if ranges else 'in the table'}. "
-        "The upright axis begins where the lowest line stands after an eighth of its cost."
+        f"As above, against {unit}."
+        if cost != next(iter(COSTS))
+        else (
+            f"Validation, never test; trials in the order of their number, the whole cost of one before its result. "
+            f"Mean over folds; their range is {'shaded' if ranges else 'in the table'}. "
+            "The upright axis begins where the lowest line stands after an eighth of its cost."
+        )
     )
     ends = "; ".join(f"{name} {steps.mean[-1]:.1f} after {steps.costs[-1]:,.0f}" for name, steps in curves.items())
     height, shapes = _drawn(_Plot(curves, labels, bounds, f"{unit} of a fold", ranges=ranges))

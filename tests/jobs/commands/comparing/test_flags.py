@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 from click.testing import CliRunner, Result
+from study_files import MadeData, MadeStudy, write_study
 
 from mmcore.errors import ConfigError, UsageError
 from rayjobs.commands.comparing.flags import parse_folds
@@ -150,3 +151,36 @@ def test_folds_are_named_one_by_one_or_from_to() -> None:
     for wrong in ("", "a", "2-1", "-1", "1.5", "1,,2"):
         with pytest.raises(UsageError, match="--folds must name folds"):
             parse_folds(wrong)
+
+
+def test_a_report_of_made_cells_is_told_and_written_and_reads_only(tmp_path: Path) -> None:
+    made = MadeStudy(methods={"good": 0.9, "joint": 0.7}, data=(MadeData(folds=3),))
+    study = write_study(tmp_path / "results" / "mine", made)
+    before = {path: path.read_bytes() for path in study.rglob("*") if path.is_file()}
+    told = run(tmp_path, "report")
+    assert told.exit_code == 0, told.output
+    assert "nothing is decided" in told.stdout
+    assert {path: path.read_bytes() for path in before} == before
+    assert (study / "report.html").is_file()
+    assert not (study / "tables").exists()
+    with_tables = run(tmp_path, "report", "--tables", "latex", "--json")
+    assert [path.suffix for path in (study / "tables").iterdir()] == [".tex"]
+    assert json.loads(with_tables.stdout)["schema"] == "equipoise.compare/1"
+    assert run(tmp_path, "report", "--tables", "excel").exit_code == 2
+
+
+def test_a_damaged_file_costs_its_own_cell_alone_and_is_named(tmp_path: Path) -> None:
+    made = MadeStudy(methods={"good": 0.9, "joint": 0.7}, data=(MadeData(folds=3),))
+    study = write_study(tmp_path / "results" / "mine", made)
+    lost = study / "cells/made-good/fold-1/final-2/predictions.npz"
+    lost.write_bytes(lost.read_bytes()[:100])
+    told = run(tmp_path, "report", "--json")
+    assert told.exit_code == 0, told.output
+    document = json.loads(told.stdout)
+    waiting = [(cell["method"], cell["fold"]) for cell in document["cells"] if cell["status"] == "open"]
+    assert waiting == [("good", 1)]
+    assert str(lost.relative_to(study)) in json.dumps(document["notes"])
+    (study / "lock.json").write_text("{")
+    refused = run(tmp_path, "report")
+    assert refused.exit_code == 1
+    assert "lock.json is damaged" in refused.stderr

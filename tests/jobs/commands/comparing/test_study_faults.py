@@ -16,7 +16,8 @@ from driving import output_of, run_driver, start_driver
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 SMALL = ["--cv-folds", "3", "--trials", "2", "--seeds", "2", "--max-epochs", "4", "--reference-only"]
 KILLS = int(os.environ.get("EQUIPOISE_KILLS", "4"))
-TIMES = {"device_seconds", "when", "seconds"}
+TIMES = {"device_seconds", "when", "seconds", "hardware", "at_common_cost", "evidence"}
+"""What clocks decide; the checklist's evidence quotes some."""
 
 
 def compare(folder: Path, *arguments: str, code: int = 0, **options: Any) -> str:
@@ -83,20 +84,49 @@ def test_a_study_that_is_killed_at_random_moments_comes_to_the_same(tmp_path: Pa
         (tmp_path / name).mkdir()
         compare(tmp_path / name, "new", "mine", *asked)
     began = time.monotonic()
-    compare(tmp_path / "whole", "run", "mine", "--cpus", "2", epoch_s=0.2)
+    compare(tmp_path / "whole", "run", "mine", "--cpus", "2", epoch_s=0.1)
     length = time.monotonic() - began
     moments = random.Random(11)
     for _ in range(KILLS):
         process = start_driver(
-            tmp_path / "killed", "run", "mine", "--cpus", "2", epoch_s=0.2, script="stub_study.py",
+            tmp_path / "killed", "run", "mine", "--cpus", "2", epoch_s=0.1, script="stub_study.py",
             start_new_session=True,
         )  # fmt: skip
         time.sleep(moments.uniform(0.2, 0.9) * length)
         os.killpg(process.pid, signal.SIGKILL)
         output_of(process)
-    compare(tmp_path / "killed", "run", "mine", "--cpus", "2", epoch_s=0.2)
+    compare(tmp_path / "killed", "run", "mine", "--cpus", "2", epoch_s=0.1)
     whole, killed = (document(tmp_path / name / "results/mine") for name in ("whole", "killed"))
     for each in (whole, killed):
         each["ledger"] = {}  # a final model that was killed while it was tested is read again, and that is counted
         each["study"] = {key: value for key, value in each["study"].items() if key != "created"}
     assert without_times(killed) == without_times(whole)
+
+
+def test_a_method_that_can_win_no_more_is_left_out_of_later_folds_and_taken_in_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STUB_SHARES", json.dumps({"aug": 0.2}))
+    asked = ["--method", "iprm", "--method", "aug", "--reference", "joint", "--reference-only", "--cv-folds", "5"]
+    study = tmp_path / "results/mine"
+    compare(tmp_path, "new", "mine", *asked, "--trials", "1", "--seeds", "2", "--max-epochs", "1", "--race")
+    compare(tmp_path, "run", "mine", "--cpus", "2")
+    first = starts(study)
+    of_aug = {name.split("/")[1] for name in first if name.startswith("digits-aug/")}
+    assert of_aug == {"fold-0", "fold-1", "fold-2"}
+    others = {name.split("/")[1] for name in first if name.startswith("digits-iprm/")}
+    assert len(others) == 5
+    told = document(study)
+    states = {cell["fold"]: cell["status"] for cell in told["cells"] if cell["method"] == "aug"}
+    assert states == {0: "done", 1: "done", 2: "done", 3: "left out", 4: "left out"}
+    words = {each["a"]: each["word"] for each in told["comparisons"] if each["family"] == "primary"}
+    assert words["iprm"] == "better"
+    assert words.get("aug") is None
+
+    compare(tmp_path, "add", "mine", "--method", "aug")
+    compare(tmp_path, "run", "mine", "--cpus", "2")
+    after = starts(study)
+    assert {name: after[name] for name in first} == first
+    assert {name.rpartition("/")[0] for name in set(after) - set(first)} == {"digits-aug/fold-3", "digits-aug/fold-4"}
+    words = {each["a"]: each["word"] for each in document(study)["comparisons"] if each["family"] == "primary"}
+    assert words == {"iprm": "better", "aug": "worse"}

@@ -202,6 +202,16 @@ def test_one_fold_that_was_asked_for_is_one_split(tmp_path: Path) -> None:
     assert (found.k, found.plain, found.word) == (1, None, None)  # of six folds one is there: a difference alone
 
 
+def test_models_of_one_seed_are_paired(tmp_path: Path) -> None:
+    made = {"methods": {"aug": 0.9, "ensemble-tuned": 0.7}, "seeds": 4, "seed_spread": 0.02}
+    gone = {"failed_seeds": {("made", "aug", 0, 1): "out of memory"}}
+    split = judged(tmp_path, **made, **gone, data=[MadeData(folds=None)])["aug"]
+    assert split.d == pytest.approx(20)  # of seeds 2 to 4, not of 2 to 4 against 1 to 3
+    folds = judged(tmp_path / "folds", **made, **gone, data=[MadeData(folds=3)])["aug"]
+    assert folds.variance is not None
+    assert folds.variance[1] == pytest.approx(0, abs=1e-9)
+
+
 def test_folds_narrow_more_than_seeds_where_folds_differ(tmp_path: Path) -> None:
     found = judged(tmp_path, methods={"aug": UNSURE, "ensemble-tuned": REFERENCE}, seed_spread=0.01)["aug"]
     assert found.narrows == "fold"

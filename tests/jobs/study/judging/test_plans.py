@@ -39,7 +39,7 @@ def test_more_speakers_are_like_those_there_are() -> None:
     assert list(found.with_more) == ["7", "8", "9", "10", "11", "12"]
     assert found.with_more["11"] == pytest.approx(smallest_difference(2.0, 11, 1 / 9, family_size=5))
     assert found.folds_needed is None
-    assert found.note == "a difference of 1 point cannot be shown with this plan"
+    assert found.note == "this plan can show neither a difference of 1 point nor equivalence within it"
 
 
 def test_the_fewest_folds_that_show_the_margin() -> None:
