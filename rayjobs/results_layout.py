@@ -15,7 +15,6 @@
         train.json
         seed-0/                        one run
         seed-0/teachers/MODALITY/      a run that it learns from, where its method does
-
       STUDY/
         study.yaml                     what is wanted, by `compare new` and `compare add`
         lock.json, race.json           what was fixed before test was read; who was left out of later folds
