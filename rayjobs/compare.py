@@ -30,7 +30,7 @@ from rayjobs.cli.flag_types import (
 )
 from rayjobs.cli.options import friendly_errors, print_json
 from rayjobs.commands.comparing.flags import AddFlags, NewFlags, RunFlags, changed, command_line, study_of
-from rayjobs.storage.addresses import fetched, working_folder
+from rayjobs.storage.addresses import fetched
 
 if TYPE_CHECKING:
     from rayjobs.study.document import StudyDocument
@@ -104,9 +104,11 @@ def new(**flags: Unpack[NewFlags]) -> None:
     from rayjobs.results_layout import STUDY_FILE
     from rayjobs.storage.addresses import open_mirror
 
+    if flags["pilot"] and flags["dry_run"]:
+        raise UsageError("--pilot trains, which --dry-run does not: leave out one of them")
     study = study_of(flags)
     mirror = open_mirror(flags["output"])
-    place = mirror.root / flags["study"] if mirror else _output(flags["output"]) / flags["study"]
+    place = mirror.root / flags["study"]
     machine = Machine(cpus=flags["cpus"])
     plan = preview(study, place, machine)
     if not flags["dry_run"]:
@@ -114,11 +116,12 @@ def new(**flags: Unpack[NewFlags]) -> None:
         begin(study, place)
         mirror.push([place / STUDY_FILE])
     deviations = measured(study, place, machine) if flags["pilot"] else {}
+    plan = preview(study, place, machine) if flags["pilot"] else plan  # the pilot tells the pace, too
     outlook = outlooks(study, plan, place, deviations)
     if flags["as_json"]:
         print_json({**plan.to_dict(), "power": [entry.to_dict() for entry in outlook], "begun": not flags["dry_run"]})
         return
-    print_preview(plan, study, lines_of(outlook))
+    print_preview(plan, study, lines_of(outlook, plan))
     if flags["dry_run"]:
         click.echo("dry run: nothing is written")
     else:
@@ -258,10 +261,6 @@ def _say(document: StudyDocument, place: Path, *, as_json: bool) -> None:
 
         print_study(document)
         click.echo(f"the whole of it: {place / 'report.html'}")
-
-
-def _output(output: Path | str) -> Path:
-    return output if isinstance(output, Path) else working_folder(output)
 
 
 def _command(verb: str, study: str, output: Path | str) -> str:

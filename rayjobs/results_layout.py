@@ -15,6 +15,13 @@
         train.json
         seed-0/                        one run
         seed-0/teachers/MODALITY/      a run that it learns from, where its method does
+      STUDY/
+        study.yaml                     what is wanted, by `compare new` and `compare add`
+        lock.json, race.json           what was fixed before test was read; who was left out of later folds
+        cells/                         laid out as an experiment, and in the folder of each row and fold:
+          cell.json, finals.json       what it is of; which final models failed for good
+          superseded/                  final models that later ones replaced
+        compare.json, report.html, figures/, tables/
 
     a run/
       config.json, metrics.jsonl, progress.json, result.json, predictions.npz

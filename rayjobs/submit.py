@@ -37,7 +37,7 @@ from rayjobs.commands.submitting import (
 @click.option("--json", "as_json", is_flag=True, help="Print the answer as one JSON document.")
 @friendly_errors
 def main(**flags: Unpack[SubmitFlags]) -> None:
-    """Submit a command (after --) to a cluster as a job: prepare, train, tune, predict or report."""
+    """Submit a command (after --) to a cluster as a job: prepare, train, tune, compare, predict or report."""
     asked = [flags["command"], flags["logs"], flags["status"], flags["stop"], flags["wants_list"]]
     if sum(map(bool, asked)) != 1:
         raise UsageError("give either a command after --, or one of --logs, --status, --stop, --list")

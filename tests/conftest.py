@@ -21,6 +21,7 @@ os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
 LONGEST_FIRST = (
     "jobs/commands/test_tune_faults.py",
     "test_benchmarks.py",
+    "jobs/commands/comparing/test_study_faults.py",
     "e2e/test_readme.py",
     "jobs/trials/test_node_loss.py",
     "jobs/commands/test_submitting.py",

@@ -15,7 +15,7 @@ from mmcore.errors import UsageError
 from rayjobs.search.spaces import spaces_folder
 from rayjobs.storage.addresses import is_address
 
-VERBS = ("prepare", "train", "tune", "predict", "report")
+VERBS = ("prepare", "train", "tune", "compare", "predict", "report")
 MAX_BYTES = 100 * 2**20
 """What a job server takes; said before the upload, not after it."""
 CARRIED = ("--space", "--config")
@@ -31,8 +31,8 @@ def check_command(verb: str, arguments: Sequence[str]) -> None:
     """
     if verb not in VERBS:
         raise UsageError(f"what is submitted begins with one of {', '.join(VERBS)}, got {verb!r}")
-    command = _command(verb)
-    with command.make_context(f"rayjobs.{verb}", list(arguments)) as context:
+    command, own = _command(verb, arguments)
+    with command.make_context(f"rayjobs.{verb}", own) as context:
         relative = [parameter.opts[0] for parameter in command.params if _is_relative(parameter, context)]
     if relative:
         raise UsageError(
@@ -41,14 +41,27 @@ def check_command(verb: str, arguments: Sequence[str]) -> None:
         )
 
 
-def takes_address(verb: str) -> bool:
-    """Tells whether a verb joins the cluster itself; a report only reads files there."""
-    return any("--address" in parameter.opts for parameter in _command(verb).params)
+def takes_address(verb: str, arguments: Sequence[str]) -> bool:
+    """Tells whether a command joins the cluster itself; a report only reads files there."""
+    return any("--address" in parameter.opts for parameter in _command(verb, arguments)[0].params)
 
 
-def _command(verb: str) -> click.Command:
+def _command(verb: str, arguments: Sequence[str]) -> tuple[click.Command, list[str]]:
+    """Returns a verb's command, of `compare` the one its first argument names, and the arguments that are left for it.
+
+    Raises:
+        click.UsageError: There is none of that name.
+    """
     command: click.Command = importlib.import_module(f"rayjobs.{verb}").main
-    return command
+    if not isinstance(command, click.Group):
+        return command, list(arguments)
+    with click.Context(command, info_name=f"rayjobs.{verb}") as context:
+        if not arguments:
+            raise click.UsageError(f"name one of {', '.join(command.list_commands(context))}", context)
+        _, found, own = command.resolve_command(context, list(arguments))
+    if found is None:
+        raise click.UsageError(f"there is no command {arguments[0]}", context)
+    return found, own
 
 
 def pack(folder: Path, arguments: Sequence[str]) -> list[str]:

@@ -116,7 +116,7 @@ def _submit_with(
     interpreter = python or (sys.executable if _is_this_machine(address) else "python")
     with tempfile.TemporaryDirectory(prefix="equipoise-job-") as folder:
         packed = pack(Path(folder), arguments)
-        joining = ["--address", "auto"] if takes_address(verb) else []
+        joining = ["--address", "auto"] if takes_address(verb, arguments) else []
         entry = shlex.join([interpreter, "-m", f"rayjobs.{verb}", *packed, *joining])
         return _when_ready(
             lambda: client.submit_job(

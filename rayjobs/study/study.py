@@ -1,9 +1,6 @@
-"""A study as it is wanted: `study.yaml`, written by `compare new` and `compare add`.
+"""A study as it is wanted: `study.yaml`, written by `compare new` and `compare add`; people may edit it.
 
-results/STUDY/study.yaml      what is wanted
-results/STUDY/lock.json       what was fixed before test was read, and each later change
-results/STUDY/cells/DATASET-METHOD[/fold-0]/cell.json   one cell: a search and its final models, as `tune` leaves them
-results/STUDY/compare.json, report.html, tables/, figures/   what follows from them
+Where everything of a study lies is told in `rayjobs.results_layout`.
 """
 
 from __future__ import annotations

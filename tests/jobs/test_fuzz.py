@@ -19,17 +19,19 @@ from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import rayjobs.commands.comparing.running
 import rayjobs.commands.submitting
 import rayjobs.commands.training
 import rayjobs.commands.tuning
 from mmcore.assembly.config import complete_config, parse_config
 from mmcore.errors import UsageError
-from rayjobs import clean, predict, prepare, report, submit, train, tune
+from rayjobs import clean, compare, predict, prepare, report, submit, train, tune
 from rayjobs.cluster import session
 
-VERBS = {
-    "train": train, "tune": tune, "prepare": prepare, "predict": predict, "report": report, "submit": submit,
-    "clean": clean,
+VERBS: dict[str, click.Command] = {
+    "train": train.main, "tune": tune.main, "prepare": prepare.main, "predict": predict.main, "report": report.main,
+    "submit": submit.main, "clean": clean.main, "new": compare.new, "run": compare.run, "add": compare.add,
+    "tell": compare.report,
 }  # fmt: skip
 COMMAND_LINES, DESCRIPTIONS, CONFIGURATIONS, SPACES, TABLES = 1500, 1200, 700, 600, 1000
 """Examples of the slow tests: 5,000."""
@@ -62,6 +64,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("HF_HUB_OFFLINE", "1")
         patch.setattr(rayjobs.commands.training, "train_all", begin)
         patch.setattr(rayjobs.commands.tuning, "run_tuning", begin)
+        patch.setattr(rayjobs.commands.comparing.running, "run_study", begin)
         patch.setattr(rayjobs.commands.submitting, "connect", begin)
         patch.setattr(session, "_init", begin)
         yield folder
@@ -69,7 +72,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def ends_well(verb: str, *arguments: str) -> None:
     """Asserts the rule of this file for one command line."""
-    result = CliRunner().invoke(VERBS[verb].main, list(arguments))
+    result = CliRunner().invoke(VERBS[verb], list(arguments))
     typed = f"{verb} {arguments}: {result.exit_code} {result.output}"
     assert result.exception is None or isinstance(result.exception, SystemExit), (typed, result.exception)
     assert result.exit_code in {0, 1, 2}, typed
@@ -193,7 +196,7 @@ def command_lines(draw: st.DrawFn) -> tuple[str, list[str]]:
     """A verb and arguments: flags it has, with values of their kind and of others."""
     verb = draw(st.sampled_from(list(VERBS)))
     arguments = ["--dataset", "digits"] if verb in {"train", "tune", "prepare"} and draw(st.booleans()) else []
-    parameters = [one for one in VERBS[verb].main.params if one.name not in {"help", "debug"}]
+    parameters = [one for one in VERBS[verb].params if one.name not in {"help", "debug"}]
     needed = [one for one in parameters if one.required and draw(st.integers(0, 9))]
     for parameter in [*needed, *draw(st.lists(st.sampled_from(parameters), max_size=4))]:
         arguments += draw(given_as(parameter))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -11,8 +11,9 @@ from rich.console import Console
 from mmcore.config.plain import Plain
 from mmcore.errors import UsageError
 from rayjobs.cli.terminal import format_seconds
+from rayjobs.cluster import resources
 from rayjobs.commands.comparing.planning import folds_of
-from rayjobs.experiment.machine import Machine
+from rayjobs.experiment.machine import Machine, trial_shape
 from rayjobs.experiment.paces import known_pace
 from rayjobs.experiment.plan import check_request
 from rayjobs.results_layout import EXPERIMENT_FILE, STUDY_FILE
@@ -20,6 +21,9 @@ from rayjobs.search.searches import Search
 from rayjobs.study.lock import readings
 from rayjobs.study.race import Race, write_race
 from rayjobs.study.study import Study
+
+PILOT = ("joint", "ensemble")
+"""Methods whose difference a pilot measures."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +38,7 @@ class Preview:
         max_epochs: Of a trial that is not stopped early.
         seeds: Final models of each cell.
         cells: How many.
+        places: Runs at once on this machine.
         device_seconds: Of all of them at most, by the pace of earlier experiments; None: not known.
         unknown: Searches whose pace is not known.
     """
@@ -45,6 +50,7 @@ class Preview:
     max_epochs: int
     seeds: int
     cells: int
+    places: int
     device_seconds: float | None
     unknown: list[str]
 
@@ -65,6 +71,8 @@ def preview(study: Study, folder: Path, machine: Machine) -> Preview:
     trials: dict[str, int] = {}
     paces: list[tuple[Search, float | None]] = []
     max_epochs = cells = 0
+    places = 1
+    nodes = [resources.local_node(machine.cpus, machine.gpus)]
     for data in study.datasets:
         searches = check_request(study.request_of(data), machine)
         all_folds = tuple(dict.fromkeys(search.fold for search in searches))
@@ -79,6 +87,8 @@ def preview(study: Study, folder: Path, machine: Machine) -> Preview:
         cells += len(rows[name]) * len(chosen)
         max_epochs = max([max_epochs, *(search.max_epochs for search in own)])
         paces += [(search, _seconds(search, study, folder)) for search in own]
+        shape = trial_shape(study.request_of(data), own[0], nodes, streams=False)
+        places = max(places, resources.concurrent_trials(shape, nodes))
     seconds = [found for _, found in paces]
     known = [found for found in seconds if found is not None]
     return Preview(
@@ -89,6 +99,7 @@ def preview(study: Study, folder: Path, machine: Machine) -> Preview:
         max_epochs=max_epochs,
         seeds=study.seeds,
         cells=cells,
+        places=places,
         device_seconds=sum(known) if len(known) == len(seconds) else None,
         unknown=sorted({search.name.partition("/")[0] for search, found in paces if found is None}),
     )
@@ -105,7 +116,18 @@ def _seconds(search: Search, study: Study, folder: Path) -> float | None:
         pace = known_pace(search, output)
         if pace is not None:
             return pace.device_s * search.max_epochs * (search.trials + study.seeds)
-    return None
+    piloted = [pace.device_s for name in PILOT if (pace := known_pace(_as_piloted(search, name), folder))]
+    return max(piloted) * search.max_epochs * (search.trials + study.seeds) if piloted else None
+
+
+def _as_piloted(search: Search, label: str) -> Search:
+    """Returns what the pilot calls its search of a method on the same data and fold."""
+    return replace(search, dataset=pilot_name(search.dataset, 0), label=label, part="")
+
+
+def pilot_name(dataset: str, number: int) -> str:
+    """Returns what a pilot calls a data set, for one of its seeds."""
+    return f"{dataset}-seed-{number}"
 
 
 def begin(study: Study, folder: Path) -> None:
@@ -156,6 +178,6 @@ def print_preview(plan: Preview, study: Study, lines: Sequence[str] = ()) -> Non
             f"  time: at most {format_seconds(plan.device_seconds)} on one device, by the pace of earlier runs"
         )
     else:
-        console.print(f"  time: not known; no earlier run of {', '.join(plan.unknown)} to go by")
+        console.print(f"  cost: not known; no earlier run of {', '.join(plan.unknown)} to go by")
     for line in lines:
         console.print(line)

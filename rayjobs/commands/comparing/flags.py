@@ -220,11 +220,8 @@ def changed(study: Study, flags: AddFlags, left: Collection[str] = ()) -> Study:
     elif flags["options"] or flags["demo"]:
         raise UsageError("--option and --demo are for a --dataset that is added")
     values["methods"] += [name for name in dict.fromkeys(flags["methods"]) if name not in study.labels]
-    for key, least in (("seeds", study.seeds), ("trials", study.trials)):
-        wanted = dict(flags)[key]
-        if wanted is not None and least is not None and int(str(wanted)) < least:
-            raise UsageError(f"--{key} {wanted}: the study has {least} already, and what was trained stays")
-        values[key] = wanted if wanted is not None else values[key]
+    values["seeds"] = _more("--seeds", flags["seeds"], study.seeds)
+    values["trials"] = _more("--trials", flags["trials"], study.trials)
     if flags["folds"]:
         if study.folds is None:
             raise UsageError(f"--folds {flags['folds']}: the study has all folds already")
@@ -241,6 +238,17 @@ def changed(study: Study, flags: AddFlags, left: Collection[str] = ()) -> Study:
     if problems:
         raise ConfigError(problems)
     return added_to
+
+
+def _more(option: str, wanted: int | None, before: int | None) -> int | None:
+    """Returns how many there are to be from now on.
+
+    Raises:
+        UsageError: Fewer than there are.
+    """
+    if wanted is not None and before is not None and wanted < before:
+        raise UsageError(f"{option} {wanted}: the study has {before} already, and what was trained stays")
+    return before if wanted is None else wanted
 
 
 def _text(path: Path | None) -> str | None:

@@ -11,7 +11,8 @@ import numpy as np
 
 from mmcore.data.spec import DATASETS
 from mmcore.errors import EquipoiseError, TrainingError, UsageError
-from rayjobs.commands.comparing.beginning import Preview
+from rayjobs.cli.terminal import format_seconds
+from rayjobs.commands.comparing.beginning import PILOT, Preview, pilot_name
 from rayjobs.commands.comparing.planning import StudyPlan, plan_study
 from rayjobs.commands.tuning import run_plans
 from rayjobs.experiment.folder import keep_plan
@@ -25,8 +26,6 @@ from rayjobs.study.judging.power import power_entry
 from rayjobs.study.lock import rows_named
 from rayjobs.study.study import Study
 
-PILOT = ("joint", "ensemble")
-"""Methods whose difference a pilot measures."""
 PILOT_SEEDS = 2
 MIN_FOLDS = 2
 POINTS = 100.0
@@ -70,7 +69,7 @@ def _pilot(study: Study, folder: Path, number: int, machine: Machine) -> StudyPl
 
 
 def _numbered(plan: Plan, number: int) -> Plan:
-    searches = tuple(replace(search, dataset=f"{search.dataset}-seed-{number}") for search in plan.searches)
+    searches = tuple(replace(search, dataset=pilot_name(search.dataset, number)) for search in plan.searches)
     return replace(plan, searches=searches)
 
 
@@ -143,8 +142,8 @@ def _known(dataset: str, folder: Path, pilot: Mapping[str, float]) -> tuple[floa
     return None, ""
 
 
-def lines_of(entries: Sequence[PowerEntry]) -> list[str]:
-    """Returns the outlook in words, a line or two a data set."""
+def lines_of(entries: Sequence[PowerEntry], plan: Preview) -> list[str]:
+    """Returns the outlook in words, some lines a data set; with the cheapest plan that reaches δ, if there is one."""
     lines = []
     for entry in entries:
         if entry.deviation is None or entry.smallest is None:
@@ -157,4 +156,17 @@ def lines_of(entries: Sequence[PowerEntry]) -> list[str]:
         lines.append(f"  by {entry.deviation:.1f} points that differences vary from fold to fold ({entry.source})")
         if entry.note:
             lines.append(f"  {entry.note}")
+        if entry.smallest > entry.margin:
+            lines.append(f"  {_cheapest(entry, plan)}")
     return lines
+
+
+def _cheapest(entry: PowerEntry, plan: Preview) -> str:
+    """Returns the fewest folds that show δ, and what they cost; or that there is no such number."""
+    if entry.folds_needed is None:
+        return f"no number of folds there is shows {entry.margin:g}: more seeds, steadier methods or a wider margin may"
+    cost = ""
+    if plan.device_seconds is not None:
+        seconds = plan.device_seconds * entry.folds_needed / max(entry.folds, 1)
+        cost = f", at most {format_seconds(seconds)} on a device"
+    return f"{entry.folds_needed} folds would show {entry.margin:g}{cost}"

@@ -14,6 +14,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 
@@ -38,9 +39,26 @@ def test_what_a_job_would_lose_or_never_find_is_refused_before_anything_is_sent(
     check_command("report", ["/shared/results/mine"])
     with pytest.raises(UsageError, match=r"^results must be absolute"):
         check_command("report", ["results/mine"])
-    assert [verb for verb in job_bundle.VERBS if not job_bundle.takes_address(verb)] == ["report"]
-    with pytest.raises(UsageError, match="begins with one of prepare, train, tune, predict, report, got 'tun'"):
+    plain = [verb for verb in job_bundle.VERBS if verb != "compare"]
+    assert [verb for verb in plain if not job_bundle.takes_address(verb, [])] == ["report"]
+    with pytest.raises(
+        UsageError, match="begins with one of prepare, train, tune, compare, predict, report, got 'tun'"
+    ):
         check_command("tun", [])
+
+
+def test_a_study_is_submitted_by_the_command_of_compare_that_is_named() -> None:
+    check_command("compare", ["run", "mine", "--output", "/shared/results"])
+    with pytest.raises(UsageError, match=r"^--output must be absolute"):
+        check_command("compare", ["run", "mine"])
+    with pytest.raises(click.UsageError, match="No such option '--methods'"):
+        check_command("compare", ["add", "mine", "--methods", "aug"])
+    with pytest.raises(click.UsageError, match="No such command 'go'"):
+        check_command("compare", ["go", "mine"])
+    with pytest.raises(click.UsageError, match="name one of add, new, report, run"):
+        check_command("compare", [])
+    assert job_bundle.takes_address("compare", ["run", "mine"])
+    assert not job_bundle.takes_address("compare", ["report", "mine"])
 
 
 @pytest.mark.parametrize(

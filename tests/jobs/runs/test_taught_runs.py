@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from distilling import distilling
+from processes import run_processes
 
 from mmcore.assembly.config import complete_config, parse_config
 from mmcore.assembly.teachers import read_teacher
@@ -140,3 +141,29 @@ def test_a_teacher_that_was_not_trained_to_its_end_is_named(
     with pytest.raises(TrainingError, match=r"the teacher of audio, .*final-1, was not trained to its end"):
         worker.run(job, PlainReporter())
     assert read_teacher(finished / "teachers/image")["epoch"] <= EPOCHS
+
+
+# Workers
+
+
+def taught(rank: int, directory: str, run_dir: str) -> tuple[dict[str, float], float, str]:
+    """Trains with teachers of its own, then as told of teachers that are not there."""
+    with distilling():
+        job = job_of(PreparedDataset.open(directory), Path(run_dir))
+        job.config["trainer"]["precision"], job.config["model"]["batch_norm"] = "float64", "synchronised"
+        result = worker.run(job, PlainReporter())
+        absent = {name: str(Path(run_dir) / "absent" / name) for name in NAMES}
+        with pytest.raises(TrainingError) as raised:
+            worker.run(replace(job, run_dir=f"{run_dir}-again", teachers=absent), PlainReporter())
+    return dict(result.test or {}), result.device_seconds, str(raised.value)
+
+
+@pytest.mark.slow
+def test_two_workers_train_and_read_teachers_as_one_does(prepared: PreparedDataset, tmp_path: Path) -> None:
+    open_ledger(tmp_path)
+    expected, _, _ = taught(0, str(prepared.directory), str(tmp_path / "one"))
+    for found, spent, message in run_processes(taught, 2, str(prepared.directory), str(tmp_path / "two")):
+        assert found == pytest.approx(expected, abs=1e-6)
+        assert spent > 0
+        assert "absent/image, was not trained to its end" in message  # on both: neither waits for the other
+    assert set(read_result(tmp_path / "two" / "teachers" / "audio").config["method"]) == {"name", "modality"}

@@ -61,6 +61,7 @@ def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
         (["--option", "noise_colour=red"], "--option noise_colour: no data set of this command has it"),
         (["--alpha", "0.5"], "0.5 is not in the range"),
         (["--reference", "none"], "unknown method 'none'"),
+        (["--pilot", "--dry-run"], "--pilot trains, which --dry-run does not"),
     ],
 )
 def test_wrong_use_is_one_message_before_anything_is_written(
@@ -184,3 +185,21 @@ def test_a_damaged_file_costs_its_own_cell_alone_and_is_named(tmp_path: Path) ->
     refused = run(tmp_path, "report")
     assert refused.exit_code == 1
     assert "lock.json is damaged" in refused.stderr
+
+
+def test_the_cost_and_the_outlook_are_told_where_earlier_studies_tell_them(tmp_path: Path) -> None:
+    methods = {"iprm": [0.9, 0.8, 0.85, 0.9, 0.95], "ensemble-tuned": 0.8}
+    made = MadeStudy(methods=methods, data=(MadeData(name="digits", folds=5),))
+    write_study(tmp_path / "results" / "before", made)
+    places = ["--output", str(tmp_path / "results")]
+    assert CliRunner().invoke(main, ["report", "before", *places]).exit_code == 0
+    asked = ["--method", "iprm", "--reference-only", "--cv-folds", "5", "--trials", "4", "--cpus", "2", "--dry-run"]
+    plan = json.loads(run(tmp_path, "new", *asked, "--json").stdout)
+    known = json.loads((tmp_path / "results/before/compare.json").read_text())["power"][0]
+    (outlook,) = plan["power"]
+    assert outlook["source"] == "the study before"
+    assert outlook["deviation"] == known["deviation"]
+    assert outlook["smallest"] > 1
+    text = run(tmp_path, "new", *asked).stdout
+    assert f"{outlook['smallest']:.1f} points or more would be shown in 4 of 5 such studies" in text
+    assert "this plan can show neither a difference of 1 point nor equivalence within it" in " ".join(text.split())
