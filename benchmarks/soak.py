@@ -11,7 +11,6 @@ own, so it needs `unshare` (no rights). It ends with 1 where anything did not ho
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import random
 import shutil
@@ -31,6 +30,7 @@ from common import Ratio, Report, parser
 
 from mmcore.data.prepared.prepare import prepare
 from mmcore.errors import CheckpointError
+from mmcore.storage import read_json_lines
 from mmcore.training.checkpoint import CheckpointFolder
 from rayjobs.results_layout import JOURNAL_FILE, LEDGER_FILE
 from rayjobs.storage.files import read_json
@@ -245,8 +245,9 @@ class Soak:
             self.note_rereadings()
 
     def journals(self) -> list[Path]:
-        """Returns the searches' journals."""
-        return sorted(self.experiment.glob(f"*/{JOURNAL_FILE}"))
+        """Returns the journals of the searches that have not ended; of another one nothing reads it."""
+        found = sorted(self.experiment.glob(f"*/{JOURNAL_FILE}"))
+        return [path for path in found if not path.with_name("search.json").is_file()]
 
     def run_files(self) -> list[Path]:
         """Returns files of runs that have not ended: rows, summaries, curves, the newest checkpoint."""
@@ -272,9 +273,7 @@ class Soak:
 
     def readings(self) -> Counter[str]:
         """Returns run's folder -> entries in the ledger."""
-        path = self.output / LEDGER_FILE
-        lines = path.read_text().splitlines() if path.is_file() else []
-        return Counter(json.loads(line)["run_dir"] for line in lines if line.endswith("}"))
+        return Counter(line["run_dir"] for line in read_json_lines(self.output / LEDGER_FILE)[0])
 
     # What must hold
 
@@ -289,7 +288,8 @@ class Soak:
             search, other = self.experiment / f"digits-{method}", self.folder / "undisturbed" / f"digits-{method}"
             found, wanted = _trials(search), _trials(other)
             self.tally.check("trials are those of the undisturbed search", found == wanted, f"{found} for {wanted}")
-            lines = [json.loads(line) for line in (search / JOURNAL_FILE).read_text().splitlines()]
+            lines, problems = read_json_lines(search / JOURNAL_FILE)
+            self.tally.check("a search's journal is whole", not problems, "; ".join(problems))
             ends = Counter(line["trial"] for line in lines if line["event"] == "end")
             self.tally.check(
                 "no trial is lost or done twice", ends == dict.fromkeys(range(1, TRIALS + 1), 1), str(ends)
@@ -329,6 +329,11 @@ def _same_weights(run_dir: Path, other: Path) -> bool:
     return mine.keys() == theirs.keys() and all(torch.equal(value, theirs[name]) for name, value in mine.items())
 
 
+def describe(events: Counter[str]) -> str:
+    """Returns what was done, for a person: `2 kill a trial, 1 fill the disk`."""
+    return ", ".join(f"{number} {what}" for what, number in sorted(events.items()))
+
+
 def inside() -> None:
     """Runs this script again where it may mount, unless it does already."""
     if os.environ.get(INSIDE):
@@ -362,11 +367,11 @@ def main() -> None:
         if not soak.tally.broken:
             soak.keep_undisturbed()
         disturbed = []
+        before: Counter[str] = Counter()
         while not soak.tally.broken and (not disturbed or time.monotonic() < end):
             disturbed.append(soak.run_disturbed(max(2.0, alone / 5), most))
-            report.part(
-                f"experiment {len(disturbed)}", disturbed[-1], f"{sum(soak.tally.events.values())} events so far"
-            )
+            done, before = soak.tally.events - before, soak.tally.events.copy()
+            report.part(f"experiment {len(disturbed)}", disturbed[-1], describe(done))
             soak.clear() if not soak.tally.broken else None
     finally:
         subprocess.run(["umount", "--lazy", str(folder / "disk")], capture_output=True)
