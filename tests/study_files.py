@@ -35,7 +35,7 @@ Accuracy = float | Sequence[float]
 Place = tuple[str, str, int]
 """Data set, label, fold (0 where there is one split)."""
 BEGUN = "2026-11-29T10:00:00+00:00"
-HEADS = ("fused", "image", "audio", "val/logits/fused", "val/logits/image", "val/logits/audio")
+HEADS = ("fused", "image", "audio", "validation/logits/fused", "validation/logits/image", "validation/logits/audio")
 """Of a file as large as a real one."""
 OWN_ORDER = 0.3
 """How much of the order in which samples are easy is each model's own."""
@@ -329,7 +329,7 @@ def _logits(
     found = {}
     for head in HEADS if noise else ("fused", "image", "audio"):
         moved = noise * generator.normal(size=logits.shape).clip(-1, 1) if noise else 0.0  # moves no answer under 2
-        found[head if head.startswith("val/") else f"logits/{head}"] = (logits + moved).astype(np.float32)
+        found[head if head.startswith("validation/") else f"logits/{head}"] = (logits + moved).astype(np.float32)
     return found
 
 

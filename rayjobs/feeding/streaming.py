@@ -229,7 +229,8 @@ class StreamLoader:
 
     def _mixed(self, rows: np.ndarray, epoch: int, part: int = 0, first: int = 0) -> list[Window]:
         """Returns windows of places in training, ascending; the first stands at `first` among all that are read."""
-        files = [file._replace(first=first + file.first) for file in self._files(self.assignment.train[rows])]
+        wanted = self._files(self.assignment.train[rows])
+        files = [WantedRows(file.path, file.rows, first + file.first) for file in wanted]
         return mixed(files, self._shuffle_rows, self.seed, epoch, part)
 
     def _planned(self, plan: EpochPlan, epoch: int) -> tuple[list[Window], np.ndarray]:

@@ -20,7 +20,7 @@ FUSED_LOGITS = "logits/fused"
 FITTED = "fused+fit"
 """Head: the sum of the modalities' own, by weights fitted on validation; of models that have a head for each."""
 FITTED_LOGITS = f"logits/{FITTED}"
-VALIDATION = "val/"
+VALIDATION = "validation/"
 """Begins the names of what is of validation."""
 DAMAGE = (
     OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error,
@@ -29,7 +29,7 @@ DAMAGE = (
 
 
 def write_predictions(run_dir: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes COLUMNS (N,) and `logits/<head>` (N, K) of all test samples, and some of validation's under `val/`.
+    """Writes COLUMNS (N,) and `logits/<head>` (N, K) of all test samples, and some of validation's under `validation/`.
 
     Raises:
         OSError: Storage was full or away for minutes.

@@ -81,7 +81,7 @@ def write_result(job: Any, run_dir: Path, row: dict[str, float], right: float | 
     """Writes what a final model writes; the share of right answers is the method's."""
     shares = {"iprm": 0.9, "aug": 0.8} | json.loads(os.environ.get("STUB_SHARES", "{}"))
     share = shares.get(job.config["method"]["name"], 0.7) if right is None else right
-    fold = job.config["protocol"].get("fold", 0)
+    fold = job.config.get("protocol", {}).get("fold", 0)
     generator = np.random.default_rng([job.config["seed"], fold] if fold else job.config["seed"])
     labels = np.arange(NUM_TEST) % NUM_CLASSES
     answers = np.where(generator.random(NUM_TEST) < share, labels, (labels + 1) % NUM_CLASSES)

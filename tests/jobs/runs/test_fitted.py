@@ -41,17 +41,17 @@ def test_weights_are_fitted_on_validation_and_leave_the_models_own_answers(
     result = trained(prepared, tmp_path, "ensemble")
     stored = read_predictions(tmp_path)
     heads = ("image", "audio")
-    on_validation = {name: stored[f"val/logits/{name}"] for name in heads}
-    weights = fit_logit_weights(on_validation, stored["val/labels"])
+    on_validation = {name: stored[f"validation/logits/{name}"] for name in heads}
+    weights = fit_logit_weights(on_validation, stored["validation/labels"])
     assert result.fitted_weights == pytest.approx(weights)
     assert min(weights.values()) < 0.99 * max(weights.values())  # else the test could not tell it from the mean
     summed = sum(weights[name] * stored[f"logits/{name}"].astype(np.float64) for name in heads)
     assert np.allclose(stored["logits/fused+fit"], summed, rtol=1e-4, atol=1e-4)
     own = (stored["logits/fused"].argmax(axis=1) == stored["labels"]).mean()
     assert result.tested["fused/accuracy"] == pytest.approx(own)
-    there = (stored["val/logits/fused"].argmax(axis=1) == stored["val/labels"]).mean()
+    there = (stored["validation/logits/fused"].argmax(axis=1) == stored["validation/labels"]).mean()
     assert result.best["val/fused/accuracy"] == pytest.approx(there)
-    assert not set(stored["val/sample_ids"]) & set(stored["sample_ids"])
+    assert not set(stored["validation/sample_ids"]) & set(stored["sample_ids"])
 
 
 def test_a_model_without_a_head_for_each_modality_has_no_such_sum(prepared: PreparedDataset, tmp_path: Path) -> None:
