@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from rayjobs.reporting.comparison import all_folds
+from rayjobs.results_layout import CELL_FILE
 from rayjobs.study.document import (
     SCHEMA,
     Comparison,
@@ -193,6 +194,12 @@ def _commands(results: StudyResults) -> dict[str, str]:
 def _notes(results: StudyResults, everything: Sequence[Blocks]) -> list[str]:
     waiting = sum(each.status == "open" for each in results.cells)
     notes = [EQUAL_TRIALS]
+    notes += [f"{what}: it counts as none until run has made it again." for what in results.damage]
+    for dataset in results.datasets:
+        notes += [
+            f"On {dataset}, fold {fold}, {', '.join(labels)} has no {CELL_FILE}: run makes it again."
+            for fold, labels in results.gaps(dataset).items()
+        ]
     if waiting:
         notes.append(f"{waiting} of {counted(len(results.cells), 'cell')} are not finished: run goes on with them.")
     notes += [

@@ -17,7 +17,9 @@ import numpy as np
 from mmcore.config.plain import Plain
 from mmcore.data.prepared.store import PreparedDataset
 from mmcore.data.splits import hold_several
+from mmcore.errors import DataError
 from mmcore.methods import METHODS
+from mmcore.storage import set_aside
 from rayjobs.results_layout import CELL_FILE, CELLS, EXPERIMENT_FORMAT
 from rayjobs.search.searches import Search
 from rayjobs.storage.files import write_json
@@ -96,9 +98,14 @@ class Cell(JsonRecord):
         return study / CELLS / self.row_name
 
     def write(self, study: Path) -> None:
-        """Writes it into a study's folder, unless the same stands there."""
+        """Writes it into a study's folder, unless the same stands there; what is none is set aside."""
         path = self.folder(study) / CELL_FILE
-        if Cell.read_or_set_aside(path) != self:
+        try:
+            there = Cell.read(path)
+        except DataError as error:
+            set_aside(path, str(error))
+            there = None
+        if there != self:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_json(path, self.to_dict())
 

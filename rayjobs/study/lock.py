@@ -5,11 +5,13 @@ Changes are possible, and always shown: whoever chose the margin after 14 readin
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from mmcore.errors import DataError
 from rayjobs.results_layout import LEDGER_FILE, LOCK_FILE
 from rayjobs.runs.test_ledger import read_ledger
 from rayjobs.storage.files import write_json
@@ -17,6 +19,8 @@ from rayjobs.storage.json_record import JsonRecord
 from rayjobs.study.cell import Cell
 from rayjobs.study.document import LockChange
 from rayjobs.study.study import Study
+
+NO_OTHER = "put back a copy of it: what was fixed before test was read cannot be made again"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +106,29 @@ def read_lock(study: Path) -> Lock | None:
     Raises:
         DataError: It is damaged, or is none.
     """
-    return Lock.read(study / LOCK_FILE)
+    path = study / LOCK_FILE
+    try:
+        lock = Lock.read(path)
+    except DataError as error:
+        raise DataError(f"{error}; {NO_OTHER}") from None
+    for name, terms in (("terms", lock.terms), ("current", lock.current)) if lock else ():
+        problem = _problem(terms)
+        if problem:
+            raise DataError(f"{path}: {name}.{problem}; {NO_OTHER}")
+    return lock
+
+
+def _problem(terms: Terms) -> str:
+    """Returns what is wrong with terms that were read, in words; "" where nothing is."""
+    if terms.reference not in terms.families:
+        return f"families must have the reference, {terms.reference}"
+    if not 0 < terms.alpha < 1:
+        return f"alpha must be above 0 and below 1, got {terms.alpha}"
+    for dataset in terms.folds:
+        margin = terms.margins.get(dataset)
+        if margin is None or not 0 < margin < math.inf:
+            return f"margins.{dataset} must be a number above 0, got {margin}"
+    return ""
 
 
 def fix_terms(folder: Path, study: Study, cells: Sequence[Cell]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -10,7 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
+from mmcore.config.sections import get_path
 from mmcore.errors import DataError
+from mmcore.metric_names import FUSED_ACCURACY, VAL_ACCURACY
 from rayjobs.experiment.search_result import SearchResult
 from rayjobs.reporting.finals import Final, load_final
 from rayjobs.results_layout import CELL_FILE, CELLS, FINALS_FILE, PREDICTIONS_FILE, RESULT_FILE, SEARCH_FILE
@@ -83,6 +86,7 @@ class StudyResults:
         lock: What was fixed; None before test was read.
         cells: All that were planned, in the order data set, method, fold.
         race: Which methods were left out of later folds.
+        damage: What of its cells' own files could not be read, in words; such a cell counts as none.
     """
 
     folder: Path
@@ -90,6 +94,7 @@ class StudyResults:
     lock: Lock | None
     cells: Sequence[CellResult]
     race: Race = field(default_factory=Race)
+    damage: Sequence[str] = ()
 
     @cached_property
     def datasets(self) -> list[str]:
@@ -110,7 +115,16 @@ class StudyResults:
         """Returns the folds that every method of the data set has finished; what failed or was left out is."""
         cells = [each for each in self.cells if each.cell.dataset == dataset]
         waiting = {each.cell.fold or 0 for each in cells if each.status == "open"}
-        return sorted({each.cell.fold or 0 for each in cells} - waiting)
+        return sorted({each.cell.fold or 0 for each in cells} - waiting - set(self.gaps(dataset)))
+
+    def gaps(self, dataset: str) -> dict[int, list[str]]:
+        """Returns fold -> methods that have a cell on other folds of the data set, but none on this one."""
+        there: dict[int, set[str]] = {}
+        for each in self.cells:
+            if each.cell.dataset == dataset:
+                there.setdefault(each.cell.fold or 0, set()).add(each.cell.label)
+        labels = set().union(*there.values())
+        return {fold: sorted(labels - own) for fold, own in sorted(there.items()) if labels - own}
 
 
 _Columns = dict[tuple[str, int | None, str], np.ndarray]
@@ -122,11 +136,14 @@ def load_study(folder: Path) -> StudyResults:
     Raises:
         UsageError: It holds no study.
         ConfigError: Its `study.yaml` breaks a rule.
-        DataError: Its lock is damaged.
+        DataError: Its lock, or the file of its race, is damaged.
     """
     study = read_study(folder)
+    damage: list[str] = []
     paths = sorted((folder / CELLS).glob(f"*/{CELL_FILE}")) + sorted((folder / CELLS).glob(f"*/fold-*/{CELL_FILE}"))
-    found = [(path, cell) for path in paths if (cell := Cell.read(path)) is not None and _is_wanted(cell, study)]
+    found = [
+        (path, cell) for path in paths if (cell := _cell(path, folder, damage)) is not None and _is_wanted(cell, study)
+    ]
     race = read_race(folder)
     known: _Columns = {}
     cells = [_raced(_shared(load_cell(path.parent, cell, study.seeds), known), race) for path, cell in found]
@@ -137,7 +154,30 @@ def load_study(folder: Path) -> StudyResults:
         unit = names.index(cell.unit) if cell.unit in names else len(names)
         return unit, cell.dataset, _position(cell.label, study.labels), cell.label, cell.fold or 0
 
-    return StudyResults(folder, study, read_lock(folder), sorted(cells, key=place), race)
+    return StudyResults(folder, study, read_lock(folder), sorted(cells, key=place), race, damage)
+
+
+def _cell(path: Path, study: Path, damage: list[str]) -> Cell | None:
+    try:
+        cell = Cell.read(path)
+        if cell is not None:
+            _check_cell(path, study, cell)
+        return cell
+    except DataError as error:
+        damage.append(str(error))
+        return None
+
+
+def _check_cell(path: Path, study: Path, cell: Cell) -> None:
+    """Raises a DataError where a cell is another than its folder says, or what it counts is no count."""
+    if cell.folder(study) != path.parent:
+        raise DataError(f"{path} is of {cell.row_name}: it is damaged, or was changed")
+    sizes = {key: getattr(cell, key) for key in ("num_train", "num_test", "train_groups", "test_groups")}
+    for key, size in sizes.items():
+        if size < 1:
+            raise DataError(f"{path}: {key} must be 1 or more, got {size}")
+    if not 0 <= cell.chance <= 1:
+        raise DataError(f"{path}: chance must be from 0 to 1, got {cell.chance}")
 
 
 def _shared(found: CellResult, known: _Columns) -> CellResult:
@@ -247,7 +287,10 @@ def _why_no_models(finals: Sequence[FinalModel], failures: Mapping[int, str], se
 
 def _search(path: Path, damage: list[str]) -> SearchResult | None:
     try:
-        return SearchResult.read(path)
+        found = SearchResult.read(path)
+        if found is not None:
+            _check_search(path, found)
+        return found
     except DataError as error:
         damage.append(str(error))
         return None
@@ -255,8 +298,44 @@ def _search(path: Path, damage: list[str]) -> SearchResult | None:
 
 def _final(number: int, run_dir: Path, damage: list[str]) -> FinalModel | None:
     try:
-        result, final = RunResult.read(run_dir / RESULT_FILE), load_final(run_dir)
+        result = RunResult.read(run_dir / RESULT_FILE)
+        if result is not None and result.test is not None:
+            _check_result(run_dir / RESULT_FILE, result)
+        final = load_final(run_dir)
     except DataError as error:
         damage.append(str(error))
         return None
     return FinalModel(number, run_dir, result, final) if result is not None and final is not None else None
+
+
+def _check_search(path: Path, found: SearchResult) -> None:
+    """Raises a DataError where a figure is missing that a report needs of every search."""
+    for trial in (*found.trials, *([found.best] if found.best else ())):
+        if not _is_number(trial.device_seconds):
+            raise DataError(f"{path}: device_seconds of {trial.name} must be a number, got {trial.device_seconds}")
+    if found.best is None:
+        return
+    if not _is_number(found.best.objective):
+        raise DataError(f"{path}: best has no objective, got {found.best.objective}")
+    if not isinstance(get_path(found.config or {}, "trainer.max_epochs"), int):
+        raise DataError(f"{path}: config has no trainer.max_epochs")
+
+
+def _check_result(path: Path, result: RunResult) -> None:
+    """Raises a DataError where a figure is missing that a report needs of every tested model."""
+    if not isinstance(get_path(result.config, "seed"), int):
+        raise DataError(f"{path}: config has no seed")
+    validated = result.last if result.selects_last else result.best
+    for name, row, key in (
+        ("test", result.tested, FUSED_ACCURACY),
+        ("test", result.tested, "epoch"),
+        ("last" if result.selects_last else "best", validated, VAL_ACCURACY),
+    ):
+        if not _is_number(row.get(key)):
+            raise DataError(f"{path}: {name} has no {key}, got {row.get(key)}")
+    if not _is_number(result.device_seconds):
+        raise DataError(f"{path}: device_seconds must be a number, got {result.device_seconds}")
+
+
+def _is_number(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)

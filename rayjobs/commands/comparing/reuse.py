@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mmcore.errors import UsageError
+from mmcore.errors import DataError, UsageError
 from mmcore.training.trainer import completed
 from rayjobs.commands.comparing.planning import StudyPlan
 from rayjobs.experiment.plan import Plan
@@ -33,7 +34,7 @@ def take_cells(plan: StudyPlan) -> int:
         if not (other / STUDY_FILE).is_file():
             raise UsageError(f"use: {other} holds no study ({STUDY_FILE} is missing)")
         for path in sorted((other / CELLS).rglob(CELL_FILE)):
-            there = Cell.read(path)
+            there = _cell_of_another(path)
             if there is None or there.identity not in wanted:
                 continue
             folder = wanted[there.identity].folder(plan.folder)
@@ -42,6 +43,15 @@ def take_cells(plan: StudyPlan) -> int:
             _copy(path.parent, folder)
             taken += 1
     return taken
+
+
+def _cell_of_another(path: Path) -> Cell | None:
+    """Returns a cell of another study; one that is damaged there is none, and that is said."""
+    try:
+        return Cell.read(path)
+    except DataError as error:
+        logging.getLogger(__name__).warning("%s; it is not taken", error)
+        return None
 
 
 def _copy(source: Path, folder: Path) -> None:

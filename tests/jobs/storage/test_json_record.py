@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -98,3 +99,16 @@ def test_a_result_that_cannot_be_read_is_not_left_out_of_a_mean(tmp_path: Path) 
     (tmp_path / "seed-1" / "result.json").write_text("{")
     with pytest.raises(DataError, match=r"seed-1.result\.json is damaged .*--resume"):
         read_results(tmp_path)
+
+
+def test_a_value_of_another_type_is_refused_by_its_path() -> None:
+    stored = json.loads(json.dumps(WHOLE[SearchResult]))
+    stored["trials"][0]["epochs"] = "many"
+    with pytest.raises(DataError, match=r"trials\[0\].epochs must be a whole number, got 'many'"):
+        SearchResult.from_dict(stored)
+
+
+def test_null_is_a_number_that_was_none() -> None:
+    stored = json.loads(json.dumps(WHOLE[SearchResult]))
+    stored["trials"][0]["objective_loss"] = None
+    assert math.isnan(SearchResult.from_dict(stored).trials[0].objective_loss)
