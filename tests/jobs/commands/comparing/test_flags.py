@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -39,7 +40,7 @@ def test_a_study_is_written_as_it_was_wanted_and_nothing_is_started(tmp_path: Pa
 def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
     result = run(tmp_path, "new", "--dry-run")
     assert result.exit_code == 0, result.output
-    assert "compared with ensemble-tuned, margin 1 points" in result.stdout
+    assert "compared with ensemble-tuned, margin 1 point" in result.stdout
     assert "run --pilot" in result.stdout  # never a guess
     assert list(tmp_path.iterdir()) == []
 
@@ -50,6 +51,10 @@ def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
         (["--margin", "0"], "margin must be"),
         (["--margin", "60"], "margin must be"),
         (["--margin", "much"], "--margin must be points, or DATA_SET=points, got 'much'"),
+        (["--margin", "=1"], "--margin must be points, or DATA_SET=points, got '=1'"),
+        (["--use", "nowhere"], "nowhere holds no study (study.yaml is missing)"),
+        (["--folds", "0-99"], "--folds 5, 6, 7, 8, 9, ...: digits has 5, 0 to 4"),
+        (["--reference", "unimodal"], "several rows (unimodal-image, unimodal-audio): choose"),
         (["--folds", "0-"], "--folds must name folds, as in 0,1 or 0-5, got '0-'"),
         (["--folds", "0,9"], "--folds 9: digits has 5, 0 to 4"),
         (["--protocol", "paper"], "protocol paper chooses on test"),
@@ -168,6 +173,13 @@ def test_a_report_of_made_cells_is_told_and_written_and_reads_only(tmp_path: Pat
     assert [path.suffix for path in (study / "tables").iterdir()] == [".tex"]
     assert json.loads(with_tables.stdout)["schema"] == "equipoise.compare/1"
     assert run(tmp_path, "report", "--tables", "excel").exit_code == 2
+
+
+def test_what_is_told_to_be_typed_next_can_be_typed(tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["new", "my study", "--output", str(tmp_path / "my results")])
+    assert result.exit_code == 0, result.output
+    typed = shlex.split(result.stdout.splitlines()[-1])
+    assert typed[3:] == ["run", "my study", "--output", str(tmp_path / "my results")]
 
 
 def test_a_damaged_file_costs_its_own_cell_alone_and_is_named(tmp_path: Path) -> None:
