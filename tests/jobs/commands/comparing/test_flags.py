@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,10 @@ from study_files import MadeData, MadeStudy, write_study
 
 from mmcore.errors import ConfigError, UsageError
 from rayjobs.commands.comparing.flags import parse_folds
+from rayjobs.commands.comparing.power import _known
 from rayjobs.compare import main
+from rayjobs.results_layout import COMPARE_FILE
+from rayjobs.study.build import document_of
 from rayjobs.study.study import read_study
 
 
@@ -215,3 +219,20 @@ def test_the_cost_and_the_outlook_are_told_where_earlier_studies_tell_them(tmp_p
     text = run(tmp_path, "new", *asked).stdout
     assert f"{outlook['smallest']:.1f} points or more would be shown in 4 of 5 such studies" in text
     assert "this plan can show neither a difference of 1 point nor equivalence within it" in " ".join(text.split())
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b"\xff", None, b"inf", b"-2"])
+def test_what_another_study_left_damaged_tells_nothing_and_stops_nothing(tmp_path: Path, content: bytes | None) -> None:
+    file = tmp_path / "results" / "before" / COMPARE_FILE
+    made = MadeStudy(methods={"iprm": 0.9, "ensemble-tuned": 0.8}, data=(MadeData(name="digits", folds=5, samples=20),))
+    study = write_study(file.parent, made)
+    if content is None:
+        file.mkdir()
+    elif content in {b"inf", b"-2"}:
+        document = document_of(study)
+        power = [replace(document.power[0], deviation=float(content), smallest=1.0)]
+        file.write_text(json.dumps(replace(document, power=power).to_dict()))
+    else:
+        file.write_bytes(content)
+    found, source = _known("digits", tmp_path / "results" / "mine", {})
+    assert (found, source) == (None, "")
