@@ -169,7 +169,7 @@ def _cell(path: Path, study: Path, damage: list[str]) -> Cell | None:
 
 
 def _check_cell(path: Path, study: Path, cell: Cell) -> None:
-    """Raises a DataError where a cell is of another data set or fold than its folder says, or what it counts is no count."""
+    """Raises a DataError where a cell is not of its folder's data set or fold, or what it counts is no count."""
     row = path.parent if cell.fold is None else path.parent.parent
     is_own_fold = cell.fold is None or path.parent.name == f"fold-{cell.fold}"
     if not (is_own_fold and row.parent == study / CELLS and row.name.startswith(f"{cell.dataset}-")):
