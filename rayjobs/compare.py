@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
@@ -100,6 +101,7 @@ def new(**flags: Unpack[NewFlags]) -> None:
     """Write down a study: what is compared, with what, and which difference matters."""
     from rayjobs.commands.comparing.beginning import begin, preview, print_preview
     from rayjobs.commands.comparing.power import lines_of, measured, outlooks
+    from rayjobs.commands.comparing.reuse import check_use
     from rayjobs.experiment.machine import Machine
     from rayjobs.results_layout import STUDY_FILE
     from rayjobs.storage.addresses import open_mirror
@@ -107,6 +109,7 @@ def new(**flags: Unpack[NewFlags]) -> None:
     if flags["pilot"] and flags["dry_run"]:
         raise UsageError("--pilot trains, which --dry-run does not: leave out one of them")
     study = study_of(flags)
+    check_use(study.use)
     mirror = open_mirror(flags["output"])
     place = mirror.root / flags["study"]
     machine = Machine(cpus=flags["cpus"])
@@ -264,7 +267,8 @@ def _say(document: StudyDocument, place: Path, *, as_json: bool) -> None:
 
 
 def _command(verb: str, study: str, output: Path | str) -> str:
-    return f"python -m rayjobs.compare {verb} {study}" + ("" if str(output) == "results" else f" --output {output}")
+    place = "" if str(output) == "results" else f" --output {shlex.quote(str(output))}"
+    return f"python -m rayjobs.compare {verb} {shlex.quote(study)}{place}"
 
 
 if __name__ == "__main__":

@@ -83,7 +83,8 @@ def plan_searches(
     searches = build_searches(space, section, folder_name, modalities, request.methods, options=options)
     check_teachers(searches, modalities, request.final_seeds)
     if request.reference and request.reference not in {search.label for search in searches}:
-        rows = ", ".join(search.label for search in searches if search.config.method["name"] == request.reference)
+        own = [search.label for search in searches if search.config.method["name"] == request.reference]
+        rows = ", ".join(dict.fromkeys(own))
         raise UsageError(f"--reference {request.reference} stands for several rows ({rows}): choose a method with one")
     return searches
 

@@ -179,9 +179,8 @@ def _method(results: StudyResults, everything: Sequence[Blocks], label: str) -> 
 
 
 def _commands(results: StudyResults) -> dict[str, str]:
-    given = shlex.split(results.study.command)
-    output = given[given.index(OUTPUT_FLAG) + 1 : given.index(OUTPUT_FLAG) + 2] if OUTPUT_FLAG in given else []
-    ending = "".join(f" {OUTPUT_FLAG} {shlex.quote(place)}" for place in output)
+    output = _output_of(results.study.command)
+    ending = f" {OUTPUT_FLAG} {shlex.quote(output)}" if output else ""
     verb, name = "python -m rayjobs.compare", shlex.quote(results.folder.name)
     return {
         results.study.command: "begins it",
@@ -189,6 +188,20 @@ def _commands(results: StudyResults) -> dict[str, str]:
         f"{verb} report {name} --tables latex,csv{ending}": "makes this report again, from the files alone",
         f"{verb} add {name} --method METHOD{ending}": "compares one more method; only its own cells are trained",
     }
+
+
+def _output_of(command: str) -> str:
+    """Returns the value of `--output PLACE` or `--output=PLACE` in a command line; "" where there is none."""
+    try:
+        given = shlex.split(command)
+    except ValueError:  # study.yaml was edited by hand, and a quotation mark has no other
+        given = command.split()
+    for at, word in enumerate(given):
+        if word.startswith(f"{OUTPUT_FLAG}="):
+            return word.partition("=")[2]
+        if word == OUTPUT_FLAG:
+            return "".join(given[at + 1 : at + 2])
+    return ""
 
 
 def _notes(results: StudyResults, everything: Sequence[Blocks]) -> list[str]:

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from mmcore.errors import DataError
-from rayjobs.results_layout import LEDGER_FILE, LOCK_FILE
+from rayjobs.results_layout import CELLS, LEDGER_FILE, LOCK_FILE
 from rayjobs.runs.test_ledger import read_ledger
 from rayjobs.storage.files import write_json
 from rayjobs.storage.json_record import JsonRecord
@@ -158,8 +158,27 @@ def changes(before: Terms, after: Terms, read: int) -> list[LockChange]:
 
 def readings(folder: Path) -> int:
     """Returns how often the models of a study have read test, by the ledger."""
-    own = str(folder.resolve())
-    return sum(entry["run_dir"].startswith(f"{own}/") for entry in read_ledger(folder.parent / LEDGER_FILE))
+    own = folder.resolve()
+    return sum(bool(beneath(entry["run_dir"], own)) for entry in read_ledger(folder.parent / LEDGER_FILE))
+
+
+def beneath(run_dir: str, folder: Path) -> str:
+    """Returns a run's folder beneath a study's; "" for another's.
+
+    A study may have been moved since: then its own name and the folder of its cells are looked for.
+
+    Args:
+        run_dir: As it stands in the ledger.
+        folder: The study's, absolute.
+    """
+    path = Path(run_dir)
+    if path.is_relative_to(folder):
+        return path.relative_to(folder).as_posix()
+    parts = path.parts
+    for at in range(len(parts) - 1):
+        if parts[at : at + 2] == (folder.name, CELLS):
+            return "/".join(parts[at + 1 :])
+    return ""
 
 
 def _words(value: object) -> str:

@@ -169,8 +169,10 @@ def _cell(path: Path, study: Path, damage: list[str]) -> Cell | None:
 
 
 def _check_cell(path: Path, study: Path, cell: Cell) -> None:
-    """Raises a DataError where a cell is another than its folder says, or what it counts is no count."""
-    if cell.folder(study) != path.parent:
+    """Raises a DataError where a cell is not of its folder's data set or fold, or what it counts is no count."""
+    row = path.parent if cell.fold is None else path.parent.parent
+    is_own_fold = cell.fold is None or path.parent.name == f"fold-{cell.fold}"
+    if not (is_own_fold and row.parent == study / CELLS and row.name.startswith(f"{cell.dataset}-")):
         raise DataError(f"{path} is of {cell.row_name}: it is damaged, or was changed")
     sizes = {key: getattr(cell, key) for key in ("num_train", "num_test", "train_groups", "test_groups")}
     for key, size in sizes.items():

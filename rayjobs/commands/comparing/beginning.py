@@ -18,6 +18,7 @@ from rayjobs.experiment.paces import known_pace
 from rayjobs.experiment.plan import check_request
 from rayjobs.results_layout import EXPERIMENT_FILE, STUDY_FILE
 from rayjobs.search.searches import Search
+from rayjobs.study.judging.blocks import points
 from rayjobs.study.lock import readings
 from rayjobs.study.race import Race, write_race
 from rayjobs.study.study import Study
@@ -172,7 +173,7 @@ def print_preview(plan: Preview, study: Study, lines: Sequence[str] = ()) -> Non
             f"{plan.max_epochs} epochs each"
         )
         console.print(f"    {', '.join(labels)}")
-        console.print(f"    compared with {study.reference}, margin {study.margin_of(name):g} points")
+        console.print(f"    compared with {study.reference}, margin {points(study.margin_of(name))}")
     if plan.device_seconds is not None:
         console.print(
             f"  time: at most {format_seconds(plan.device_seconds)} on one device, by the pace of earlier runs"

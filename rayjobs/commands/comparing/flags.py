@@ -183,7 +183,9 @@ def _margins(texts: tuple[str, ...]) -> tuple[float, dict[str, float]]:
         try:
             value = float(number)
         except ValueError:
-            raise UsageError(f"--margin must be points, or DATA_SET=points, got {text!r}") from None
+            value = None
+        if value is None or (equals and not name):
+            raise UsageError(f"--margin must be points, or DATA_SET=points, got {text!r}")
         if equals:
             margins[name] = value
         else:

@@ -19,6 +19,9 @@ from rayjobs.storage.mirror import NO_MIRROR, Mirror
 from rayjobs.study.cell import Cell, make_cell
 from rayjobs.study.study import Study
 
+MOST_NAMED = 5
+"""Folds that are named in a message."""
+
 
 @dataclass(frozen=True)
 class StudyPlan:
@@ -96,7 +99,8 @@ def folds_of(folds: tuple[int | None, ...], study: Study, dataset: str) -> tuple
         return folds
     lacking = sorted(set(study.folds) - {fold for fold in folds if fold is not None})
     if lacking:
-        raise UsageError(f"--folds {', '.join(map(str, lacking))}: {dataset} has {len(folds)}, 0 to {len(folds) - 1}")
+        shown = ", ".join(map(str, lacking[:MOST_NAMED])) + (", ..." if len(lacking) > MOST_NAMED else "")
+        raise UsageError(f"--folds {shown}: {dataset} has {len(folds)}, 0 to {len(folds) - 1}")
     return tuple(sorted(study.folds))
 
 

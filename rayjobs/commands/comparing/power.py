@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -133,11 +134,11 @@ def _known(dataset: str, folder: Path, pilot: Mapping[str, float]) -> tuple[floa
     for path in sorted(folder.parent.glob(f"*/{COMPARE_FILE}")):
         try:
             document = StudyDocument.from_dict(load_json(path))
-        except EquipoiseError:
+        except (EquipoiseError, OSError):  # another study's, which is not this one's matter
             continue
         names = {entry.name for entry in document.datasets if entry.unit == dataset}
         for entry in document.power:
-            if entry.dataset in names and entry.deviation is not None:
+            if entry.dataset in names and entry.deviation is not None and 0 < entry.deviation < math.inf:
                 return entry.deviation, f"the study {path.parent.name}"
     return None, ""
 

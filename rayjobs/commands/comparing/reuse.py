@@ -27,13 +27,11 @@ def take_cells(plan: StudyPlan) -> int:
     Raises:
         UsageError: What is named is no study.
     """
+    check_use(plan.study.use)
     wanted = {cell.identity: cell for cell in plan.cells}
     taken = 0
     for name in plan.study.use:
-        other = Path(name)
-        if not (other / STUDY_FILE).is_file():
-            raise UsageError(f"use: {other} holds no study ({STUDY_FILE} is missing)")
-        for path in sorted((other / CELLS).rglob(CELL_FILE)):
+        for path in sorted((Path(name) / CELLS).rglob(CELL_FILE)):
             there = _cell_of_another(path)
             if there is None or there.identity not in wanted:
                 continue
@@ -43,6 +41,13 @@ def take_cells(plan: StudyPlan) -> int:
             _copy(path.parent, folder)
             taken += 1
     return taken
+
+
+def check_use(studies: Sequence[str]) -> None:
+    """Raises a UsageError where one of the folders that cells are taken from holds no study."""
+    for name in studies:
+        if not (Path(name) / STUDY_FILE).is_file():
+            raise UsageError(f"use: {name} holds no study ({STUDY_FILE} is missing)")
 
 
 def _cell_of_another(path: Path) -> Cell | None:

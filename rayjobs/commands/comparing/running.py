@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -49,10 +50,9 @@ def run_study(
         _run(plan, machine, replace(plan.experiment(command), keep=keep))
     except KeyboardInterrupt:
         output = mirror.address or str(folder.parent)
-        flag = "" if output == "results" else f" --output {output}"
-        raise Interrupted(
-            f"interrupted; every finished cell is kept. To go on:\n  python -m rayjobs.compare run {folder.name}{flag}"
-        ) from None
+        place = "" if output == "results" else f" --output {shlex.quote(output)}"
+        again = f"python -m rayjobs.compare run {shlex.quote(folder.name)}{place}"
+        raise Interrupted(f"interrupted; every finished cell is kept. To go on:\n  {again}") from None
     results = load_study(folder)
     if results.cells and all(each.status == "failed" for each in results.cells):
         reasons = dict.fromkeys(f"{each.cell.row_name}: {each.reason}" for each in results.cells)

@@ -9,6 +9,7 @@ from pathlib import Path
 from rayjobs.results_layout import CELLS, LEDGER_FILE, SUPERSEDED
 from rayjobs.runs.test_ledger import read_ledger
 from rayjobs.study.document import LedgerEntry
+from rayjobs.study.lock import beneath
 from rayjobs.study.results import StudyResults
 
 OWN_LEDGERS = tuple(
@@ -63,7 +64,7 @@ def readings_of(results: StudyResults) -> list[Reading]:
     for path in paths:
         for line in read_ledger(path) if path.is_file() else ():
             words = {key: str(line.get(key, "")) for key in ("when", "config", "data")}
-            found.append(Reading(**words, run=_beneath(line["run_dir"], folder), place=line["run_dir"]))
+            found.append(Reading(**words, run=beneath(line["run_dir"], folder), place=line["run_dir"]))
     return sorted(found, key=lambda reading: reading.when)
 
 
@@ -79,18 +80,3 @@ def superseded(own: Sequence[Reading], results: StudyResults) -> list[bool]:
         SUPERSEDED in Path(reading.run).parts or reading.config != now.get(reading.run, last[reading.run])
         for reading in own
     ]
-
-
-def _beneath(run_dir: str, folder: Path) -> str:
-    """Returns a run's folder beneath a study's; "" for another's.
-
-    A study may have been moved since: then its own name and the folder of its cells are looked for.
-    """
-    path = Path(run_dir)
-    if path.is_relative_to(folder):
-        return path.relative_to(folder).as_posix()
-    parts = path.parts
-    for at in range(len(parts) - 1):
-        if parts[at : at + 2] == (folder.name, CELLS):
-            return "/".join(parts[at + 1 :])
-    return ""

@@ -99,3 +99,18 @@ def test_two_fingerprints_are_never_in_one_table(folder: Path) -> None:
     other = replace(results.cells[0], cell=replace(results.cells[0].cell, fingerprint="other"))
     with pytest.raises(DataError, match="different data"):
         build_document(replace(results, cells=[other, *results.cells[1:]]))
+
+
+@pytest.mark.parametrize(
+    ("command", "place"),
+    [
+        ("python -m rayjobs.compare new study --output 'my results'", " --output 'my results'"),
+        ("python -m rayjobs.compare new study --output=there", " --output there"),
+        ("python -m rayjobs.compare new study --output it's", " --output 'it'\"'\"'s'"),
+        ("python -m rayjobs.compare new study", ""),
+    ],
+)
+def test_the_commands_that_repeat_it_name_the_place_it_was_begun_in(folder: Path, command: str, place: str) -> None:
+    results = load_study(folder)
+    document = build_document(replace(results, study=results.study.model_copy(update={"command": command})))
+    assert f"python -m rayjobs.compare run study{place}" in document.commands

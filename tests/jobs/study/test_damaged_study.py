@@ -15,6 +15,7 @@ from mmcore.errors import DataError
 from rayjobs.results_layout import CELL_FILE, CELLS, LOCK_FILE, RESULT_FILE, SEARCH_FILE
 from rayjobs.study.build import document_of
 from rayjobs.study.cell import Cell
+from rayjobs.study.lock import readings
 from rayjobs.study.results import load_study
 
 ONE = Path(CELLS) / "made-aug" / "fold-1"
@@ -103,3 +104,4 @@ def test_a_study_says_the_same_wherever_it_lies(study: Path, tmp_path: Path) -> 
     shutil.copy(study.parent / "ledger.jsonl", elsewhere.parent)
     here, there = document_of(study).to_dict(), document_of(elsewhere).to_dict()
     assert here == there
+    assert readings(elsewhere) == readings(study) == 12  # the ledger's folders are absolute

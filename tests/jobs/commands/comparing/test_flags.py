@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,10 @@ from study_files import MadeData, MadeStudy, write_study
 
 from mmcore.errors import ConfigError, UsageError
 from rayjobs.commands.comparing.flags import parse_folds
+from rayjobs.commands.comparing.power import _known
 from rayjobs.compare import main
+from rayjobs.results_layout import COMPARE_FILE
+from rayjobs.study.build import document_of
 from rayjobs.study.study import read_study
 
 
@@ -39,7 +44,7 @@ def test_a_study_is_written_as_it_was_wanted_and_nothing_is_started(tmp_path: Pa
 def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
     result = run(tmp_path, "new", "--dry-run")
     assert result.exit_code == 0, result.output
-    assert "compared with ensemble-tuned, margin 1 points" in result.stdout
+    assert "compared with ensemble-tuned, margin 1 point" in result.stdout
     assert "run --pilot" in result.stdout  # never a guess
     assert list(tmp_path.iterdir()) == []
 
@@ -50,6 +55,10 @@ def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
         (["--margin", "0"], "margin must be"),
         (["--margin", "60"], "margin must be"),
         (["--margin", "much"], "--margin must be points, or DATA_SET=points, got 'much'"),
+        (["--margin", "=1"], "--margin must be points, or DATA_SET=points, got '=1'"),
+        (["--use", "nowhere"], "nowhere holds no study (study.yaml is missing)"),
+        (["--folds", "0-99"], "--folds 5, 6, 7, 8, 9, ...: digits has 5, 0 to 4"),
+        (["--reference", "unimodal"], "several rows (unimodal-image, unimodal-audio): choose"),
         (["--folds", "0-"], "--folds must name folds, as in 0,1 or 0-5, got '0-'"),
         (["--folds", "0,9"], "--folds 9: digits has 5, 0 to 4"),
         (["--protocol", "paper"], "protocol paper chooses on test"),
@@ -170,6 +179,13 @@ def test_a_report_of_made_cells_is_told_and_written_and_reads_only(tmp_path: Pat
     assert run(tmp_path, "report", "--tables", "excel").exit_code == 2
 
 
+def test_what_is_told_to_be_typed_next_can_be_typed(tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["new", "my study", "--output", str(tmp_path / "my results")])
+    assert result.exit_code == 0, result.output
+    typed = shlex.split(result.stdout.splitlines()[-1])
+    assert typed[3:] == ["run", "my study", "--output", str(tmp_path / "my results")]
+
+
 def test_a_damaged_file_costs_its_own_cell_alone_and_is_named(tmp_path: Path) -> None:
     made = MadeStudy(methods={"good": 0.9, "joint": 0.7}, data=(MadeData(folds=3),))
     study = write_study(tmp_path / "results" / "mine", made)
@@ -203,3 +219,20 @@ def test_the_cost_and_the_outlook_are_told_where_earlier_studies_tell_them(tmp_p
     text = run(tmp_path, "new", *asked).stdout
     assert f"{outlook['smallest']:.1f} points or more would be shown in 4 of 5 such studies" in text
     assert "this plan can show neither a difference of 1 point nor equivalence within it" in " ".join(text.split())
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b"\xff", None, b"inf", b"-2"])
+def test_what_another_study_left_damaged_tells_nothing_and_stops_nothing(tmp_path: Path, content: bytes | None) -> None:
+    file = tmp_path / "results" / "before" / COMPARE_FILE
+    made = MadeStudy(methods={"iprm": 0.9, "ensemble-tuned": 0.8}, data=(MadeData(name="digits", folds=5, samples=20),))
+    study = write_study(file.parent, made)
+    if content is None:
+        file.mkdir()
+    elif content in {b"inf", b"-2"}:
+        document = document_of(study)
+        power = [replace(document.power[0], deviation=float(content), smallest=1.0)]
+        file.write_text(json.dumps(replace(document, power=power).to_dict()))
+    else:
+        file.write_bytes(content)
+    found, source = _known("digits", tmp_path / "results" / "mine", {})
+    assert (found, source) == (None, "")
