@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import http.server
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import closing
@@ -184,9 +186,9 @@ class Head:
 
 
 @pytest.fixture(scope="module")
-def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
+def head() -> Iterator[Head]:
     """Starts a head as a user does, where a token lies in the home folder, and ends it by its own process group."""
-    home = tmp_path_factory.mktemp("home")
+    home = Path(tempfile.mkdtemp(prefix="head-", dir="/tmp"))  # short: sockets lie in it
     token = home / ".ray" / "auth_token"
     token.parent.mkdir()
     token.write_text(TOKEN)
@@ -215,6 +217,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
             process.wait(30)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
+        shutil.rmtree(home, ignore_errors=True)
 
 
 def run(*arguments: str, home: Path, **variables: str) -> subprocess.CompletedProcess[str]:
