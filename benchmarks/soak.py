@@ -226,8 +226,9 @@ class Soak:
                 self.look_at_end(command, [-signal.SIGKILL, 0])
             else:
                 command.end(signal.SIGTERM, group=True)
-                # Before its own handler is in place, the signal ends it as any process.
-                self.look_at_end(command, [130, 0, -signal.SIGTERM])
+                # Before its own handler is in place the signal ends it as any process, and while Ray starts Ray's
+                # own does, or aborts it.
+                self.look_at_end(command, [130, 0, -signal.SIGTERM, -signal.SIGABRT])
             self.note_rereadings()
             finished |= {path: path.read_bytes() for path in self.experiment.glob("*/*/result.json")}
             self.truncate(damages())
