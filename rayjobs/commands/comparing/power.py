@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from mmcore.data.prepared.prepare import prepared_dir
+from mmcore.data.prepared.store import PreparedDataset
 from mmcore.data.spec import DATASETS
 from mmcore.errors import EquipoiseError, TrainingError, UsageError
 from rayjobs.cli.terminal import format_seconds
@@ -22,10 +24,10 @@ from rayjobs.experiment.plan import Plan
 from rayjobs.experiment.search_result import read_search
 from rayjobs.results_layout import COMPARE_FILE
 from rayjobs.storage.files import load_json
-from rayjobs.study.document import PowerEntry, StudyDocument
+from rayjobs.study.document import DatasetEntry, PowerEntry, StudyDocument
 from rayjobs.study.judging.power import power_entry
 from rayjobs.study.lock import rows_named
-from rayjobs.study.study import Study
+from rayjobs.study.study import StudiedData, Study, read_study
 
 PILOT_SEEDS = 2
 MIN_FOLDS = 2
@@ -100,7 +102,7 @@ def outlooks(study: Study, plan: Preview, folder: Path, pilot: Mapping[str, floa
     """
     entries = []
     for data, name in zip(study.datasets, plan.rows, strict=True):
-        deviation, source = _known(data.name, folder, pilot)
+        deviation, source = _known(study, data, folder, pilot)
         labels = plan.rows[name]
         references = {label for each in (study.reference, *study.references) for label in rows_named(each, labels)}
         all_folds = len(DATASETS.get(data.name).split_rules.folds_of(study.protocol))
@@ -126,21 +128,34 @@ def _rho(num_folds: int, least: int) -> float:
     return 1 / max(num_folds - 2, least - 2, 1)
 
 
-def _known(dataset: str, folder: Path, pilot: Mapping[str, float]) -> tuple[float | None, str]:
-    """Returns σ_d on a data set, and where it is from: an earlier study of the same source, or a pilot."""
-    found = next((value for name, value in pilot.items() if name.partition("-")[0] == dataset), None)
+def _known(study: Study, data: StudiedData, folder: Path, pilot: Mapping[str, float]) -> tuple[float | None, str]:
+    """Returns σ_d on a data set, and where it is from: a pilot, or an earlier study of the same data and protocol."""
+    found = next((value for name, value in pilot.items() if name.partition("-")[0] == data.name), None)
     if found is not None:
         return found, f"pilot: {' against '.join(PILOT)}, {PILOT_SEEDS} seeds, on validation"
     for path in sorted(folder.parent.glob(f"*/{COMPARE_FILE}")):
         try:
-            document = StudyDocument.from_dict(load_json(path))
+            document, earlier = StudyDocument.from_dict(load_json(path)), read_study(path.parent)
         except (EquipoiseError, OSError):  # another study's, which is not this one's matter
             continue
-        names = {entry.name for entry in document.datasets if entry.unit == dataset}
+        if data not in earlier.datasets or (earlier.protocol, earlier.dataset) != (study.protocol, study.dataset):
+            continue
+        names = {entry.name for entry in document.datasets if _is_same(entry, study, data)}
         for entry in document.power:
             if entry.dataset in names and entry.deviation is not None and 0 < entry.deviation < math.inf:
                 return entry.deviation, f"the study {path.parent.name}"
     return None, ""
+
+
+def _is_same(entry: DatasetEntry, study: Study, data: StudiedData) -> bool:
+    """Tells whether a data set of an earlier study is this one; by its content, where that is prepared here."""
+    if entry.unit != data.name:
+        return False
+    try:
+        prepared = PreparedDataset.open(prepared_dir(study.data_dir, data.name, data.options))
+    except EquipoiseError:
+        return True
+    return bool(study.dataset.get("encode")) or prepared.fingerprint == entry.fingerprint
 
 
 def lines_of(entries: Sequence[PowerEntry], plan: Preview) -> list[str]:

@@ -209,7 +209,7 @@ def test_the_cost_and_the_outlook_are_told_where_earlier_studies_tell_them(tmp_p
     write_study(tmp_path / "results" / "before", made)
     places = ["--output", str(tmp_path / "results")]
     assert CliRunner().invoke(main, ["report", "before", *places]).exit_code == 0
-    asked = ["--method", "iprm", "--reference-only", "--cv-folds", "5", "--trials", "4", "--cpus", "2", "--dry-run"]
+    asked = ["--method", "iprm", "--reference-only", "--trials", "4", "--cpus", "2", "--dry-run"]
     plan = json.loads(run(tmp_path, "new", *asked, "--json").stdout)
     known = json.loads((tmp_path / "results/before/compare.json").read_text())["power"][0]
     (outlook,) = plan["power"]
@@ -219,6 +219,9 @@ def test_the_cost_and_the_outlook_are_told_where_earlier_studies_tell_them(tmp_p
     text = run(tmp_path, "new", *asked).stdout
     assert f"{outlook['smallest']:.1f} points or more would be shown in 4 of 5 such studies" in text
     assert "this plan can show neither a difference of 1 point nor equivalence within it" in " ".join(text.split())
+    for other in (["--cv-folds", "4"], ["--split-seed", "1"], ["--option", "image_noise=0.1"]):
+        (unknown,) = json.loads(run(tmp_path, "new", *asked, *other, "--json").stdout)["power"]
+        assert unknown["deviation"] is None  # other splits and other data differ by something else
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{}", b"\xff", None, b"inf", b"-2"])
@@ -234,5 +237,6 @@ def test_what_another_study_left_damaged_tells_nothing_and_stops_nothing(tmp_pat
         file.write_text(json.dumps(replace(document, power=power).to_dict()))
     else:
         file.write_bytes(content)
-    found, source = _known("digits", tmp_path / "results" / "mine", {})
+    wanted = read_study(study)
+    found, source = _known(wanted, wanted.datasets[0], tmp_path / "results" / "mine", {})
     assert (found, source) == (None, "")
