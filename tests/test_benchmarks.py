@@ -51,7 +51,6 @@ RATIOS = {
         "memory÷bar",
     ],
     "pool": ["pool÷before", "pool÷own_order", "pool÷work_by_places"],
-    "soak": ["disturbed÷alone"],
     "restart": ["own_process/restart÷start", "worker_group/restart÷start"],
     "features": ["features/epoch", "features/encoding", "features/data_time"],
     "against": ["step/small_conv/joint", "search", "start/dry_run"],
@@ -64,7 +63,7 @@ RATIOS = {
 # `against` runs trials.py, once for each side, and reads its figure.
 WITH_RAY = (
     "feeding", "decoding", "preparing", "larger_than_memory", "many_trials", "regret", "restart",
-    "against", "driver", "pool", "soak",
+    "against", "driver", "pool",
 )  # fmt: skip
 
 
