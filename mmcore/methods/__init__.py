@@ -13,6 +13,7 @@ from mmcore.methods import (
     mmcosine,
     mmpareto,
     ogm,
+    opm,
     pmr,
     simbamm,
     unimodal,
@@ -22,5 +23,5 @@ from mmcore.methods.base import FUSED, METHODS, Context, EpochStats, Method, Nee
 __all__ = [
     "FUSED", "METHODS", "Context", "EpochStats", "Method", "Need",
     "agm", "aug", "ensemble", "gblending", "iprm", "joint", "joint_unimodal", "lfm", "mla", "mmcosine", "mmpareto",
-    "ogm", "pmr", "simbamm", "unimodal",
+    "ogm", "opm", "pmr", "simbamm", "unimodal",
 ]  # fmt: skip

@@ -22,6 +22,7 @@ OTHERS = [name for name in METHODS.names() if name not in PLAIN]
 MOST_DIMENSIONS = 3
 AUTHORS = {
     "ogm": {"method.alpha": 0.8},
+    "opm": {"method.base": 0.5},
     "mmpareto": {"method.gamma": 1.5},
     "agm": {"method.alpha": 1.5},
     "gblending": {"method.super_epoch": 10},
