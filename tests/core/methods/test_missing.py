@@ -297,6 +297,7 @@ def train_all(rank: int, world_size: int) -> dict[str, dict[str, Tensor]]:
 
 
 BETWEEN_STEPS: list[tuple[str, dict[str, object]]] = [
+    ("amss", {"method__plus": True}),
     ("mla", {}),
     ("mla", {"method__project_on": "previous"}),
     ("opm", {"method__probability": 1.0, "method__rate_gradient": True}),
