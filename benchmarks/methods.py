@@ -32,7 +32,7 @@ from mmcore.training.trainer import Trainer
 
 JOINT = "joint"
 PLAIN_BAR = 1.05
-JOINT_BARS = {"ogm": 1.05, "mmcosine": 1.05, "mmpareto": 2.0, "agm": 3 * 1.05}
+JOINT_BARS = {"ogm": 1.05, "opm-always": 1.05, "amss": 1.05, "mmcosine": 1.05, "mmpareto": 2.0, "agm": 3 * 1.05}
 """Case -> what its step ÷ joint's should not exceed, with two modalities: AGM's rule has 2^M - 1 passes."""
 THREE_BARS = {"mmpareto": 2.0, "agm": 7 * 1.05}
 """The same with three; what else is there takes as many passes with three as with two."""
@@ -40,7 +40,7 @@ OTHER_BARS = {("iprm", "joint_unimodal"): 1.10, ("aug-5", "joint_unimodal"): 1.1
 """The two methods of this project, against joint training with unimodal heads; resnet18."""
 CHECKED_STEPS = 3
 """Steps whose losses must agree: the third stands on running means of two."""
-CHECKABLE = {"resnet18/ogm-ge": 1, "small_conv/ogm-ge": 1, "resnet18/agm": 2}
+CHECKABLE = {"resnet18/amss": 1, "small_conv/amss": 1, "resnet18/ogm-ge": 1, "small_conv/ogm-ge": 1, "resnet18/agm": 2}
 """Case -> the same, where random numbers make the later ones differ.
 
 So does rounding in AGM's deep network, whose batch norms have seen too little to be used as in evaluation: by 1e-8
@@ -64,9 +64,12 @@ class Options:
 
 
 def wanted_cases(encoder: str, only: list[str], *, quick: bool) -> list[str]:
-    """Returns what to measure: every method that learns from all modalities, AUG grown, and OGM with its noise."""
+    """Returns what to measure: every method that learns from all modalities, and some in a state of their own.
+
+    Those are AUG grown, OGM with its noise, OPM past its warm-up, and AMSS without its random numbers.
+    """
     methods = [name for name in METHODS.names() if name not in {JOINT, "unimodal"}]
-    known = list(THREE_BARS) if encoder == "resnet18x3" else [*methods, "aug-5", "ogm-ge"]
+    known = list(THREE_BARS) if encoder == "resnet18x3" else [*methods, "aug-5", "ogm-ge", "opm-always", "amss-top"]
     if quick:
         known = QUICK.get(encoder, known)
     return [case for case in known if not only or f"{encoder}/{case}" in only]

@@ -85,6 +85,30 @@ class PlainOgm(PlainJoint):
                     gradient.add_(noise)
 
 
+class PlainAmss(PlainOgm):
+    """AMSS: of each layer only the units learn that are drawn by their gradients, or that have the longest ones."""
+
+    def __init__(self, *parts, temperature: float = 0.2, top: bool = False):
+        super().__init__(*parts)
+        self.temperature, self.top = temperature, top
+
+    @torch.no_grad()
+    def modulate(self, first: Tensor, second: Tensor, labels: Tensor) -> None:
+        frequencies = labels.bincount(minlength=NUM_CLASSES) / len(labels)
+        entropy, known, utilities = -torch.xlogy(frequencies, frequencies).sum(), [], []
+        for features, part in zip((first, second), self.head.weight.chunk(2, dim=1), strict=True):
+            known.append(entropy + 0.5 - F.cross_entropy(F.linear(features, part, self.head.bias / 2), labels))
+            own = -(features.softmax(dim=1) * features.log_softmax(dim=1)).sum(dim=1).mean()
+            utilities.append(known[-1] / own)
+        shares = (-torch.stack(utilities) / self.temperature).softmax(dim=0).clamp(0.1, 0.9).tolist()
+        for encoder, share in zip((self.first, self.second), shares if min(known) > 0 else (0.5, 0.5), strict=True):
+            for gradient in (p.grad for p in encoder.parameters() if p.dim() > 1):
+                importance = gradient.flatten(1).square().sum(dim=1)
+                number = math.ceil(share * len(gradient) - 1e-6)
+                kept = importance.topk(number).indices if self.top else importance.multinomial(number)
+                gradient[torch.ones(len(gradient), dtype=torch.bool).index_fill(0, kept, False)] = 0
+
+
 class PlainMMPareto(PlainJointUnimodal):
     """MMPareto: an encoder's joint and own gradient are weighed where they conflict, and made as long as their sum."""
 
@@ -297,6 +321,8 @@ LOOPS: dict[str, Callable[..., Plain]] = {
     "aug-5": partial(PlainAug, num_classifiers=5),
     "ogm": PlainOgm,
     "ogm-ge": partial(PlainOgm, noise=True),
+    "amss": PlainAmss,
+    "amss-top": partial(PlainAmss, top=True),
     "mmpareto": PlainMMPareto,
     "agm": PlainAgm,
     "mmcosine": PlainMMCosine,

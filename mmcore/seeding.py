@@ -13,6 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+GOLDEN = -0x61C8864680B583EB
+"""2^64 over the golden ratio, as a signed number: steps of it are spread evenly."""
+
 
 def derive_seed(seed: int, *purpose: object) -> int:
     """Returns a seed in [0, 2^63) for one purpose: equal arguments give equal seeds, others unrelated ones."""
@@ -23,6 +26,39 @@ def derive_seed(seed: int, *purpose: object) -> int:
 def generator(seed: int, *purpose: object) -> torch.Generator:
     """Returns a CPU generator for one purpose."""
     return torch.Generator().manual_seed(derive_seed(seed, *purpose))
+
+
+def draw_seed(source: torch.Generator) -> int:
+    """Returns a seed in [0, 2^63) drawn from a CPU generator, for numbers that are made on another device."""
+    return int(torch.randint(2**63 - 1, (), generator=source, device="cpu"))
+
+
+def row_uniforms(rows: Tensor, seed: int, count: int) -> Tensor:
+    """Returns `count` uniform random numbers for each row number, (count, B) float32 in [0, 1), on the rows' device.
+
+    A number is a function of seed, row and its place among the `count` alone, so that it is the same however rows are
+    cut into batches. The bits are mixed as in SplitMix64; products overflow, which is meant.
+
+    Args:
+        rows: (B,) int64.
+        seed: In [0, 2^63).
+        count: How many for each row.
+    """
+    columns = torch.arange(count, device=rows.device)[:, None]
+    bits = _mixed(_mixed(rows + seed) + (columns + 1) * GOLDEN)
+    return _shifted(bits, 40).to(torch.float32) / 2**24
+
+
+def _mixed(bits: Tensor) -> Tensor:
+    bits = (bits ^ _shifted(bits, 30)) * -0x40A7B892E31B1A47
+    bits = (bits ^ _shifted(bits, 27)) * -0x6B2FB644ECCEEE15
+    return bits ^ _shifted(bits, 31)
+
+
+def _shifted(bits: Tensor, places: int) -> Tensor:
+    """Returns the bits moved right, with zeros where they were, as an unsigned number's would be."""
+    shifted: Tensor = (bits >> places) & (2 ** (64 - places) - 1)
+    return shifted
 
 
 def seed_process(seed: int, *purpose: object) -> None:

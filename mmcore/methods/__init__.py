@@ -2,6 +2,7 @@
 
 from mmcore.methods import (
     agm,
+    amss,
     aug,
     ensemble,
     gblending,
@@ -13,6 +14,7 @@ from mmcore.methods import (
     mmcosine,
     mmpareto,
     ogm,
+    opm,
     pmr,
     simbamm,
     unimodal,
@@ -21,6 +23,6 @@ from mmcore.methods.base import FUSED, METHODS, Context, EpochStats, Method, Nee
 
 __all__ = [
     "FUSED", "METHODS", "Context", "EpochStats", "Method", "Need",
-    "agm", "aug", "ensemble", "gblending", "iprm", "joint", "joint_unimodal", "lfm", "mla", "mmcosine", "mmpareto",
-    "ogm", "pmr", "simbamm", "unimodal",
+    "agm", "amss", "aug", "ensemble", "gblending", "iprm", "joint", "joint_unimodal", "lfm", "mla", "mmcosine",
+    "mmpareto", "ogm", "opm", "pmr", "simbamm", "unimodal",
 ]  # fmt: skip

@@ -13,8 +13,9 @@ Shape legend: B samples, K classes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
+from pydantic import BaseModel
 from torch import Tensor
 
 from mmcore.batch import Batch
@@ -41,7 +42,7 @@ class JointConfig(Section):
 class Joint(Method):
     """Trains the fusion head's cross-entropy, over all samples. A missing modality is features of zero to it."""
 
-    Config = JointConfig
+    Config: ClassVar[type[BaseModel]] = JointConfig
 
     def __init__(self, model: MultimodalModel, config: JointConfig, context: Context):
         super().__init__(model, config, context)

@@ -1,7 +1,7 @@
 """How well each modality does inside a joint model: what several balancing methods measure.
 
 They have no heads of their own but take the joint head apart, score each part on the label and compare the scores.
-Nothing here has a gradient.
+Nothing here has a gradient, but where a function says so.
 
 Shape legend: B samples of this rank's shard, K classes, D_m features of modality m, M modalities.
 """
@@ -9,7 +9,7 @@ Shape legend: B samples of this rank's shard, K classes, D_m features of modalit
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 import torch.nn.functional as F
@@ -36,13 +36,27 @@ def slice_logits(fusion: nn.Module, features: Mapping[str, Tensor]) -> dict[str,
     Raises:
         TypeError: The fusion head is not a sum of one part per modality.
     """
+    return feature_slices(fusion, features)
+
+
+def feature_slices(fusion: nn.Module, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns what `slice_logits` does, with a gradient that leads to the features and not to the head."""
     if isinstance(fusion, Sum):
-        return {name: fusion.heads[name](values) for name, values in features.items()}
+        heads = {name: fusion.heads[name] for name in features}
+        return {
+            name: F.linear(values, _constant(heads[name].weight), _constant(heads[name].bias))
+            for name, values in features.items()
+        }
     if not isinstance(fusion, Concat):
         raise TypeError(f"{type(fusion).__name__} cannot be taken apart by modality: use the concat or sum fusion")
-    columns = fusion.head.weight.split_with_sizes([values.shape[1] for values in features.values()], dim=1)
-    share = fusion.head.bias / len(features)
+    weight, bias = fusion.head.weight.detach(), fusion.head.bias.detach()
+    columns = weight.split_with_sizes([values.shape[1] for values in features.values()], dim=1)
+    share = bias / len(features)
     return {name: F.linear(values, part, share) for (name, values), part in zip(features.items(), columns, strict=True)}
+
+
+def _constant(parameter: Tensor | nn.Module) -> Tensor:
+    return cast("Tensor", parameter).detach()
 
 
 @torch.no_grad()
@@ -51,9 +65,13 @@ def score_totals(logits: Mapping[str, Tensor], batch: Batch, engine: Step) -> Te
 
     Samples that lack one of the modalities are left out, as their scores could not be compared.
     """
-    index = batch.labels[:, None]
-    scores = [full_precision(values).softmax(dim=1).gather(1, index)[:, 0] for values in logits.values()]
-    return totals_over_complete(scores, list(logits), batch, engine)
+    return totals_over_complete(label_probabilities(logits, batch.labels), list(logits), batch, engine)
+
+
+def label_probabilities(logits: Mapping[str, Tensor], labels: Tensor) -> list[Tensor]:
+    """Returns each modality's probability of the label, (B,), at least float32, from its logits (B, K)."""
+    index = labels[:, None]
+    return [full_precision(values).softmax(dim=1).gather(1, index)[:, 0] for values in logits.values()]
 
 
 @torch.no_grad()

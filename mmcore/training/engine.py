@@ -29,6 +29,7 @@ from mmcore.data.feeding.loader import shard_bounds
 from mmcore.errors import TrainingError
 from mmcore.methods.base import Method
 from mmcore.methods.step import Place
+from mmcore.seeding import draw_seed
 from mmcore.seeding import generator as seeded_generator
 from mmcore.training.feed import Feed
 from mmcore.training.growth import Growth
@@ -311,7 +312,7 @@ class Engine:
         Each call seeds a generator on the device from the CPU one of that name: drawing on the CPU and copying would
         take longer than the step where a whole encoder's gradient is disturbed.
         """
-        seed = int(torch.randint(2**63 - 1, (), generator=self.generator(name), device="cpu"))
+        seed = draw_seed(self.generator(name))
         if like.device.type == "meta":
             return torch.empty_like(like)
         return torch.empty_like(like).normal_(generator=torch.Generator(like.device).manual_seed(seed))

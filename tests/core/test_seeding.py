@@ -5,9 +5,10 @@ from __future__ import annotations
 import random
 
 import numpy as np
+import pytest
 import torch
 
-from mmcore.seeding import capture_state, derive_seed, generator, restore_state, seed_process
+from mmcore.seeding import capture_state, derive_seed, generator, restore_state, row_uniforms, seed_process
 
 
 def draw() -> list[float]:
@@ -68,3 +69,29 @@ def test_capturing_draws_nothing() -> None:
     seed_process(2)
     capture_state()
     assert draw() == expected
+
+
+def test_a_rows_numbers_are_uniform_and_the_same_in_any_company() -> None:
+    rows = torch.arange(20000)
+    numbers = row_uniforms(rows, 2**63 - 2, 3)
+    assert numbers.shape == (3, 20000)
+    assert ((numbers >= 0) & (numbers < 1)).all()
+    for tenths in (numbers * 10).long():
+        assert (tenths.bincount(minlength=10) / 2000).tolist() == pytest.approx([1] * 10, abs=0.1)
+    assert torch.corrcoef(numbers).triu(1).abs().max() < 0.03
+    assert torch.corrcoef(torch.stack([numbers[0, :-1], numbers[0, 1:]]))[0, 1].abs() < 0.03
+    assert torch.equal(row_uniforms(rows[[7, 3]], 2**63 - 2, 2), numbers[:2, [7, 3]])
+    assert not torch.equal(row_uniforms(rows, 5, 1), row_uniforms(rows, 6, 1))
+
+
+def test_a_rows_number_is_that_of_the_published_mixing() -> None:
+    def mixed(bits: int) -> int:
+        bits = ((bits ^ (bits >> 30)) * 0xBF58476D1CE4E5B9) % 2**64
+        bits = ((bits ^ (bits >> 27)) * 0x94D049BB133111EB) % 2**64
+        return bits ^ (bits >> 31)
+
+    found = row_uniforms(torch.tensor([0, 41]), 123456789, 2).tolist()
+    for column, values in enumerate(found):
+        for row, value in zip([0, 41], values, strict=True):
+            bits = mixed((mixed(row + 123456789) + (column + 1) * 0x9E3779B97F4A7C15) % 2**64)
+            assert value == (bits >> 40) / 2**24

@@ -26,6 +26,7 @@ MOST_BYTES, MOST_BLOCKS, MOST_RATIO = 100, 0.6, 1.005
 SETTINGS = {
     # The rules with a window act in every step, and AUG has the classifiers it will have from the start.
     "ogm": {"method__end_epoch": 100},
+    "opm": {"method__warmup_epochs": 0, "method__rate_gradient": True},
     "agm": {"method__end_epoch": 100},
     "gblending": {"method__super_epoch": 1},
     "pmr": {"method__end_epoch": 150},

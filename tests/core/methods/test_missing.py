@@ -297,8 +297,11 @@ def train_all(rank: int, world_size: int) -> dict[str, dict[str, Tensor]]:
 
 
 BETWEEN_STEPS: list[tuple[str, dict[str, object]]] = [
+    ("amss", {"method__plus": True}),
     ("mla", {}),
     ("mla", {"method__project_on": "previous"}),
+    ("opm", {"method__probability": 1.0, "method__rate_gradient": True}),
+    ("opm", {"method__probability": 1.0, "method__rate_gradient": True, "method__fusion": "sum"}),
     ("pmr", {"method__fraction": 0.6, "method__end_epoch": 120}),
     ("pmr", {"method__fraction": 0.02}),
     ("lfm", {"method__start": 0.5}),
@@ -306,7 +309,7 @@ BETWEEN_STEPS: list[tuple[str, dict[str, object]]] = [
     ("gblending", {"method__super_epoch": 2}),
     ("gblending", {"method__super_epoch": 3, "method__gain": "absolute"}),
 ]
-"""Methods that look at samples outside a step, or have a state that each step moves."""
+"""Methods that look at samples outside a step, have a state that each step moves, or draw for each sample."""
 
 
 def train_between_steps(rank: int, world_size: int) -> dict[str, dict[str, Tensor]]:

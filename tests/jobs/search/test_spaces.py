@@ -22,8 +22,10 @@ OTHERS = [name for name in METHODS.names() if name not in PLAIN]
 MOST_DIMENSIONS = 3
 AUTHORS = {
     "ogm": {"method.alpha": 0.8},
+    "opm": {"method.base": 0.5},
     "mmpareto": {"method.gamma": 1.5},
     "agm": {"method.alpha": 1.5},
+    "amss": {"method.temperature": 0.2},
     "gblending": {"method.super_epoch": 10},
     "lfm": {"method.schedule": "learned", "method.start": 0.95},
     "mla": {"method.projection": True, "method.normalise": True},
