@@ -236,6 +236,20 @@ class PlainGBlending(PlainJointUnimodal):
         return sum(self.losses(first, second, labels)) / 3
 
 
+class PlainDgl(PlainJoint):
+    """DGL: the head learns from the joint loss alone, each encoder from the head's answer to its features alone."""
+
+    def __init__(self, *parts, alpha: float = 4.0):
+        super().__init__(*parts)
+        self.alpha = alpha
+
+    def loss(self, first: Tensor, second: Tensor, labels: Tensor) -> Tensor:
+        joint = F.cross_entropy(self.fused(first.detach(), second.detach()), labels)
+        columns, bias = self.head.weight.detach().chunk(2, dim=1), self.head.bias.detach()
+        own = [F.linear(x, part, bias) for x, part in zip((first, second), columns, strict=True)]
+        return joint + self.alpha * sum(F.cross_entropy(logits, labels) for logits in own)
+
+
 class PlainLfm(PlainEnsemble):
     """LFM within an epoch: the cross-entropy of the mean logits, and how far the modalities' answers are apart."""
 
@@ -301,6 +315,7 @@ LOOPS: dict[str, Callable[..., Plain]] = {
     "agm": PlainAgm,
     "mmcosine": PlainMMCosine,
     "simbamm": PlainSimBaMM,
+    "dgl": PlainDgl,
     "gblending": PlainGBlending,
     "lfm": PlainLfm,
     "mla": PlainMla,
