@@ -18,6 +18,8 @@ import torch.nn.functional as F
 from plain import NUM_CLASSES, Plain, PlainAug, PlainIprm, PlainJoint
 from torch import Tensor, nn
 
+from mmcore.seeding import generator as seeded_generator
+
 SMALL = 1e-8
 
 
@@ -236,6 +238,24 @@ class PlainGBlending(PlainJointUnimodal):
         return sum(self.losses(first, second, labels)) / 3
 
 
+class PlainCml(PlainJoint):
+    """CML: the head answers with both and, by turns at random, one modality; that one may not be the surer."""
+
+    def __init__(self, *parts, weight: float = 0.1):
+        super().__init__(*parts)
+        self.weight = weight
+        self.draws = seeded_generator(0, "engine", "chain")
+
+    def loss(self, first: Tensor, second: Tensor, labels: Tensor) -> Tensor:
+        keeps_first = torch.randperm(2, generator=self.draws)[1] == 0
+        kept = (first, torch.zeros_like(second)) if keeps_first else (torch.zeros_like(first), second)
+        both, one = self.fused(first, second), self.fused(*kept)
+        before, after = both.softmax(dim=1).max(dim=1), one.softmax(dim=1).max(dim=1)
+        is_excused = (after.indices == labels) & (before.indices != labels)
+        rise = torch.where(is_excused, 0, (after.values - before.values).relu()).mean()
+        return (F.cross_entropy(both, labels) + F.cross_entropy(one, labels)) / 2 + self.weight * rise
+
+
 class PlainDgl(PlainJoint):
     """DGL: the head learns from the joint loss alone, each encoder from the head's answer to its features alone."""
 
@@ -315,6 +335,7 @@ LOOPS: dict[str, Callable[..., Plain]] = {
     "agm": PlainAgm,
     "mmcosine": PlainMMCosine,
     "simbamm": PlainSimBaMM,
+    "cml": PlainCml,
     "dgl": PlainDgl,
     "gblending": PlainGBlending,
     "lfm": PlainLfm,

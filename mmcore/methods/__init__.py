@@ -3,6 +3,7 @@
 from mmcore.methods import (
     agm,
     aug,
+    cml,
     dgl,
     ensemble,
     gblending,
@@ -22,6 +23,6 @@ from mmcore.methods.base import FUSED, METHODS, Context, EpochStats, Method, Nee
 
 __all__ = [
     "FUSED", "METHODS", "Context", "EpochStats", "Method", "Need",
-    "agm", "aug", "dgl", "ensemble", "gblending", "iprm", "joint", "joint_unimodal", "lfm", "mla",
+    "agm", "aug", "cml", "dgl", "ensemble", "gblending", "iprm", "joint", "joint_unimodal", "lfm", "mla",
     "mmcosine", "mmpareto", "ogm", "pmr", "simbamm", "unimodal",
 ]  # fmt: skip

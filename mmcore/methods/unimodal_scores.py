@@ -9,7 +9,7 @@ Shape legend: B samples of this rank's shard, K classes, D_m features of modalit
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 import torch.nn.functional as F
@@ -40,7 +40,8 @@ def head_slices(fusion: nn.Module, sizes: Mapping[str, int]) -> dict[str, tuple[
         TypeError: The fusion head is not a sum of one part per modality.
     """
     if isinstance(fusion, Sum):
-        return {name: (fusion.heads[name].weight, fusion.heads[name].bias) for name in sizes}
+        layers = {name: cast(nn.Linear, fusion.heads[name]) for name in sizes}
+        return {name: (layer.weight, layer.bias) for name, layer in layers.items()}
     if not isinstance(fusion, Concat):
         raise TypeError(f"{type(fusion).__name__} cannot be taken apart by modality: use the concat or sum fusion")
     columns = fusion.head.weight.split_with_sizes(list(sizes.values()), dim=1)

@@ -24,6 +24,7 @@ AUTHORS = {
     "ogm": {"method.alpha": 0.8},
     "mmpareto": {"method.gamma": 1.5},
     "agm": {"method.alpha": 1.5},
+    "cml": {"method.weight": 0.1},
     "dgl": {"method.alpha": 4.0},
     "gblending": {"method.super_epoch": 10},
     "lfm": {"method.schedule": "learned", "method.start": 0.95},
