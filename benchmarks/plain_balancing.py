@@ -238,6 +238,39 @@ class PlainGBlending(PlainJointUnimodal):
         return sum(self.losses(first, second, labels)) / 3
 
 
+class PlainArl(PlainJoint):
+    """ARL past its start: the head also answers with one modality, and the encoders' gradients are enlarged."""
+
+    def __init__(self, *parts, gamma: float = 4.0, temperature: float = 8.0, floor: float = 0.3):
+        super().__init__(*parts)
+        self.gamma, self.temperature, self.floor = gamma, temperature, floor
+
+    def step(self, inputs: Mapping[str, Tensor], labels: Tensor) -> Tensor:
+        with torch.no_grad():
+            first, second = self.preprocess(inputs)
+        first, second = self.first(first), self.second(second)
+        columns = self.head.weight.chunk(2, dim=1)
+        own = [F.linear(x, part, self.head.bias) for x, part in zip((first, second), columns, strict=True)]
+        alone = sum(F.cross_entropy(logits, labels) for logits in own)
+        loss = F.cross_entropy(self.fused(first, second), labels) + self.gamma * alone
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.enlarge(torch.stack(own))
+        self.optimizer.step()
+        return loss.detach()
+
+    @torch.no_grad()
+    def enlarge(self, own: Tensor) -> None:
+        sizes, logs = own.abs().sum(dim=2).mean(dim=1), own.log_softmax(dim=2)
+        entropy = -(logs.exp() * logs).sum(dim=2).mean(dim=1)
+        inverse = 1 / (entropy / entropy.sum()).clamp(min=self.floor)
+        leaning = (sizes / sizes.sum()).flip(0)
+        weights = torch.softmax(self.temperature * leaning * inverse / inverse.sum(), dim=0)
+        for encoder, weight in zip((self.first, self.second), weights, strict=True):
+            for parameter in encoder.parameters():
+                parameter.grad.mul_(1 + weight)
+
+
 class PlainCml(PlainJoint):
     """CML: the head answers with both and, by turns at random, one modality; that one may not be the surer."""
 
@@ -335,6 +368,7 @@ LOOPS: dict[str, Callable[..., Plain]] = {
     "agm": PlainAgm,
     "mmcosine": PlainMMCosine,
     "simbamm": PlainSimBaMM,
+    "arl-from_start": PlainArl,
     "cml": PlainCml,
     "dgl": PlainDgl,
     "gblending": PlainGBlending,

@@ -2,6 +2,7 @@
 
 from mmcore.methods import (
     agm,
+    arl,
     aug,
     cml,
     dgl,
@@ -23,6 +24,6 @@ from mmcore.methods.base import FUSED, METHODS, Context, EpochStats, Method, Nee
 
 __all__ = [
     "FUSED", "METHODS", "Context", "EpochStats", "Method", "Need",
-    "agm", "aug", "cml", "dgl", "ensemble", "gblending", "iprm", "joint", "joint_unimodal", "lfm", "mla",
+    "agm", "arl", "aug", "cml", "dgl", "ensemble", "gblending", "iprm", "joint", "joint_unimodal", "lfm", "mla",
     "mmcosine", "mmpareto", "ogm", "pmr", "simbamm", "unimodal",
 ]  # fmt: skip
