@@ -18,6 +18,8 @@ import torch.nn.functional as F
 from plain import NUM_CLASSES, Plain, PlainAug, PlainIprm, PlainJoint
 from torch import Tensor, nn
 
+from mmcore.seeding import generator as seeded_generator
+
 SMALL = 1e-8
 
 
@@ -260,6 +262,71 @@ class PlainGBlending(PlainJointUnimodal):
         return sum(self.losses(first, second, labels)) / 3
 
 
+class PlainArl(PlainJoint):
+    """ARL past its start: the head also answers with one modality, and the encoders' gradients are enlarged."""
+
+    def __init__(self, *parts, gamma: float = 4.0, temperature: float = 8.0, floor: float = 0.3):
+        super().__init__(*parts)
+        self.gamma, self.temperature, self.floor = gamma, temperature, floor
+
+    def step(self, inputs: Mapping[str, Tensor], labels: Tensor) -> Tensor:
+        with torch.no_grad():
+            first, second = self.preprocess(inputs)
+        first, second = self.first(first), self.second(second)
+        columns = self.head.weight.chunk(2, dim=1)
+        own = [F.linear(x, part, self.head.bias) for x, part in zip((first, second), columns, strict=True)]
+        alone = sum(F.cross_entropy(logits, labels) for logits in own)
+        loss = F.cross_entropy(self.fused(first, second), labels) + self.gamma * alone
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.enlarge(torch.stack(own))
+        self.optimizer.step()
+        return loss.detach()
+
+    @torch.no_grad()
+    def enlarge(self, own: Tensor) -> None:
+        sizes, logs = own.abs().sum(dim=2).mean(dim=1), own.log_softmax(dim=2)
+        entropy = -(logs.exp() * logs).sum(dim=2).mean(dim=1)
+        inverse = 1 / (entropy / entropy.sum()).clamp(min=self.floor)
+        leaning = (sizes / sizes.sum()).flip(0)
+        weights = torch.softmax(self.temperature * leaning * inverse / inverse.sum(), dim=0)
+        for encoder, weight in zip((self.first, self.second), weights, strict=True):
+            for parameter in encoder.parameters():
+                parameter.grad.mul_(1 + weight)
+
+
+class PlainCml(PlainJoint):
+    """CML: the head answers with both and, by turns at random, one modality; that one may not be the surer."""
+
+    def __init__(self, *parts, weight: float = 0.1):
+        super().__init__(*parts)
+        self.weight = weight
+        self.draws = seeded_generator(0, "engine", "chain")
+
+    def loss(self, first: Tensor, second: Tensor, labels: Tensor) -> Tensor:
+        keeps_first = torch.randperm(2, generator=self.draws)[1] == 0
+        kept = (first, torch.zeros_like(second)) if keeps_first else (torch.zeros_like(first), second)
+        both, one = self.fused(first, second), self.fused(*kept)
+        before, after = both.softmax(dim=1).max(dim=1), one.softmax(dim=1).max(dim=1)
+        is_excused = (after.indices == labels) & (before.indices != labels)
+        rise = torch.where(is_excused, 0, (after.values - before.values).relu()).mean()
+        return (F.cross_entropy(both, labels) + F.cross_entropy(one, labels)) / 2 + self.weight * rise
+
+
+class PlainDgl(PlainJoint):
+    """DGL: the head learns from the joint loss alone, each encoder from the head's answer to its features alone."""
+
+    def __init__(self, *parts, alpha: float = 4.0):
+        super().__init__(*parts)
+        self.alpha = alpha
+
+    def loss(self, first: Tensor, second: Tensor, labels: Tensor) -> Tensor:
+        joint = F.cross_entropy(self.fused(first.detach(), second.detach()), labels)
+        columns, bias = self.head.weight.detach().chunk(2, dim=1), self.head.bias.detach()
+        own = [F.linear(x, part, bias) for x, part in zip((first, second), columns, strict=True)]
+        return joint + self.alpha * sum(F.cross_entropy(logits, labels) for logits in own)
+
+
 class PlainLfm(PlainEnsemble):
     """LFM within an epoch: the cross-entropy of the mean logits, and how far the modalities' answers are apart."""
 
@@ -327,6 +394,9 @@ LOOPS: dict[str, Callable[..., Plain]] = {
     "agm": PlainAgm,
     "mmcosine": PlainMMCosine,
     "simbamm": PlainSimBaMM,
+    "arl-from_start": PlainArl,
+    "cml": PlainCml,
+    "dgl": PlainDgl,
     "gblending": PlainGBlending,
     "lfm": PlainLfm,
     "mla": PlainMla,

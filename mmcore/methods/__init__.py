@@ -3,7 +3,10 @@
 from mmcore.methods import (
     agm,
     amss,
+    arl,
     aug,
+    cml,
+    dgl,
     ensemble,
     gblending,
     iprm,
@@ -25,4 +28,6 @@ __all__ = [
     "FUSED", "METHODS", "Context", "EpochStats", "Method", "Need",
     "agm", "amss", "aug", "ensemble", "gblending", "iprm", "joint", "joint_unimodal", "lfm", "mla", "mmcosine",
     "mmpareto", "ogm", "opm", "pmr", "simbamm", "unimodal",
+    "agm", "arl", "aug", "cml", "dgl", "ensemble", "gblending", "iprm", "joint", "joint_unimodal", "lfm", "mla",
+    "mmcosine", "mmpareto", "ogm", "pmr", "simbamm", "unimodal",
 ]  # fmt: skip

@@ -2,6 +2,7 @@
 
 They have no heads of their own but take the joint head apart, score each part on the label and compare the scores.
 Nothing here has a gradient, but where a function says so.
+Nothing here has a gradient, but for a joint head's answers from one modality alone, which some methods train.
 
 Shape legend: B samples of this rank's shard, K classes, D_m features of modality m, M modalities.
 """
@@ -25,6 +26,27 @@ if TYPE_CHECKING:
 
 MIN_SCORE = 1e-8
 """Least mean of the others' scores that a ratio is taken to."""
+
+
+def head_slices(fusion: nn.Module, sizes: Mapping[str, int]) -> dict[str, tuple[Tensor, Tensor]]:
+    """Returns each modality's weights W_m (K, D_m) inside a joint head, and the bias (K,) that stands with them.
+
+    Concat: the columns that see f_m, and all of b. Sum: W_m and b_m.
+
+    Args:
+        fusion: The joint head.
+        sizes: Modality -> D_m.
+
+    Raises:
+        TypeError: The fusion head is not a sum of one part per modality.
+    """
+    if isinstance(fusion, Sum):
+        layers = {name: cast(nn.Linear, fusion.heads[name]) for name in sizes}
+        return {name: (layer.weight, layer.bias) for name, layer in layers.items()}
+    if not isinstance(fusion, Concat):
+        raise TypeError(f"{type(fusion).__name__} cannot be taken apart by modality: use the concat or sum fusion")
+    columns = fusion.head.weight.split_with_sizes(list(sizes.values()), dim=1)
+    return {name: (part, fusion.head.bias) for name, part in zip(sizes, columns, strict=True)}
 
 
 @torch.no_grad()
@@ -53,6 +75,28 @@ def feature_slices(fusion: nn.Module, features: Mapping[str, Tensor]) -> dict[st
     columns = weight.split_with_sizes([values.shape[1] for values in features.values()], dim=1)
     share = bias / len(features)
     return {name: F.linear(values, part, share) for (name, values), part in zip(features.items(), columns, strict=True)}
+    shares = len(features) if isinstance(fusion, Concat) else 1
+    slices = head_slices(fusion, {name: values.shape[1] for name, values in features.items()})
+    return {name: F.linear(features[name], weight, bias / shares) for name, (weight, bias) in slices.items()}
+
+
+def lone_logits(fusion: nn.Module, features: Mapping[str, Tensor], *, frozen: bool = False) -> dict[str, Tensor]:
+    """Returns each modality's answer by the joint head when the others are left out, (B, K), with its gradient.
+
+    Concat: W_m f_m + b, with the whole bias. Sum: W_m f_m + b_m.
+
+    Args:
+        fusion: The joint head.
+        features: Modality -> (B, D_m).
+        frozen: Whether the gradient goes to the features alone, and none to the head.
+
+    Raises:
+        TypeError: The fusion head is not a sum of one part per modality.
+    """
+    slices = head_slices(fusion, {name: values.shape[1] for name, values in features.items()})
+    if frozen:
+        slices = {name: (weight.detach(), bias.detach()) for name, (weight, bias) in slices.items()}
+    return {name: F.linear(features[name], weight, bias) for name, (weight, bias) in slices.items()}
 
 
 def _constant(parameter: Tensor | nn.Module) -> Tensor:

@@ -19,11 +19,17 @@ VARIANTS = [(name, variant) for name in METHODS.names() for variant in METHODS.g
 ELSEWHERE = {("ogm", "released"), ("amss", "released"), ("mmpareto", "released"), ("gblending", "absolute")}
 """Two need convolutions, which tiny encoders lack (tests/core/methods/test_ogm.py, test_amss.py); one is a schedule
 alone (tests/e2e/test_released.py); the last differs where a head gets worse (tests/core/methods/test_gblending.py)."""
+ELSEWHERE = {("dgl", "released"), ("ogm", "released"), ("mmpareto", "released"), ("gblending", "absolute")}
+"""One clips where gradients are larger (tests/core/methods/test_dgl.py); one needs convolutions, which tiny encoders
+lack (tests/core/methods/test_ogm.py); one is a schedule alone (both: tests/e2e/test_released.py); the last differs
+where a head gets worse (tests/core/methods/test_gblending.py)."""
 OWN = {
+    "arl": {"method__schedule_epochs": 10},
     "aug": {"method__tau": 0.0, "method__check_every_epochs": 1, "method__schedule_epochs": 1000},
     "gblending": {"method__super_epoch": 2},
 }
-"""Method -> settings with which each switch has something to do: growth at every epoch, several trials."""
+"""Method -> settings with which each switch has something to do: growth at every epoch, several trials,
+a start after the first epoch."""
 
 
 def trainer_of(method: str, modalities: int = 2, variant: str | None = None, **values: object) -> Trainer:
