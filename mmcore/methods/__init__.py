@@ -5,6 +5,7 @@ from mmcore.methods import (
     aug,
     ensemble,
     gblending,
+    inforeg,
     iprm,
     joint,
     joint_unimodal,
@@ -21,6 +22,6 @@ from mmcore.methods.base import FUSED, METHODS, Context, EpochStats, Method, Nee
 
 __all__ = [
     "FUSED", "METHODS", "Context", "EpochStats", "Method", "Need",
-    "agm", "aug", "ensemble", "gblending", "iprm", "joint", "joint_unimodal", "lfm", "mla", "mmcosine", "mmpareto",
-    "ogm", "pmr", "simbamm", "unimodal",
+    "agm", "aug", "ensemble", "gblending", "inforeg", "iprm", "joint", "joint_unimodal", "lfm", "mla", "mmcosine",
+    "mmpareto", "ogm", "pmr", "simbamm", "unimodal",
 ]  # fmt: skip

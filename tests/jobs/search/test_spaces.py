@@ -25,6 +25,7 @@ AUTHORS = {
     "mmpareto": {"method.gamma": 1.5},
     "agm": {"method.alpha": 1.5},
     "gblending": {"method.super_epoch": 10},
+    "inforeg": {"method.beta": 0.95},
     "lfm": {"method.schedule": "learned", "method.start": 0.95},
     "mla": {"method.projection": True, "method.normalise": True},
     "pmr": {"method.alpha": 1.0},
@@ -33,7 +34,7 @@ AUTHORS = {
 }
 """Method -> the authors' own settings, on CREMA-D; IPRM's and AUG's differ by data set: test_searches.py."""
 ON_A_SET = {("vggsound", "ogm"): {"method.alpha": 0.1}}
-RATES = {"ogm": 0.001, "mla": 0.001, "pmr": 0.001, "mmpareto": 0.002, "simbamm": 0.0034}
+RATES = {"inforeg": 0.002, "ogm": 0.001, "mla": 0.001, "pmr": 0.001, "mmpareto": 0.002, "simbamm": 0.0034}
 every_file = pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 
 
