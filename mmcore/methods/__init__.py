@@ -16,6 +16,7 @@ from mmcore.methods import (
     ogm,
     pmr,
     simbamm,
+    umt,
     unimodal,
 )
 from mmcore.methods.base import FUSED, METHODS, Context, EpochStats, Method, Need
@@ -23,5 +24,5 @@ from mmcore.methods.base import FUSED, METHODS, Context, EpochStats, Method, Nee
 __all__ = [
     "FUSED", "METHODS", "Context", "EpochStats", "Method", "Need",
     "agm", "aug", "ensemble", "gblending", "inforeg", "iprm", "joint", "joint_unimodal", "lfm", "mla", "mmcosine",
-    "mmpareto", "ogm", "pmr", "simbamm", "unimodal",
+    "mmpareto", "ogm", "pmr", "simbamm", "umt", "unimodal",
 ]  # fmt: skip

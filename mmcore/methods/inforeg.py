@@ -21,8 +21,8 @@ Rulings and deviations (each with a test in tests/core/methods/test_inforeg.py):
      of the means, times `gap_scale`: 64 is what the authors' batches of 64 amount to.
   3. Any number of modalities: each is compared with the mean of the others, and several may be held; equal ones are
      not.
-  4. Values of T before the first epoch are 0, as released, so that the first n epochs are prime ones whatever happens,
-     unless the threshold is large. Where all of the last n are 0, so is k.
+  4. Values of T before the first epoch are 0, as released, so that k is the newest T's share of all in the first n
+     epochs: mostly a prime. Where all of the last n are 0, so is k.
   5. The window n is in the authors' epochs and scaled with the run's length; it is at least one epoch.
   6. T is of the gradients after the pull, as released, of the tensors named `weight` in the whole encoder. A step whose
      gradient is not finite, which float16 skips, is left out of it.

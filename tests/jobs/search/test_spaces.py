@@ -30,6 +30,7 @@ AUTHORS = {
     "mla": {"method.projection": True, "method.normalise": True},
     "pmr": {"method.alpha": 1.0},
     "mmcosine": {"method.scale": 10.0},
+    "umt": {"method.weight": 10.0},
     "simbamm": {"method.width": 512, "method.layers": 4},
 }
 """Method -> the authors' own settings, on CREMA-D; IPRM's and AUG's differ by data set: test_searches.py."""
