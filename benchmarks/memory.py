@@ -25,6 +25,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 from common import Ratio, Report, parser
+from setups import untrained_teachers
 
 from mmcore.assembly.config import parse_config
 from mmcore.assembly.objects import build_method, build_run_transforms
@@ -81,7 +82,7 @@ def measure_method(method: str, epochs: int, steps_per_epoch: int) -> dict[str, 
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(
             config,
-            build_method(config, SPEC),
+            build_method(config, SPEC, teachers=untrained_teachers(config, SPEC)),
             make_loader(steps_per_epoch * BATCH_SIZE),
             build_run_transforms(config, SPEC),
             run_dir=Path(folder),

@@ -42,6 +42,7 @@ JOINT_BARS = {
     "mmpareto": 2.0,
     "agm": 3 * 1.05,
 }
+JOINT_BARS = {"ogm": 1.05, "inforeg": 1.10, "mmcosine": 1.05, "mmpareto": 2.0, "agm": 3 * 1.05}
 """Case -> what its step ÷ joint's should not exceed, with two modalities: AGM's rule has 2^M - 1 passes."""
 THREE_BARS = {"mmpareto": 2.0, "agm": 7 * 1.05}
 """The same with three; what else is there takes as many passes with three as with two."""

@@ -109,6 +109,40 @@ class PlainAmss(PlainOgm):
                 number = math.ceil(share * len(gradient) - 1e-6)
                 kept = importance.topk(number).indices if self.top else importance.multinomial(number)
                 gradient[torch.ones(len(gradient), dtype=torch.bool).index_fill(0, kept, False)] = 0
+class PlainInfoReg(PlainJoint):
+    """InfoReg in a run's first epoch: the encoder that answers better is pulled back to where the epoch began."""
+
+    def __init__(self, *parts, beta: float = 0.95, gap_scale: float = 64.0):
+        super().__init__(*parts)
+        self.beta, self.gap_scale = beta, gap_scale
+        self.starts: list[list[Tensor]] = []
+        self.traces = torch.zeros(2)
+
+    def step(self, inputs: Mapping[str, Tensor], labels: Tensor) -> Tensor:
+        with torch.no_grad():
+            first, second = self.preprocess(inputs)
+        first, second = self.first(first), self.second(second)
+        parts = [
+            F.linear(x, w, self.head.bias / 2)
+            for x, w in zip((first, second), self.head.weight.chunk(2, dim=1), strict=True)
+        ]
+        loss = sum(F.cross_entropy(z, labels) for z in (self.fused(first, second), *parts))
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.pull([z.detach().softmax(dim=1).gather(1, labels[:, None]).mean() for z in parts])
+        self.optimizer.step()
+        return loss.detach()
+
+    @torch.no_grad()
+    def pull(self, scores: list[Tensor]) -> None:
+        encoders = [list(encoder.parameters()) for encoder in (self.first, self.second)]
+        self.starts = self.starts or [[p.clone() for p in parameters] for parameters in encoders]
+        lead = scores[0] - scores[1]
+        for index, own in enumerate((lead, -lead)):
+            strength = torch.where(own > 0, self.beta * torch.exp(torch.tanh(self.gap_scale * own)), 0)
+            for parameter, start in zip(encoders[index], self.starts[index], strict=True):
+                parameter.grad.add_((parameter - start) * strength)
+                self.traces[index] += parameter.grad.square().mean()
 
 
 class PlainMMPareto(PlainJointUnimodal):
@@ -390,6 +424,7 @@ LOOPS: dict[str, Callable[..., Plain]] = {
     "ogm-ge": partial(PlainOgm, noise=True),
     "amss": PlainAmss,
     "amss-top": partial(PlainAmss, top=True),
+    "inforeg": PlainInfoReg,
     "mmpareto": PlainMMPareto,
     "agm": PlainAgm,
     "mmcosine": PlainMMCosine,

@@ -10,7 +10,8 @@ import pyarrow as pa
 import torch
 
 from mmcore.assembly.config import complete_config, parse_config
-from mmcore.assembly.objects import build_method, build_run_transforms
+from mmcore.assembly.objects import build_method, build_run_transforms, needs_teachers
+from mmcore.assembly.teachers import FrozenTeacher, teacher_config
 from mmcore.batch import Batch
 from mmcore.config.schema import RunConfig
 from mmcore.data.feeding.loader import Loader, TensorLoader
@@ -85,8 +86,14 @@ def stepping(trainer: Trainer, batches: Iterator[Batch]) -> Callable[[], None]:
     return call
 
 
+def untrained_teachers(config: RunConfig, spec: DatasetSpec) -> dict[str, FrozenTeacher]:
+    """Returns teachers for a method that needs them: what they know is no matter of a step's time."""
+    names = spec.modality_names if needs_teachers(config) else ()
+    return {name: FrozenTeacher(build_method(teacher_config(config, name), spec), "untrained") for name in names}
+
+
 def _trainer(config: RunConfig, spec: DatasetSpec, loader: Loader, classifiers: int) -> Trainer:
-    method: Method = build_method(config, spec)
+    method: Method = build_method(config, spec, teachers=untrained_teachers(config, spec))
     if classifiers > 1:
         method.rebuild({"classifiers": dict.fromkeys(spec.modality_names, classifiers)})
     trainer = Trainer(config, method, loader, build_run_transforms(config, spec))

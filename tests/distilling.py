@@ -1,4 +1,4 @@
-"""A method that learns from teachers, for tests: no other is registered yet."""
+"""A method that learns from teachers, and teachers that were never trained, for tests."""
 
 from __future__ import annotations
 
@@ -10,7 +10,12 @@ import pytest
 from annotated_types import Ge
 from torch import Tensor
 
+from mmcore.assembly.config import with_values
+from mmcore.assembly.objects import build_method, needs_teachers, used_modalities
+from mmcore.assembly.teachers import FrozenTeacher, teacher_config
 from mmcore.batch import Batch
+from mmcore.config.schema import RunConfig
+from mmcore.data.spec import DatasetSpec
 from mmcore.methods import METHODS
 from mmcore.methods.base import Need
 from mmcore.methods.joint import Joint, JointConfig
@@ -49,3 +54,12 @@ def distilling() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(METHODS._entries, "distilling", Distilling)
         yield
+
+
+def untrained_teachers(config: RunConfig, spec: DatasetSpec) -> dict[str, FrozenTeacher]:
+    """Teachers with other initial weights than the run's, for a method that needs some; the same in every process."""
+    if not needs_teachers(config):
+        return {}
+    other = with_values(config, {"seed": config.seed + 1000})
+    names = used_modalities(config, spec)
+    return {name: FrozenTeacher(build_method(teacher_config(other, name), spec), "untrained") for name in names}

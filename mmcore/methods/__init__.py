@@ -9,6 +9,7 @@ from mmcore.methods import (
     dgl,
     ensemble,
     gblending,
+    inforeg,
     iprm,
     joint,
     joint_unimodal,
@@ -20,6 +21,7 @@ from mmcore.methods import (
     opm,
     pmr,
     simbamm,
+    umt,
     unimodal,
 )
 from mmcore.methods.base import FUSED, METHODS, Context, EpochStats, Method, Need
@@ -30,4 +32,6 @@ __all__ = [
     "mmpareto", "ogm", "opm", "pmr", "simbamm", "unimodal",
     "agm", "arl", "aug", "cml", "dgl", "ensemble", "gblending", "iprm", "joint", "joint_unimodal", "lfm", "mla",
     "mmcosine", "mmpareto", "ogm", "pmr", "simbamm", "unimodal",
+    "agm", "aug", "ensemble", "gblending", "inforeg", "iprm", "joint", "joint_unimodal", "lfm", "mla", "mmcosine",
+    "mmpareto", "ogm", "pmr", "simbamm", "umt", "unimodal",
 ]  # fmt: skip

@@ -3,6 +3,7 @@
 They have no heads of their own but take the joint head apart, score each part on the label and compare the scores.
 Nothing here has a gradient, but where a function says so.
 Nothing here has a gradient, but for a joint head's answers from one modality alone, which some methods train.
+Nothing here has a gradient but `joint_parts`.
 
 Shape legend: B samples of this rank's shard, K classes, D_m features of modality m, M modalities.
 """
@@ -52,6 +53,8 @@ def head_slices(fusion: nn.Module, sizes: Mapping[str, int]) -> dict[str, tuple[
 @torch.no_grad()
 def slice_logits(fusion: nn.Module, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Returns each modality's part of the joint logits, (B, K); the parts sum to the joint logits.
+def joint_parts(fusion: nn.Module, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns each modality's part of the joint logits, (B, K), with gradient; the parts sum to the joint logits.
 
     Concat: W_m f_m + b/M, with W_m the columns that see f_m. Sum: W_m f_m + b_m.
 
@@ -104,6 +107,12 @@ def _constant(parameter: Tensor | nn.Module) -> Tensor:
 
 
 @torch.no_grad()
+def slice_logits(fusion: nn.Module, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns what `joint_parts` does, without gradient."""
+    return joint_parts(fusion, features)
+
+
+@torch.no_grad()
 def score_totals(logits: Mapping[str, Tensor], batch: Batch, engine: Step) -> Tensor:
     """Returns (M + 1,): each modality's summed probability of the label, and the samples behind it, over all ranks.
 
@@ -136,10 +145,20 @@ def totals_over_complete(
 
 def score_ratios(totals: Tensor) -> Tensor:
     """Returns ρ_m = s_m / mean of the other modalities' s, (M,), from `score_totals`; 1 where no sample was scored."""
-    sums, count = totals[:-1], totals[-1]
-    scores = sums / torch.where(count > 0, count, 1)
-    others = (scores.sum() - scores) / (len(scores) - 1)
-    return torch.where(count > 0, scores / others.clamp(min=MIN_SCORE), 1)
+    scores, others = _compared(totals)
+    return torch.where(totals[-1] > 0, scores / others.clamp(min=MIN_SCORE), 1)
+
+
+def score_leads(totals: Tensor) -> Tensor:
+    """Returns s_m - mean of the other modalities' s, (M,), from `score_totals`; 0 where no sample was scored."""
+    scores, others = _compared(totals)
+    return scores - others
+
+
+def _compared(totals: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns each modality's mean score and the mean of the others', (M,) each; 0 where no sample was scored."""
+    scores = totals[:-1] / torch.where(totals[-1] > 0, totals[-1], 1)
+    return scores, (scores.sum() - scores) / (len(scores) - 1)
 
 
 def window(start_epoch: int, end_epoch: int, schedule_epochs: int, max_epochs: int) -> tuple[int, int]:

@@ -201,7 +201,8 @@ def test_measuring_changes_nothing_and_is_undefined_without_both_kinds_of_terms(
     for name, value in twin.method.state_dict().items():
         assert torch.equal(value, trainer.method.state_dict()[name])
     measured = set(trainer.engine.cosines.values)
-    assert measured == ({"loud", "quiet"} if method in {"joint_unimodal", "iprm", "mmpareto", "gblending"} else set())
+    has_both = method in {"joint_unimodal", "iprm", "mmpareto", "gblending", "inforeg"}
+    assert measured == ({"loud", "quiet"} if has_both else set())
     assert not twin.engine.cosines.values
 
 

@@ -174,6 +174,8 @@ def test_a_whole_step_runs_on_the_meta_device(method: str, count: int) -> None:
     trainer.method.to("meta")
     trainer.probes.to("meta")
     trainer.transforms.to("meta")
+    for teacher in trainer.method.context.teachers.values():
+        teacher._method.to("meta")
     meta = Trainer(config, trainer.method, trainer.loader, trainer.transforms, "meta")
     batch = next(iter(trainer.loader.train_batches(0))).to("meta")
     meta.method.train()

@@ -308,6 +308,7 @@ BETWEEN_STEPS: list[tuple[str, dict[str, object]]] = [
     ("lfm", {"method__pairs": "sum"}),
     ("gblending", {"method__super_epoch": 2}),
     ("gblending", {"method__super_epoch": 3, "method__gain": "absolute"}),
+    ("inforeg", {"method__schedule_epochs": 20}),
 ]
 """Methods that look at samples outside a step, have a state that each step moves, or draw for each sample."""
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from distilling import untrained_teachers
 from synthetic import QUICKER, make_config, make_spec, make_trainer
 from torch import nn
 
@@ -150,7 +151,8 @@ def fused_accuracy(digits: PreparedDataset, method: str, precision: str) -> floa
         )
     )
     loader = TensorLoader.from_prepared(digits, digits.assign(config.protocol), config.trainer.batch_size)
-    trainer = Trainer(config, build_method(config, digits.spec), loader, build_run_transforms(config, digits.spec))
+    built = build_method(config, digits.spec, teachers=untrained_teachers(config, digits.spec))
+    trainer = Trainer(config, built, loader, build_run_transforms(config, digits.spec))
     trainer.fit()
     return trainer.evaluate("test", full=False).metrics["fused/accuracy"]
 

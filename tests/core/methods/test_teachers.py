@@ -93,7 +93,7 @@ def test_a_teacher_is_no_part_of_the_method_that_learns_from_it(folder: Path, tm
     plain = make_trainer(make_config("joint", SPEC, trainer__precision="float64"), SPEC)
     assert trainer.method.state_dict().keys() == plain.method.state_dict().keys()
     trainer.fit()
-    again = make_trainer(trainer.config, SPEC, tmp_path)  # to predict it needs none
+    again = make_trainer(trainer.config, SPEC, tmp_path, teachers={})  # to predict it needs none
     assert again.load_selected() > 0
     assert again.evaluate("test").metrics["fused/accuracy"] > 0.4
 
@@ -126,7 +126,7 @@ def test_a_run_does_not_go_on_with_other_teachers(folder: Path, tmp_path: Path) 
 
 
 def test_a_run_without_the_teachers_it_needs_is_refused_before_it_trains() -> None:
-    trainer = make_trainer(config_of(), SPEC)
+    trainer = make_trainer(config_of(), SPEC, teachers={})
     with pytest.raises(TrainingError, match="distilling learns from a model of each modality, and was built without"):
         trainer.fit()
     make_trainer(config_of(method__weight=0.0), SPEC).fit(1)

@@ -30,10 +30,12 @@ AUTHORS = {
     "cml": {"method.weight": 0.1},
     "dgl": {"method.alpha": 4.0},
     "gblending": {"method.super_epoch": 10},
+    "inforeg": {"method.beta": 0.95},
     "lfm": {"method.schedule": "learned", "method.start": 0.95},
     "mla": {"method.projection": True, "method.normalise": True},
     "pmr": {"method.alpha": 1.0},
     "mmcosine": {"method.scale": 10.0},
+    "umt": {"method.weight": 10.0},
     "simbamm": {"method.width": 512, "method.layers": 4},
 }
 """Method -> the authors' own settings, on CREMA-D; IPRM's and AUG's differ by data set: test_searches.py."""
@@ -42,6 +44,7 @@ FACTORS = {"arl": ("method.gamma", 2), "dgl": ("method.alpha", 1)}
 """Method -> the setting that multiplies its encoders' rate, by up to more than the plain methods' range is widened, and
 the most that the rule itself adds to that."""
 RATES = {"ogm": 0.001, "mla": 0.001, "pmr": 0.001, "mmpareto": 0.002, "simbamm": 0.0034}
+RATES = {"inforeg": 0.002, "ogm": 0.001, "mla": 0.001, "pmr": 0.001, "mmpareto": 0.002, "simbamm": 0.0034}
 every_file = pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 
 
