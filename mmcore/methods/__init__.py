@@ -14,6 +14,7 @@ from mmcore.methods import (
     mmpareto,
     ogm,
     pmr,
+    relearning,
     simbamm,
     unimodal,
 )
@@ -22,5 +23,5 @@ from mmcore.methods.base import FUSED, METHODS, Context, EpochStats, Method, Nee
 __all__ = [
     "FUSED", "METHODS", "Context", "EpochStats", "Method", "Need",
     "agm", "aug", "ensemble", "gblending", "iprm", "joint", "joint_unimodal", "lfm", "mla", "mmcosine", "mmpareto",
-    "ogm", "pmr", "simbamm", "unimodal",
+    "ogm", "pmr", "relearning", "simbamm", "unimodal",
 ]  # fmt: skip

@@ -29,11 +29,12 @@ AUTHORS = {
     "mla": {"method.projection": True, "method.normalise": True},
     "pmr": {"method.alpha": 1.0},
     "mmcosine": {"method.scale": 10.0},
+    "relearning": {"method.strength": 3.0, "method.every_epochs": 20},
     "simbamm": {"method.width": 512, "method.layers": 4},
 }
 """Method -> the authors' own settings, on CREMA-D; IPRM's and AUG's differ by data set: test_searches.py."""
 ON_A_SET = {("vggsound", "ogm"): {"method.alpha": 0.1}}
-RATES = {"ogm": 0.001, "mla": 0.001, "pmr": 0.001, "mmpareto": 0.002, "simbamm": 0.0034}
+RATES = {"ogm": 0.001, "mla": 0.001, "pmr": 0.001, "mmpareto": 0.002, "relearning": 0.002, "simbamm": 0.0034}
 every_file = pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 
 
