@@ -435,5 +435,6 @@ LOOPS: dict[str, Callable[..., Plain]] = {
     "gblending": PlainGBlending,
     "lfm": PlainLfm,
     "mla": PlainMla,
+    "relearning": PlainJoint,
 }
 """Case -> what builds its plain loop from the arguments of `Plain`; `aug-2` has two classifiers of each modality."""

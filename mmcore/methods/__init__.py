@@ -20,6 +20,7 @@ from mmcore.methods import (
     ogm,
     opm,
     pmr,
+    relearning,
     simbamm,
     umt,
     unimodal,
@@ -34,4 +35,6 @@ __all__ = [
     "mmcosine", "mmpareto", "ogm", "pmr", "simbamm", "unimodal",
     "agm", "aug", "ensemble", "gblending", "inforeg", "iprm", "joint", "joint_unimodal", "lfm", "mla", "mmcosine",
     "mmpareto", "ogm", "pmr", "simbamm", "umt", "unimodal",
+    "agm", "aug", "ensemble", "gblending", "iprm", "joint", "joint_unimodal", "lfm", "mla", "mmcosine", "mmpareto",
+    "ogm", "pmr", "relearning", "simbamm", "unimodal",
 ]  # fmt: skip

@@ -136,7 +136,16 @@ class Step(Protocol):
     def sum(self, values: Tensor) -> Tensor:
         """Returns the sum over all ranks of what each summed up over its own samples, in any number of batches."""
 
-    def passes(self, split: str, fraction: float = 1.0) -> Iterator[Batch]:
+    def gather(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the values (B, ...) of all ranks' samples, in the order of the batch the ranks share.
+
+        No step waits for it, so the ranks' parts are padded. Gradients lead to this rank's own values alone.
+
+        Returns:
+            (S, ...), S the same on every rank, and which of them belong to a sample, (S,) bool.
+        """
+
+    def passes(self, split: str, fraction: float = 1.0, most: int | None = None) -> Iterator[Batch]:
         """Yields this rank's part of batches of a share of a split, on the device, transformed as in evaluation.
 
         For `begin_epoch`; puts the method in evaluation mode. The samples are drawn anew for each epoch, the same on
@@ -146,6 +155,7 @@ class Step(Protocol):
         Args:
             split: "train" or "val": test teaches nothing.
             fraction: Share of the split's samples, in [0, 1]; 0: one batch.
+            most: Most samples, unless that is less than a batch; None: as many as the share has.
         """
 
     def ahead(self, num_epochs: int) -> Iterator[Batch]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
@@ -274,10 +275,23 @@ class Engine:
             distributed.all_reduce_sum([values])
         return values
 
-    def passes(self, split: str, fraction: float = 1.0) -> Iterator[Batch]:
+    def gather(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the values (B, ...) of all ranks' samples, in the order of their common batch; see `Step`."""
+        if not distributed.is_distributed():
+            return values, torch.ones(len(values), dtype=torch.bool, device=values.device)
+        room = math.ceil(self._nominal)
+        own = values.new_zeros((room, *values.shape[1:]))
+        own[: self._num_samples] = values[: self._num_samples]
+        parts = distributed.all_gather(own.detach())
+        counts = distributed.all_gather(torch.tensor([self._num_samples], device=values.device))
+        is_sample = (torch.arange(room, device=values.device) < counts).flatten()
+        rank = distributed.rank()  # this rank's own are put back, since a collective passes no gradient on
+        return torch.cat([*parts[:rank], own, *parts[rank + 1 :]]), is_sample
+
+    def passes(self, split: str, fraction: float = 1.0, most: int | None = None) -> Iterator[Batch]:
         """Yields this rank's batches of a part of a split, as evaluated; statistics of them are over all ranks."""
         self.method.eval()
-        for batch in self._fed().part(split, fraction, self.place.epoch):
+        for batch in self._fed().part(split, fraction, self.place.epoch, most):
             self._step_samples = self._num_samples = batch.num_samples
             yield batch
 

@@ -37,16 +37,18 @@ class Feed:
         self._prepare = prepare
         self._beat = beat
 
-    def part(self, split: str, fraction: float, epoch: int) -> Iterator[Batch]:
+    def part(self, split: str, fraction: float, epoch: int, most: int | None = None) -> Iterator[Batch]:
         """Yields a drawn share of a split, transformed as in evaluation; at least one batch's samples.
 
         Args:
             split: "train" or "val".
             fraction: Share of the split's samples, in [0, 1].
             epoch: The epoch that begins, from 0; each draws anew.
+            most: Most samples, unless that is less than a batch; None: as many as the share has.
         """
         total = self._loader.num_samples(split)
-        num_drawn = max(round(fraction * total), min(total, self._config.trainer.batch_size))
+        num_drawn = round(fraction * total) if most is None else min(most, round(fraction * total))
+        num_drawn = max(num_drawn, min(total, self._config.trainer.batch_size))
         places = drawn_places(total, num_drawn, split, self._config.seed, epoch)
         for batch in self._loader.part_batches(split, places):
             yield self._prepare(batch, training=False)

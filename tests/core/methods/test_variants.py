@@ -23,6 +23,10 @@ ELSEWHERE = {("dgl", "released"), ("ogm", "released"), ("mmpareto", "released"),
 """One clips where gradients are larger (tests/core/methods/test_dgl.py); one needs convolutions, which tiny encoders
 lack (tests/core/methods/test_ogm.py); one is a schedule alone (both: tests/e2e/test_released.py); the last differs
 where a head gets worse (tests/core/methods/test_gblending.py)."""
+ELSEWHERE = {("ogm", "released"), ("mmpareto", "released"), ("gblending", "absolute"), ("relearning", "released")}
+"""One needs convolutions, which tiny encoders lack (tests/core/methods/test_ogm.py); one is a schedule alone (both:
+tests/e2e/test_released.py); one differs where a head gets worse (tests/core/methods/test_gblending.py); the last is a
+schedule alone too (tests/core/methods/test_relearning.py)."""
 OWN = {
     "arl": {"method__schedule_epochs": 10},
     "aug": {"method__tau": 0.0, "method__check_every_epochs": 1, "method__schedule_epochs": 1000},

@@ -55,6 +55,13 @@ def test_a_part_is_drawn_anew_for_each_epoch_and_the_same_again() -> None:
     assert len(ids(begin(trainer_of(trainer__batch_size=500), 0, "val", 0.01))) == 30
 
 
+def test_a_part_has_no_more_samples_than_asked_for_but_for_a_batch() -> None:
+    trainer = trainer_of()
+    for fraction, most, expected in ((1.0, 33, 33), (0.5, 33, 33), (0.3, 33, 24), (1.0, 5, 16), (1.0, 500, 80)):
+        drawn = list(trainer.engine.passes("train", fraction, most))
+        assert sum(batch.num_samples for batch in drawn) == expected
+
+
 def test_passes_leave_weights_statistics_and_probes_as_they_are_and_the_run_too() -> None:
     values = {f"model__encoders__{name}__batch_norm": True for name in ("loud", "quiet")}
     plain, passing = trainer_of(**values), trainer_of(**values)
@@ -144,6 +151,13 @@ def test_a_rehearsal_leaves_no_trace_in_the_run(optimizer: str) -> None:
 # Workers
 
 
+def shared_gradient(own: Tensor, values: Tensor, engine: Engine) -> Tensor:
+    """Of the products of each sample's features with the next one's, on whichever rank: by all samples' features."""
+    (gradient,) = torch.autograd.grad((values * values.roll(-1, 0)).sum(), own, retain_graph=True)
+    found, is_sample = engine.gather(gradient)
+    return found[is_sample]
+
+
 def statistics(rank: int, world_size: int) -> dict[str, Tensor]:
     """Of a part of train in batches of 16, the last of which has one sample: sums, means and gradients."""
     trainer = trainer_of(rank=rank, world_size=world_size)
@@ -151,14 +165,19 @@ def statistics(rank: int, world_size: int) -> dict[str, Tensor]:
 
     def look(engine: Engine) -> None:
         total, means, gradients = torch.zeros(6, dtype=torch.float64), [], []
+        gathered, shared = [], []
         for batch in engine.passes("train", 33 / 80):
             features = trainer.method.model.encode(batch)["loud"]
             if not batch.is_placeholder:
                 total += features.detach().sum(dim=0)
             means.append(engine.mean(features.detach().mean(dim=0)))
+            values, is_sample = engine.gather(features)
+            gathered.append(values[is_sample].detach())
+            shared.append(shared_gradient(features, values[is_sample], engine))
             weight = trainer.method.model.encoders["loud"].layer.weight
             gradients += engine.gradients(features.square().mean(), [weight])
         found.update(sum=engine.sum(total), means=torch.stack(means), gradients=torch.stack(gradients))
+        found.update(gathered=torch.cat(gathered), shared=torch.cat(shared))
 
     trainer.method.begin_epoch = look
     trainer._begin_epoch()

@@ -36,6 +36,7 @@ AUTHORS = {
     "pmr": {"method.alpha": 1.0},
     "mmcosine": {"method.scale": 10.0},
     "umt": {"method.weight": 10.0},
+    "relearning": {"method.strength": 3.0, "method.every_epochs": 20},
     "simbamm": {"method.width": 512, "method.layers": 4},
 }
 """Method -> the authors' own settings, on CREMA-D; IPRM's and AUG's differ by data set: test_searches.py."""
@@ -45,6 +46,7 @@ FACTORS = {"arl": ("method.gamma", 2), "dgl": ("method.alpha", 1)}
 the most that the rule itself adds to that."""
 RATES = {"ogm": 0.001, "mla": 0.001, "pmr": 0.001, "mmpareto": 0.002, "simbamm": 0.0034}
 RATES = {"inforeg": 0.002, "ogm": 0.001, "mla": 0.001, "pmr": 0.001, "mmpareto": 0.002, "simbamm": 0.0034}
+RATES = {"ogm": 0.001, "mla": 0.001, "pmr": 0.001, "mmpareto": 0.002, "relearning": 0.002, "simbamm": 0.0034}
 every_file = pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 
 
