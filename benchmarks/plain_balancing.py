@@ -109,6 +109,8 @@ class PlainAmss(PlainOgm):
                 number = math.ceil(share * len(gradient) - 1e-6)
                 kept = importance.topk(number).indices if self.top else importance.multinomial(number)
                 gradient[torch.ones(len(gradient), dtype=torch.bool).index_fill(0, kept, False)] = 0
+
+
 class PlainInfoReg(PlainJoint):
     """InfoReg in a run's first epoch: the encoder that answers better is pulled back to where the epoch began."""
 

@@ -41,7 +41,7 @@ from torch import Tensor
 from mmcore.batch import Batch
 from mmcore.methods.base import FUSED, METHODS, Context, cross_entropies, cross_entropy
 from mmcore.methods.joint import Joint, JointConfig
-from mmcore.methods.unimodal_scores import feature_slices, label_probabilities, score_ratios, score_totals
+from mmcore.methods.unimodal_scores import joint_parts, label_probabilities, score_ratios, score_totals
 from mmcore.seeding import draw_seed, row_uniforms
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ class Opm(Joint):
         return draw_seed(generator) if is_masked else None
 
     def _masked(self, features: dict[str, Tensor], batch: Batch, seed: int, engine: Step) -> dict[str, Tensor]:
-        logits = feature_slices(self.fusion, features)
+        logits = joint_parts(self.fusion, features, frozen=True)
         totals = score_totals(logits, batch, engine)
         rates = drop_rates(score_ratios(totals), self.config.base, self.config.strength)
         rate = mean_rate(rates, self.sizes)

@@ -1,9 +1,7 @@
 """How well each modality does inside a joint model: what several balancing methods measure.
 
 They have no heads of their own but take the joint head apart, score each part on the label and compare the scores.
-Nothing here has a gradient, but where a function says so.
-Nothing here has a gradient, but for a joint head's answers from one modality alone, which some methods train.
-Nothing here has a gradient but `joint_parts`.
+Nothing here has a gradient but `joint_parts` and `lone_logits`, which some methods train by.
 
 Shape legend: B samples of this rank's shard, K classes, D_m features of modality m, M modalities.
 """
@@ -50,37 +48,30 @@ def head_slices(fusion: nn.Module, sizes: Mapping[str, int]) -> dict[str, tuple[
     return {name: (part, fusion.head.bias) for name, part in zip(sizes, columns, strict=True)}
 
 
-@torch.no_grad()
-def slice_logits(fusion: nn.Module, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Returns each modality's part of the joint logits, (B, K); the parts sum to the joint logits.
-def joint_parts(fusion: nn.Module, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def joint_parts(fusion: nn.Module, features: Mapping[str, Tensor], *, frozen: bool = False) -> dict[str, Tensor]:
     """Returns each modality's part of the joint logits, (B, K), with gradient; the parts sum to the joint logits.
 
     Concat: W_m f_m + b/M, with W_m the columns that see f_m. Sum: W_m f_m + b_m.
 
+    Args:
+        fusion: The joint head.
+        features: Modality -> (B, D_m).
+        frozen: Whether the gradient goes to the features alone, and none to the head.
+
     Raises:
         TypeError: The fusion head is not a sum of one part per modality.
     """
-    return feature_slices(fusion, features)
-
-
-def feature_slices(fusion: nn.Module, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Returns what `slice_logits` does, with a gradient that leads to the features and not to the head."""
-    if isinstance(fusion, Sum):
-        heads = {name: fusion.heads[name] for name in features}
-        return {
-            name: F.linear(values, _constant(heads[name].weight), _constant(heads[name].bias))
-            for name, values in features.items()
-        }
-    if not isinstance(fusion, Concat):
-        raise TypeError(f"{type(fusion).__name__} cannot be taken apart by modality: use the concat or sum fusion")
-    weight, bias = fusion.head.weight.detach(), fusion.head.bias.detach()
-    columns = weight.split_with_sizes([values.shape[1] for values in features.values()], dim=1)
-    share = bias / len(features)
-    return {name: F.linear(values, part, share) for (name, values), part in zip(features.items(), columns, strict=True)}
     shares = len(features) if isinstance(fusion, Concat) else 1
-    slices = head_slices(fusion, {name: values.shape[1] for name, values in features.items()})
-    return {name: F.linear(features[name], weight, bias / shares) for name, (weight, bias) in slices.items()}
+    return {
+        name: F.linear(features[name], weight, bias / shares)
+        for name, (weight, bias) in _slices(fusion, features, frozen=frozen).items()
+    }
+
+
+@torch.no_grad()
+def slice_logits(fusion: nn.Module, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns what `joint_parts` does, without gradient."""
+    return joint_parts(fusion, features)
 
 
 def lone_logits(fusion: nn.Module, features: Mapping[str, Tensor], *, frozen: bool = False) -> dict[str, Tensor]:
@@ -96,20 +87,17 @@ def lone_logits(fusion: nn.Module, features: Mapping[str, Tensor], *, frozen: bo
     Raises:
         TypeError: The fusion head is not a sum of one part per modality.
     """
+    return {
+        name: F.linear(features[name], weight, bias)
+        for name, (weight, bias) in _slices(fusion, features, frozen=frozen).items()
+    }
+
+
+def _slices(fusion: nn.Module, features: Mapping[str, Tensor], *, frozen: bool) -> dict[str, tuple[Tensor, Tensor]]:
     slices = head_slices(fusion, {name: values.shape[1] for name, values in features.items()})
-    if frozen:
-        slices = {name: (weight.detach(), bias.detach()) for name, (weight, bias) in slices.items()}
-    return {name: F.linear(features[name], weight, bias) for name, (weight, bias) in slices.items()}
-
-
-def _constant(parameter: Tensor | nn.Module) -> Tensor:
-    return cast("Tensor", parameter).detach()
-
-
-@torch.no_grad()
-def slice_logits(fusion: nn.Module, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Returns what `joint_parts` does, without gradient."""
-    return joint_parts(fusion, features)
+    if not frozen:
+        return slices
+    return {name: (weight.detach(), bias.detach()) for name, (weight, bias) in slices.items()}
 
 
 @torch.no_grad()

@@ -16,17 +16,13 @@ NAMES = ("loud", "quiet", "faint")
 SCORES = {("aug", "entropy"), ("aug", "loss")}
 """Another score grows another modality only where the scores disagree: tests/core/methods/test_aug.py."""
 VARIANTS = [(name, variant) for name in METHODS.names() for variant in METHODS.get(name).variants(NAMES)]
-ELSEWHERE = {("ogm", "released"), ("amss", "released"), ("mmpareto", "released"), ("gblending", "absolute")}
-"""Two need convolutions, which tiny encoders lack (tests/core/methods/test_ogm.py, test_amss.py); one is a schedule
-alone (tests/e2e/test_released.py); the last differs where a head gets worse (tests/core/methods/test_gblending.py)."""
-ELSEWHERE = {("dgl", "released"), ("ogm", "released"), ("mmpareto", "released"), ("gblending", "absolute")}
-"""One clips where gradients are larger (tests/core/methods/test_dgl.py); one needs convolutions, which tiny encoders
-lack (tests/core/methods/test_ogm.py); one is a schedule alone (both: tests/e2e/test_released.py); the last differs
-where a head gets worse (tests/core/methods/test_gblending.py)."""
-ELSEWHERE = {("ogm", "released"), ("mmpareto", "released"), ("gblending", "absolute"), ("relearning", "released")}
-"""One needs convolutions, which tiny encoders lack (tests/core/methods/test_ogm.py); one is a schedule alone (both:
-tests/e2e/test_released.py); one differs where a head gets worse (tests/core/methods/test_gblending.py); the last is a
-schedule alone too (tests/core/methods/test_relearning.py)."""
+ELSEWHERE = {
+    ("amss", "released"), ("dgl", "released"), ("gblending", "absolute"), ("mmpareto", "released"), ("ogm", "released"),
+    ("relearning", "released"),
+}  # fmt: skip
+"""AMSS and OGM need convolutions there, which tiny encoders lack (tests/core/methods/test_amss.py, test_ogm.py); DGL
+clips where gradients are larger (test_dgl.py); G-Blending differs where a head gets worse (test_gblending.py); the
+others are a schedule alone (tests/e2e/test_released.py, test_relearning.py)."""
 OWN = {
     "arl": {"method__schedule_epochs": 10},
     "aug": {"method__tau": 0.0, "method__check_every_epochs": 1, "method__schedule_epochs": 1000},

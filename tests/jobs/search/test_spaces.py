@@ -44,9 +44,10 @@ ON_A_SET = {("vggsound", "ogm"): {"method.alpha": 0.1}}
 FACTORS = {"arl": ("method.gamma", 2), "dgl": ("method.alpha", 1)}
 """Method -> the setting that multiplies its encoders' rate, by up to more than the plain methods' range is widened, and
 the most that the rule itself adds to that."""
-RATES = {"ogm": 0.001, "mla": 0.001, "pmr": 0.001, "mmpareto": 0.002, "simbamm": 0.0034}
-RATES = {"inforeg": 0.002, "ogm": 0.001, "mla": 0.001, "pmr": 0.001, "mmpareto": 0.002, "simbamm": 0.0034}
-RATES = {"ogm": 0.001, "mla": 0.001, "pmr": 0.001, "mmpareto": 0.002, "relearning": 0.002, "simbamm": 0.0034}
+RATES = {
+    "inforeg": 0.002, "ogm": 0.001, "mla": 0.001, "pmr": 0.001, "mmpareto": 0.002, "relearning": 0.002,
+    "simbamm": 0.0034,
+}  # fmt: skip
 every_file = pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 
 
