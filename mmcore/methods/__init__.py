@@ -4,6 +4,7 @@ from mmcore.methods import (
     agm,
     aug,
     ensemble,
+    g2d,
     gblending,
     inforeg,
     iprm,
@@ -23,6 +24,6 @@ from mmcore.methods.base import FUSED, METHODS, Context, EpochStats, Method, Nee
 
 __all__ = [
     "FUSED", "METHODS", "Context", "EpochStats", "Method", "Need",
-    "agm", "aug", "ensemble", "gblending", "inforeg", "iprm", "joint", "joint_unimodal", "lfm", "mla", "mmcosine",
-    "mmpareto", "ogm", "pmr", "simbamm", "umt", "unimodal",
+    "agm", "aug", "ensemble", "g2d", "gblending", "inforeg", "iprm", "joint", "joint_unimodal", "lfm", "mla",
+    "mmcosine", "mmpareto", "ogm", "pmr", "simbamm", "umt", "unimodal",
 ]  # fmt: skip

@@ -16,9 +16,10 @@ NAMES = ("loud", "quiet", "faint")
 SCORES = {("aug", "entropy"), ("aug", "loss")}
 """Another score grows another modality only where the scores disagree: tests/core/methods/test_aug.py."""
 VARIANTS = [(name, variant) for name in METHODS.names() for variant in METHODS.get(name).variants(NAMES)]
-ELSEWHERE = {("ogm", "released"), ("mmpareto", "released"), ("gblending", "absolute")}
-"""One needs convolutions, which tiny encoders lack (tests/core/methods/test_ogm.py); one is a schedule alone (both:
-tests/e2e/test_released.py); the last differs where a head gets worse (tests/core/methods/test_gblending.py)."""
+ELSEWHERE = {("ogm", "released"), ("g2d", "released"), ("mmpareto", "released"), ("gblending", "absolute")}
+"""Two need convolutions, which tiny encoders lack (tests/core/methods/test_ogm.py, test_g2d.py); one is a schedule
+alone (tests/e2e/test_released.py, with OGM's); the last differs where a head gets worse
+(tests/core/methods/test_gblending.py)."""
 OWN = {
     "aug": {"method__tau": 0.0, "method__check_every_epochs": 1, "method__schedule_epochs": 1000},
     "gblending": {"method__super_epoch": 2},

@@ -25,6 +25,7 @@ AUTHORS = {
     "mmpareto": {"method.gamma": 1.5},
     "agm": {"method.alpha": 1.5},
     "gblending": {"method.super_epoch": 10},
+    "g2d": {"method.distil": 1.0},
     "inforeg": {"method.beta": 0.95},
     "lfm": {"method.schedule": "learned", "method.start": 0.95},
     "mla": {"method.projection": True, "method.normalise": True},
