@@ -34,6 +34,15 @@ def step_gradients(trainer: Trainer) -> dict[str, Tensor]:
     return found
 
 
+def batch_of(trainer: Trainer, missing: bool = False) -> Batch:
+    """The first step's samples, as its losses are given them; every fourth may lack the second modality."""
+    batch = trainer.transforms(next(iter(trainer.loader.train_batches(0))), training=True)
+    if missing:
+        batch.present = {"quiet": torch.arange(16) % 4 > 0}
+    next(trainer.engine.micro_batches(batch))
+    return batch
+
+
 def interrupt_at(trainer: Trainer, step_index: int) -> None:
     """Lets a trainer's run end by an InterruptedError where that step would begin."""
     step = trainer.train_step

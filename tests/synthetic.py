@@ -32,9 +32,10 @@ QUICKER: dict[str, dict[str, object]] = {
     "lfm": {"method__start": 0.5},
     "gblending": {"method__predict": "sum"},
     "umt": {"method__weight": 0.1},
+    "g2d": {"method__distil": 0.05, "method__features": 0.1},
 }
 """Method -> settings with which it gets somewhere in a few epochs: LFM begins with a twentieth of the weight, and of
-G-Blending's heads the joint one may be given next to none, and UMT's teachers know nothing here."""
+G-Blending's heads the joint one may be given next to none, and UMT's and G2D's teachers know nothing here."""
 
 
 class TinyConfig(Section):

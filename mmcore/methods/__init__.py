@@ -8,6 +8,7 @@ from mmcore.methods import (
     cml,
     dgl,
     ensemble,
+    g2d,
     gblending,
     inforeg,
     iprm,
@@ -29,6 +30,7 @@ from mmcore.methods.base import FUSED, METHODS, Context, EpochStats, Method, Nee
 
 __all__ = [
     "FUSED", "METHODS", "Context", "EpochStats", "Method", "Need",
-    "agm", "amss", "arl", "aug", "cml", "dgl", "ensemble", "gblending", "inforeg", "iprm", "joint", "joint_unimodal",
-    "lfm", "mla", "mmcosine", "mmpareto", "ogm", "opm", "pmr", "relearning", "simbamm", "umt", "unimodal",
+    "agm", "amss", "arl", "aug", "cml", "dgl", "ensemble", "g2d", "gblending", "inforeg", "iprm", "joint",
+    "joint_unimodal", "lfm", "mla", "mmcosine", "mmpareto", "ogm", "opm", "pmr", "relearning", "simbamm", "umt",
+    "unimodal",
 ]  # fmt: skip

@@ -31,12 +31,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import torch
 from annotated_types import Ge, Le
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
 
 from mmcore.batch import Batch
 from mmcore.config.sections import Section
-from mmcore.errors import ConfigError
 from mmcore.methods.base import FUSED, METHODS, Context, Method, cross_entropy
+from mmcore.methods.encoder_tensors import convolution_kernels, require_convolutions
 from mmcore.methods.fusion import build_fusion
 from mmcore.methods.unimodal_scores import inside, score_ratios, score_totals, slice_logits, window
 
@@ -96,7 +95,7 @@ class Ogm(Method):
         self.fusion = build_fusion(config.fusion, model.num_features, context.num_classes)
         self.window = window(config.start_epoch, config.end_epoch, config.schedule_epochs, context.max_epochs)
         if config.parameters == "convolutions":
-            self._require_convolutions()
+            require_convolutions(model.encoders, context.modalities)
         self.coefficients: Tensor
         self.register_buffer("coefficients", torch.ones(len(context.modalities)))
         self._totals: Tensor
@@ -152,14 +151,5 @@ class Ogm(Method):
 
     def _adjusted(self, name: str) -> list[nn.Parameter]:
         if self.config.parameters == "convolutions":
-            return self._kernels(name)
+            return convolution_kernels(self.model.encoders[name])
         return self.model.parameter_groups()[f"encoder/{name}"]
-
-    def _kernels(self, name: str) -> list[nn.Parameter]:
-        kernels = [module.weight for module in self.model.encoders[name].modules() if isinstance(module, _ConvNd)]
-        return [kernel for kernel in kernels if isinstance(kernel, nn.Parameter)]
-
-    def _require_convolutions(self) -> None:
-        if without := [name for name in self.context.modalities if not self._kernels(name)]:
-            raise ConfigError([f"method.parameters must be all, got 'convolutions': the encoder of "
-                               f"{', '.join(without)} has none"])  # fmt: skip

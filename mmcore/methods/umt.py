@@ -36,7 +36,7 @@ from mmcore.methods.fusion import fusion_needs
 from mmcore.methods.joint import Joint, JointConfig
 
 if TYPE_CHECKING:
-    from mmcore.methods.step import Step, Teacher
+    from mmcore.methods.step import Answer, Step, Teacher
 
 
 class UmtConfig(JointConfig):
@@ -66,6 +66,15 @@ def require_sizes(sizes: Mapping[str, int], teachers: Mapping[str, Teacher]) -> 
     if wrong:
         raise TrainingError(f"features must be of the teachers' sizes; they are of {', '.join(wrong)}: choose a "
                             "method.fusion that needs no equal sizes, or the encoders the teachers had")  # fmt: skip
+
+
+def feature_terms(
+    features: Mapping[str, Tensor], answers: Mapping[str, Answer], batch: Batch, engine: Step, weight: float
+) -> dict[str, Tensor]:
+    """Returns each modality's distance to its teacher's features, times its weight, over the samples that have it."""
+    errors = {name: feature_errors(values, answers[name].features) for name, values in features.items()}
+    means = engine.means(errors, {name: batch.has(name) for name in errors})
+    return {f"teacher/{name}": weight * value for name, value in means.items()}
 
 
 @METHODS.register("umt")
@@ -101,7 +110,5 @@ class Umt(Joint):
         terms = {FUSED: cross_entropy(self.fusion(features), batch.labels, engine)}
         if not self.config.weight:
             return terms
-        teachers = self.context.teachers
-        errors = {name: feature_errors(values, teachers[name](batch).features) for name, values in features.items()}
-        means = engine.means(errors, {name: batch.has(name) for name in errors})
-        return {**terms, **{f"teacher/{name}": self.config.weight * value for name, value in means.items()}}
+        answers = {name: teacher(batch) for name, teacher in self.context.teachers.items()}
+        return {**terms, **feature_terms(features, answers, batch, engine, self.config.weight)}

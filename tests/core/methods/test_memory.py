@@ -29,6 +29,7 @@ SETTINGS = {
     "opm": {"method__warmup_epochs": 0, "method__rate_gradient": True},
     "agm": {"method__end_epoch": 100},
     "gblending": {"method__super_epoch": 1},
+    "g2d": {"method__end_epoch": 300},
     "pmr": {"method__end_epoch": 150},
     "aug": {"method__initial_classifiers": 2, "method__max_classifiers": 2},
 }

@@ -10,6 +10,8 @@ from stepping import assert_equal_runs, step_gradients, trainer_of
 from torch import Tensor, nn
 
 from mmcore.errors import ConfigError
+from mmcore.methods import ogm
+from mmcore.methods.encoder_tensors import convolution_kernels
 from mmcore.methods.ogm import damping, noise_deviation
 from mmcore.seeding import generator
 from mmcore.training.trainer import Trainer
@@ -127,7 +129,7 @@ def test_convolutions_are_refused_where_an_encoder_has_none() -> None:
 def test_convolutions_alone_are_damped_as_released(monkeypatch: pytest.MonkeyPatch) -> None:
     trainer, joint = trainer_of("ogm"), trainer_of("joint")
     object.__setattr__(trainer.method.config, "parameters", "convolutions")
-    monkeypatch.setattr(trainer.method, "_kernels", lambda name: [trainer.method.model.encoders[name].layer.weight])
+    monkeypatch.setattr(ogm, "convolution_kernels", lambda encoder: [encoder.layer.weight])
     found, plain = step_gradients(trainer), step_gradients(joint)
     different = {name for name in plain if not torch.equal(found[name], plain[name])}
     assert len(different) == 1
@@ -135,10 +137,8 @@ def test_convolutions_alone_are_damped_as_released(monkeypatch: pytest.MonkeyPat
 
 
 def test_kernels_are_those_of_convolutions() -> None:
-    trainer = trainer_of("ogm")
     network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Conv1d(2, 2, 1), nn.Linear(2, 2))
-    trainer.method.model.encoders["loud"] = network
-    found = trainer.method._kernels("loud")
+    found = convolution_kernels(network)
     assert [id(p) for p in found] == [id(network[0].weight), id(network[2].weight)]
 
 

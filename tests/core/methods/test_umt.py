@@ -5,22 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from stepping import assert_equal_runs, assert_same_state, step_gradients, trainer_of
+from stepping import assert_equal_runs, assert_same_state, batch_of, step_gradients, trainer_of
 
 from mmcore.batch import Batch
 from mmcore.errors import TrainingError
 from mmcore.methods import FUSED, METHODS, Need
 from mmcore.methods.umt import UmtConfig, feature_errors
 from mmcore.seeding import generator
-from mmcore.training.trainer import Trainer
-
-
-def batch_of(trainer: Trainer, missing: bool = False) -> Batch:
-    batch = trainer.transforms(next(iter(trainer.loader.train_batches(0))), training=True)
-    if missing:
-        batch.present = {"quiet": torch.arange(16) % 4 > 0}
-    next(trainer.engine.micro_batches(batch))
-    return batch
 
 
 def test_the_error_is_the_mean_square_of_a_samples_entries() -> None:

@@ -17,10 +17,10 @@ SCORES = {("aug", "entropy"), ("aug", "loss")}
 """Another score grows another modality only where the scores disagree: tests/core/methods/test_aug.py."""
 VARIANTS = [(name, variant) for name in METHODS.names() for variant in METHODS.get(name).variants(NAMES)]
 ELSEWHERE = {
-    ("amss", "released"), ("dgl", "released"), ("gblending", "absolute"), ("mmpareto", "released"), ("ogm", "released"),
-    ("relearning", "released"),
+    ("amss", "released"), ("dgl", "released"), ("g2d", "released"), ("gblending", "absolute"), ("mmpareto", "released"),
+    ("ogm", "released"), ("relearning", "released"),
 }  # fmt: skip
-"""AMSS and OGM need convolutions there, which tiny encoders lack (tests/core/methods/test_amss.py, test_ogm.py); DGL
+"""AMSS, G2D and OGM need convolutions, which tiny encoders lack (tests/core/methods/test_amss.py, ...); DGL
 clips where gradients are larger (test_dgl.py); G-Blending differs where a head gets worse (test_gblending.py); the
 others are a schedule alone (tests/e2e/test_released.py, test_relearning.py)."""
 OWN = {

@@ -30,6 +30,7 @@ AUTHORS = {
     "cml": {"method.weight": 0.1},
     "dgl": {"method.alpha": 4.0},
     "gblending": {"method.super_epoch": 10},
+    "g2d": {"method.distil": 1.0},
     "inforeg": {"method.beta": 0.95},
     "lfm": {"method.schedule": "learned", "method.start": 0.95},
     "mla": {"method.projection": True, "method.normalise": True},
