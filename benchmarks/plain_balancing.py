@@ -49,6 +49,22 @@ class PlainJointUnimodal(PlainJoint):
         return sum(self.losses(first, second, labels))
 
 
+class PlainQmf(PlainEnsemble):
+    """QMF in its first epoch, when no sample has cost anything: fused by confidence, which is ranked without effect."""
+
+    def loss(self, first: Tensor, second: Tensor, labels: Tensor) -> Tensor:
+        logits = [self.first_head(first), self.second_head(second)]
+        confidences = [values.logsumexp(dim=1) / 10 for values in logits]
+        fused = sum(c.detach()[:, None] * values for c, values in zip(confidences, logits, strict=True))
+        loss = F.cross_entropy(fused, labels) + sum(F.cross_entropy(values, labels) for values in logits)
+        history = torch.zeros(len(labels), dtype=first.dtype, device=first.device)
+        return loss + 0.1 * sum(self.ranking(c, history) for c in confidences)
+
+    def ranking(self, confidences: Tensor, history: Tensor) -> Tensor:
+        gap = history - history.roll(-1)
+        return (gap.sign() * (confidences - confidences.roll(-1)) - gap.abs()).relu().mean()
+
+
 class PlainOgm(PlainJoint):
     """OGM: the encoder of the modality that answers better has its gradient damped; GE adds noise of its size."""
 
@@ -304,6 +320,7 @@ LOOPS: dict[str, Callable[..., Plain]] = {
     "gblending": PlainGBlending,
     "lfm": PlainLfm,
     "mla": PlainMla,
+    "qmf": PlainQmf,
     "relearning": PlainJoint,
 }
 """Case -> what builds its plain loop from the arguments of `Plain`; `aug-2` has two classifiers of each modality."""

@@ -14,6 +14,7 @@ from mmcore.methods import (
     mmpareto,
     ogm,
     pmr,
+    qmf,
     relearning,
     simbamm,
     unimodal,
@@ -23,5 +24,5 @@ from mmcore.methods.base import FUSED, METHODS, Context, EpochStats, Method, Nee
 __all__ = [
     "FUSED", "METHODS", "Context", "EpochStats", "Method", "Need",
     "agm", "aug", "ensemble", "gblending", "iprm", "joint", "joint_unimodal", "lfm", "mla", "mmcosine", "mmpareto",
-    "ogm", "pmr", "relearning", "simbamm", "unimodal",
+    "ogm", "pmr", "qmf", "relearning", "simbamm", "unimodal",
 ]  # fmt: skip

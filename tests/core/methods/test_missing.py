@@ -304,6 +304,8 @@ BETWEEN_STEPS: list[tuple[str, dict[str, object]]] = [
     ("lfm", {"method__start": 0.5}),
     ("lfm", {"method__pairs": "sum"}),
     ("gblending", {"method__super_epoch": 2}),
+    ("qmf", {}),
+    ("qmf", {"method__detach": False}),
     ("relearning", {"method__every_epochs": 1, "method__schedule_epochs": 4}),
     ("gblending", {"method__super_epoch": 3, "method__gain": "absolute"}),
 ]
