@@ -49,6 +49,22 @@ class PlainJointUnimodal(PlainJoint):
         return sum(self.losses(first, second, labels))
 
 
+class PlainMslr(PlainEnsemble):
+    """MSLR in its first epochs: the cross-entropy of the heads' sum, each modality's gradients multiplied by 1."""
+
+    def step(self, inputs: Mapping[str, Tensor], labels: Tensor) -> Tensor:
+        with torch.no_grad():
+            first, second = self.preprocess(inputs)
+        loss = F.cross_entropy(self.first_head(self.first(first)) + self.second_head(self.second(second)), labels)
+        self.optimizer.zero_grad()
+        loss.backward()
+        for modules in ((self.first, self.first_head), (self.second, self.second_head)):
+            for parameter in (p for module in modules for p in module.parameters()):
+                parameter.grad *= 1.0
+        self.optimizer.step()
+        return loss.detach()
+
+
 class PlainQmf(PlainEnsemble):
     """QMF in its first epoch, when no sample has cost anything: fused by confidence, which is ranked without effect."""
 
@@ -320,6 +336,7 @@ LOOPS: dict[str, Callable[..., Plain]] = {
     "gblending": PlainGBlending,
     "lfm": PlainLfm,
     "mla": PlainMla,
+    "mslr": PlainMslr,
     "qmf": PlainQmf,
     "relearning": PlainJoint,
 }

@@ -12,6 +12,7 @@ from mmcore.methods import (
     mla,
     mmcosine,
     mmpareto,
+    mslr,
     ogm,
     pmr,
     qmf,
@@ -24,5 +25,5 @@ from mmcore.methods.base import FUSED, METHODS, Context, EpochStats, Method, Nee
 __all__ = [
     "FUSED", "METHODS", "Context", "EpochStats", "Method", "Need",
     "agm", "aug", "ensemble", "gblending", "iprm", "joint", "joint_unimodal", "lfm", "mla", "mmcosine", "mmpareto",
-    "ogm", "pmr", "qmf", "relearning", "simbamm", "unimodal",
+    "mslr", "ogm", "pmr", "qmf", "relearning", "simbamm", "unimodal",
 ]  # fmt: skip

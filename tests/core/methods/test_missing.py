@@ -304,6 +304,7 @@ BETWEEN_STEPS: list[tuple[str, dict[str, object]]] = [
     ("lfm", {"method__start": 0.5}),
     ("lfm", {"method__pairs": "sum"}),
     ("gblending", {"method__super_epoch": 2}),
+    ("mslr", {"method__memory": 2}),
     ("qmf", {}),
     ("qmf", {"method__detach": False}),
     ("relearning", {"method__every_epochs": 1, "method__schedule_epochs": 4}),

@@ -93,7 +93,7 @@ def test_a_window_is_scaled_with_the_run() -> None:
     assert window(20, 50, 100, 10) == (2, 5)
 
 
-@pytest.mark.parametrize("method", ["ogm", "mmpareto", "agm", "iprm", "pmr", "lfm", "gblending"])
+@pytest.mark.parametrize("method", ["ogm", "mmpareto", "agm", "iprm", "pmr", "lfm", "gblending", "mslr"])
 def test_one_modality_alone_is_refused(method: str) -> None:
     spec = make_spec(1)
     with pytest.raises(

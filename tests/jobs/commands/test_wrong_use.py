@@ -203,7 +203,7 @@ class TestDescriptions:
         content = f"manifest: t.csv\nlabel: y\nmodalities: {TWO}\n{line}\n"
         assert message in self.refused(here, content)
 
-    @pytest.mark.parametrize("method", ["agm", "gblending", "iprm", "lfm", "mmpareto", "ogm", "pmr"])
+    @pytest.mark.parametrize("method", ["agm", "gblending", "iprm", "lfm", "mmpareto", "mslr", "ogm", "pmr"])
     def test_one_modality_for_a_method_that_needs_two(self, here: Path, method: str) -> None:
         content = "manifest: t.csv\nlabel: y\nmodalities: {f: {kind: tabular, columns: [a]}}"
         message = self.refused(here, content, "--method", method)
