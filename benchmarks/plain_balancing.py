@@ -51,6 +51,38 @@ class PlainJointUnimodal(PlainJoint):
         return sum(self.losses(first, second, labels))
 
 
+class PlainMslr(PlainEnsemble):
+    """MSLR in its first epochs: the cross-entropy of the heads' sum, each modality's gradients multiplied by 1."""
+
+    def step(self, inputs: Mapping[str, Tensor], labels: Tensor) -> Tensor:
+        with torch.no_grad():
+            first, second = self.preprocess(inputs)
+        loss = F.cross_entropy(self.first_head(self.first(first)) + self.second_head(self.second(second)), labels)
+        self.optimizer.zero_grad()
+        loss.backward()
+        for modules in ((self.first, self.first_head), (self.second, self.second_head)):
+            for parameter in (p for module in modules for p in module.parameters()):
+                parameter.grad *= 1.0
+        self.optimizer.step()
+        return loss.detach()
+
+
+class PlainQmf(PlainEnsemble):
+    """QMF in its first epoch, when no sample has cost anything: fused by confidence, which is ranked without effect."""
+
+    def loss(self, first: Tensor, second: Tensor, labels: Tensor) -> Tensor:
+        logits = [self.first_head(first), self.second_head(second)]
+        confidences = [values.logsumexp(dim=1) / 10 for values in logits]
+        fused = sum(c.detach()[:, None] * values for c, values in zip(confidences, logits, strict=True))
+        loss = F.cross_entropy(fused, labels) + sum(F.cross_entropy(values, labels) for values in logits)
+        history = torch.zeros(len(labels), dtype=first.dtype, device=first.device)
+        return loss + 0.1 * sum(self.ranking(c, history) for c in confidences)
+
+    def ranking(self, confidences: Tensor, history: Tensor) -> Tensor:
+        gap = history - history.roll(-1)
+        return (gap.sign() * (confidences - confidences.roll(-1)) - gap.abs()).relu().mean()
+
+
 class PlainOgm(PlainJoint):
     """OGM: the encoder of the modality that answers better has its gradient damped; GE adds noise of its size."""
 
@@ -437,6 +469,8 @@ LOOPS: dict[str, Callable[..., Plain]] = {
     "gblending": PlainGBlending,
     "lfm": PlainLfm,
     "mla": PlainMla,
+    "mslr": PlainMslr,
+    "qmf": PlainQmf,
     "relearning": PlainJoint,
 }
 """Case -> what builds its plain loop from the arguments of `Plain`; `aug-2` has two classifiers of each modality."""

@@ -18,9 +18,11 @@ from mmcore.methods import (
     mla,
     mmcosine,
     mmpareto,
+    mslr,
     ogm,
     opm,
     pmr,
+    qmf,
     relearning,
     simbamm,
     umt,
@@ -31,6 +33,6 @@ from mmcore.methods.base import FUSED, METHODS, Context, EpochStats, Method, Nee
 __all__ = [
     "FUSED", "METHODS", "Context", "EpochStats", "Method", "Need",
     "agm", "amss", "arl", "aug", "cml", "dgl", "ensemble", "g2d", "gblending", "inforeg", "iprm", "joint",
-    "joint_unimodal", "lfm", "mla", "mmcosine", "mmpareto", "ogm", "opm", "pmr", "relearning", "simbamm", "umt",
-    "unimodal",
+    "joint_unimodal", "lfm", "mla", "mmcosine", "mmpareto", "mslr", "ogm", "opm", "pmr", "qmf", "relearning",
+    "simbamm", "umt", "unimodal",
 ]  # fmt: skip

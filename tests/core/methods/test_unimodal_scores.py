@@ -94,7 +94,7 @@ def test_a_window_is_scaled_with_the_run() -> None:
 
 
 @pytest.mark.parametrize(
-    "method", ["ogm", "opm", "mmpareto", "agm", "amss", "iprm", "pmr", "lfm", "gblending", "inforeg", "g2d"]
+    "method", ["ogm", "opm", "mmpareto", "agm", "amss", "iprm", "pmr", "lfm", "gblending", "inforeg", "g2d", "mslr"]
 )
 def test_one_modality_alone_is_refused(method: str) -> None:
     spec = make_spec(1)

@@ -204,7 +204,7 @@ class TestDescriptions:
         assert message in self.refused(here, content)
 
     @pytest.mark.parametrize(
-        "method", ["agm", "amss", "gblending", "inforeg", "iprm", "lfm", "mmpareto", "ogm", "opm", "pmr"]
+        "method", ["agm", "amss", "gblending", "inforeg", "iprm", "lfm", "mmpareto", "mslr", "ogm", "opm", "pmr"]
     )
     def test_one_modality_for_a_method_that_needs_two(self, here: Path, method: str) -> None:
         content = "manifest: t.csv\nlabel: y\nmodalities: {f: {kind: tabular, columns: [a]}}"

@@ -37,6 +37,8 @@ AUTHORS = {
     "pmr": {"method.alpha": 1.0},
     "mmcosine": {"method.scale": 10.0},
     "umt": {"method.weight": 10.0},
+    "mslr": {"method.memory": 5, "method.scale": "gradients"},
+    "qmf": {"method.weight": 0.1, "method.detach": True},
     "relearning": {"method.strength": 3.0, "method.every_epochs": 20},
     "simbamm": {"method.width": 512, "method.layers": 4},
 }
