@@ -108,7 +108,7 @@ class G2d(Joint):
         self._totals: Tensor
 
     @classmethod
-    def needs(cls, config: G2dConfig) -> frozenset[Need]:
+    def needs(cls, config: Any) -> frozenset[Need]:
         """Returns teachers, unless nothing asks them, and equal feature sizes for the fusion heads that add up."""
         asks = config.distil or config.features or config.prioritise
         return fusion_needs(config.fusion) | ({Need.TEACHERS} if asks else set())

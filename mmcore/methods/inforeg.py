@@ -209,7 +209,7 @@ class InfoReg(Method):
             **{f"pull/{name}": value for name, value in zip(names, self.pulls.unbind(), strict=True)},
         }
 
-    def _trained(self, name: str) -> list[nn.Parameter]:
+    def _trained(self, name: str) -> list[Tensor]:
         """Returns the parameters of a modality's encoder that are trained."""
         return [p for p in self.model.parameter_groups()[f"encoder/{name}"] if p.requires_grad]
 

@@ -87,7 +87,7 @@ class Umt(Joint):
     Config = UmtConfig
 
     @classmethod
-    def needs(cls, config: UmtConfig) -> frozenset[Need]:
+    def needs(cls, config: Any) -> frozenset[Need]:
         """Returns teachers, unless they have no weight, and equal feature sizes for the fusion heads that add up."""
         return fusion_needs(config.fusion) | ({Need.TEACHERS} if config.weight else set())
 
