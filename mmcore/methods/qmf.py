@@ -10,7 +10,7 @@ batch is paired with the next, j; the last with the first. h_i is what sample i'
 [0, 1] over all of training; σ = sgn(h_i - h_j), and R = mean_i max(0, σ (c_i - c_j) - |h_i - h_j|). In words, with
 σ = 1: the sample that has cost more may not be much surer than the other.
 
-Cost: that of `ensemble`, and one small message among workers for each step; 8 bytes a modality and training sample.
+Cost: that of `ensemble`, and two small messages among workers for each step; 8 bytes a modality and training sample.
 
 Rulings and deviations (each with a test in tests/core/methods/test_qmf.py):
   1. Confidences are constants in ẑ, as in the authors' code for text and images; that for colour and depth lets ẑ's

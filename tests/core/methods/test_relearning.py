@@ -99,6 +99,7 @@ def test_fewer_different_points_than_clusters_are_taken(points: Tensor) -> None:
     clusters = k_means(points, 4, generator(0, "test"))
     assert len(clusters) == len(points)
     assert 0 <= clusters.min() <= clusters.max() < 4
+    assert len(clusters.unique()) == len(points.unique(dim=0))
 
 
 def test_what_is_set_back_is_tanh_of_the_gap() -> None:
