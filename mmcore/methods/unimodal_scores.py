@@ -61,11 +61,13 @@ def joint_parts(fusion: nn.Module, features: Mapping[str, Tensor], *, frozen: bo
     Raises:
         TypeError: The fusion head is not a sum of one part per modality.
     """
-    shares = len(features) if isinstance(fusion, Concat) else 1
-    return {
-        name: F.linear(features[name], weight, bias / shares)
-        for name, (weight, bias) in _slices(fusion, features, frozen=frozen).items()
-    }
+    slices = _slices(fusion, features, frozen=frozen)
+    if isinstance(fusion, Concat):
+        share = next(iter(slices.values()))[1] / len(
+            features
+        )  # once, so that its gradient is summed before it is divided
+        slices = {name: (weight, share) for name, (weight, _) in slices.items()}
+    return {name: F.linear(features[name], weight, bias) for name, (weight, bias) in slices.items()}
 
 
 @torch.no_grad()
