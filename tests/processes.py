@@ -39,5 +39,6 @@ def _run(rank: int, function: Callable[..., Any], world_size: int, folder: str, 
     )
     try:
         torch.save(function(rank, *args), Path(folder) / f"result-{rank}.pt")
+        dist.barrier()  # none leaves while another may still talk to it: gloo's threads would abort the process
     finally:
         dist.destroy_process_group()
