@@ -38,11 +38,12 @@ compare-demo: $(INSTALLED)
 	$(BIN)/python -m rayjobs.compare run compare-demo
 
 test: $(INSTALLED) $(MOTO)
-	$(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest -m "not slow" --numprocesses 2 --max-worker-restart 0 --dist loadfile
 
 # Two processes, each of which takes the next file when it is done with one; tests/conftest.py puts the long ones first.
+# One that crashes ends all: pytest would wait for ever for the tests it had.
 test-slow: $(INSTALLED) $(MOTO)
-	$(BIN)/python -m pytest -m slow --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 40
+	$(BIN)/python -m pytest -m slow --numprocesses 2 --max-worker-restart 0 --dist loadfile --no-loadscope-reorder --durations 40
 
 test-all: test test-slow
 
