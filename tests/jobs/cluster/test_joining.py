@@ -203,14 +203,15 @@ def head() -> Iterator[Head]:
             [sys.executable, "-c", START, "start", "--head", "--block", *options],
             env=environment, stdout=log, stderr=log, start_new_session=True,
         )  # fmt: skip
-    address = f"127.0.0.1:{port}"
+    address, clients = f"127.0.0.1:{port}", f"127.0.0.1:{client}"
     try:
         for _ in range(120):
-            if ask(address, TOKEN) is Answer.HEAD and (home / "r" / "ray_current_cluster").exists():
+            is_whole = (home / "r" / "ray_current_cluster").exists()
+            if is_whole and ask(address, TOKEN) is Answer.HEAD and ask(clients, TOKEN) is not Answer.NOTHING:
                 break
             assert process.poll() is None, (home / "log").read_text()
             threading.Event().wait(1)
-        yield Head(address, f"127.0.0.1:{client}", token)
+        yield Head(address, clients, token)
     finally:
         process.send_signal(signal.SIGTERM)
         try:
