@@ -30,12 +30,15 @@ from rayjobs.study.lock import rows_named
 from rayjobs.study.study import StudiedData, Study, read_study
 
 PILOT_SEEDS = 2
+PILOTED = f"pilot: {' against '.join(PILOT)}, {PILOT_SEEDS} seeds, on validation"
 MIN_FOLDS = 2
 POINTS = 100.0
 
 
 def measured(study: Study, folder: Path, machine: Machine) -> dict[str, float]:
     """Runs a pilot: two methods at default settings, two seeds, all folds; returns data set -> σ_d in points.
+
+    The data sets are in the study's order, by the names of their prepared folders.
 
     Differences are of validation accuracies: no test is read before the terms are fixed.
 
@@ -98,11 +101,12 @@ def outlooks(study: Study, plan: Preview, folder: Path, pilot: Mapping[str, floa
         study: What is wanted.
         plan: What it takes.
         folder: The study's; earlier ones lie beside it.
-        pilot: Data set -> σ_d of a pilot, in points.
+        pilot: Data set -> σ_d of a pilot, in points, in the study's order; empty without one.
     """
     entries = []
-    for data, name in zip(study.datasets, plan.rows, strict=True):
-        deviation, source = _known(study, data, folder, pilot)
+    piloted: list[float | None] = [*pilot.values()] or [None] * len(study.datasets)
+    for data, name, found in zip(study.datasets, plan.rows, piloted, strict=True):
+        deviation, source = _known(study, data, folder) if found is None else (found, PILOTED)
         labels = plan.rows[name]
         references = {label for each in (study.reference, *study.references) for label in rows_named(each, labels)}
         all_folds = len(DATASETS.get(data.name).split_rules.folds_of(study.protocol))
@@ -128,11 +132,8 @@ def _rho(num_folds: int, least: int) -> float:
     return 1 / max(num_folds - 2, least - 2, 1)
 
 
-def _known(study: Study, data: StudiedData, folder: Path, pilot: Mapping[str, float]) -> tuple[float | None, str]:
-    """Returns σ_d on a data set, and where it is from: a pilot, or an earlier study of the same data and protocol."""
-    found = next((value for name, value in pilot.items() if name.partition("-")[0] == data.name), None)
-    if found is not None:
-        return found, f"pilot: {' against '.join(PILOT)}, {PILOT_SEEDS} seeds, on validation"
+def _known(study: Study, data: StudiedData, folder: Path) -> tuple[float | None, str]:
+    """Returns σ_d on a data set, and where it is from: an earlier study of the same data and protocol."""
     for path in sorted(folder.parent.glob(f"*/{COMPARE_FILE}")):
         try:
             document, earlier = StudyDocument.from_dict(load_json(path)), read_study(path.parent)

@@ -17,6 +17,7 @@ from rayjobs.runs.job import Job
 from rayjobs.runs.result import read_result
 from rayjobs.search.searches import Search
 from rayjobs.storage.files import json_or_set_aside
+from rayjobs.storage.mirror import NO_MIRROR, Mirror
 from rayjobs.study.cell import Cell
 from rayjobs.study.results import load_cell
 
@@ -74,16 +75,24 @@ def _of_no_use(folder: str, names: list[str]) -> list[str]:
     return [name for name in names if name == SUPERSEDED or (name == CHECKPOINTS and is_trial)]
 
 
-def extend_searches(plans: Sequence[Plan], experiment_folder: Path) -> None:
+def extend_searches(plans: Sequence[Plan], experiment_folder: Path, mirror: Mirror = NO_MIRROR) -> None:
     """Lets searches that were begun with fewer trials go on: what they tried stays, and the same seed tries more.
 
     A search that is wanted with fewer trials than it was begun with is refused where it is compared with its plan.
+
+    Raises:
+        UsageError: The study lies on object storage, where the shorter search's result would stay, and be taken for it.
     """
     for plan in plans:
         for search in plan.searches:
             folder = experiment_folder / search.name
             stored = json_or_set_aside(folder / PLAN_FILE)
             if stored is not None and _has_fewer(stored, search):
+                if mirror:
+                    raise UsageError(
+                        f"{search.name} was begun with {stored['trials']} trials, and on object storage a search "
+                        f"cannot go on to {search.trials}: put trials back in study.yaml, or begin a new study"
+                    )
                 # The finished search goes first: with the old plan and no result it is merely one to be resumed.
                 (folder / SEARCH_FILE).unlink(missing_ok=True)
                 (folder / PLAN_FILE).unlink()

@@ -71,7 +71,7 @@ def meet_study(folder: Path, mirror: Mirror) -> None:
 def _run(plan: StudyPlan, machine: Machine, experiment: Experiment) -> None:
     experiment.folder.mkdir(parents=True, exist_ok=True)
     take_cells(plan)
-    extend_searches(plan.plans, experiment.folder)
+    extend_searches(plan.plans, experiment.folder, plan.mirror)
     for cell in plan.cells:
         cell.write(plan.folder)
     for each in plan.plans:

@@ -13,9 +13,11 @@ from click.testing import CliRunner, Result
 from study_files import MadeData, MadeStudy, write_study
 
 from mmcore.errors import ConfigError, UsageError
+from rayjobs.commands.comparing.beginning import preview
 from rayjobs.commands.comparing.flags import parse_folds
-from rayjobs.commands.comparing.power import _known
+from rayjobs.commands.comparing.power import _known, outlooks
 from rayjobs.compare import main
+from rayjobs.experiment.machine import Machine
 from rayjobs.results_layout import COMPARE_FILE
 from rayjobs.study.build import document_of
 from rayjobs.study.study import read_study
@@ -238,5 +240,14 @@ def test_what_another_study_left_damaged_tells_nothing_and_stops_nothing(tmp_pat
     else:
         file.write_bytes(content)
     wanted = read_study(study)
-    found, source = _known(wanted, wanted.datasets[0], tmp_path / "results" / "mine", {})
+    found, source = _known(wanted, wanted.datasets[0], tmp_path / "results" / "mine")
     assert (found, source) == (None, "")
+
+
+def test_a_pilots_figure_is_its_data_sets_whatever_options_that_has(tmp_path: Path) -> None:
+    run(tmp_path, "new", "--option", "image_noise=0.1", "--reference-only", "--trials", "4")
+    folder = tmp_path / "results" / "mine"
+    study = read_study(folder)
+    plan = preview(study, folder, Machine(cpus=2))
+    (outlook,) = outlooks(study, plan, folder, {"digits+image_noise=0.1": 1.5})
+    assert (outlook.deviation, outlook.source.partition(":")[0]) == (1.5, "pilot")

@@ -13,6 +13,7 @@ from rayjobs.commands.comparing.reuse import extend_searches
 from rayjobs.experiment.folder import keep_plan
 from rayjobs.experiment.machine import Machine
 from rayjobs.results_layout import SEARCH_FILE
+from rayjobs.storage.mirror import Mirror
 from rayjobs.study.cell import Cell
 from rayjobs.study.lock import fix_terms, read_lock
 from rayjobs.study.study import Study
@@ -141,6 +142,8 @@ def test_more_trials_go_on_and_fewer_are_refused(plan_of) -> None:  # type: igno
     extend_searches(more.plans, experiment.folder)
     assert not done.exists()  # to be ended anew
     keep_plan(more.plans[0], experiment)
+    with pytest.raises(UsageError, match="on object storage a search cannot go on to 9"):
+        extend_searches(plan_of(trials=9).plans, experiment.folder, Mirror(plan.folder.parent, "s3://bucket/here"))
     extend_searches(plan.plans, experiment.folder)
     with pytest.raises(CheckpointError, match="was started with another trials"):
         keep_plan(plan.plans[0], experiment)
